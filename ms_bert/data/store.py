@@ -1,0 +1,269 @@
+"""The token store: a corpus as token ids in memory-mapped Arrow files, made once in parallel processes.
+
+A store is a folder with, for each of the splits `train` and `held_out`, three Arrow files of one column:
+
+    SPLIT.tokens.arrow      id       the ids of all sentences, end to end (uint16 or uint32)
+    SPLIT.sentences.arrow   start    where each sentence begins in tokens, and where the last ends (int64)
+    SPLIT.documents.arrow   start    which sentence each document begins with, and their number (int64)
+
+and store.json: what it was made from, and how often each id occurs in `train`.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from ms_bert.data.corpus import Corpus
+from ms_bert.data.tokenizer import Vocabulary, without_threads
+from ms_bert.errors import UserError
+from ms_bert.options import TextOptions
+
+FORMAT = 1
+SPLITS = ("train", "held_out")
+_BLOCK_BITS = 20  # 2^20 values a record batch: a value's place follows from its index
+_CHUNK = 1_000_000  # characters of text handed to a worker at a time
+
+
+class Column:
+    """A column of an Arrow file, memory-mapped, read by NumPy index arrays without reading the rest.
+
+    All record batches but the last have 2^20 values, so value i lies in batch i >> 20, and every batch's place in
+    the file is known: the file itself is the array.
+    """
+
+    def __init__(self, path: Path):
+        try:
+            self._map = pa.memory_map(str(path))
+            file = pa.ipc.open_file(self._map)
+            batches = [file.get_batch(i) for i in range(file.num_record_batches)]
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(f"the token store's {path} cannot be read ({error}); remove its folder, it is made again.") \
+                from None
+        kind = file.schema.field(0).type.to_pandas_dtype()
+        self._length = sum(len(batch) for batch in batches)
+        whole = self._map.read_buffer()
+        item = np.dtype(kind).itemsize
+        self._values = np.frombuffer(whole, kind, count=len(whole) // item)
+        # Buffers lie on multiples of 8 bytes in the file, hence on whole items.
+        self._base = np.array([(b.column(0).buffers()[1].address - whole.address) // item for b in batches], np.int64)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        index = np.asarray(index)
+        return self._values[self._base[index >> _BLOCK_BITS] + (index & ((1 << _BLOCK_BITS) - 1))]
+
+    def last_not_above(self, values: np.ndarray) -> np.ndarray:
+        """For an ascending column: the largest index whose value is <= each of values (at least 0)."""
+        low, high = np.zeros(values.shape, np.int64), np.full(values.shape, self._length, np.int64)
+        for _ in range(self._length.bit_length()):
+            middle = (low + high) >> 1
+            below = self[np.minimum(middle, self._length - 1)] <= values
+            low, high = np.where(below & (middle > low), middle, low), np.where(below, high, middle)
+        return low
+
+
+class _ColumnWriter:
+    """Writes a column in record batches of exactly 2^20 values and a shorter last one."""
+
+    def __init__(self, path: Path, name: str, kind: np.dtype):
+        self.length = 0
+        self._kind, self._waiting, self._count = kind, [], 0
+        schema = pa.schema([(name, pa.from_numpy_dtype(kind))])
+        self._schema, self._file = schema, pa.OSFile(str(path), "wb")
+        self._writer = pa.ipc.new_file(self._file, schema)
+
+    def append(self, values: np.ndarray) -> None:
+        self._waiting.append(np.asarray(values, self._kind))
+        self._count += len(values)
+        self.length += len(values)
+        if self._count >= 1 << _BLOCK_BITS:
+            self._write(whole_blocks=True)
+
+    def _write(self, whole_blocks: bool) -> None:
+        values, block = np.concatenate(self._waiting or [np.empty(0, self._kind)]), 1 << _BLOCK_BITS
+        end = len(values) // block * block if whole_blocks else len(values)
+        for first in range(0, end, block):
+            self._writer.write_batch(pa.record_batch([pa.array(values[first:min(first + block, end)])], self._schema))
+        self._waiting, self._count = [values[end:]], len(values) - end
+
+    def close(self) -> None:
+        self._write(whole_blocks=False)
+        self._writer.close()
+        self._file.flush()
+        self._file.close()
+
+
+class _SplitWriter:
+    def __init__(self, folder: Path, split: str, kind: np.dtype):
+        self.tokens = _ColumnWriter(folder / f"{split}.tokens.arrow", "id", kind)
+        self.sentences = _ColumnWriter(folder / f"{split}.sentences.arrow", "start", np.dtype(np.int64))
+        self.documents = _ColumnWriter(folder / f"{split}.documents.arrow", "start", np.dtype(np.int64))
+
+    def append(self, tokens: np.ndarray, lengths: np.ndarray, sentences: np.ndarray) -> None:
+        """Add documents: their ids, the ids of each sentence, the sentences of each document (numbers)."""
+        self.documents.append(self.sentences.length + np.cumsum(sentences) - sentences)
+        self.sentences.append(self.tokens.length + np.cumsum(lengths) - lengths)
+        self.tokens.append(tokens)
+
+    def close(self) -> None:
+        self.documents.append(np.array([self.sentences.length]))
+        self.sentences.append(np.array([self.tokens.length]))
+        for column in (self.tokens, self.sentences, self.documents):
+            column.close()
+
+
+class Split:
+    """One split of a store.
+
+    Attributes:
+        tokens, sentences, documents: the columns (see the module); the last two have one value more than items.
+    """
+
+    def __init__(self, folder: Path, split: str):
+        self.tokens = Column(folder / f"{split}.tokens.arrow")
+        self.sentences = Column(folder / f"{split}.sentences.arrow")
+        self.documents = Column(folder / f"{split}.documents.arrow")
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Numbers of documents, sentences and tokens."""
+        return {"documents": len(self.documents) - 1, "sentences": len(self.sentences) - 1, "tokens": len(self.tokens)}
+
+
+class TokenStore:
+    """A store that is there.
+
+    Attributes:
+        train, held_out: the splits.
+        token_counts: (vocabulary size,) int64, occurrences of each id in `train`.
+        fingerprint: differs when any id of the store may differ.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        description = json.loads((folder / "store.json").read_text())
+        self.fingerprint = description["fingerprint"]
+        self.token_counts = np.array(description["token_counts"], np.int64)
+        self.train, self.held_out = (Split(folder, split) for split in SPLITS)
+
+
+def open_store(options: TextOptions, corpus: Corpus, vocabulary: Vocabulary) -> tuple[TokenStore, bool]:
+    """The store of a corpus under a vocabulary, made unless the cache holds it; and whether it was made."""
+    made_from = {"format": FORMAT, "corpus": corpus.fingerprint(), "vocabulary": vocabulary.fingerprint(),
+                 "text_field": options.text_field, "documents": options.documents, "sentences": options.sentences,
+                 "held_out": options.held_out}
+    fingerprint = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+    folder = options.cache / "stores" / fingerprint
+    made = not (folder / "store.json").exists()
+    if made:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
+        try:
+            _make(beside, options, corpus, vocabulary, {"fingerprint": fingerprint, "made_from": made_from})
+            if folder.exists():  # another process was faster, or an old attempt is incomplete
+                shutil.rmtree(folder)
+            os.rename(beside, folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    return TokenStore(folder), made
+
+
+def _make(folder: Path, options: TextOptions, corpus: Corpus, vocabulary: Vocabulary, description: dict) -> None:
+    kind = np.dtype(np.uint16 if vocabulary.size <= 2**16 else np.uint32)
+    writers = {split: _SplitWriter(folder, split, kind) for split in SPLITS}
+    token_counts = np.zeros(vocabulary.size, np.int64)
+    # Two documents of every 2 / held_out: at least two are held out as soon as there are four, so that evaluation
+    # can draw a random next sentence too.
+    period = max(4, round(2 / options.held_out)) if options.held_out else None
+    number = 0
+    for tokens, lengths, sentences in _tokenized(options, corpus, vocabulary):
+        numbers = number + np.arange(len(sentences))
+        number += len(sentences)
+        held_out = np.isin(numbers % period, (1, 3)) if period else np.zeros(len(sentences), bool)
+        for split, documents in zip(SPLITS, (~held_out, held_out)):
+            chosen = np.repeat(documents, sentences)
+            ids = tokens[np.repeat(chosen, lengths)]
+            writers[split].append(ids, lengths[chosen], sentences[documents])
+            if split == "train":
+                token_counts += np.bincount(ids, minlength=vocabulary.size)
+    if number == 0:
+        raise UserError(f"the corpus {' '.join(options.corpus)} holds no text; name one that does.")
+    for writer in writers.values():
+        writer.close()
+    description["token_counts"] = token_counts.tolist()
+    (folder / "store.json").write_text(json.dumps(description))
+
+
+def _tokenized(options: TextOptions, corpus: Corpus, vocabulary: Vocabulary) -> Iterator[tuple]:
+    """(ids, length of each sentence, sentences of each document) for chunk after chunk, in the corpus's order."""
+    # Started afresh rather than forked: the parent may hold a framework's threads by now.
+    context = multiprocessing.get_context("spawn")
+    setup = (vocabulary.tokenizer.to_str(), options.sentences, np.uint16 if vocabulary.size <= 2**16 else np.uint32)
+    with context.Pool(options.processes, _begin_worker, setup) as pool:
+        running = collections.deque()  # as many chunks as keep all workers busy, so that memory stays bounded
+        for chunk in _chunks(corpus.documents()):
+            running.append(pool.apply_async(_tokenize, (chunk,)))
+            if len(running) > 2 * options.processes:
+                yield running.popleft().get()
+        while running:
+            yield running.popleft().get()
+
+
+def _chunks(documents: Iterator[list[str]]) -> Iterator[list[list[str]]]:
+    chunk, size = [], 0
+    for document in documents:
+        chunk.append(document)
+        size += sum(map(len, document))
+        if size >= _CHUNK:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _begin_worker(tokenizer: str, sentences: str, kind) -> None:
+    global _worker
+    without_threads()
+    import signal
+
+    from tokenizers import Tokenizer
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    _worker = (Tokenizer.from_str(tokenizer), sentences, kind)
+
+
+def _tokenize(chunk: list[list[str]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ids of all sentences of a chunk of documents; sentences and documents without any id are left out."""
+    tokenizer, split, kind = _worker
+    sentences, owner = [], []
+    for number, document in enumerate(chunk):
+        found = document if split == "line" else split_sentences(document)
+        sentences += found
+        owner += [number] * len(found)
+    ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(sentences, add_special_tokens=False)]
+    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+    tokens = np.fromiter(itertools.chain.from_iterable(ids), kind, int(lengths.sum()))
+    counts = np.bincount(np.array(owner, np.int64)[lengths > 0], minlength=1)
+    return tokens, lengths[lengths > 0], counts[counts > 0]
+
+
+def split_sentences(lines: list[str]) -> list[str]:
+    """The sentences of running text, whatever its language: Wikimedia's `sentencex` knows the abbreviations."""
+    import sentencex
+
+    # Its rules for English also end sentences at full-width Chinese punctuation.
+    return [sentence.strip() for line in lines for sentence in sentencex.segment("en", line)]

@@ -1,0 +1,135 @@
+"""WordPiece (Wu et al., 2016) through `tokenizers`: trained on a corpus, or read from a file."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from ms_bert.data.corpus import Corpus
+from ms_bert.data.files import write_atomically
+from ms_bert.errors import UserError
+from ms_bert.options import TextOptions
+
+PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+CONTINUATION = "##"
+
+
+class Vocabulary:
+    """A WordPiece tokenizer and what the examples need to know of its entries.
+
+    Attributes:
+        tokenizer: the `tokenizers.Tokenizer`.
+        size: number of ids, gaps included.
+        pad, cls, sep, mask: ids of the special tokens.
+        continues_word: (size,) bool, which ids are continuations (`##...`).
+
+    Raises:
+        UserError: a special token is missing.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, source: str):
+        self.tokenizer = tokenizer
+        entries = tokenizer.get_vocab(with_added_tokens=True)
+        missing = [token for token in SPECIAL_TOKENS if token not in entries]
+        if missing:
+            raise UserError(f"{source} has no {', '.join(missing)}; a BERT vocabulary needs {' '.join(SPECIAL_TOKENS)}.")
+        self.size = max(entries.values()) + 1
+        self.pad, self.unk, self.cls, self.sep, self.mask = (entries[token] for token in SPECIAL_TOKENS)
+        self.continues_word = np.zeros(self.size, bool)
+        self.continues_word[[i for token, i in entries.items() if token.startswith(CONTINUATION)]] = True
+
+    def to_json(self) -> str:
+        """The text of tokenizer.json."""
+        return self.tokenizer.to_str(pretty=True)
+
+    def to_vocab_txt(self) -> str:
+        """The text of vocab.txt: an entry a line, in the order of the ids."""
+        entries = {i: token for token, i in self.tokenizer.get_vocab(with_added_tokens=True).items()}
+        return "".join(f"{entries.get(i, f'[unused-gap-{i}]')}\n" for i in range(self.size))
+
+    def fingerprint(self) -> str:
+        """A hash that differs when any text may be tokenized differently."""
+        return hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
+
+
+def vocabulary(options: TextOptions, corpus: Corpus) -> Vocabulary:
+    """The vocabulary that the options name, or one trained on the corpus (kept in the cache)."""
+    if options.vocab is not None:
+        return load(options.vocab, cased=options.cased)
+    key = json.dumps([corpus.fingerprint(), options.vocab_size, options.vocab_sample, options.cased,
+                      options.text_field, options.documents])
+    kept = options.cache / "vocabularies" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+    if not kept.exists():
+        write_atomically(kept, _train(options, corpus).to_str().encode())
+    return Vocabulary(Tokenizer.from_file(str(kept)), str(kept))
+
+
+def load(path: Path, cased: bool = False) -> Vocabulary:
+    """A vocabulary from tokenizer.json, vocab.txt (then `cased` says how), or a folder with one of them."""
+    if path.is_dir():
+        found = [path / name for name in ("tokenizer.json", "vocab.txt") if (path / name).exists()]
+        if not found:
+            raise UserError(f"{path} holds neither tokenizer.json nor vocab.txt; name a vocabulary file.")
+        path = found[0]
+    if not path.exists():
+        raise UserError(f"there is no vocabulary {path}; name a vocab.txt or a tokenizer.json, or train one without --vocab.")
+    if path.suffix == ".json":
+        try:
+            return Vocabulary(Tokenizer.from_file(str(path)), str(path))
+        except UserError:
+            raise
+        except Exception as error:  # `tokenizers` raises nothing narrower
+            raise UserError(f"{path} is not a tokenizer.json ({error}); name one, or a vocab.txt.") from None
+    try:
+        tokens = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as a vocab.txt ({error}); it is UTF-8 text, an entry a line.") from None
+    entries = {token: i for i, token in enumerate(tokens) if token}
+    if UNK not in entries:
+        raise UserError(f"{path} has no {UNK}; a BERT vocabulary needs {' '.join(SPECIAL_TOKENS)}.")
+    tokenizer = _bert_tokenizer(models.WordPiece(entries, unk_token=UNK, max_input_chars_per_word=100), cased)
+    return Vocabulary(_with_special_tokens(tokenizer), str(path))
+
+
+def _train(options: TextOptions, corpus: Corpus) -> Tokenizer:
+    """A WordPiece vocabulary of the asked size from a sample of whole documents spread over the corpus."""
+    tokenizer = _bert_tokenizer(models.WordPiece(unk_token=UNK, max_input_chars_per_word=100), options.cased)
+    share = min(1.0, options.vocab_sample / max(corpus.megabytes(), 1e-9))
+    # Every document whose running number crosses a whole multiple when scaled by the share.
+    sample = ("\n".join(lines) for i, lines in enumerate(corpus.documents()) if int((i + 1) * share) > int(i * share))
+    first = next(sample, None)
+    if first is None:
+        raise UserError(f"the corpus {' '.join(options.corpus)} holds no text; name one that does.")
+    tokenizer.train_from_iterator(itertools.chain([first], sample), trainers.WordPieceTrainer(
+        vocab_size=options.vocab_size, special_tokens=list(SPECIAL_TOKENS), continuing_subword_prefix=CONTINUATION,
+        show_progress=False))
+    return _with_special_tokens(tokenizer)
+
+
+def _bert_tokenizer(model, cased: bool) -> Tokenizer:
+    """BERT's text clean-up: control characters out, Chinese characters apart, case and accents as asked."""
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True,
+                                                      strip_accents=not cased, lowercase=not cased)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix=CONTINUATION)
+    return tokenizer
+
+
+def _with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    entries = tokenizer.get_vocab()
+    tokenizer.add_special_tokens([token for token in SPECIAL_TOKENS if token in entries])
+    if SEP in entries and CLS in entries:
+        tokenizer.post_processor = processors.BertProcessing((SEP, entries[SEP]), (CLS, entries[CLS]))
+    return tokenizer
+
+
+def without_threads() -> None:
+    """Keep `tokenizers` to one thread in this process, which is one of many."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -1,0 +1,30 @@
+"""What the Ascend NPU has a fused operation for: attention."""
+
+import mindspore as ms
+from mindspore import ops
+from mindspore.ops.auto_generate import DropoutGenMaskExt
+
+_generate_mask = DropoutGenMaskExt()
+
+
+def attention(query, key, value, sequence_ids, heads, rate, row_keys, column_keys):
+    """`stock.attention` as one `flash_attention_score`; the probabilities are never formed, so () stands for them.
+
+    The NPU draws its dropout bits itself, from a seed and an offset taken from the keys: they are as repeatable
+    as the stock form's, though not the same.
+    """
+    b, s = sequence_ids.shape
+    width = query.shape[-1]
+    # flash_attention_score's mask says what to discard.
+    discard = ops.not_equal(ops.expand_dims(sequence_ids, 2), ops.expand_dims(sequence_ids, 1))  # (B, S, S)
+    drop_mask = None
+    if rate > 0.0:
+        seed = ops.cast(ops.reshape(row_keys, (-1,))[0], ms.int64)
+        offset = ops.cast(column_keys[0], ms.int64)
+        bits = _generate_mask((b * heads * s * s,), rate, seed, offset, ms.float16)
+        drop_mask = ops.reshape(bits, (b, heads, s, s // 8))
+    context = ops.flash_attention_score(
+        ops.reshape(query, (b, s, width)), ops.reshape(key, (b, s, width)), ops.reshape(value, (b, s, width)),
+        head_num=heads, drop_mask=drop_mask, attn_mask=ops.cast(ops.expand_dims(discard, 1), ms.uint8),
+        keep_prob=1.0 - rate, scalar_value=1.0 / (width // heads) ** 0.5, input_layout="BSH")
+    return ops.reshape(context, (b * s, width)), ()

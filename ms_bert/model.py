@@ -1,0 +1,362 @@
+"""BERT (Devlin et al., 2019) as nn.Cells, in reading order: embeddings, encoder layer, encoder, pooler, pre-training.
+
+Parameters bear Hugging Face's names, order and shapes (`weight` is (out, in)), so a checkpoint needs no translation.
+Shapes: B rows, S tokens a row, P masked slots, N sequences a row, H hidden, V vocabulary. Inside the encoder an
+activation is (B * S, H): every linear layer is then one plain matrix product.
+
+Dropout is on exactly when `dropout_keys` are given (see `ms_bert.data.random.dropout_keys`); there is no training flag.
+"""
+
+import math
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from ms_bert import kernels
+from ms_bert.config import BertConfig
+
+
+class Numerics:
+    """How a model computes: on which device, in which dtype, what it recomputes.
+
+    Args:
+        device: 'CPU', 'GPU' or 'Ascend'; picks the form of the kernels.
+        dtype: of the activations and matrix products: 'float32', 'float16' or 'bfloat16'. Parameters are float32.
+        recompute: compute each encoder layer again in the backward pass instead of keeping its activations.
+    """
+
+    def __init__(self, device: str = "CPU", dtype: str = "float32", recompute: bool = False):
+        self.attention = kernels.attention(device)
+        self.dtype = getattr(ms, dtype)
+        self.recompute = recompute
+
+
+def _parameter(*shape: int, value: float = 0.0) -> Parameter:
+    return Parameter(Tensor(np.full(shape, value, np.float32)))
+
+
+class Linear(nn.Cell):
+    """x (rows, in) -> (rows, out): x weight^T + bias."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.weight = _parameter(outputs, inputs)
+        self.bias = _parameter(outputs)
+
+    def construct(self, x):
+        return kernels.linear(x, self.weight, self.bias)
+
+
+class Embedding(nn.Cell):
+    """A table (entries, width), float32."""
+
+    def __init__(self, entries: int, width: int):
+        super().__init__()
+        self.weight = _parameter(entries, width)
+
+    def construct(self, ids):
+        return ops.gather(self.weight, ids, 0)
+
+
+class LayerNorm(nn.Cell):
+    """Normalisation of the last axis, with the config's epsilon."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.weight = _parameter(config.hidden_size, value=1.0)
+        self.bias = _parameter(config.hidden_size)
+        self.epsilon = config.layer_norm_eps
+
+    def construct(self, x):
+        return kernels.layer_norm(x, self.weight, self.bias, self.epsilon)
+
+
+class Dropout(nn.Cell):
+    """Dropout of (rows, width) at one place of the model: the place is its columns of the keys."""
+
+    def __init__(self, rate: float, width: int, first_column: int):
+        super().__init__()
+        self.rate, self.begin, self.end = rate, first_column, first_column + width
+
+    def construct(self, x, dropout_keys):
+        if dropout_keys is None or self.rate == 0.0:
+            return x
+        row_keys, column_keys = dropout_keys
+        return kernels.dropout(x, self.rate, row_keys, column_keys[self.begin:self.end])
+
+
+class BertEmbeddings(nn.Cell):
+    """LayerNorm(word + position + token type) -> (B * S, H)."""
+
+    def __init__(self, config: BertConfig, numerics: Numerics):
+        super().__init__()
+        self.word_embeddings = Embedding(config.vocab_size, config.hidden_size)
+        self.position_embeddings = Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = LayerNorm(config)
+        self.dropout = Dropout(config.hidden_dropout_prob, config.hidden_size, first_column=0)
+        self.dtype = numerics.dtype
+
+    def construct(self, input_ids, token_type_ids, position_ids, dropout_keys):
+        rows = (-1,)
+        summed = (self.word_embeddings(ops.reshape(input_ids, rows))
+                  + self.token_type_embeddings(ops.reshape(token_type_ids, rows))
+                  + self.position_embeddings(ops.reshape(position_ids, rows)))  # (B * S, H) float32
+        return self.dropout(ops.cast(self.LayerNorm(summed), self.dtype), dropout_keys)
+
+
+class BertSelfAttention(nn.Cell):
+    """Multi-head attention within each sequence, without the output projection."""
+
+    def __init__(self, config: BertConfig, numerics: Numerics, first_column: int):
+        super().__init__()
+        # Three projections: slicing one fused projection costs more on every backend seen than it saves.
+        self.query = Linear(config.hidden_size, config.hidden_size)
+        self.key = Linear(config.hidden_size, config.hidden_size)
+        self.value = Linear(config.hidden_size, config.hidden_size)
+        self.attention = numerics.attention
+        self.heads = config.num_attention_heads
+        self.rate = config.attention_probs_dropout_prob
+        self.first_column = first_column
+
+    def construct(self, hidden_states, sequence_ids, dropout_keys):
+        rate, row_keys, column_keys = 0.0, None, None
+        if dropout_keys is not None and self.rate > 0.0:
+            end = self.first_column + self.heads * sequence_ids.shape[1]
+            rate, row_keys, column_keys = self.rate, dropout_keys[0], dropout_keys[1][self.first_column:end]
+        return self.attention(self.query(hidden_states), self.key(hidden_states), self.value(hidden_states),
+                              sequence_ids, self.heads, rate, row_keys, column_keys)
+
+
+class BertSelfOutput(nn.Cell):
+    """LayerNorm(residual + dropout(dense(x))): the end of the attention and of the feed-forward sublayer."""
+
+    def __init__(self, config: BertConfig, inputs: int, first_column: int):
+        super().__init__()
+        self.dense = Linear(inputs, config.hidden_size)
+        self.LayerNorm = LayerNorm(config)
+        self.dropout = Dropout(config.hidden_dropout_prob, config.hidden_size, first_column)
+
+    def construct(self, x, residual, dropout_keys):
+        return self.LayerNorm(residual + self.dropout(self.dense(x), dropout_keys))
+
+
+class BertAttention(nn.Cell):
+    """Self-attention and its output projection."""
+
+    def __init__(self, config: BertConfig, numerics: Numerics, first_column: int, first_output_column: int):
+        super().__init__()
+        setattr(self, "self", BertSelfAttention(config, numerics, first_column))  # Hugging Face's name for it
+        self.output = BertSelfOutput(config, config.hidden_size, first_output_column)
+
+    def construct(self, hidden_states, sequence_ids, dropout_keys):
+        context, probabilities = self.self(hidden_states, sequence_ids, dropout_keys)
+        return self.output(context, hidden_states, dropout_keys), probabilities
+
+
+class BertIntermediate(nn.Cell):
+    """The widening half of the feed-forward sublayer."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.dense = Linear(config.hidden_size, config.intermediate_size)
+        self.activation = kernels.ACTIVATIONS[config.hidden_act]
+
+    def construct(self, hidden_states):
+        return self.activation(self.dense(hidden_states))
+
+
+class BertLayer(nn.Cell):
+    """One encoder layer (post-LayerNorm): attention, then feed-forward."""
+
+    def __init__(self, config: BertConfig, numerics: Numerics, index: int):
+        super().__init__()
+        columns = DropoutColumns(config)
+        self.attention = BertAttention(config, numerics, columns.attention(index), columns.hidden(2 * index + 1))
+        self.intermediate = BertIntermediate(config)
+        self.output = BertSelfOutput(config, config.intermediate_size, columns.hidden(2 * index + 2))
+
+    def construct(self, hidden_states, sequence_ids, dropout_keys):
+        attended, probabilities = self.attention(hidden_states, sequence_ids, dropout_keys)
+        output = self.output(self.intermediate(attended), attended, dropout_keys)
+        return output, (probabilities, attended)
+
+
+class BertEncoder(nn.Cell):
+    """The stack of layers."""
+
+    def __init__(self, config: BertConfig, numerics: Numerics):
+        super().__init__()
+        self.layer = nn.CellList([BertLayer(config, numerics, i) for i in range(config.num_hidden_layers)])
+        if numerics.recompute:
+            for layer in self.layer:
+                layer.recompute()
+
+    def construct(self, hidden_states, sequence_ids, dropout_keys):
+        intermediates = ()
+        for layer in self.layer:
+            hidden_states, (probabilities, attended) = layer(hidden_states, sequence_ids, dropout_keys)
+            intermediates += ((probabilities, attended, hidden_states),)
+        return hidden_states, intermediates
+
+
+class BertPooler(nn.Cell):
+    """tanh(dense([CLS])) for each sequence: (B * S, H), cls_positions (B, N) -> (B * N, H)."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.dense = Linear(config.hidden_size, config.hidden_size)
+
+    def construct(self, sequence_output, cls_positions, tokens):
+        return ops.tanh(self.dense(gather_positions(sequence_output, cls_positions, tokens)))
+
+
+class BertModel(nn.Cell):
+    """Embeddings, encoder and pooler.
+
+    Args of the call:
+        input_ids, token_type_ids, position_ids: (B, S) int32.
+        sequence_ids: (B, S) int32; 0 is padding, 1..N the sequences of a row; a token attends to its own.
+        cls_positions: (B, N) int32, where each sequence begins.
+        dropout_keys: row keys (B * S, 1) and column keys (C,), odd int32; None turns dropout off.
+
+    Returns:
+        sequence_output (B * S, H), pooled_output (B * N, H), and the intermediates: embeddings (B * S, H) and for each
+        layer (attention probabilities (B, heads, S, S), attention output (B * S, H), feed-forward output (B * S, H)).
+        What the caller does not use costs nothing: the compiler drops it.
+    """
+
+    def __init__(self, config: BertConfig, numerics: Numerics):
+        super().__init__()
+        self.config = config
+        self.embeddings = BertEmbeddings(config, numerics)
+        self.encoder = BertEncoder(config, numerics)
+        self.pooler = BertPooler(config)
+
+    def construct(self, input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, dropout_keys=None):
+        embeddings = self.embeddings(input_ids, token_type_ids, position_ids, dropout_keys)
+        sequence_output, layers = self.encoder(embeddings, sequence_ids, dropout_keys)
+        pooled_output = self.pooler(sequence_output, cls_positions, input_ids.shape[1])
+        return sequence_output, pooled_output, (embeddings, layers)
+
+
+class BertPredictionHeadTransform(nn.Cell):
+    """LayerNorm(activation(dense(x))), the MLM head's own hidden layer."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.dense = Linear(config.hidden_size, config.hidden_size)
+        self.activation = kernels.ACTIVATIONS[config.hidden_act]
+        self.LayerNorm = LayerNorm(config)
+
+    def construct(self, x):
+        return self.LayerNorm(self.activation(self.dense(x)))
+
+
+class BertLMPredictionHead(nn.Cell):
+    """Scores over the vocabulary; the output matrix is the word embedding (tied)."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.bias = _parameter(config.vocab_size)
+        self.transform = BertPredictionHeadTransform(config)
+
+    def construct(self, x, word_embeddings):
+        return kernels.linear(self.transform(x), word_embeddings, self.bias)
+
+
+class BertPreTrainingHeads(nn.Cell):
+    """The MLM head and the NSP head."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.predictions = BertLMPredictionHead(config)
+        self.seq_relationship = Linear(config.hidden_size, 2)
+
+
+class BertForPreTraining(nn.Cell):
+    """BERT with its two pre-training heads.
+
+    The MLM head runs on the P masked positions of a row only. Call as BertModel, with masked_positions (B, P) int32
+    before dropout_keys.
+
+    Returns:
+        MLM logits (B * P, V) and NSP logits (B * N, 2); class 0 is "is next", as in Google's code and Hugging Face.
+    """
+
+    def __init__(self, config: BertConfig, numerics: Numerics):
+        super().__init__()
+        self.bert = BertModel(config, numerics)
+        self.cls = BertPreTrainingHeads(config)
+
+    def construct(self, input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, masked_positions,
+                  dropout_keys=None):
+        sequence_output, pooled_output, _ = self.bert(input_ids, token_type_ids, position_ids, sequence_ids,
+                                                      cls_positions, dropout_keys)
+        masked = gather_positions(sequence_output, masked_positions, input_ids.shape[1])
+        return (self.cls.predictions(masked, self.bert.embeddings.word_embeddings.weight),
+                self.cls.seq_relationship(pooled_output))
+
+
+def gather_positions(sequence_output, positions, tokens):
+    """Rows of (B * S, H) at positions (B, K) of each row of `tokens` = S tokens -> (B * K, H)."""
+    first = ops.expand_dims(ops.arange(0, positions.shape[0] * tokens, tokens, dtype=ms.int32), 1)  # (B, 1)
+    return ops.gather(sequence_output, ops.reshape(positions + first, (-1,)), 0)
+
+
+class DropoutColumns:
+    """Which columns of the dropout keys belong to which place of the model.
+
+    A layout that both frameworks share: 2 L + 2 blocks of H columns (after the embeddings, then two a layer, then
+    the input of a downstream head), then for each layer heads * S columns, S being at most the position table.
+    """
+
+    def __init__(self, config: BertConfig):
+        self.config = config
+
+    def hidden(self, block: int) -> int:
+        """First column of the hidden block: 0 embeddings, 2 i + 1 and 2 i + 2 layer i, 2 L + 1 a downstream head."""
+        return block * self.config.hidden_size
+
+    def attention(self, layer: int) -> int:
+        """First column of the probabilities of a layer."""
+        width = self.config.num_attention_heads * self.config.max_position_embeddings
+        return self.hidden(2 * self.config.num_hidden_layers + 2) + layer * width
+
+    @property
+    def total(self) -> int:
+        """C, the number of columns."""
+        return self.attention(self.config.num_hidden_layers)
+
+
+def named_intermediates(embeddings_and_layers) -> dict:
+    """The intermediates of a BertModel call by name: `embeddings`, `layer.0.attention.probabilities`, ..."""
+    embeddings, layers = embeddings_and_layers
+    named = {"embeddings": embeddings}
+    for i, (probabilities, attended, output) in enumerate(layers):
+        named[f"layer.{i}.attention.probabilities"] = probabilities
+        named[f"layer.{i}.attention.output"] = attended
+        named[f"layer.{i}.output"] = output
+    return named
+
+
+def initialize(model: nn.Cell, config: BertConfig, seed: int, truncated: bool = False) -> None:
+    """Draw every weight from normal(0, initializer_range) and set biases to 0, LayerNorm weights to 1.
+
+    Each parameter has its own stream, keyed by the seed and its name, so that a model with another head has the same
+    encoder. The padding row of the word embedding is drawn as well: both Google and this project train it like any other.
+
+    Args:
+        truncated: redraw what is beyond two standard deviations, as Google's code does; Hugging Face does not.
+    """
+    from ms_bert.data.random import initial_weights
+
+    for parameter in model.get_parameters():
+        value = initial_weights(parameter.name, parameter.shape, config.initializer_range, seed, truncated)
+        parameter.set_data(Tensor(value))
+
+
+def count_parameters(model: nn.Cell) -> int:
+    """Number of trainable values; the tied output matrix counts once."""
+    return sum(math.prod(parameter.shape) for parameter in model.trainable_params())

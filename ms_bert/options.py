@@ -1,0 +1,265 @@
+"""The options of a pre-training run: frozen dataclasses, from which the command line and run.json are made.
+
+A field's docstring is its `--help`. Both frameworks share these options.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Literal, Optional
+
+from ms_bert.errors import UserError
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ms_bert"
+
+
+@dataclasses.dataclass(frozen=True)
+class TextOptions:
+    """What is read and how it becomes token ids."""
+
+    corpus: tuple[str, ...] = ("builtin",)
+    """Text files, folders or globs (.txt .jsonl .json .parquet, also .gz and .xz), names of Hugging Face datasets
+    (NAME or NAME:CONFIG), or `builtin`: the reference documentation of Python and of the installed libraries."""
+    text_field: str = "text"
+    """Field of JSON lines, Parquet and datasets that holds the text; each record is a document."""
+    documents: Literal["blank-line", "line", "file"] = "blank-line"
+    """What ends a document in a text file."""
+    sentences: Literal["split", "line"] = "split"
+    """Split each line into sentences (English, Chinese and others), or take a line as a sentence."""
+    vocab: Optional[Path] = None
+    """A vocab.txt, a tokenizer.json or a folder with one; without it a WordPiece vocabulary is trained on the corpus."""
+    vocab_size: int = 8192
+    """Entries of a trained vocabulary, special tokens included."""
+    vocab_sample: int = 200
+    """Megabytes of text, spread over the corpus, that a vocabulary is trained on."""
+    cased: bool = False
+    """Keep case and accents; by default text is lowercased and accents are stripped, as in bert-base-uncased."""
+    held_out: float = 0.02
+    """Share of the documents kept out of training, for evaluation."""
+    processes: int = dataclasses.field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    """Processes that make the token store."""
+    cache: Path = dataclasses.field(default_factory=_cache_folder)
+    """Folder of the token stores and trained vocabularies, kept for the next run."""
+
+    def __post_init__(self):
+        _require(bool(self.corpus), "--corpus names nothing", "name at least one file, glob, dataset or `builtin`")
+        _require(0.0 <= self.held_out <= 0.5, f"--held-out is {self.held_out}", "choose a share from 0 to 0.5")
+        _require(self.vocab_size >= 100, f"--vocab-size is {self.vocab_size}", "choose at least 100")
+        _require(self.vocab_sample >= 1, f"--vocab-sample is {self.vocab_sample}", "choose at least 1 megabyte")
+        _require(self.processes >= 1, f"--processes is {self.processes}", "choose at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExampleOptions:
+    """How training examples are drawn from the text."""
+
+    seq_length: int = 128
+    """Tokens of an example, [CLS] and [SEP] included."""
+    masking: Literal["token", "whole-word", "ngram"] = "token"
+    """What is masked: single tokens, all tokens of a word, or spans of 1 to 3 words."""
+    mask_rate: float = 0.15
+    """Share of the tokens to predict; of these 80% become [MASK], 10% a random token, 10% stay."""
+    max_predictions: Optional[int] = None
+    """Masked slots of an example; by default what the mask rate needs at full length."""
+    nsp: bool = True
+    """Next-sentence prediction on sentence pairs; without it, examples are runs of text of one document."""
+    short_sequences: float = 0.1
+    """Share of the examples that aim at a random shorter length, so that short inputs are seen too."""
+
+    def __post_init__(self):
+        _require(self.seq_length >= 8, f"--seq-length is {self.seq_length}", "choose at least 8 tokens")
+        _require(0.0 < self.mask_rate < 1.0, f"--mask-rate is {self.mask_rate}", "choose a share between 0 and 1")
+        _require(0.0 <= self.short_sequences <= 1.0, f"--short-sequences is {self.short_sequences}",
+                 "choose a share from 0 to 1")
+        _require(self.max_predictions is None or 1 <= self.max_predictions <= self.seq_length - 3,
+                 f"--max-predictions is {self.max_predictions}", "choose from 1 to the sequence length less 3")
+
+    @property
+    def prediction_slots(self) -> int:
+        """P, the masked slots of an example."""
+        return self.max_predictions or max(1, -int(-self.seq_length * self.mask_rate // 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """Which BERT is trained, and from what."""
+
+    preset: Literal["tiny", "mini", "small", "medium", "base", "large"] = "mini"
+    """Size: tiny 2 layers of 128, mini 4/256, small 4/512, medium 8/512, base 12/768, large 24/1024."""
+    config: Optional[Path] = None
+    """A config.json, or a folder with one, instead of a preset; its vocab_size must hold the vocabulary."""
+    init: Optional[Path] = None
+    """A model.safetensors, or a folder with one, to begin from instead of random weights."""
+    truncated_normal: bool = False
+    """Random weights from a normal cut off at two standard deviations, as Google's code draws them."""
+    dropout: Optional[float] = None
+    """Dropout of hidden states and attention probabilities, instead of the config's."""
+
+    def __post_init__(self):
+        _require(self.dropout is None or 0.0 <= self.dropout < 1.0, f"--dropout is {self.dropout}",
+                 "choose at least 0 and under 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingOptions:
+    """How it is trained."""
+
+    batch_size: int = 32
+    """Sequences of one optimizer step."""
+    accumulate: int = 1
+    """Parts that the batch is computed in, one after the other: less memory, the same gradient."""
+    steps: int = 1000
+    """Optimizer steps."""
+    learning_rate: float = 1e-3
+    """Highest learning rate, reached at the end of the warm-up."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises from 0."""
+    decay_steps: Optional[int] = None
+    """Step at which the decay ends; by default the last step."""
+    decay_power: float = 1.0
+    """Power of the polynomial decay to 0; 1 is linear."""
+    optimizer: Literal["adamw", "adam-weight-decay", "lamb"] = "adamw"
+    """AdamW (decoupled, bias-corrected), Google's AdamWeightDecay (no bias correction), or LAMB."""
+    weight_decay: float = 0.01
+    """Weight decay; never applied to biases and LayerNorm."""
+    beta1: float = 0.9
+    """Decay rate of the gradient's running mean."""
+    beta2: float = 0.999
+    """Decay rate of the squared gradient's running mean."""
+    epsilon: Optional[float] = None
+    """Added to the root of the second moment; by default 1e-8 for adamw, 1e-6 for the others."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this global norm; 0 turns clipping off."""
+    precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Of activations and matrix products; parameters and optimizer stay float32."""
+    loss_scale: float = 65536.0
+    """First loss scale in float16; it halves when a gradient overflows and doubles after 1000 good steps."""
+    recompute: bool = False
+    """Compute each layer again in the backward pass instead of keeping its activations."""
+    seed: int = 1
+    """Of the weights, the examples, the masks and dropout."""
+
+    def __post_init__(self):
+        for name in ("batch_size", "accumulate", "steps"):
+            _require(getattr(self, name) >= 1, f"--{_dashed(name)} is {getattr(self, name)}", "choose at least 1")
+        _require(self.batch_size % self.accumulate == 0,
+                 f"--batch-size {self.batch_size} cannot be divided in --accumulate {self.accumulate} parts",
+                 "choose a divisor")
+        _require(self.learning_rate > 0, f"--learning-rate is {self.learning_rate}", "choose a positive rate")
+        for name in ("warmup_steps", "weight_decay", "clip_norm", "seed"):
+            _require(getattr(self, name) >= 0, f"--{_dashed(name)} is {getattr(self, name)}", "choose at least 0")
+        for name in ("beta1", "beta2"):
+            _require(0 <= getattr(self, name) < 1, f"--{name} is {getattr(self, name)}", "choose from 0 to under 1")
+        _require(self.decay_steps is None or self.decay_steps >= 1, f"--decay-steps is {self.decay_steps}",
+                 "choose at least 1")
+        _require(self.decay_power > 0, f"--decay-power is {self.decay_power}", "choose a positive power")
+        _require(self.loss_scale >= 1, f"--loss-scale is {self.loss_scale}", "choose at least 1")
+        _require(self.epsilon is None or self.epsilon > 0, f"--epsilon is {self.epsilon}", "choose a positive value")
+
+    @property
+    def optimizer_epsilon(self) -> float:
+        """The epsilon in force: torch's default for AdamW, Google's for the other two."""
+        return self.epsilon if self.epsilon is not None else {"adamw": 1e-8}.get(self.optimizer, 1e-6)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """Where it runs, and what it leaves behind."""
+
+    device: Literal["CPU", "GPU", "Ascend"] = "CPU"
+    """Device to train on."""
+    output: Optional[Path] = None
+    """Run folder to make; by default the first free of runs/PRESET, runs/PRESET-2, ..."""
+    resume: Optional[Path] = None
+    """Run folder to go on with; it knows its options, and only those that do not change the training may be given."""
+    repeat: Optional[Path] = None
+    """A run.json whose options are taken as the defaults of a new run."""
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    eval_every: int = 500
+    """Steps between two evaluations on the held-out documents; there is one at the end too. 0: none."""
+    eval_sequences: int = 512
+    """Held-out sequences of an evaluation, always the same ones."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints; there is one at the end and one at an interruption too."""
+    keep: int = 2
+    """Newest checkpoints that are kept."""
+    keep_every: int = 0
+    """Also keep the checkpoints of each multiple of this many steps. 0: none."""
+
+    def __post_init__(self):
+        for name in ("log_every", "eval_sequences", "checkpoint_every", "keep"):
+            _require(getattr(self, name) >= 1, f"--{_dashed(name)} is {getattr(self, name)}", "choose at least 1")
+        for name in ("eval_every", "keep_every"):
+            _require(getattr(self, name) >= 0, f"--{_dashed(name)} is {getattr(self, name)}", "choose at least 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Every option of a pre-training run."""
+
+    text: TextOptions = dataclasses.field(default_factory=TextOptions)
+    examples: ExampleOptions = dataclasses.field(default_factory=ExampleOptions)
+    model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
+    training: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
+    run: RunOptions = dataclasses.field(default_factory=RunOptions)
+
+    def to_dict(self) -> dict:
+        """The options as nested JSON values."""
+        return {group: {k: _plain(v) for k, v in values.items()} for group, values in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, groups: dict, source: str) -> Options:
+        """Options from what `to_dict` gave; an unknown group or option is an error."""
+        made = {}
+        for field in dataclasses.fields(cls):
+            kind = _GROUPS[field.name]
+            given = groups.get(field.name, {})
+            unknown = set(given) - {f.name for f in dataclasses.fields(kind)}
+            if unknown:
+                raise UserError(f"{source}: unknown option {sorted(unknown)[0]!r}; it was written by another version.")
+            made[field.name] = kind(**{k: _typed(kind, k, v) for k, v in given.items()})
+        return cls(**made)
+
+
+_GROUPS = {"text": TextOptions, "examples": ExampleOptions, "model": ModelOptions, "training": TrainingOptions,
+           "run": RunOptions}
+
+# What may be changed when a run is resumed: it leaves the examples and the formula of a step as they were.
+RESUMABLE = {"steps", "decay_steps", "accumulate", "recompute", "device", "processes", "cache", "log_every",
+             "eval_every", "eval_sequences", "checkpoint_every", "keep", "keep_every"}
+
+
+def changed(before: Options, after: Options) -> list[str]:
+    """Names of the options in which the two differ, `output`, `resume` and `repeat` aside."""
+    names = []
+    for group in _GROUPS:
+        old, new = getattr(before, group), getattr(after, group)
+        names += [f.name for f in dataclasses.fields(old) if getattr(old, f.name) != getattr(new, f.name)]
+    return [name for name in names if name not in ("output", "resume", "repeat")]
+
+
+def _require(true: bool, found: str, remedy: str) -> None:
+    if not true:
+        raise UserError(f"{found}; {remedy}.")
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _plain(value):
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _typed(kind: type, name: str, value):
+    hint = kind.__annotations__[name]
+    if "Path" in hint and value is not None:
+        return Path(value)
+    return tuple(value) if isinstance(value, list) else value
