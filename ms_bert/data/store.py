@@ -167,7 +167,7 @@ def open_store(options: TextOptions, corpus: Corpus, vocabulary: Vocabulary) -> 
                  "text_field": options.text_field, "documents": options.documents, "sentences": options.sentences,
                  "held_out": options.held_out}
     fingerprint = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
-    folder = options.cache / "stores" / fingerprint
+    folder = options.cache / "stores" / fingerprint[:16]
     made = not (folder / "store.json").exists()
     if made:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -91,7 +91,9 @@ def attention(query, key, value, sequence_ids, heads, rate, row_keys, column_key
     v = ops.transpose(ops.reshape(value, (b, s, heads, d)), (0, 2, 1, 3))
     scores = ops.cast(_scores(q * (1.0 / d**0.5), k), ms.float32)  # (B, heads, S, S)
     probabilities = _softmax(scores + attention_mask(sequence_ids))
-    kept = dropout(probabilities, rate, ops.reshape(row_keys, (b, 1, s, 1)), ops.reshape(column_keys, (heads, 1, s)))
+    kept = probabilities
+    if rate > 0.0:
+        kept = dropout(kept, rate, ops.reshape(row_keys, (b, 1, s, 1)), ops.reshape(column_keys, (heads, 1, s)))
     context = _context(ops.cast(kept, query.dtype), v)  # (B, heads, S, d)
     return ops.reshape(ops.transpose(context, (0, 2, 1, 3)), (b * s, heads * d)), probabilities
 

@@ -1,0 +1,43 @@
+"""`--device` to a MindSpore context in graph mode, or one sentence that says what is missing."""
+
+from __future__ import annotations
+
+import os
+
+from ms_bert.errors import UserError
+
+_MISSING = {
+    "Ascend": "MindSpore found no usable Ascend NPU: CANN (its libge_runner.so) is not on the library path; install "
+              "CANN, run `source /usr/local/Ascend/ascend-toolkit/set_env.sh`, and check with `npu-smi info`.",
+    "GPU": "MindSpore found no usable GPU: its plugin needs CUDA 11 with cuDNN, and CUDA_HOME naming that CUDA; check "
+           "with `nvidia-smi` and `$CUDA_HOME/bin/nvcc --version`.",
+}
+
+# bfloat16 products exist on the NPU only; MindSpore 2.10 has no such kernel for CPU or GPU.
+PRECISIONS = {"CPU": ("float32", "float16"), "GPU": ("float32", "float16"), "Ascend": ("float32", "float16", "bfloat16")}
+
+
+def use_device(device: str, precision: str = "float32") -> None:
+    """Make MindSpore compute on a device, in graph mode.
+
+    Args:
+        device: 'CPU', 'GPU' or 'Ascend'. precision: that will be asked of it.
+
+    Raises:
+        UserError: the device or what it needs is missing, or it lacks the precision.
+    """
+    if precision not in PRECISIONS[device]:
+        able = [name for name, precisions in PRECISIONS.items() if precision in precisions]
+        raise UserError(f"--precision {precision} is not supported on {device}; use {' or '.join(PRECISIONS[device])} "
+                        f"there, or --device {' or '.join(able)}.")
+    # Without a device MindSpore logs pages of warnings before it raises; errors still show.
+    os.environ.setdefault("GLOG_v", "3")
+    import mindspore
+
+    try:
+        mindspore.set_device(device)
+    except RuntimeError as error:
+        if device == "CPU":
+            raise
+        raise UserError(_MISSING[device]) from error
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)

@@ -1,0 +1,206 @@
+"""The pre-training command, whatever framework computes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import tyro
+
+import ms_bert
+from ms_bert.config import PRESETS, BertConfig
+from ms_bert.data import tokenizer
+from ms_bert.data.batches import BatchMaker
+from ms_bert.data.corpus import Corpus
+from ms_bert.data.store import TokenStore, open_store
+from ms_bert.data.tokenizer import Vocabulary
+from ms_bert.errors import UserError
+from ms_bert.options import RESUMABLE, Options, changed
+from ms_bert.run import checkpoints
+from ms_bert.run.folder import CURVES, RunFolder, check_free, read_description
+from ms_bert.run.loop import Interrupted, Loop, Trainer
+from ms_bert.run.progress import Progress
+
+
+class Framework(Protocol):
+    """What the command needs of a framework."""
+
+    name: str
+
+    def check(self, options: Options) -> None:
+        """Raise UserError unless the device is there and can do what is asked."""
+
+    def trainer(self, config: BertConfig, options: Options) -> Trainer:
+        """A freshly initialised trainer."""
+
+    def versions(self) -> dict[str, str]:
+        """Of the framework."""
+
+
+def main(framework: Framework, program: str, description: str, arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    try:
+        return pretrain(framework, parse(program, description, sys.argv[1:] if arguments is None else arguments))
+    except UserError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted before training began, or twice; nothing new was saved.", file=sys.stderr)
+        return 130
+
+
+def parse(program: str, description: str, arguments: Sequence[str]) -> Options:
+    """Options from the command line; with --resume or --repeat those of that run, as far as not given.
+
+    Raises:
+        UserError: see the options; or an option that a resumed run must not change.
+    """
+    given = _from_command_line(program, description, arguments, Options())
+    if given.run.resume is not None and (given.run.repeat is not None or given.run.output is not None):
+        raise UserError("--resume goes on in its own folder; leave out --output and --repeat.")
+    source = given.run.resume or given.run.repeat
+    if source is None:
+        return given
+    saved = Options.from_dict(read_description(source)["options"], str(source))
+    begun = dataclasses.replace(saved, run=dataclasses.replace(saved.run, output=None, resume=None, repeat=None))
+    options = _from_command_line(program, description, arguments, begun)
+    refused = [name for name in changed(begun, options) if name not in RESUMABLE]
+    if given.run.resume is not None and refused:
+        raise UserError(f"--{refused[0].replace('_', '-')} cannot change when a run is resumed, it would be another "
+                        f"training; leave it out, or begin a new run with --repeat {source}.")
+    return options
+
+
+def _from_command_line(program, description, arguments, default: Options) -> Options:
+    return tyro.cli(Options, prog=program, description=description, args=arguments, default=default,
+                    config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes))
+
+
+def pretrain(framework: Framework, options: Options) -> int:
+    """Pre-train as the options say."""
+    begun = time.perf_counter()
+    progress = Progress()
+    if options.run.output is not None:
+        check_free(options.run.output)
+    framework.check(options)
+    corpus = Corpus(options.text)
+    init = options.model.init if options.model.init is not None and options.model.init.is_dir() else None
+    text = options.text if options.text.vocab or not init else dataclasses.replace(options.text, vocab=init)
+    if options.run.resume:
+        text = dataclasses.replace(text, vocab=options.run.resume)  # the very vocabulary the run began with
+    vocabulary = tokenizer.vocabulary(text, corpus)
+    store, made = open_store(text, corpus, vocabulary)
+    counts = store.train.counts
+    progress.say(f"corpus {' '.join(options.text.corpus)}: {counts['documents']:,} documents, "
+                 f"{counts['sentences']:,} sentences, {counts['tokens']:,} tokens of {vocabulary.size:,} kinds "
+                 f"({'made' if made else 'kept'} in {store.folder}, {time.perf_counter() - begun:.1f} s)")
+    config = _config(options, vocabulary, init)
+    training, examples = options.training, options.examples
+    train = BatchMaker(store.train, vocabulary, examples, training.batch_size, training.seed)
+    held_out = None
+    if options.text.held_out:
+        held_out = BatchMaker(store.held_out, vocabulary, examples, training.batch_size // training.accumulate,
+                              training.seed, held_out=True)
+    entropy = unigram_entropy(store.token_counts, store.held_out.tokens[np.arange(len(store.held_out.tokens))])
+
+    trainer = framework.trainer(config, options)
+    if options.run.resume is not None:
+        path = options.run.resume
+        description = read_description(path)
+        if description["store"] != store.fingerprint:
+            raise UserError(f"the corpus is not the one that {path} was begun with, so its next batch cannot be made; "
+                            "restore the corpus, or begin a new run.")
+        folder = RunFolder(path)
+        folder.describe({**description, "options": {**options.to_dict()}})
+    else:
+        path = options.run.output or _free_folder(options.model.preset)
+        if options.model.init is not None:
+            trainer.load_weights(checkpoints.load_weights(options.model.init), str(options.model.init))
+        folder = RunFolder.create(path, _description(framework, options, config, store, trainer, entropy), config,
+                                  vocabulary, options.text.cased, examples.seq_length)
+    loop = Loop(options, trainer, folder, train, held_out, progress, entropy)
+    if options.run.resume is not None:
+        state = checkpoints.load_newest(path, warn=lambda sentence: print(sentence, file=sys.stderr))
+        if state is not None:
+            loop.resume(state)
+        elif options.model.init is not None:
+            trainer.load_weights(checkpoints.load_weights(options.model.init), str(options.model.init))
+        if loop.step >= training.steps:
+            progress.say(f"{path} is complete at step {loop.step}; give a larger --steps to go on.")
+            return 0
+    progress.say(f"{_shape(config)}, {trainer.parameters:,} parameters, {framework.name} on {options.run.device} in "
+                 f"{training.precision}; step {loop.step} of {training.steps} in {path}")
+    try:
+        loop.run()
+    except Interrupted as stop:
+        progress.say(f"{stop}, saved; go on with --resume {path}")
+        return stop.exit_code
+    progress.say(f"done in {time.perf_counter() - begun:.0f} s: {path}/{checkpoints.MODEL}, {path}/{CURVES}; "
+                 f"unigram entropy of the held-out text {entropy:.3f}")
+    return 0
+
+
+def unigram_entropy(token_counts: np.ndarray, tokens: np.ndarray) -> float:
+    """Mean of -log p(token) in nats, p being the training text's token frequencies with one added to each count.
+
+    What a model that knows frequencies and no context would reach as its MLM loss.
+    """
+    if not len(tokens):
+        return math.nan
+    log_p = np.log(token_counts + 1.0) - math.log(token_counts.sum() + len(token_counts))
+    return float(-log_p[tokens].mean())
+
+
+def _config(options: Options, vocabulary: Vocabulary, init: Path | None) -> BertConfig:
+    """The config of a run, checked against the vocabulary and the sequence length."""
+    source = options.model.config or init
+    config = BertConfig.from_json(source) if source else PRESETS[options.model.preset].replace(
+        vocab_size=vocabulary.size, pad_token_id=vocabulary.pad)
+    if config.vocab_size < vocabulary.size:
+        raise UserError(f"the vocabulary has {vocabulary.size} entries and the config's vocab_size is "
+                        f"{config.vocab_size}; use the vocabulary that belongs to {source}, or a larger vocab_size.")
+    if config.max_position_embeddings < options.examples.seq_length:
+        raise UserError(f"--seq-length {options.examples.seq_length} is longer than the position table of "
+                        f"{config.max_position_embeddings}; choose a shorter one, or a --config with a larger "
+                        "max_position_embeddings.")
+    if options.examples.nsp and config.type_vocab_size < 2:
+        raise UserError("the config's type_vocab_size is 1, and sentence pairs need 2; use --no-nsp or another config.")
+    if options.model.dropout is not None:
+        config = config.replace(hidden_dropout_prob=options.model.dropout,
+                                attention_probs_dropout_prob=options.model.dropout)
+    return config
+
+
+def _description(framework: Framework, options: Options, config: BertConfig, store: TokenStore, trainer: Trainer,
+                 entropy: float) -> dict:
+    """What run.json says."""
+    return {
+        "framework": framework.name,
+        "versions": {"ms_bert": ms_bert.__version__, "python": platform.python_version(), "numpy": np.__version__,
+                     **framework.versions()},
+        "options": options.to_dict(),
+        "parameters": trainer.parameters,
+        "store": store.fingerprint,
+        "text": {"train": store.train.counts, "held_out": store.held_out.counts,
+                 "held_out_unigram_entropy": None if math.isnan(entropy) else entropy},
+    }
+
+
+def _free_folder(preset: str) -> Path:
+    """The first free of runs/PRESET, runs/PRESET-2, ..."""
+    number = 1
+    while (path := Path("runs") / (preset if number == 1 else f"{preset}-{number}")).exists():
+        number += 1
+    return path
+
+
+def _shape(config: BertConfig) -> str:
+    return (f"BERT of {config.num_hidden_layers} layers of {config.hidden_size} with "
+            f"{config.num_attention_heads} heads")

@@ -1,0 +1,250 @@
+"""The pre-training loop, for any framework: batches in, metrics, evaluations and checkpoints out."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import math
+import signal
+import time
+from pathlib import Path
+from typing import Protocol
+
+from ms_bert.data.batches import Batch, BatchMaker, prefetched
+from ms_bert.errors import UserError
+from ms_bert.options import Options
+from ms_bert.run import checkpoints, curves
+from ms_bert.run.checkpoints import Arrays, TrainingState
+from ms_bert.run.folder import METRICS, THROUGHPUT, RunFolder
+from ms_bert.run.progress import Progress
+from ms_bert.run.schedule import learning_rate
+
+# What a step or an evaluation gives: sums over the batch, so that they can be added up.
+SUMS = ("masked_loss", "masked_correct", "masked_count", "next_sentence_loss", "next_sentence_correct",
+        "next_sentence_count")
+
+
+@dataclasses.dataclass(frozen=True)
+class StepResult:
+    """What one step did.
+
+    Attributes:
+        sums: by the names of SUMS. gradient_norm: global norm before clipping.
+        skipped: the gradient overflowed in half precision, and nothing was updated. loss_scale: the one after.
+    """
+
+    sums: dict[str, float]
+    gradient_norm: float
+    skipped: bool = False
+    loss_scale: float = 1.0
+
+
+class Trainer(Protocol):
+    """A model and its optimizer in some framework."""
+
+    def train_step(self, batch: Batch, step: int, rate: float) -> StepResult:
+        """One optimizer step; `step` is 0-based and decides the dropout masks."""
+
+    def evaluate(self, batch: Batch) -> dict[str, float]:
+        """Sums by the names of SUMS, without dropout."""
+
+    def state(self) -> tuple[Arrays, Arrays, dict]:
+        """Weights, moments and scalars."""
+
+    def load(self, model: Arrays, optimizer: Arrays, scalars: dict) -> None:
+        """Take over what `state` gave."""
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; it did, after a checkpoint."""
+
+    def __init__(self, number: int, step: int):
+        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}")
+        self.exit_code = 128 + number
+
+
+class _StopSignals:
+    """Remembers SIGINT or SIGTERM until the step is done; a second SIGINT stops at once."""
+
+    def __init__(self):
+        self.received = None
+
+    def __enter__(self):
+        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _handle(self, number, frame):
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = number
+
+    def __exit__(self, *error):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class _Clock:
+    """Measures the steps: evaluations, checkpoints and the first step, which compiles the graph, are not in the speed.
+
+    Attributes:
+        size: sequences and tokens of the last batch.
+    """
+
+    def __init__(self):
+        self.size = (0, 0)
+        self._first, self._sums = None, collections.Counter()
+        self.resume()
+
+    def resume(self) -> None:
+        self._began = time.perf_counter()
+
+    def got_batch(self) -> None:
+        self._got = time.perf_counter()
+
+    def stepped(self, batch: Batch) -> float:
+        """Seconds of this step, the wait for its batch included."""
+        now = time.perf_counter()
+        seconds = now - self._began
+        self.size = len(batch["input_ids"]), int((batch["sequence_ids"] > 0).sum())
+        if self._first is None:
+            self._first = seconds
+            self._sums["first_step_seconds"] = seconds
+        else:
+            self._sums.update({"seconds": seconds, "waited_for_batches": self._got - self._began,
+                               "sequences": self.size[0], "tokens": self.size[1]})
+        return seconds
+
+    def take(self) -> dict[str, float]:
+        """A line of throughput.jsonl about the steps since the last."""
+        sums, self._sums = self._sums, collections.Counter()
+        line = {k: round(sums[k], 4) for k in ("first_step_seconds", "seconds", "waited_for_batches") if k in sums}
+        if sums["seconds"]:
+            line |= {f"{k}_per_second": round(sums[k] / sums["seconds"], 2) for k in ("sequences", "tokens")}
+        return line
+
+
+def evaluate(trainer: Trainer, maker: BatchMaker, sequences: int) -> dict[str, float]:
+    """Metrics over the first held-out examples: mlm_loss and nsp_loss in nats, accuracies in 0..1, perplexity."""
+    total = collections.Counter()
+    with contextlib.closing(prefetched(maker, range(-(-sequences // maker.batch_size)))) as batches:
+        for batch in batches:
+            total.update(trainer.evaluate(batch))
+    return {**averages(total), "mlm_perplexity": math.exp(min(total["masked_loss"] / total["masked_count"], 700.0))}
+
+
+def averages(sums: dict[str, float]) -> dict[str, float]:
+    """mlm_loss, mlm_accuracy and, where there is NSP, nsp_loss and nsp_accuracy."""
+    means = {"mlm_loss": sums["masked_loss"] / sums["masked_count"],
+             "mlm_accuracy": sums["masked_correct"] / sums["masked_count"]}
+    if sums["next_sentence_count"]:
+        means["nsp_loss"] = sums["next_sentence_loss"] / sums["next_sentence_count"]
+        means["nsp_accuracy"] = sums["next_sentence_correct"] / sums["next_sentence_count"]
+    return means
+
+
+class Loop:
+    """A run from its first or resumed step to its last.
+
+    Args:
+        options: of the run. trainer: computes. folder: of the run. train, held_out: make the batches; held_out may
+            be None. progress: shows. entropy: unigram entropy to draw beside the loss, nats, or None.
+    """
+
+    def __init__(self, options: Options, trainer: Trainer, folder: RunFolder, train: BatchMaker,
+                 held_out: BatchMaker | None, progress: Progress, entropy: float | None):
+        self.options, self.trainer, self.folder = options, trainer, folder
+        self.train, self.held_out, self.progress, self.entropy = train, held_out, progress, entropy
+        self.step, self.window = 0, collections.Counter()
+
+    def resume(self, state: TrainingState) -> None:
+        """Go on from a checkpoint."""
+        self.trainer.load(state.model, state.optimizer, state.scalars)
+        self.step, self.window = state.step, collections.Counter(state.position["window"])
+
+    def run(self) -> dict[str, float]:
+        """Train to the last step; returns the last evaluation.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM, after a checkpoint.
+            UserError: the loss is not finite, or the run folder cannot be written.
+        """
+        try:
+            return self._run()
+        except OSError as error:
+            saved = checkpoints.steps(self.folder.path)
+            kept = f"the checkpoint of step {saved[-1]} is intact" if saved else "no checkpoint was there yet"
+            raise UserError(f"step {self.step}: writing the run folder {self.folder.path} failed ({error}); {kept}; "
+                            f"make room or restore the folder, then --resume it.", exit_code=1) from error
+
+    def _run(self) -> dict[str, float]:
+        run, training = self.options.run, self.options.training
+        evaluation = None
+        self.folder.cut_logs(self.step)
+        steps = range(self.step, training.steps)
+        with _StopSignals() as stop, self.progress, contextlib.closing(prefetched(self.train, steps)) as batches:
+            self.progress.start(self.step, training.steps)
+            clock = _Clock()
+            for batch in batches:
+                clock.got_batch()
+                rate = learning_rate(training, self.step + 1)
+                result = self.trainer.train_step(batch, self.step, rate)
+                self._check(result)
+                self.step += 1
+                self._count(result)
+                seconds = clock.stepped(batch)
+                self.progress.step(self.step, result, rate, clock.size, seconds)
+                last = self.step == training.steps
+                if last or self.step % run.log_every == 0:
+                    self._log(rate, result)
+                    self.folder.log(THROUGHPUT, {"step": self.step, **clock.take()})
+                if self.held_out and (last or (run.eval_every and self.step % run.eval_every == 0)):
+                    evaluation = self._evaluate()
+                if last or stop.received is not None or self.step % run.checkpoint_every == 0:
+                    self._save()
+                if stop.received is not None and not last:
+                    raise Interrupted(stop.received, self.step)
+                clock.resume()
+        return evaluation or {}
+
+    def _check(self, result: StepResult) -> None:
+        finite = all(map(math.isfinite, (*result.sums.values(), result.gradient_norm)))
+        if finite or (result.skipped and result.loss_scale > 1.0):
+            return
+        saved = checkpoints.steps(self.folder.path)
+        kept = f"the checkpoint of step {saved[-1]} is intact" if saved else "no checkpoint was there yet"
+        raise UserError(f"step {self.step + 1}: the MLM loss is {result.sums['masked_loss']} and the gradient norm "
+                        f"{result.gradient_norm}, neither may be infinite or NaN; {kept}; a lower --learning-rate or "
+                        "a longer --warmup-steps usually helps.", exit_code=1)
+
+    def _count(self, result: StepResult) -> None:
+        if not result.skipped:
+            self.window.update(result.sums)
+            self.window["steps"] += 1
+            self.window["gradient_norm"] += result.gradient_norm
+        self.window["skipped"] += int(result.skipped)
+
+    def _log(self, rate: float, result: StepResult) -> None:
+        window, self.window = self.window, collections.Counter()
+        line = {"step": self.step}
+        if window["steps"]:
+            line |= {**averages(window), "gradient_norm": window["gradient_norm"] / window["steps"]}
+        line |= {"learning_rate": rate}
+        if self.options.training.precision == "float16":
+            line |= {"loss_scale": result.loss_scale, "skipped_steps": window["skipped"]}
+        self.folder.log(METRICS, line)
+
+    def _evaluate(self) -> dict[str, float]:
+        evaluation = evaluate(self.trainer, self.held_out, self.options.run.eval_sequences)
+        self.folder.log(METRICS, {"step": self.step, **{f"held_out_{k}": v for k, v in evaluation.items()}})
+        self.progress.evaluated(self.step, evaluation)
+        return evaluation
+
+    def _save(self) -> Path:
+        self.folder.sync_logs()
+        model, optimizer, scalars = self.trainer.state()
+        saved = checkpoints.save(self.folder.path, TrainingState(self.step, model, optimizer, scalars,
+                                                                 {"window": dict(self.window)}))
+        checkpoints.prune(self.folder.path, self.options.run.keep, self.options.run.keep_every)
+        curves.draw(self.folder.path, self.entropy)
+        return saved

@@ -1,0 +1,144 @@
+"""The compiled step: forward pass, gradients, clipping, loss scaling, optimizer."""
+
+import mindspore as ms
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from ms_bert import kernels
+from ms_bert.model import BertForPreTraining
+from ms_bert.options import TrainingOptions
+from ms_bert.training.optimizers import OPTIMIZERS
+
+GROWTH_INTERVAL = 1000  # good steps after which the loss scale doubles
+
+
+class PreTrainingLoss(nn.Cell):
+    """The pre-training loss of a batch, as its share of the step's loss.
+
+    The loss of a step is the mean over its masked tokens plus the mean over its sentence pairs; dividing by the counts
+    of the whole step, not of the part at hand, makes accumulated gradients those of the whole batch.
+
+    Args of the call:
+        the ten arrays of `ms_bert.data.batches.FIELDS`; masked_total, next_sentence_total: () float32, the sums of the
+        weights over the step (at least 1); scale: () float32 loss scale; dropout_keys: as BertModel's.
+
+    Returns:
+        the scaled loss () and the sums (6,) float32 of `ms_bert.run.loop.SUMS`.
+    """
+
+    def __init__(self, model: BertForPreTraining):
+        super().__init__()
+        self.model = model
+
+    def construct(self, input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, masked_positions,
+                  masked_labels, masked_weights, next_sentence_labels, next_sentence_weights,
+                  masked_total, next_sentence_total, scale, dropout_keys=None):
+        masked_logits, next_sentence_logits = self.model(
+            input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, masked_positions, dropout_keys)
+        masked = weighted_sums(masked_logits, masked_labels, masked_weights)
+        next_sentence = weighted_sums(next_sentence_logits, next_sentence_labels, next_sentence_weights)
+        loss = masked[0] / masked_total + next_sentence[0] / next_sentence_total
+        return loss * scale, ops.stack(masked + next_sentence)
+
+
+def weighted_sums(logits, labels, weights):
+    """Sums over rows of weight * cross-entropy, weight * (the label has the highest score), and weight."""
+    labels, weights = ops.reshape(labels, (-1,)), ops.reshape(weights, (-1,))
+    losses = kernels.cross_entropy(logits, labels)
+    correct = ops.cast(ops.equal(ops.argmax(logits, -1), labels), ms.float32)
+    return (losses * weights).sum(), (correct * weights).sum(), weights.sum()
+
+
+class Update(nn.Cell):
+    """Unscale and clip the gradients, let the optimizer update, and adapt the loss scale.
+
+    Clipping multiplies all gradients by clip / max(norm, clip), norm being their global norm (Pascanu et al., 2013).
+    In float16 the loss is scaled (Micikevicius et al., 2018): a norm that is not finite skips the update and halves the
+    scale, and it doubles after 1000 good steps in a row.
+
+    Returns:
+        the norm, whether it was skipped (0 or 1) and the next loss scale, (3,) float32.
+    """
+
+    def __init__(self, parameters, options: TrainingOptions):
+        super().__init__(auto_prefix=False)
+        self.optimizer = OPTIMIZERS[options.optimizer](parameters, options)
+        self.clip_norm = options.clip_norm
+        self.scaled = options.precision == "float16"
+        self.count = len(parameters)
+        first = options.loss_scale if self.scaled else 1.0
+        self.loss_scale = Parameter(Tensor(first, ms.float32), name="loss_scale")
+        self.good_steps = Parameter(Tensor(0, ms.int32), name="good_steps")
+
+    def construct(self, gradients, rate):
+        squares = ()
+        for i in range(self.count):
+            squares += (ops.ReduceSum()(ops.square(gradients[i])),)
+        norm = ops.sqrt(ops.stack(squares).sum()) / self.loss_scale
+        factor = 1.0 / self.loss_scale
+        if self.clip_norm > 0.0:
+            factor = factor * (self.clip_norm / ops.maximum(norm, Tensor(self.clip_norm, ms.float32)))
+        scaled = ()
+        for i in range(self.count):
+            scaled += (gradients[i] * factor,)
+        if not self.scaled:
+            done = self.optimizer(scaled, rate, None)
+            return ops.depend(ops.stack((norm, ops.zeros_like(norm), ops.ones_like(norm))), done)
+        finite = ops.isfinite(norm)
+        done = self.optimizer(scaled, rate, finite)
+        good = ops.select(finite, self.good_steps + 1, ops.zeros_like(self.good_steps))
+        grown = good >= GROWTH_INTERVAL
+        scale = ops.select(finite, ops.select(grown, self.loss_scale * 2.0, self.loss_scale * 1.0),
+                           ops.maximum(self.loss_scale * 0.5, Tensor(1.0, ms.float32)))
+        result = ops.stack((norm, 1.0 - ops.cast(finite, ms.float32), scale))
+        changes = (ops.assign(self.loss_scale, scale),
+                   ops.assign(self.good_steps, ops.select(grown, ops.zeros_like(good), good)))
+        return ops.depend(result, (done, changes))
+
+
+class TrainStep(nn.Cell):
+    """A whole step in one graph: the batch's loss, its gradients, the update. Returns sums (6,) and Update's (3,)."""
+
+    def __init__(self, loss: PreTrainingLoss, update: Update, parameters):
+        super().__init__(auto_prefix=False)
+        self.update = update
+        self.gradients = ms.value_and_grad(loss, None, weights=ParameterTuple(parameters), has_aux=True)
+
+    def construct(self, *inputs):
+        batch, rate, row_keys, column_keys = inputs[:12], inputs[12], inputs[13], inputs[14]
+        (_, sums), gradients = self.gradients(*batch, self.update.loss_scale, (row_keys, column_keys))
+        return sums, self.update(gradients, rate)
+
+
+class AccumulateStep(nn.Cell):
+    """The gradients of one part of the batch, added to the buffers. Returns sums (6,)."""
+
+    def __init__(self, loss: PreTrainingLoss, update: Update, parameters, buffers):
+        super().__init__(auto_prefix=False)
+        self.update = update
+        self.buffers = ParameterTuple(buffers)
+        self.gradients = ms.value_and_grad(loss, None, weights=ParameterTuple(parameters), has_aux=True)
+
+    def construct(self, *inputs):
+        batch, row_keys, column_keys = inputs[:12], inputs[12], inputs[13]
+        (_, sums), gradients = self.gradients(*batch, self.update.loss_scale, (row_keys, column_keys))
+        for i in range(len(gradients)):
+            sums = ops.depend(sums, ops.assign_add(self.buffers[i], gradients[i]))
+        return sums
+
+
+class UpdateFromBuffers(nn.Cell):
+    """The update with the accumulated gradients, and the buffers set back to 0. Returns Update's (3,)."""
+
+    def __init__(self, update: Update, buffers):
+        super().__init__(auto_prefix=False)
+        self.update = update
+        self.buffers = ParameterTuple(buffers)
+
+    def construct(self, rate):
+        gradients = ()
+        for i in range(len(self.buffers)):
+            gradients += (self.buffers[i] * 1.0,)
+        result = self.update(gradients, rate)
+        for i in range(len(self.buffers)):
+            result = ops.depend(result, ops.assign(self.buffers[i], ops.depend(ops.zeros_like(self.buffers[i]), result)))
+        return result
