@@ -15,6 +15,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from ms_bert import kernels
 from ms_bert.config import BertConfig
+from ms_bert.data.random import initial_weights
 
 
 class Numerics:
@@ -215,6 +216,9 @@ class BertPooler(nn.Cell):
 class BertModel(nn.Cell):
     """Embeddings, encoder and pooler.
 
+    Args:
+        pooler: False leaves the pooler out, as Hugging Face does under heads on tokens; pooled_output is then ().
+
     Args of the call:
         input_ids, token_type_ids, position_ids: (B, S) int32.
         sequence_ids: (B, S) int32; 0 is padding, 1..N the sequences of a row; a token attends to its own.
@@ -227,17 +231,18 @@ class BertModel(nn.Cell):
         What the caller does not use costs nothing: the compiler drops it.
     """
 
-    def __init__(self, config: BertConfig, numerics: Numerics):
+    def __init__(self, config: BertConfig, numerics: Numerics, pooler: bool = True):
         super().__init__()
-        self.config = config
         self.embeddings = BertEmbeddings(config, numerics)
         self.encoder = BertEncoder(config, numerics)
-        self.pooler = BertPooler(config)
+        self.pooler = BertPooler(config) if pooler else None
 
     def construct(self, input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, dropout_keys=None):
         embeddings = self.embeddings(input_ids, token_type_ids, position_ids, dropout_keys)
         sequence_output, layers = self.encoder(embeddings, sequence_ids, dropout_keys)
-        pooled_output = self.pooler(sequence_output, cls_positions, input_ids.shape[1])
+        pooled_output = ()
+        if self.pooler is not None:
+            pooled_output = self.pooler(sequence_output, cls_positions, input_ids.shape[1])
         return sequence_output, pooled_output, (embeddings, layers)
 
 
@@ -350,8 +355,6 @@ def initialize(model: nn.Cell, config: BertConfig, seed: int, truncated: bool = 
     Args:
         truncated: redraw what is beyond two standard deviations, as Google's code does; Hugging Face does not.
     """
-    from ms_bert.data.random import initial_weights
-
     for parameter in model.get_parameters():
         value = initial_weights(parameter.name, parameter.shape, config.initializer_range, seed, truncated)
         parameter.set_data(Tensor(value))

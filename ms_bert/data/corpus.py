@@ -6,6 +6,7 @@ import glob
 import gzip
 import hashlib
 import json
+import logging
 import lzma
 import re
 from collections.abc import Iterator
@@ -75,7 +76,9 @@ class _File:
 
     def documents(self, options):
         if self.kind in _RECORDS:
-            yield from _records(_load(_RECORDS[self.kind], data_files=str(self.path)), options.text_field, self.path)
+            rows = _load(_RECORDS[self.kind], f"{self.path} cannot be read to its end", data_files=str(self.path),
+                         cache_dir=str(options.cache / "datasets"))
+            yield from _records(rows, options.text_field, self.path)
             return
         document, size = [], 0
         for line in self._lines():
@@ -113,12 +116,8 @@ class _Dataset:
     def __init__(self, name: str):
         self.name = name
         path, _, config = name.partition(":")
-        try:
-            loaded = _load(path, name=config or None)
-        except Exception as error:  # whatever a hub, a cache or a loading script may raise
-            raise UserError(f"there is no file {name!r}, and no Hugging Face dataset of this name could be loaded "
-                            f"({_first_line(error)}); check the path or the name.") from error
-        self.rows = loaded
+        self.rows = _load(path, f"there is no file {name!r}, and no Hugging Face dataset of this name can be loaded",
+                          name=config or None)
 
     def documents(self, options):
         return _records(self.rows, options.text_field, self.name)
@@ -147,12 +146,18 @@ def _sources(name: str) -> list:
     raise UserError(f"no file matches --corpus {name!r}; check the path, or quote the glob.")
 
 
-def _load(kind: str, **arguments):
-    """A split of `datasets.load_dataset`; for files it is memory-mapped from the library's cache."""
+def _load(kind: str, failed: str, **arguments):
+    """A split of `datasets.load_dataset`, memory-mapped; `failed` says what to tell when there is none."""
     import datasets
 
     datasets.disable_progress_bars()
-    splits = datasets.load_dataset(kind, **arguments)
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it would log is in the exception
+    try:
+        splits = datasets.load_dataset(kind, **arguments)
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
+        cause = error.__cause__ or error
+        lines = str(cause).strip().splitlines() or [type(cause).__name__]
+        raise UserError(f"{failed} ({lines[0]}).") from error
     return splits["train"] if "train" in splits else next(iter(splits.values()))
 
 
@@ -173,7 +178,3 @@ def _content_hash(path: Path, cache: Path) -> str:
     digest = file_hash(path)
     write_atomically(remembered, digest.encode())
     return digest
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"

@@ -6,7 +6,7 @@ A store is a folder with, for each of the splits `train` and `held_out`, three A
     SPLIT.sentences.arrow   start    where each sentence begins in tokens, and where the last ends (int64)
     SPLIT.documents.arrow   start    which sentence each document begins with, and their number (int64)
 
-and store.json: what it was made from, and how often each id occurs in `train`.
+and store.json: what it was made from, and how often each id occurs in each split.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import json
 import multiprocessing
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from tqdm import tqdm
 
 from ms_bert.data.corpus import Corpus
 from ms_bert.data.tokenizer import Vocabulary, without_threads
@@ -149,7 +149,7 @@ class TokenStore:
 
     Attributes:
         train, held_out: the splits.
-        token_counts: (vocabulary size,) int64, occurrences of each id in `train`.
+        token_counts: for each split, (vocabulary size,) int64, the occurrences of each id.
         fingerprint: differs when any id of the store may differ.
     """
 
@@ -157,8 +157,21 @@ class TokenStore:
         self.folder = folder
         description = json.loads((folder / "store.json").read_text())
         self.fingerprint = description["fingerprint"]
-        self.token_counts = np.array(description["token_counts"], np.int64)
+        self.token_counts = {split: np.array(description["token_counts"][split], np.int64) for split in SPLITS}
         self.train, self.held_out = (Split(folder, split) for split in SPLITS)
+
+    @property
+    def unigram_entropy(self) -> float | None:
+        """Mean of -log p(token) over the held-out tokens, in nats; None if there are none.
+
+        p is the frequency in the training text with one added to each count. It is the MLM loss of a model that
+        knows the frequencies and no context.
+        """
+        train, held_out = (self.token_counts[split] for split in SPLITS)
+        if not held_out.sum():
+            return None
+        log_p = np.log(train + 1.0) - np.log(train.sum() + len(train))
+        return float(-(held_out * log_p).sum() / held_out.sum())
 
 
 def open_store(options: TextOptions, corpus: Corpus, vocabulary: Vocabulary) -> tuple[TokenStore, bool]:
@@ -171,7 +184,9 @@ def open_store(options: TextOptions, corpus: Corpus, vocabulary: Vocabulary) -> 
     made = not (folder / "store.json").exists()
     if made:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
+        _remove_abandoned(folder.parent)
+        beside = folder.parent / f".making-{os.getpid()}"
+        beside.mkdir()
         try:
             _make(beside, options, corpus, vocabulary, {"fingerprint": fingerprint, "made_from": made_from})
             if folder.exists():  # another process was faster, or an old attempt is incomplete
@@ -182,10 +197,17 @@ def open_store(options: TextOptions, corpus: Corpus, vocabulary: Vocabulary) -> 
     return TokenStore(folder), made
 
 
+def _remove_abandoned(stores: Path) -> None:
+    """Remove what a killed process left half made."""
+    for folder in stores.glob(".making-*"):
+        if not Path(f"/proc/{folder.name.removeprefix('.making-')}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _make(folder: Path, options: TextOptions, corpus: Corpus, vocabulary: Vocabulary, description: dict) -> None:
     kind = np.dtype(np.uint16 if vocabulary.size <= 2**16 else np.uint32)
     writers = {split: _SplitWriter(folder, split, kind) for split in SPLITS}
-    token_counts = np.zeros(vocabulary.size, np.int64)
+    token_counts = {split: np.zeros(vocabulary.size, np.int64) for split in SPLITS}
     # Two documents of every 2 / held_out: at least two are held out as soon as there are four, so that evaluation
     # can draw a random next sentence too.
     period = max(4, round(2 / options.held_out)) if options.held_out else None
@@ -198,13 +220,12 @@ def _make(folder: Path, options: TextOptions, corpus: Corpus, vocabulary: Vocabu
             chosen = np.repeat(documents, sentences)
             ids = tokens[np.repeat(chosen, lengths)]
             writers[split].append(ids, lengths[chosen], sentences[documents])
-            if split == "train":
-                token_counts += np.bincount(ids, minlength=vocabulary.size)
+            token_counts[split] += np.bincount(ids, minlength=vocabulary.size)
     if number == 0:
         raise UserError(f"the corpus {' '.join(options.corpus)} holds no text; name one that does.")
     for writer in writers.values():
         writer.close()
-    description["token_counts"] = token_counts.tolist()
+    description["token_counts"] = {split: counts.tolist() for split, counts in token_counts.items()}
     (folder / "store.json").write_text(json.dumps(description))
 
 
@@ -215,7 +236,8 @@ def _tokenized(options: TextOptions, corpus: Corpus, vocabulary: Vocabulary) -> 
     setup = (vocabulary.tokenizer.to_str(), options.sentences, np.uint16 if vocabulary.size <= 2**16 else np.uint32)
     with context.Pool(options.processes, _begin_worker, setup) as pool:
         running = collections.deque()  # as many chunks as keep all workers busy, so that memory stays bounded
-        for chunk in _chunks(corpus.documents()):
+        chunks = tqdm(_chunks(corpus.documents()), desc="token store", unit=" million characters", disable=None)
+        for chunk in chunks:
             running.append(pool.apply_async(_tokenize, (chunk,)))
             if len(running) > 2 * options.processes:
                 yield running.popleft().get()

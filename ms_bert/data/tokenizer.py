@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,7 @@ def _train(options: TextOptions, corpus: Corpus) -> Tokenizer:
         raise UserError(f"the corpus {' '.join(options.corpus)} holds no text; name one that does.")
     tokenizer.train_from_iterator(itertools.chain([first], sample), trainers.WordPieceTrainer(
         vocab_size=options.vocab_size, special_tokens=list(SPECIAL_TOKENS), continuing_subword_prefix=CONTINUATION,
-        show_progress=False))
+        show_progress=sys.stderr.isatty()))
     return _with_special_tokens(tokenizer)
 
 

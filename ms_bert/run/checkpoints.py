@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ms_bert.data.files import file_hash, sync_folder
+from ms_bert.data.files import file_hash, sync_folder, umask
 from ms_bert.errors import UserError
 
 Arrays = dict[str, np.ndarray]
@@ -120,6 +120,7 @@ def _write_arrays(path: Path, arrays: Arrays) -> None:
         save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, path, {"format": "pt"})
     except SafetensorError as error:  # the library's own wrapping of what the system said
         raise OSError(f"{path}: {error}") from None
+    os.chmod(path, 0o666 & ~umask())  # the library makes it private
     _sync(path)
 
 

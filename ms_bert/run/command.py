@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import platform
 import sys
 import time
@@ -108,7 +107,6 @@ def pretrain(framework: Framework, options: Options) -> int:
     if options.text.held_out:
         held_out = BatchMaker(store.held_out, vocabulary, examples, training.batch_size // training.accumulate,
                               training.seed, held_out=True)
-    entropy = unigram_entropy(store.token_counts, store.held_out.tokens[np.arange(len(store.held_out.tokens))])
 
     trainer = framework.trainer(config, options)
     if options.run.resume is not None:
@@ -123,9 +121,9 @@ def pretrain(framework: Framework, options: Options) -> int:
         path = options.run.output or _free_folder(options.model.preset)
         if options.model.init is not None:
             trainer.load_weights(checkpoints.load_weights(options.model.init), str(options.model.init))
-        folder = RunFolder.create(path, _description(framework, options, config, store, trainer, entropy), config,
+        folder = RunFolder.create(path, _description(framework, options, config, store, trainer), config,
                                   vocabulary, options.text.cased, examples.seq_length)
-    loop = Loop(options, trainer, folder, train, held_out, progress, entropy)
+    loop = Loop(options, trainer, folder, train, held_out, progress, store.unigram_entropy)
     if options.run.resume is not None:
         state = checkpoints.load_newest(path, warn=lambda sentence: print(sentence, file=sys.stderr))
         if state is not None:
@@ -142,20 +140,8 @@ def pretrain(framework: Framework, options: Options) -> int:
     except Interrupted as stop:
         progress.say(f"{stop}, saved; go on with --resume {path}")
         return stop.exit_code
-    progress.say(f"done in {time.perf_counter() - begun:.0f} s: {path}/{checkpoints.MODEL}, {path}/{CURVES}; "
-                 f"unigram entropy of the held-out text {entropy:.3f}")
+    progress.say(f"done in {time.perf_counter() - begun:.0f} s: {path}/{checkpoints.MODEL}, {path}/{CURVES}")
     return 0
-
-
-def unigram_entropy(token_counts: np.ndarray, tokens: np.ndarray) -> float:
-    """Mean of -log p(token) in nats, p being the training text's token frequencies with one added to each count.
-
-    What a model that knows frequencies and no context would reach as its MLM loss.
-    """
-    if not len(tokens):
-        return math.nan
-    log_p = np.log(token_counts + 1.0) - math.log(token_counts.sum() + len(token_counts))
-    return float(-log_p[tokens].mean())
 
 
 def _config(options: Options, vocabulary: Vocabulary, init: Path | None) -> BertConfig:
@@ -178,8 +164,7 @@ def _config(options: Options, vocabulary: Vocabulary, init: Path | None) -> Bert
     return config
 
 
-def _description(framework: Framework, options: Options, config: BertConfig, store: TokenStore, trainer: Trainer,
-                 entropy: float) -> dict:
+def _description(framework: Framework, options: Options, config: BertConfig, store: TokenStore, trainer: Trainer) -> dict:
     """What run.json says."""
     return {
         "framework": framework.name,
@@ -189,7 +174,7 @@ def _description(framework: Framework, options: Options, config: BertConfig, sto
         "parameters": trainer.parameters,
         "store": store.fingerprint,
         "text": {"train": store.train.counts, "held_out": store.held_out.counts,
-                 "held_out_unigram_entropy": None if math.isnan(entropy) else entropy},
+                 "held_out_unigram_entropy": store.unigram_entropy},
     }
 
 

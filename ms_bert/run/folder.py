@@ -22,6 +22,7 @@ from ms_bert.data.files import write_atomically
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError
 
+_WRITTEN_BEFORE_RUN = {"config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"}
 RUN, METRICS, THROUGHPUT, CURVES = "run.json", "metrics.jsonl", "throughput.jsonl", "curves.png"
 
 
@@ -85,7 +86,9 @@ def check_free(path: Path) -> None:
     """Raise UserError unless a run can be made at this path."""
     if (path / RUN).exists():
         raise UserError(f"{path} holds another run; go on with it by --resume {path}, or choose another --output.")
-    if path.exists() and (not path.is_dir() or any(p.name != ".lock" for p in path.iterdir())):
+    # A process killed while it made the folder leaves these; there is nothing in them to lose.
+    if path.exists() and (not path.is_dir() or any(
+            p.name not in _WRITTEN_BEFORE_RUN and not p.name.startswith(".") for p in path.iterdir())):
         raise UserError(f"{path} is not an empty folder; choose another --output.")
 
 

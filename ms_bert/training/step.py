@@ -119,7 +119,7 @@ class AccumulateStep(nn.Cell):
         self.gradients = ms.value_and_grad(loss, None, weights=ParameterTuple(parameters), has_aux=True)
 
     def construct(self, *inputs):
-        batch, row_keys, column_keys = inputs[:12], inputs[12], inputs[13]
+        batch, row_keys, column_keys = inputs[:12], inputs[13], inputs[14]  # the rate is for the update
         (_, sums), gradients = self.gradients(*batch, self.update.loss_scale, (row_keys, column_keys))
         for i in range(len(gradients)):
             sums = ops.depend(sums, ops.assign_add(self.buffers[i], gradients[i]))

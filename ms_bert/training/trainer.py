@@ -47,26 +47,26 @@ class MindSporeTrainer:
             self.step = AccumulateStep(self.loss, self.update, parameters, buffers)
             self.finish = UpdateFromBuffers(self.update, buffers)
 
-    def train_step(self, batch: Batch, step: int, rate: float) -> StepResult:
+    def step_inputs(self, batch: Batch, step: int, rate: float, part: int = 0) -> list[Tensor]:
+        """What the compiled step takes for one part of a batch: its arrays, the step's totals, rate and dropout keys."""
         rows, tokens = batch["input_ids"].shape
+        size = rows // self.training.accumulate
+        of = slice(part * size, (part + 1) * size)
+        # The keys are those of the whole batch, so that a batch in parts drops the very same units.
         row_keys, column_keys = dropout_keys(self.training.seed, step, rows * tokens, self.columns)
-        totals = [Tensor(np.float32(max(batch[name].sum(), 1.0)))
-                  for name in ("masked_weights", "next_sentence_weights")]
-        rate, column_keys = Tensor(np.float32(rate)), Tensor(column_keys)
-        parts = self.training.accumulate
-        size = rows // parts
-        sums = np.zeros(len(SUMS), np.float64)
-        for part in range(parts):
-            of = slice(part * size, (part + 1) * size)
-            arrays = [Tensor(batch[name][of]) for name in FIELDS] + totals
-            keys = Tensor(row_keys[part * size * tokens:(part + 1) * size * tokens]), column_keys
-            if parts == 1:
-                part_sums, result = self.step(*arrays, rate, *keys)
-            else:
-                part_sums = self.step(*arrays, *keys)
-            sums += part_sums.asnumpy()
-        if parts > 1:
-            result = self.finish(rate)
+        totals = [np.float32(max(batch[name].sum(), 1.0)) for name in ("masked_weights", "next_sentence_weights")]
+        values = [*(batch[name][of] for name in FIELDS), *totals, np.float32(rate),
+                  row_keys[of.start * tokens:of.stop * tokens], column_keys]
+        return [Tensor(value) for value in values]
+
+    def train_step(self, batch: Batch, step: int, rate: float) -> StepResult:
+        if self.training.accumulate == 1:
+            sums, result = self.step(*self.step_inputs(batch, step, rate))
+            sums = sums.asnumpy().astype(np.float64)
+        else:
+            sums = sum(self.step(*self.step_inputs(batch, step, rate, part)).asnumpy().astype(np.float64)
+                       for part in range(self.training.accumulate))
+            result = self.finish(Tensor(np.float32(rate)))
         norm, skipped, scale = map(float, result.asnumpy())
         return StepResult(dict(zip(SUMS, sums.tolist())), norm, bool(skipped), scale)
 

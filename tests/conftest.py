@@ -1,0 +1,41 @@
+"""A small real corpus, its vocabulary and its token store, shared by all tests."""
+
+from pathlib import Path
+
+import pytest
+
+from ms_bert.data import builtin, tokenizer
+from ms_bert.data.corpus import Corpus
+from ms_bert.data.store import open_store
+from ms_bert.options import TextOptions
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def corpus_file(tmp_path_factory) -> Path:
+    """Some topics of the Python language reference: a paragraph a line, a blank line between documents."""
+    from pydoc_data.topics import topics
+
+    names = sorted(topics, key=lambda name: (len(topics[name]), name))[-24:]
+    path = tmp_path_factory.mktemp("corpus") / "topics.txt"
+    path.write_text("\n\n".join("\n".join(builtin.prose(topics[name])) for name in names), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def text_options(corpus_file, cache) -> TextOptions:
+    return TextOptions(corpus=(str(corpus_file),), vocab_size=600, held_out=0.2, cache=cache, processes=1)
+
+
+@pytest.fixture(scope="session")
+def vocabulary(text_options) -> tokenizer.Vocabulary:
+    return tokenizer.vocabulary(text_options, Corpus(text_options))
+
+
+@pytest.fixture(scope="session")
+def store(text_options, vocabulary):
+    return open_store(text_options, Corpus(text_options), vocabulary)[0]

@@ -1,0 +1,109 @@
+"""The command line: its options are a promise, a mistake is one sentence, a run repeats from its run.json."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from ms_bert.errors import UserError
+from ms_bert.options import Options
+from ms_bert.run import command
+
+PROMISED = """--corpus --preset --config --init --vocab --seq-length --batch-size --accumulate --steps --learning-rate
+    --warmup-steps --optimizer --precision --masking --seed --device --output --resume --log-every --eval-every
+    --checkpoint-every --keep --nsp --no-nsp""".split()
+
+
+def parse(*arguments) -> Options:
+    return command.parse("pretrain", "", arguments)
+
+
+def test_every_promised_option_is_in_the_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse("--help")
+    assert stop.value.code == 0
+    offered = set(re.findall(r"--[a-z][a-z0-9-]*", capsys.readouterr().out))
+    assert not set(PROMISED) - offered
+
+
+def test_help_and_mistakes_import_no_framework():
+    script = ("import sys; from ms_bert.run import command\n"
+              "try: command.parse('pretrain', '', ['--help'])\n"
+              "except SystemExit: pass\n"
+              "import ms_bert.config, ms_bert.data.batches, ms_bert.run.loop, ms_bert.pretrain\n"
+              "sys.exit(bool({'mindspore', 'torch', 'datasets', 'matplotlib'} & set(sys.modules)))")
+    assert subprocess.run([sys.executable, "-c", script], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_the_readmes_long_command_is_understood():
+    options = parse("--corpus", "wiki/a.txt", "wiki/b.txt", "--preset", "base", "--seq-length", "128", "--batch-size",
+                    "256", "--steps", "1000000", "--precision", "float16", "--device", "Ascend", "--output", "runs/base")
+    assert options.text.corpus == ("wiki/a.txt", "wiki/b.txt")
+    assert (options.training.batch_size, options.run.device, str(options.run.output)) == (256, "Ascend", "runs/base")
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (("--steps", "0"), "--steps is 0"),
+    (("--batch-size", "32", "--accumulate", "5"), "cannot be divided"),
+    (("--learning-rate", "-1"), "positive"),
+    (("--mask-rate", "1.5"), "--mask-rate"),
+    (("--max-predictions", "500"), "--max-predictions"),
+    (("--held-out", "0.9"), "--held-out"),
+    (("--keep", "0"), "--keep"),
+    (("--dropout", "1"), "--dropout"),
+    (("--resume", "runs/a", "--output", "runs/b"), "leave out --output"),
+    (("--resume", "no/such/run"), "there is no no/such/run"),
+    (("--repeat", "no/run.json"), "there is no no/run.json"),
+])
+def test_a_mistaken_value_is_one_sentence(arguments, words):
+    with pytest.raises(UserError) as caught:
+        parse(*arguments)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("arguments", [("--stepz", "5"), ("--preset", "huge"), ("--device", "TPU"), ("--steps", "many")])
+def test_an_unknown_option_or_value_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(*arguments)
+    assert stop.value.code == 2
+    assert arguments[0] in capsys.readouterr().err
+
+
+@pytest.fixture
+def saved(tmp_path):
+    options = parse("--preset", "tiny", "--steps", "7", "--vocab", "v.txt", "--no-nsp", "--seq-length", "32", "--output",
+                    str(tmp_path))
+    (tmp_path / "run.json").write_text(json.dumps({"options": options.to_dict()}))
+    return tmp_path
+
+
+def test_a_resumed_run_knows_its_options(saved):
+    options = parse("--resume", str(saved))
+    assert (options.model.preset, options.training.steps, options.examples.nsp) == ("tiny", 7, False)
+    assert str(options.text.vocab) == "v.txt" and options.run.output is None
+
+
+def test_a_resumed_run_may_go_further_but_not_become_another(saved):
+    assert parse("--resume", str(saved), "--steps", "20", "--checkpoint-every", "3").training.steps == 20
+    with pytest.raises(UserError, match="--seq-length cannot change"):
+        parse("--resume", str(saved), "--seq-length", "64")
+    with pytest.raises(UserError, match="--nsp cannot change"):
+        parse("--resume", str(saved), "--nsp")
+
+
+def test_repeat_takes_the_options_of_a_run_as_defaults(saved):
+    options = parse("--repeat", str(saved / "run.json"), "--seq-length", "64")
+    assert (options.examples.seq_length, options.training.steps, options.run.output) == (64, 7, None)
+
+
+def test_a_run_of_another_version_is_refused(saved):
+    description = json.loads((saved / "run.json").read_text())
+    description["options"]["training"]["momentum"] = 1
+    (saved / "run.json").write_text(json.dumps(description))
+    with pytest.raises(UserError, match="unknown option 'momentum'"):
+        parse("--resume", str(saved))
+    (saved / "run.json").write_text("{}")
+    with pytest.raises(UserError, match="damaged"):
+        parse("--resume", str(saved))
