@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 from ms_bert.errors import UserError
@@ -30,14 +31,19 @@ def use_device(device: str, precision: str = "float32") -> None:
         able = [name for name, precisions in PRECISIONS.items() if precision in precisions]
         raise UserError(f"--precision {precision} is not supported on {device}; use {' or '.join(PRECISIONS[device])} "
                         f"there, or --device {' or '.join(able)}.")
-    # Without a device MindSpore logs pages of warnings before it raises; errors still show.
+    # MindSpore warns in pages about plugins for the devices that are not there.
     os.environ.setdefault("GLOG_v", "3")
     import mindspore
 
+    # Without the device MindSpore logs its own list of errors before it raises.
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         mindspore.set_device(device)
     except RuntimeError as error:
         if device == "CPU":
             raise
         raise UserError(_MISSING[device]) from error
+    finally:
+        logging.disable(level)
     mindspore.set_context(mode=mindspore.GRAPH_MODE)

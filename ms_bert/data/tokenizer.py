@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
-import itertools
 import json
 import os
 import sys
@@ -94,23 +94,45 @@ def load(path: Path, cased: bool = False) -> Vocabulary:
     entries = {token: i for i, token in enumerate(tokens) if token}
     if UNK not in entries:
         raise UserError(f"{path} has no {UNK}; a BERT vocabulary needs {' '.join(SPECIAL_TOKENS)}.")
-    tokenizer = _bert_tokenizer(models.WordPiece(entries, unk_token=UNK, max_input_chars_per_word=100), cased)
+    tokenizer = _bert_tokenizer(_word_piece(entries), cased)
     return Vocabulary(_with_special_tokens(tokenizer), str(path))
 
 
 def _train(options: TextOptions, corpus: Corpus) -> Tokenizer:
     """A WordPiece vocabulary of the asked size from a sample of whole documents spread over the corpus."""
-    tokenizer = _bert_tokenizer(models.WordPiece(unk_token=UNK, max_input_chars_per_word=100), options.cased)
     share = min(1.0, options.vocab_sample / max(corpus.megabytes(), 1e-9))
     # Every document whose running number crosses a whole multiple when scaled by the share.
-    sample = ("\n".join(lines) for i, lines in enumerate(corpus.documents()) if int((i + 1) * share) > int(i * share))
-    first = next(sample, None)
-    if first is None:
+    sample = ["\n".join(lines) for i, lines in enumerate(corpus.documents()) if int((i + 1) * share) > int(i * share)]
+    if not sample:
         raise UserError(f"the corpus {' '.join(options.corpus)} holds no text; name one that does.")
-    tokenizer.train_from_iterator(itertools.chain([first], sample), trainers.WordPieceTrainer(
-        vocab_size=options.vocab_size, special_tokens=list(SPECIAL_TOKENS), continuing_subword_prefix=CONTINUATION,
-        show_progress=sys.stderr.isatty()))
+    alphabet = _alphabet_size(sample, options.vocab_size // 2)
+
+    def trained(size: int, first: list[str]) -> dict[str, int]:
+        tokenizer = _bert_tokenizer(_word_piece({}), options.cased)
+        tokenizer.train_from_iterator(sample, trainers.WordPieceTrainer(
+            vocab_size=size, special_tokens=[*SPECIAL_TOKENS, *first], continuing_subword_prefix=CONTINUATION,
+            limit_alphabet=alphabet, show_progress=size > 1 and sys.stderr.isatty()))
+        return tokenizer.get_vocab()
+
+    # The trainer numbers the single continuing characters in the order of a hash map and breaks ties by number, so
+    # that each run would give another vocabulary; a first pass finds these characters, and they are given in order.
+    continuing = sorted(token for token in trained(1, []) if token.startswith(CONTINUATION))
+    tokenizer = _bert_tokenizer(_word_piece(trained(options.vocab_size, continuing)), options.cased)
     return _with_special_tokens(tokenizer)
+
+
+def _alphabet_size(sample: list[str], most: int) -> int:
+    """How many characters make up 99.99% of the text: a hundred for English, thousands for Chinese; at most `most`."""
+    step = max(1, sum(map(len, sample)) // 20_000_000)
+    counts = collections.Counter()
+    for text in sample[::step]:
+        counts.update(text)
+    covered = np.cumsum(sorted(counts.values(), reverse=True))
+    return min(most, int(np.searchsorted(covered, 0.9999 * covered[-1])) + 1)
+
+
+def _word_piece(entries: dict[str, int]) -> models.WordPiece:
+    return models.WordPiece(entries, unk_token=UNK, max_input_chars_per_word=100)
 
 
 def _bert_tokenizer(model, cased: bool) -> Tokenizer:

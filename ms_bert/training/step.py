@@ -26,7 +26,7 @@ class PreTrainingLoss(nn.Cell):
     """
 
     def __init__(self, model: BertForPreTraining):
-        super().__init__()
+        super().__init__(auto_prefix=False)  # a cell that holds the model must not rename its parameters
         self.model = model
 
     def construct(self, input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, masked_positions,

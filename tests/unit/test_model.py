@@ -1,0 +1,273 @@
+"""The nn.Cell BERT computes what transformers computes on the same weights, and names what is inside it."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+
+from ms_bert import kernels
+from ms_bert.config import PRESETS, BertConfig
+from ms_bert.data.random import dropout_keys
+from ms_bert.device import use_device
+from ms_bert.heads import (BertForMultipleChoice, BertForQuestionAnswering, BertForSequenceClassification,
+                           BertForTokenClassification)
+from ms_bert.model import (BertForPreTraining, BertModel, DropoutColumns, Numerics, count_parameters, initialize,
+                           named_intermediates)
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+# Sizes pairwise different, so that no transposed or exchanged tensor can pass for the right one.
+CONFIG = BertConfig(vocab_size=97, hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=80,
+                    max_position_embeddings=24, type_vocab_size=2, id2label={str(i): str(i) for i in range(5)})
+B, S = 4, 21
+LENGTHS = (21, 13, 7, 2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cpu():
+    use_device("CPU")
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    rng = np.random.default_rng(5)
+    inside = np.arange(S) < np.array(LENGTHS)[:, None]
+    return {"input_ids": rng.integers(0, 97, (B, S)).astype(np.int32) * inside,
+            "token_type_ids": (rng.integers(0, 2, (B, S)) * inside).astype(np.int32),
+            "position_ids": np.tile(np.arange(S, dtype=np.int32), (B, 1)), "sequence_ids": inside.astype(np.int32),
+            "cls_positions": np.zeros((B, 1), np.int32)}
+
+
+def randomize(cell):
+    """Every parameter random, biases and LayerNorm too: their usual first values hide mistakes."""
+    rng = np.random.default_rng(7)
+    for parameter in cell.get_parameters():
+        parameter.set_data(Tensor(rng.normal(0.0, 0.3, parameter.shape).astype(np.float32)))
+    return cell
+
+
+def twin(cell, kind, config=CONFIG):
+    """transformers' model with the same weights; every one of its parameters must be given."""
+    other = kind(transformers.BertConfig(**config.to_dict(), attn_implementation="eager")).double().eval()
+    weights = {p.name: torch.from_numpy(p.asnumpy().astype(np.float64)) for p in cell.get_parameters()}
+    missing, unexpected = other.load_state_dict(weights, strict=False)
+    assert not unexpected and set(missing) <= {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias"}
+    other.tie_weights()
+    return other
+
+
+def call(cell, inputs, *more):
+    return cell(*(Tensor(value) for value in inputs.values()), *map(Tensor, more))
+
+
+def reference(other, inputs, **arguments):
+    with torch.no_grad():
+        return other(**{name: torch.from_numpy(inputs[name]).long() for name in ("input_ids", "token_type_ids")},
+                     attention_mask=torch.from_numpy(inputs["sequence_ids"]).long(), **arguments)
+
+
+def assert_close(ours, theirs, tolerance=2e-5):
+    ours, theirs = ours.asnumpy(), theirs.numpy()
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= tolerance * np.abs(theirs).max()
+
+
+def test_pretraining_outputs_equal_transformers(inputs):
+    ours = randomize(BertForPreTraining(CONFIG, Numerics()))
+    theirs = reference(twin(ours, transformers.BertForPreTraining), inputs)
+    positions = np.array([[1, 3, 20], [2, 12, 0], [6, 0, 1], [0, 1, 1]], np.int32)
+    masked, next_sentence = call(ours, inputs, positions)
+    expected = theirs.prediction_logits[torch.arange(B)[:, None], torch.from_numpy(positions).long()]
+    assert_close(masked, expected.reshape(-1, 97))
+    assert_close(next_sentence, theirs.seq_relationship_logits)
+
+
+@pytest.mark.parametrize("act", ["gelu_new", "relu"])
+def test_the_other_activations_equal_transformers(inputs, act):
+    config = CONFIG.replace(hidden_act=act, num_hidden_layers=1)
+    ours = randomize(BertModel(config, Numerics()))
+    theirs = reference(twin(ours, transformers.BertModel, config), inputs)
+    assert_close(call(ours, inputs)[1], theirs.pooler_output)
+
+
+def test_named_intermediates_equal_transformers(inputs):
+    class Inside(nn.Cell):
+        def __init__(self, model):
+            super().__init__(auto_prefix=False)
+            self.model = model
+
+        def construct(self, a, b, c, d, e):
+            return self.model(a, b, c, d, e)[2]
+
+    model = randomize(BertModel(CONFIG, Numerics()))
+    named = named_intermediates(call(Inside(model), inputs))
+    other = twin(model, transformers.BertModel)
+    theirs = reference(other, inputs, output_hidden_states=True, output_attentions=True)
+    assert list(named) == ["embeddings", *(f"layer.{i}.{part}" for i in range(2) for part in (
+        "attention.probabilities", "attention.output", "output"))]
+    inside = inputs["sequence_ids"] > 0  # what padding computes is nobody's business, and differs
+    for name, ours in named.items():
+        layer = int(name.split(".")[1]) if "." in name else 0
+        if name == "embeddings":
+            expected = theirs.hidden_states[0]
+        elif name.endswith("probabilities"):
+            ours, expected = ours.asnumpy(), theirs.attentions[layer].numpy()
+            for row, length in enumerate(LENGTHS):
+                assert np.abs(ours[row, :, :length] - expected[row, :, :length]).max() < 1e-5
+            continue
+        elif name.endswith("attention.output"):
+            with torch.no_grad():
+                block = other.encoder.layer[layer].attention
+                mask = torch.from_numpy((1.0 - inputs["sequence_ids"][:, None, None, :]) * -1e300)
+                expected = block(theirs.hidden_states[layer], mask)[0]
+        else:
+            expected = theirs.hidden_states[layer + 1]
+        assert_close(Tensor(ours.asnumpy().reshape(B, S, -1)[inside]), expected[torch.from_numpy(inside)])
+
+
+@pytest.mark.parametrize("ours, theirs", [
+    (BertForSequenceClassification, "BertForSequenceClassification"),
+    (BertForTokenClassification, "BertForTokenClassification"),
+    (BertForQuestionAnswering, "BertForQuestionAnswering"),
+])
+def test_downstream_heads_equal_transformers(inputs, ours, theirs):
+    labels = 2 if theirs == "BertForQuestionAnswering" else 5
+    config = CONFIG.replace(num_hidden_layers=1, id2label={str(i): str(i) for i in range(labels)})
+    cell = randomize(ours(config, Numerics()))
+    output = call(cell, inputs)
+    expected = reference(twin(cell, getattr(transformers, theirs), config), inputs)
+    inside = inputs["sequence_ids"] > 0
+    for value, wanted in (zip(output, (expected.start_logits, expected.end_logits)) if isinstance(output, tuple)
+                          else [(output, expected.logits)]):
+        if value.shape[:2] == (B, S):
+            value, wanted = Tensor(value.asnumpy()[inside]), wanted[torch.from_numpy(inside)]
+        assert_close(value, wanted)
+
+
+def test_multiple_choice_equals_transformers(inputs):
+    config = CONFIG.replace(num_hidden_layers=1)
+    cell = randomize(BertForMultipleChoice(config, Numerics(), choices=2))
+    other = twin(cell, transformers.BertForMultipleChoice, config)
+    with torch.no_grad():
+        expected = other(**{k: torch.from_numpy(inputs[n]).long().view(2, 2, S) for k, n in (
+            ("input_ids", "input_ids"), ("token_type_ids", "token_type_ids"), ("attention_mask", "sequence_ids"))})
+    assert_close(call(cell, inputs), expected.logits)
+
+
+def test_two_sequences_packed_in_a_row_compute_what_they_compute_alone(inputs):
+    model = randomize(BertModel(CONFIG, Numerics()))
+    alone = call(model, inputs)
+    lengths = (13, 7)
+    packed = {name: np.zeros((1, S), np.int32) for name in list(inputs)[:4]}
+    for number, (row, start, length) in enumerate(((1, 0, 13), (2, 13, 7)), 1):
+        for name in ("input_ids", "token_type_ids", "position_ids"):
+            packed[name][0, start:start + length] = inputs[name][row, :length]
+        packed["sequence_ids"][0, start:start + length] = number
+    hidden, pooled, _ = call(model, {**packed, "cls_positions": np.array([[0, 13]], np.int32)})
+    assert np.abs(pooled.asnumpy() - alone[1].asnumpy()[1:3]).max() < 1e-5
+    separate = alone[0].asnumpy().reshape(B, S, -1)
+    assert np.abs(hidden.asnumpy()[:20] - np.concatenate([separate[1, :13], separate[2, :7]])).max() < 1e-4
+    assert sum(lengths) == 20
+
+
+def test_parameters_bear_hugging_faces_names_shapes_and_order():
+    ours = BertForPreTraining(CONFIG, Numerics())
+    theirs = transformers.BertForPreTraining(transformers.BertConfig(**CONFIG.to_dict()))
+    assert [(p.name, tuple(p.shape)) for p in ours.get_parameters()] == [
+        (name, tuple(value.shape)) for name, value in theirs.named_parameters()]
+
+
+@pytest.mark.parametrize("preset, expected", [("base", 109_482_240), ("large", 335_141_888)])
+def test_parameter_counts_are_the_published_ones(preset, expected):
+    assert count_parameters(BertModel(PRESETS[preset], Numerics())) == expected
+
+
+def test_initialisation_is_normal_002_zeros_and_ones_and_follows_the_seed():
+    model = BertForPreTraining(CONFIG.replace(hidden_size=96), Numerics())
+    initialize(model, CONFIG, seed=1)
+    first = {p.name: p.asnumpy().copy() for p in model.get_parameters()}
+    for name, value in first.items():
+        if name.endswith("bias"):
+            assert not value.any()
+        elif name.endswith("LayerNorm.weight"):
+            assert (value == 1).all()
+        elif value.size > 2000:
+            assert abs(value.std() - 0.02) < 0.001 and abs(value.mean()) < 0.001
+    initialize(model, CONFIG, seed=2)
+    other = {p.name: p.asnumpy() for p in model.get_parameters()}
+    assert (first["bert.pooler.dense.weight"] != other["bert.pooler.dense.weight"]).any()
+    encoder = BertModel(CONFIG.replace(hidden_size=96), Numerics())
+    assert {p.name for p in encoder.get_parameters()} < {name.removeprefix("bert.") for name in first}
+
+
+# Dropout
+
+
+@pytest.fixture(scope="module")
+def dropped():
+    class Drop(nn.Cell):
+        def construct(self, x, row_keys, column_keys):
+            return kernels.dropout(x, 0.1, row_keys, column_keys)
+
+    cell, ones = Drop(), Tensor(np.ones((500, 400), np.float32))
+
+    def at(step):
+        row_keys, column_keys = dropout_keys(3, step, 500, 400)
+        return cell(ones, Tensor(row_keys), Tensor(column_keys)).asnumpy()
+
+    return at
+
+
+def test_dropout_has_its_rate_and_scale_and_is_independent_between_elements_and_steps(dropped):
+    first, second = dropped(0), dropped(1)
+    assert set(np.unique(first)) == {np.float32(0.0), np.float32(1 / 0.9)}
+    zero, other = first == 0, second == 0
+    deviation = (0.1 * 0.9 / zero.size) ** 0.5
+    assert abs(zero.mean() - 0.1) < 4 * deviation
+    spread = 4 * 0.09 / zero.size ** 0.5 + 1e-4
+    for a, b in ((zero, other), (zero[1:], zero[:-1]), (zero[:, 1:], zero[:, :-1])):
+        assert abs((a & b).mean() - a.mean() * b.mean()) < spread
+    # Neither rows nor columns are favoured: their sums vary as binomial ones do.
+    for axis, size in ((0, 500), (1, 400)):
+        assert abs(zero.sum(axis).var() / (size * 0.09) - 1) < 0.35
+    assert (dropped(0) == first).all()
+
+
+def test_dropout_is_on_with_keys_and_off_without(inputs):
+    model = randomize(BertModel(CONFIG, Numerics()))
+
+    class Training(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def construct(self, a, b, c, d, e, row_keys, column_keys):
+            return self.model(a, b, c, d, e, (row_keys, column_keys))[0]
+
+    training = Training()
+
+    def train(step):
+        return call(training, inputs, *dropout_keys(1, step, B * S, DropoutColumns(CONFIG).total)).asnumpy()
+
+    evaluated = call(model, inputs)[0].asnumpy()
+    assert (evaluated == call(model, inputs)[0].asnumpy()).all()
+    assert (train(0) == train(0)).all()
+    assert np.abs(train(0) - train(1)).max() > 0.1 and np.abs(train(0) - evaluated).max() > 0.1
+
+
+def test_the_dropout_columns_of_all_places_are_disjoint():
+    columns = DropoutColumns(CONFIG)
+    blocks = [(columns.hidden(i), CONFIG.hidden_size) for i in range(2 * 2 + 2)]
+    blocks += [(columns.attention(i), 3 * 24) for i in range(2)]
+    ends = [start + size for start, size in blocks]
+    assert [start for start, _ in blocks] == [0, *ends[:-1]] and ends[-1] == columns.total
+
+
+def test_half_precision_stays_near_full_precision(inputs):
+    full = randomize(BertModel(CONFIG, Numerics()))
+    half = randomize(BertModel(CONFIG, Numerics(dtype="float16")))
+    a, b = call(full, inputs)[0].asnumpy(), call(half, inputs)[0]
+    assert b.dtype == ms.float16
+    error = np.linalg.norm(a - b.asnumpy()) / np.linalg.norm(a)
+    assert 1e-5 < error < 0.02

@@ -1,0 +1,296 @@
+"""The compiled step: losses, gradients, clipping, optimizers, loss scaling, accumulation, and its Ascend form."""
+
+import dataclasses
+import math
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, nn
+
+from ms_bert.config import BertConfig
+from ms_bert.data.batches import FIELDS, BatchMaker
+from ms_bert.device import use_device
+from ms_bert.errors import UserError
+from ms_bert.options import ExampleOptions, ModelOptions, Options, RunOptions, TrainingOptions
+from ms_bert.run.schedule import learning_rate
+from ms_bert.training.optimizers import OPTIMIZERS, is_decayed
+from ms_bert.training.trainer import MindSporeTrainer
+
+CONFIG = BertConfig(vocab_size=600, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
+                    max_position_embeddings=40)
+EXAMPLES = ExampleOptions(seq_length=32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cpu():
+    use_device("CPU")
+
+
+def options(**training) -> Options:
+    training = {"batch_size": 8, "warmup_steps": 2, "steps": 10, "clip_norm": 0.5, **training}
+    return Options(examples=EXAMPLES, training=TrainingOptions(**training), run=RunOptions(), model=ModelOptions())
+
+
+def trainer(config=CONFIG, **training) -> MindSporeTrainer:
+    return MindSporeTrainer(config, options(**training))
+
+
+@pytest.fixture(scope="module")
+def batches(store, vocabulary):
+    make = BatchMaker(store.train, vocabulary, EXAMPLES, 8, 1)
+    return [make(step) for step in range(6)]
+
+
+@pytest.fixture(scope="module")
+def plain(batches):
+    """A float32 trainer after three steps, and the results of these."""
+    one = trainer()
+    return one, [one.train_step(batches[step], step, 1e-3) for step in range(3)]
+
+
+def weights(one: MindSporeTrainer) -> dict:
+    return one.state()[0]
+
+
+def largest_difference(a: dict, b: dict) -> float:
+    return max(np.abs(a[name] - b[name]).max() for name in a)
+
+
+def test_a_fresh_model_guesses_uniformly(plain):
+    first = plain[1][0].sums
+    assert first["masked_loss"] / first["masked_count"] == pytest.approx(math.log(600), abs=0.1)
+    assert first["next_sentence_loss"] / first["next_sentence_count"] == pytest.approx(math.log(2), abs=0.05)
+    assert first["next_sentence_count"] == 8
+
+
+def test_the_loss_and_the_gradient_norm_equal_transformers(batches):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    config = CONFIG.replace(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    ours = trainer(config)
+    theirs = transformers.BertForPreTraining(transformers.BertConfig(**config.to_dict())).double()
+    theirs.load_state_dict({k: torch.from_numpy(v).double() for k, v in weights(ours).items()}, strict=False)
+    theirs.tie_weights()
+    batch = batches[0]
+    labels = np.full(batch["input_ids"].shape, -100)
+    used = batch["masked_weights"] > 0
+    rows = np.broadcast_to(np.arange(8)[:, None], used.shape)
+    labels[rows[used], batch["masked_positions"][used]] = batch["masked_labels"][used]
+    arrays = {"input_ids": batch["input_ids"], "token_type_ids": batch["token_type_ids"], "labels": labels,
+              "attention_mask": batch["sequence_ids"], "next_sentence_label": batch["next_sentence_labels"][:, 0]}
+    loss = theirs(**{k: torch.from_numpy(v).long() for k, v in arrays.items()}).loss
+    loss.backward()
+    norm = math.sqrt(sum(float((p.grad ** 2).sum()) for p in theirs.parameters()))
+    result = ours.train_step(batch, 0, 1e-3)
+    sums = result.sums
+    assert (sums["masked_loss"] / sums["masked_count"] + sums["next_sentence_loss"] / 8
+            == pytest.approx(loss.item(), rel=1e-5))
+    assert result.gradient_norm == pytest.approx(norm, rel=1e-4)
+
+
+def test_the_same_step_gives_the_same_bytes(plain, batches):
+    again = trainer()
+    results = [again.train_step(batches[step], step, 1e-3) for step in range(3)]
+    assert results == plain[1]
+    assert all((value == weights(plain[0])[name]).all() for name, value in weights(again).items())
+
+
+def test_a_restored_trainer_goes_on_bit_for_bit(plain, batches):
+    one, _ = plain
+    other = trainer(seed=99)
+    other.load(*one.state())
+    other.training = one.training  # the seed of the dropout keys
+    saved = one.state()
+    expected = one.train_step(batches[3], 3, 1e-3)
+    after = weights(one)
+    one.load(*saved)
+    assert other.train_step(batches[3], 3, 1e-3) == expected
+    assert all((value == after[name]).all() for name, value in weights(other).items())
+    assert saved[2]["updates"] == 3
+
+
+def test_a_batch_in_parts_gives_the_same_update(plain, batches):
+    one, results = plain
+    parts = trainer(accumulate=4)
+    for step in range(3):
+        result = parts.train_step(batches[step], step, 1e-3)
+        assert result.gradient_norm == pytest.approx(results[step].gradient_norm, rel=1e-4)
+        assert result.sums["masked_loss"] == pytest.approx(results[step].sums["masked_loss"], rel=1e-5)
+    assert largest_difference(weights(parts), weights(one)) < 2e-5
+
+
+def test_recomputation_changes_nothing_but_memory(plain, batches):
+    again = trainer(recompute=True)
+    for step in range(3):
+        result = again.train_step(batches[step], step, 1e-3)
+        assert result.gradient_norm == pytest.approx(plain[1][step].gradient_norm, rel=1e-5)
+    assert largest_difference(weights(again), weights(plain[0])) < 1e-5
+
+
+def test_evaluation_has_no_dropout_and_learns_nothing(plain, batches):
+    one, _ = plain
+    before = weights(one)
+    first, second = one.evaluate(batches[4]), one.evaluate(batches[4])
+    assert first == second and largest_difference(before, weights(one)) == 0
+    assert first["masked_count"] == batches[4]["masked_weights"].sum()
+
+
+def test_without_nsp_its_loss_is_out(store, vocabulary):
+    make = BatchMaker(store.train, vocabulary, dataclasses.replace(EXAMPLES, nsp=False), 8, 1)
+    one = trainer()
+    before = weights(one)["cls.seq_relationship.weight"]
+    sums = one.train_step(make(0), 0, 1e-3).sums
+    assert sums["next_sentence_count"] == sums["next_sentence_loss"] == 0
+    # Only the weight decay of one update at this rate touches the head.
+    assert np.allclose(weights(one)["cls.seq_relationship.weight"], before * (1 - 1e-3 * 0.01), atol=1e-9)
+
+
+# Half precision
+
+
+def test_an_overflow_skips_the_step_and_halves_the_scale_and_training_goes_on(batches):
+    one = trainer(precision="float16", loss_scale=2.0 ** 40)
+    before, scale = weights(one), 2.0 ** 40
+    result = one.train_step(batches[0], 0, 1e-3)
+    assert result.skipped and result.loss_scale == scale / 2 and not math.isfinite(result.gradient_norm)
+    assert largest_difference(before, weights(one)) == 0 and not any(v.any() for v in one.state()[1].values())
+    assert one.state()[2]["updates"] == 0
+    model, moments, scalars = one.state()
+    one.load(model, moments, {**scalars, "loss_scale": 1024.0, "good_steps": 998})
+    results = [one.train_step(batches[step], step, 1e-3) for step in (1, 2)]
+    assert [r.skipped for r in results] == [False, False]
+    assert [r.loss_scale for r in results] == [1024.0, 2048.0]
+    assert largest_difference(before, weights(one)) > 1e-4
+    assert one.state()[2] == {"updates": 2, "loss_scale": 2048.0, "good_steps": 0}
+
+
+def test_half_precision_follows_full_precision(plain, batches):
+    half = trainer(precision="float16")
+    for step in range(3):
+        result, expected = half.train_step(batches[step], step, 1e-3), plain[1][step]
+        assert result.gradient_norm == pytest.approx(expected.gradient_norm, rel=0.02)
+        assert result.sums["masked_loss"] == pytest.approx(expected.sums["masked_loss"], rel=2e-3)
+    assert all(value.dtype == np.float32 for value in weights(half).values())
+
+
+def test_bfloat16_is_refused_where_the_device_has_none():
+    with pytest.raises(UserError, match="--precision bfloat16 is not supported on CPU"):
+        use_device("CPU", "bfloat16")
+
+
+# Optimizers, against their formulas in float64
+
+
+SHAPES = {"a.weight": (5, 3), "a.bias": (5,), "LayerNorm.weight": (3,)}
+OPTION = TrainingOptions(weight_decay=0.1, beta1=0.8, beta2=0.95, epsilon=1e-3)
+
+
+def updated(name: str, steps: int = 4):
+    """Parameters before, the gradients, and the parameters after."""
+    rng = np.random.default_rng(0)
+    before = {k: rng.normal(size=shape).astype(np.float32) for k, shape in SHAPES.items()}
+    gradients = [{k: rng.normal(size=shape).astype(np.float32) for k, shape in SHAPES.items()} for _ in range(steps)]
+    parameters = [Parameter(Tensor(value), name=k) for k, value in before.items()]
+    optimizer = OPTIMIZERS[name](parameters, dataclasses.replace(OPTION, optimizer=name))
+
+    class Step(nn.Cell):
+        def __init__(self):
+            super().__init__(auto_prefix=False)
+            self.optimizer = optimizer
+
+        def construct(self, rate, *gradients):
+            return self.optimizer(gradients, rate, None)
+
+    step = Step()
+    for number, gradient in enumerate(gradients):
+        step(Tensor(np.float32(0.1 / (1 + number))), *map(Tensor, gradient.values()))
+    return before, gradients, {p.name: p.asnumpy() for p in parameters}
+
+
+def test_adamw_is_torchs():
+    torch = pytest.importorskip("torch")
+    before, gradients, after = updated("adamw")
+    values = {k: torch.nn.Parameter(torch.from_numpy(v).double()) for k, v in before.items()}
+    groups = [{"params": [v], "weight_decay": 0.1 if is_decayed(k) else 0.0} for k, v in values.items()]
+    optimizer = torch.optim.AdamW(groups, betas=(0.8, 0.95), eps=1e-3)
+    for number, gradient in enumerate(gradients):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1 / (1 + number)
+        for k, v in values.items():
+            v.grad = torch.from_numpy(gradient[k]).double()
+        optimizer.step()
+    for k, v in values.items():
+        assert np.abs(after[k] - v.detach().numpy()).max() < 1e-6
+
+
+@pytest.mark.parametrize("name", ["adam-weight-decay", "lamb"])
+def test_googles_optimizers_follow_their_formulas(name):
+    before, gradients, after = updated(name)
+    for k, p in before.items():
+        p, m, v, decay = p.astype(np.float64), 0.0, 0.0, 0.1 if k == "a.weight" else 0.0
+        for number, gradient in enumerate(gradients):
+            g, t, rate = gradient[k].astype(np.float64), number + 1, 0.1 / (1 + number)
+            m, v = 0.8 * m + 0.2 * g, 0.95 * v + 0.05 * g * g
+            if name == "lamb":
+                u = (m / (1 - 0.8 ** t)) / (np.sqrt(v / (1 - 0.95 ** t)) + 1e-3) + decay * p
+                trust = np.linalg.norm(p) / np.linalg.norm(u) if decay else 1.0
+            else:
+                u, trust = m / (np.sqrt(v) + 1e-3) + decay * p, 1.0
+            p = p - rate * trust * u
+        assert np.abs(after[k] - p).max() < 1e-6
+
+
+def test_biases_and_layer_norm_are_not_decayed():
+    names = ["bert.encoder.layer.0.output.dense.weight", "bert.embeddings.word_embeddings.weight",
+             "bert.encoder.layer.0.output.dense.bias", "bert.embeddings.LayerNorm.weight", "cls.predictions.bias"]
+    assert list(map(is_decayed, names)) == [True, True, False, False, False]
+
+
+def test_every_optimizer_trains_inside_the_step(batches):
+    for name in ("adam-weight-decay", "lamb"):
+        one = trainer(CONFIG.replace(num_hidden_layers=1), optimizer=name)
+        losses = [one.train_step(batches[0], step, 5e-3).sums["masked_loss"] for step in range(12)]
+        assert losses[-1] < losses[0] - 1
+
+
+# Schedule
+
+
+def test_the_learning_rate_rises_then_falls_to_nothing():
+    linear = TrainingOptions(steps=10, warmup_steps=4, learning_rate=1.0)
+    assert [round(learning_rate(linear, t), 6) for t in range(1, 12)] == [
+        0.25, 0.5, 0.75, 1.0, *(round((11 - t) / 7, 6) for t in range(5, 11)), 0.0]
+    square = dataclasses.replace(linear, decay_power=2.0, decay_steps=7, warmup_steps=0)
+    assert learning_rate(square, 4) == pytest.approx((4 / 8) ** 2) and learning_rate(square, 8) == 0.0
+
+
+# The Ascend form
+
+
+def operations(path) -> dict[str, int]:
+    """How often each operation stands in a MindIR file."""
+    from mindspore.train.mind_ir_pb2 import ModelProto
+
+    model = ModelProto()
+    model.ParseFromString(path.read_bytes())
+    counts: dict[str, int] = {}
+    for graph in [model.graph, *model.functions]:
+        for node in graph.node:
+            kind = node.op_type.removeprefix("REF::").split(":")[0]
+            counts[kind] = counts.get(kind, 0) + 1
+    return counts
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_the_ascend_training_graph_is_built_on_a_cpu_host_with_its_fused_attention(tmp_path, batches, precision):
+    # 16-wide heads and 16 | S, as flash attention asks for.
+    ascend = dataclasses.replace(options(precision=precision, recompute=True), run=RunOptions(device="Ascend"))
+    one = MindSporeTrainer(CONFIG, ascend)
+    ms.export(one.step, *one.step_inputs(batches[0], 0, 1e-3), file_name=str(tmp_path / "step"), file_format="MINDIR")
+    found = operations(tmp_path / "step.mindir")
+    assert found["FlashAttentionScore"] >= 2 and found["FlashAttentionScoreGrad"] == 2
+    assert found["DropoutGenMaskExt"] >= 2 and found["Assign"] >= 3 * len(list(one.model.get_parameters()))
+    assert "Softmax" not in found and "BatchMatMul" not in found  # no attention by stock operations is left
+    assert found["Erf"] >= 3 and found["MatMul"] > 3 * 14
+    assert ("Select" in found) == (precision == "float16")  # of the skipped step
+    assert set(FIELDS) == set(batches[0])
