@@ -60,12 +60,15 @@ class Interrupted(Exception):
     """A signal asked the run to stop; it did, after a checkpoint."""
 
     def __init__(self, number: int, step: int):
-        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}")
+        super().__init__(f"stopped by a signal after step {step}")
         self.exit_code = 128 + number
 
 
 class _StopSignals:
-    """Remembers SIGINT or SIGTERM until the step is done; a second SIGINT stops at once."""
+    """Remembers SIGINT or SIGTERM until the step is done; a second one stops at once.
+
+    While a graph runs MindSpore catches SIGINT itself and sends SIGTERM instead, so both must do the same.
+    """
 
     def __init__(self):
         self.received = None

@@ -1,0 +1,225 @@
+"""A run of the real command: what it leaves, and that kills, signals and damage cost nothing."""
+
+import json
+import os
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from . import runs
+
+
+def wait_for(condition, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "it did not come so far"
+        time.sleep(0.005)
+
+
+def checkpoint(folder, step):
+    return folder / "checkpoints" / f"step-{step:08d}"
+
+
+def test_the_run_folder_holds_what_it_should(undisturbed):
+    assert {p.name for p in undisturbed.iterdir()} == {
+        ".lock", "config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "model.safetensors", "run.json",
+        "metrics.jsonl", "throughput.jsonl", "curves.png", "checkpoints"}
+    assert [p.name for p in sorted((undisturbed / "checkpoints").iterdir())] == ["step-00000009", "step-00000012"]
+    assert (undisturbed / "model.safetensors").stat().st_mode & 0o044
+    lines = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "mlm_loss" in line] == [2, 4, 6, 8, 10, 12]
+    assert [line["step"] for line in lines if "held_out_mlm_loss" in line] == [5, 10, 12]
+    assert {"mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy", "gradient_norm", "learning_rate"} <= set(lines[0])
+    description = json.loads((undisturbed / "run.json").read_text())
+    assert description["options"]["training"]["steps"] == 12 and description["versions"]["mindspore"]
+    assert (undisturbed / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_transformers_loads_the_run_folder(undisturbed):
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    model, report = transformers.BertForPreTraining.from_pretrained(undisturbed, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    weights = load_file(undisturbed / "model.safetensors")
+    assert all(np.array_equal(value.detach().numpy(), weights[name]) for name, value in model.named_parameters())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(undisturbed)
+    from ms_bert.data.tokenizer import load
+    text = "Objects of different types, except different numeric types, never compare equal: café!"
+    assert tokenizer(text)["input_ids"] == load(undisturbed).tokenizer.encode(text).ids
+    with torch.no_grad():
+        assert model(**tokenizer("A test.", return_tensors="pt")).prediction_logits.isfinite().all()
+
+
+def test_the_same_command_gives_the_same_run(undisturbed, tmp_path):
+    result = runs.run("--repeat", undisturbed / "run.json", "--output", tmp_path / "again")
+    assert result.returncode == 0, result.stderr
+    assert runs.content(tmp_path / "again") == runs.content(undisturbed)
+
+
+@pytest.mark.parametrize("moment", ["before the first checkpoint", "between checkpoints", "while one is written"])
+def test_a_killed_run_resumes_to_the_same_bytes(options, undisturbed, tmp_path, moment):
+    folder = tmp_path / "run"
+    process = runs.start(*options, "--output", folder)
+    metrics = folder / "metrics.jsonl"
+    wait_for({
+        "before the first checkpoint": lambda: (folder / "run.json").exists(),
+        "between checkpoints": lambda: metrics.exists() and metrics.read_text().count("\n") >= 4,
+        "while one is written": lambda: (folder / "checkpoints" / ".step-00000006.writing").exists()
+        or checkpoint(folder, 6).exists(),
+    }[moment], process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not checkpoint(folder, 12).exists()
+    resumed = runs.run("--resume", folder)
+    assert resumed.returncode == 0, resumed.stderr
+    assert runs.content(folder) == runs.content(undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_stops_and_the_run_goes_on(options, undisturbed, tmp_path, number):
+    folder = tmp_path / "run"
+    process = runs.start(*options, "--steps", "400", "--decay-steps", "12", "--output", folder)
+    wait_for(lambda: checkpoint(folder, 3).exists(), process)
+    process.send_signal(number)
+    out, err = process.communicate()
+    # A SIGINT that arrives while a graph runs comes through MindSpore, as SIGTERM.
+    assert process.returncode in (128 + number, 128 + signal.SIGTERM) and "Traceback" not in err
+    stopped = max(int(p.name[5:]) for p in (folder / "checkpoints").glob("step-*"))
+    assert f"after step {stopped}, saved; go on with --resume {folder}" in out
+    if stopped <= 12:
+        resumed = runs.run("--resume", folder, "--steps", 12)
+        assert resumed.returncode == 0, resumed.stderr
+        assert runs.content(folder) == runs.content(undisturbed)
+
+
+def damage(path, how):
+    content = bytearray(path.read_bytes())
+    if how == "truncated":
+        content = content[:len(content) // 2]
+    else:
+        content[len(content) // 2] ^= 1
+    path.unlink()  # model.safetensors of the run folder may be the same file
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("file, how", [("model.safetensors", "altered"), ("optimizer.safetensors", "truncated"),
+                                       ("state.json", "altered")])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(undisturbed, tmp_path, file, how):
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    damage(checkpoint(folder, 12) / file, how)
+    result = runs.run("--resume", folder)
+    assert result.returncode == 0 and f"{checkpoint(folder, 12)} is damaged" in result.stderr
+    assert "step 9 of 12" in result.stdout
+    assert runs.content(folder) == runs.content(undisturbed)
+
+
+def test_a_finished_run_says_so_and_goes_further_when_asked(undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    result = runs.run("--resume", folder)
+    assert result.returncode == 0 and "complete at step 12" in result.stdout
+    result = runs.run("--resume", folder, "--steps", 14, "--keep-every", 9)
+    assert result.returncode == 0, result.stderr
+    assert [p.name for p in sorted((folder / "checkpoints").iterdir())] == [
+        "step-00000009", "step-00000012", "step-00000014"]
+
+
+def test_a_full_disk_is_one_message_and_the_last_checkpoint_stays(undisturbed, tmp_path):
+    import resource
+
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    intact = runs.content(folder)
+    # No file may grow beyond this: the system refuses the write as it does when the disk is full.
+    limit = (folder / "model.safetensors").stat().st_size // 2
+    result = runs.run("--resume", folder, "--steps", 20,
+                      preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    runs.assert_refused(result, "the checkpoint of step 12 is intact", code=1)
+    assert "File too large" in result.stderr
+    for name, value in runs.content(folder).items():
+        if name != "metrics.jsonl":
+            assert value == intact[name]
+    assert not list((folder / "checkpoints").glob(".*"))
+
+
+def test_a_vanished_output_folder_is_one_message(options, tmp_path):
+    folder = tmp_path / "run"
+    process = runs.start(*options, "--steps", "4000", "--output", folder)
+    wait_for(lambda: (folder / "metrics.jsonl").exists(), process)
+    os.rename(folder, tmp_path / "elsewhere")
+    _, err = process.communicate()
+    assert process.returncode == 1 and "Traceback" not in err
+    assert f"writing the run folder {folder} failed" in err and not folder.exists()
+    assert runs.run("--resume", tmp_path / "elsewhere", "--steps", 8).returncode == 0
+
+
+def test_a_loss_that_is_not_finite_stops_before_anything_is_overwritten(options, tmp_path):
+    result = runs.run(*options, "--learning-rate", "1e30", "--warmup-steps", "0", "--output", tmp_path / "run")
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "neither may be infinite or NaN" in result.stderr and "--learning-rate" in result.stderr
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+# A user's mistakes: one sentence, exit code 2
+
+
+def test_another_runs_folder_is_not_overwritten(options, undisturbed, tmp_path):
+    before = runs.content(undisturbed)
+    runs.assert_refused(runs.run(*options, "--output", undisturbed), "holds another run; go on with it by --resume")
+    assert runs.content(undisturbed) == before
+    (tmp_path / "notes.txt").write_text("mine")
+    runs.assert_refused(runs.run(*options, "--output", tmp_path), "not an empty folder")
+
+
+@pytest.mark.parametrize("device, words", [("Ascend", "npu-smi info"), ("GPU", "nvidia-smi")])
+def test_a_missing_device_is_one_sentence(options, tmp_path, device, words):
+    result = runs.run(*options, "--device", device, "--output", tmp_path / "run")
+    if result.returncode == 0:
+        pytest.skip(f"there is a usable {device}")
+    runs.assert_refused(result, words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_vocabulary_that_does_not_fit_is_refused(options, tmp_path):
+    config = runs.write_config(tmp_path, vocab_size=500)
+    runs.assert_refused(runs.run(*options, "--config", config, "--output", tmp_path / "run"),
+                        "the vocabulary has 600 entries and the config's vocab_size is 500")
+
+
+def test_a_sequence_longer_than_the_position_table_is_refused(options, tmp_path):
+    runs.assert_refused(runs.run(*options, "--seq-length", "64", "--output", tmp_path / "run"),
+                        "--seq-length 64 is longer than the position table of 40")
+
+
+@pytest.mark.parametrize("text, words", [
+    ("", "holds no text"), ("One sentence here. And another one.\nA third.\n", "1 training document")])
+def test_a_corpus_too_small_is_refused(options, tmp_path, text, words):
+    (tmp_path / "a.txt").write_text(text)
+    runs.assert_refused(runs.run(*options, "--corpus", tmp_path / "a.txt", "--vocab-size", "100", "--output",
+                                 tmp_path / "run"), words)
+
+
+def test_a_changed_corpus_is_noticed_when_a_run_is_resumed(options, undisturbed, tmp_path):
+    corpus = tmp_path / "a.txt"
+    corpus.write_bytes(open(options[1], "rb").read())
+    result = runs.run(*options, "--corpus", corpus, "--steps", 3, "--output", tmp_path / "run")
+    assert result.returncode == 0, result.stderr
+    corpus.write_text(corpus.read_text() + "\n\nOne more document. It has two sentences.\n")
+    runs.assert_refused(runs.run("--resume", tmp_path / "run", "--steps", 6), "the corpus is not the one")
+
+
+def test_a_run_begins_from_the_weights_of_another(options, undisturbed, tmp_path):
+    result = runs.run(*options, "--init", undisturbed, "--steps", 1, "--learning-rate", "1e-9", "--output",
+                      tmp_path / "run")
+    assert result.returncode == 0, result.stderr
+    before, after = (load_file(folder / "model.safetensors") for folder in (undisturbed, tmp_path / "run"))
+    assert max(np.abs(before[name] - after[name]).max() for name in before) < 1e-8
+    config = runs.write_config(tmp_path, hidden_size=48)
+    runs.assert_refused(runs.run(*options, "--init", undisturbed, "--config", config, "--output", tmp_path / "other"),
+                        "instead of float32")
+    assert not (tmp_path / "other").exists()
