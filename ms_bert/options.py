@@ -93,7 +93,8 @@ class ModelOptions:
     config: Optional[Path] = None
     """A config.json, or a folder with one, instead of a preset; its vocab_size must hold the vocabulary."""
     init: Optional[Path] = None
-    """A model.safetensors, or a folder with one, to begin from instead of random weights."""
+    """A model.safetensors to begin from instead of random weights, or a folder that holds one; the folder also gives
+    the config and the vocabulary, unless --config and --vocab do."""
     truncated_normal: bool = False
     """Random weights from a normal cut off at two standard deviations, as Google's code draws them."""
     dropout: Optional[float] = None

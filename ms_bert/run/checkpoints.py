@@ -44,7 +44,7 @@ class TrainingState:
 
 def save(run_folder: Path, state: TrainingState) -> Path:
     """Write a checkpoint and make its weights the run's newest; returns its folder."""
-    folder = run_folder / "checkpoints" / f"step-{state.step:08d}"
+    folder = _folder(run_folder, state.step)
     beside = folder.with_name(f".{folder.name}.writing")
     if not run_folder.is_dir():
         raise FileNotFoundError(2, "the folder is gone", str(run_folder))
@@ -66,8 +66,20 @@ def save(run_folder: Path, state: TrainingState) -> Path:
         sync_folder(folder.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    _publish(folder / MODEL, run_folder / MODEL)
+    publish(run_folder, state.step)
     return folder
+
+
+def publish(run_folder: Path, step: int) -> None:
+    """Let the run's model.safetensors be that of a checkpoint, or a copy where the file system has no hard links."""
+    source, target = _folder(run_folder, step) / MODEL, run_folder / MODEL
+    beside = target.with_name(f".{target.name}.writing")
+    beside.unlink(missing_ok=True)
+    try:
+        os.link(source, beside)
+    except OSError:
+        shutil.copyfile(source, beside)
+    os.replace(beside, target)
 
 
 def steps(run_folder: Path) -> list[int]:
@@ -79,7 +91,7 @@ def steps(run_folder: Path) -> list[int]:
 def load_newest(run_folder: Path, warn) -> TrainingState | None:
     """The newest checkpoint whose checksums hold, or None; `warn(sentence)` is called for each that is passed over."""
     for step in reversed(steps(run_folder)):
-        folder = run_folder / "checkpoints" / f"step-{step:08d}"
+        folder = _folder(run_folder, step)
         fault = _fault(folder)
         if fault is None:
             description = json.loads((folder / STATE).read_text(encoding="utf-8"))
@@ -93,7 +105,11 @@ def prune(run_folder: Path, keep: int, keep_every: int) -> None:
     """Remove all checkpoints but the newest `keep` and those of multiples of `keep_every` (0: none of these)."""
     for step in steps(run_folder)[:-keep]:
         if not keep_every or step % keep_every:
-            shutil.rmtree(run_folder / "checkpoints" / f"step-{step:08d}")
+            shutil.rmtree(_folder(run_folder, step))
+
+
+def _folder(run_folder: Path, step: int) -> Path:
+    return run_folder / "checkpoints" / f"step-{step:08d}"
 
 
 def _fault(folder: Path) -> str | None:
@@ -127,17 +143,6 @@ def _write_arrays(path: Path, arrays: Arrays) -> None:
 def _sync(path: Path) -> None:
     with open(path, "rb") as file:
         os.fsync(file.fileno())
-
-
-def _publish(source: Path, target: Path) -> None:
-    """Let target be the same file as source, or a copy where the file system has no hard links."""
-    beside = target.with_name(f".{target.name}.writing")
-    beside.unlink(missing_ok=True)
-    try:
-        os.link(source, beside)
-    except OSError:
-        shutil.copyfile(source, beside)
-    os.replace(beside, target)
 
 
 def load_weights(path: Path) -> Arrays:

@@ -83,24 +83,17 @@ def _from_command_line(program, description, arguments, default: Options) -> Opt
 
 
 def pretrain(framework: Framework, options: Options) -> int:
-    """Pre-train as the options say."""
+    """Pre-train as the options say; returns the exit code."""
     begun = time.perf_counter()
-    progress = Progress()
-    if options.run.output is not None:
-        check_free(options.run.output)
+    progress, resumed = Progress(), options.run.resume
+    path = resumed or options.run.output or _free_folder(options.model.preset)
+    if not resumed:
+        check_free(path)
     framework.check(options)
-    corpus = Corpus(options.text)
-    init = options.model.init if options.model.init is not None and options.model.init.is_dir() else None
-    text = options.text if options.text.vocab or not init else dataclasses.replace(options.text, vocab=init)
-    if options.run.resume:
-        text = dataclasses.replace(text, vocab=options.run.resume)  # the very vocabulary the run began with
-    vocabulary = tokenizer.vocabulary(text, corpus)
-    store, made = open_store(text, corpus, vocabulary)
-    counts = store.train.counts
-    progress.say(f"corpus {' '.join(options.text.corpus)}: {counts['documents']:,} documents, "
-                 f"{counts['sentences']:,} sentences, {counts['tokens']:,} tokens of {vocabulary.size:,} kinds "
-                 f"({'made' if made else 'kept'} in {store.folder}, {time.perf_counter() - begun:.1f} s)")
-    config = _config(options, vocabulary, init)
+
+    source = resumed or options.model.init
+    vocabulary, store = _text(options, source if source and source.is_dir() else None, progress)
+    config = _config(options, vocabulary)
     training, examples = options.training, options.examples
     train = BatchMaker(store.train, vocabulary, examples, training.batch_size, training.seed)
     held_out = None
@@ -109,31 +102,30 @@ def pretrain(framework: Framework, options: Options) -> int:
                               training.seed, held_out=True)
 
     trainer = framework.trainer(config, options)
-    if options.run.resume is not None:
-        path = options.run.resume
+    if resumed:
         description = read_description(path)
         if description["store"] != store.fingerprint:
             raise UserError(f"the corpus is not the one that {path} was begun with, so its next batch cannot be made; "
                             "restore the corpus, or begin a new run.")
         folder = RunFolder(path)
-        folder.describe({**description, "options": {**options.to_dict()}})
-    else:
-        path = options.run.output or _free_folder(options.model.preset)
-        if options.model.init is not None:
-            trainer.load_weights(checkpoints.load_weights(options.model.init), str(options.model.init))
-        folder = RunFolder.create(path, _description(framework, options, config, store, trainer), config,
-                                  vocabulary, options.text.cased, examples.seq_length)
-    loop = Loop(options, trainer, folder, train, held_out, progress, store.unigram_entropy)
-    if options.run.resume is not None:
         state = checkpoints.load_newest(path, warn=lambda sentence: print(sentence, file=sys.stderr))
-        if state is not None:
-            loop.resume(state)
-        elif options.model.init is not None:
-            trainer.load_weights(checkpoints.load_weights(options.model.init), str(options.model.init))
+        folder.describe({**description, "options": options.to_dict()})
+    else:
+        state = None
+    if options.model.init is not None and state is None:
+        trainer.load_weights(checkpoints.load_weights(options.model.init), str(options.model.init))
+    if not resumed:
+        description = _description(framework, options, config, store, trainer)
+        folder = RunFolder.create(path, description, config, vocabulary, options.text.cased, examples.seq_length)
+    loop = Loop(options, trainer, folder, train, held_out, progress, store.unigram_entropy)
+    if resumed:
+        loop.resume(state)
         if loop.step >= training.steps:
             progress.say(f"{path} is complete at step {loop.step}; give a larger --steps to go on.")
             return 0
-    progress.say(f"{_shape(config)}, {trainer.parameters:,} parameters, {framework.name} on {options.run.device} in "
+
+    progress.say(f"BERT of {config.num_hidden_layers} layers of {config.hidden_size} with {config.num_attention_heads} "
+                 f"heads, {trainer.parameters:,} parameters, {framework.name} on {options.run.device} in "
                  f"{training.precision}; step {loop.step} of {training.steps} in {path}")
     try:
         loop.run()
@@ -144,9 +136,25 @@ def pretrain(framework: Framework, options: Options) -> int:
     return 0
 
 
-def _config(options: Options, vocabulary: Vocabulary, init: Path | None) -> BertConfig:
-    """The config of a run, checked against the vocabulary and the sequence length."""
-    source = options.model.config or init
+def _text(options: Options, source: Path | None, progress: Progress) -> tuple[Vocabulary, TokenStore]:
+    """The vocabulary and the token store; the vocabulary is that of `source` (a run or --init), if it has one."""
+    begun, text = time.perf_counter(), options.text
+    corpus = Corpus(text)
+    if source is not None and (options.run.resume or text.vocab is None):
+        text = dataclasses.replace(text, vocab=source)
+    vocabulary = tokenizer.vocabulary(text, corpus)
+    store, made = open_store(text, corpus, vocabulary)
+    counts = store.train.counts
+    progress.say(f"corpus {' '.join(text.corpus)}: {counts['documents']:,} documents, {counts['sentences']:,} sentences, "
+                 f"{counts['tokens']:,} tokens of {vocabulary.size:,} kinds ({'made' if made else 'kept'} in "
+                 f"{store.folder}, {time.perf_counter() - begun:.1f} s)")
+    return vocabulary, store
+
+
+def _config(options: Options, vocabulary: Vocabulary) -> BertConfig:
+    """The config of a run (its file, that of --init, or a preset), checked against vocabulary and sequence length."""
+    init = options.model.init
+    source = options.model.config or (init if init is not None and init.is_dir() else None)
     config = BertConfig.from_json(source) if source else PRESETS[options.model.preset].replace(
         vocab_size=vocabulary.size, pad_token_id=vocabulary.pad)
     if config.vocab_size < vocabulary.size:
@@ -184,8 +192,3 @@ def _free_folder(preset: str) -> Path:
     while (path := Path("runs") / (preset if number == 1 else f"{preset}-{number}")).exists():
         number += 1
     return path
-
-
-def _shape(config: BertConfig) -> str:
-    return (f"BERT of {config.num_hidden_layers} layers of {config.hidden_size} with "
-            f"{config.num_attention_heads} heads")

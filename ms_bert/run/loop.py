@@ -160,10 +160,15 @@ class Loop:
         self.train, self.held_out, self.progress, self.entropy = train, held_out, progress, entropy
         self.step, self.window = 0, collections.Counter()
 
-    def resume(self, state: TrainingState) -> None:
-        """Go on from a checkpoint."""
-        self.trainer.load(state.model, state.optimizer, state.scalars)
-        self.step, self.window = state.step, collections.Counter(state.position["window"])
+    def resume(self, state: TrainingState | None) -> None:
+        """Go on from a checkpoint, or from the beginning where none was written yet."""
+        if state is not None:
+            self.trainer.load(state.model, state.optimizer, state.scalars)
+            self.step, self.window = state.step, collections.Counter(state.position["window"])
+            # What a kill between a checkpoint and the end of its step left undone.
+            checkpoints.publish(self.folder.path, state.step)
+            checkpoints.prune(self.folder.path, self.options.run.keep, self.options.run.keep_every)
+        self.folder.cut_logs(self.step)
 
     def run(self) -> dict[str, float]:
         """Train to the last step; returns the last evaluation.
@@ -183,7 +188,6 @@ class Loop:
     def _run(self) -> dict[str, float]:
         run, training = self.options.run, self.options.training
         evaluation = None
-        self.folder.cut_logs(self.step)
         steps = range(self.step, training.steps)
         with _StopSignals() as stop, self.progress, contextlib.closing(prefetched(self.train, steps)) as batches:
             self.progress.start(self.step, training.steps)

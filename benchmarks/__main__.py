@@ -1,0 +1,37 @@
+"""`python -m benchmarks QUESTION ...`: measure, print, and keep the result with machine, versions and commit."""
+
+import argparse
+import importlib
+import json
+import pkgutil
+import sys
+from pathlib import Path
+
+import benchmarks
+from benchmarks.machine import describe
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> int:
+    questions = sorted(m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name not in ("__main__", "machine"))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("questions", nargs="+", choices=questions, metavar="QUESTION",
+                        help="what to measure: " + ", ".join(questions))
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results (default: %(default)s)")
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for question in arguments.questions:
+        module = importlib.import_module(f"benchmarks.{question}")
+        # Described before, for the commit must be that of the measured code.
+        result = {"question": module.__doc__.splitlines()[0], **describe()}
+        result["result"] = module.measure(arguments.output)
+        path = arguments.output / f"{question}.json"
+        path.write_text(json.dumps(result, indent=2) + "\n")
+        print(json.dumps(result["result"], indent=2))
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""What does the default run learn, and in what time?
+
+The default command in full; its curves are kept beside as learning.png.
+"""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from benchmarks.machine import run_pretraining
+from ms_bert.run.folder import CURVES, METRICS, RUN, THROUGHPUT, read_log
+
+
+def measure(output):
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        whole = run_pretraining("--output", run)
+        shutil.copyfile(run / CURVES, output / "learning.png")
+        description = json.loads((run / RUN).read_text())
+        metrics, throughput = read_log(run, METRICS), read_log(run, THROUGHPUT)
+    training = sum(line["seconds"] for line in throughput)
+    return {
+        "seconds": whole["seconds"], "peak_memory_gb": whole["peak_memory_gb"], "printed": whole["lines"],
+        "parameters": description["parameters"], "text": description["text"],
+        "options": description["options"],
+        "held_out": [line for line in metrics if "held_out_mlm_loss" in line],
+        "training_seconds": round(training, 1),
+        "waited_for_batches_share": round(sum(line["waited_for_batches"] for line in throughput) / training, 5),
+        "required": {"held_out_mlm_loss_under": description["text"]["held_out_unigram_entropy"],
+                     "held_out_nsp_accuracy_over": 0.5},
+    }

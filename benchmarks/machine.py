@@ -1,0 +1,56 @@
+"""What a result was measured on, and how a command is measured."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PACKAGES = ("mindspore", "numpy", "tokenizers", "pyarrow", "datasets")
+
+
+def describe() -> dict:
+    """Machine, versions, commit and date."""
+    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if line.startswith("model name")), platform.machine())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    git = ["git", "-C", str(Path(__file__).parent)]
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], text=True, capture_output=True).stdout.strip()
+    changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no", "--", ":!results"], text=True,
+                             capture_output=True).stdout.strip()
+    return {
+        "machine": {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory / 2**30, 1),
+                    "system": platform.platform()},
+        "versions": {"python": platform.python_version(),
+                     **{name: importlib.metadata.version(name) for name in PACKAGES}},
+        "commit": commit + (" with uncommitted changes" if changed else ""),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def run_pretraining(*arguments, watch: str | None = None) -> dict:
+    """Run `python -m ms_bert.pretrain`; returns its seconds, peak resident memory, and when a line was printed.
+
+    Args:
+        watch: the beginning of a line of output; `watched_seconds` is when it appeared.
+    """
+    begun, watched, lines = time.perf_counter(), None, []
+    process = subprocess.Popen([sys.executable, "-m", "ms_bert.pretrain", *map(str, arguments)], text=True,
+                               stdout=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    for line in process.stdout:
+        lines.append(line.rstrip())
+        print(lines[-1], flush=True)
+        if watch is not None and watched is None and line.startswith(watch):
+            watched = time.perf_counter() - begun
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"the measured command failed: {' '.join(map(str, arguments))}")
+    result = {"seconds": round(time.perf_counter() - begun, 2), "peak_memory_gb": round(usage.ru_maxrss / 1e6, 2)}
+    if watch is not None:
+        result["watched_seconds"] = round(watched, 2)
+    return {**result, "lines": lines}

@@ -1,0 +1,27 @@
+"""How long from the default command to its first training step, with the token store there, and how much compiles?
+
+Five starts of the default run, each stopped after two steps.
+"""
+
+import json
+import statistics
+import tempfile
+from pathlib import Path
+
+from benchmarks.machine import run_pretraining
+
+STARTS = 5
+
+
+def measure(output):
+    starts = []
+    with tempfile.TemporaryDirectory() as folder:
+        run_pretraining("--steps", 1, "--eval-every", 0, "--output", Path(folder) / "first")  # makes the store
+        for number in range(STARTS):
+            run = Path(folder) / str(number)
+            seconds = run_pretraining("--steps", 2, "--eval-every", 0, "--output", run, watch="first step")
+            line = json.loads((run / "throughput.jsonl").read_text().splitlines()[0])
+            starts.append({"to_first_step_seconds": seconds["watched_seconds"],
+                           "first_step_with_compilation_seconds": line["first_step_seconds"]})
+    return {"starts": starts, "median": {k: statistics.median(s[k] for s in starts) for k in starts[0]},
+            "required_to_first_step_seconds": 60}
