@@ -62,7 +62,8 @@ class Progress:
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(1)
         now = time.perf_counter()
-        if self._bar.disable and (now - self._shown > self._plain or step == self._last):
+        due = self._steps_done > 1 and now - self._shown > self._plain
+        if self._bar.disable and (due or step == self._last):
             self._shown = now
             left = self._training_seconds / max(1, self._steps_done - 1) * (self._last - step)
             self.say(f"step {step}/{self._last} {text} left {tqdm.format_interval(left)}")
