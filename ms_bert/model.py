@@ -4,7 +4,7 @@ Parameters bear Hugging Face's names, order and shapes (`weight` is (out, in)), 
 Shapes: B rows, S tokens a row, P masked slots, N sequences a row, H hidden, V vocabulary. Inside the encoder an
 activation is (B * S, H): every linear layer is then one plain matrix product.
 
-Dropout is on exactly when `dropout_keys` are given (see `ms_bert.data.random.dropout_keys`); there is no training flag.
+Dropout is on exactly when `dropout_keys` are given (see `ms_bert.randomness`); there is no training flag.
 """
 
 import math
@@ -15,7 +15,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from ms_bert import kernels
 from ms_bert.config import BertConfig
-from ms_bert.data.random import initial_weights
+from ms_bert.randomness import DropoutColumns, initial_weights
 
 
 class Numerics:
@@ -28,7 +28,7 @@ class Numerics:
     """
 
     def __init__(self, device: str = "CPU", dtype: str = "float32", recompute: bool = False):
-        self.attention = kernels.attention(device)
+        self.attention = kernels.attention(device, dtype)
         self.dtype = getattr(ms, dtype)
         self.recompute = recompute
 
@@ -308,31 +308,6 @@ def gather_positions(sequence_output, positions, tokens):
     """Rows of (B * S, H) at positions (B, K) of each row of `tokens` = S tokens -> (B * K, H)."""
     first = ops.expand_dims(ops.arange(0, positions.shape[0] * tokens, tokens, dtype=ms.int32), 1)  # (B, 1)
     return ops.gather(sequence_output, ops.reshape(positions + first, (-1,)), 0)
-
-
-class DropoutColumns:
-    """Which columns of the dropout keys belong to which place of the model.
-
-    A layout that both frameworks share: 2 L + 2 blocks of H columns (after the embeddings, then two a layer, then
-    the input of a downstream head), then for each layer heads * S columns, S being at most the position table.
-    """
-
-    def __init__(self, config: BertConfig):
-        self.config = config
-
-    def hidden(self, block: int) -> int:
-        """First column of the hidden block: 0 embeddings, 2 i + 1 and 2 i + 2 layer i, 2 L + 1 a downstream head."""
-        return block * self.config.hidden_size
-
-    def attention(self, layer: int) -> int:
-        """First column of the probabilities of a layer."""
-        width = self.config.num_attention_heads * self.config.max_position_embeddings
-        return self.hidden(2 * self.config.num_hidden_layers + 2) + layer * width
-
-    @property
-    def total(self) -> int:
-        """C, the number of columns."""
-        return self.attention(self.config.num_hidden_layers)
 
 
 def named_intermediates(embeddings_and_layers) -> dict:

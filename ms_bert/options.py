@@ -217,13 +217,13 @@ class Options:
     def from_dict(cls, groups: dict, source: str) -> Options:
         """Options from what `to_dict` gave; an unknown group or option is an error."""
         made = {}
-        for field in dataclasses.fields(cls):
-            kind = _GROUPS[field.name]
-            given = groups.get(field.name, {})
-            unknown = set(given) - {f.name for f in dataclasses.fields(kind)}
+        for group, given in groups.items():
+            kind = _GROUPS.get(group)
+            known = {f.name for f in dataclasses.fields(kind)} if kind else set()
+            unknown = sorted(set(given) - known) if kind else [group]
             if unknown:
-                raise UserError(f"{source}: unknown option {sorted(unknown)[0]!r}; it was written by another version.")
-            made[field.name] = kind(**{k: _typed(kind, k, v) for k, v in given.items()})
+                raise UserError(f"{source}: unknown option {unknown[0]!r}; it was written by another version.")
+            made[group] = kind(**{name: _typed(kind, name, value) for name, value in given.items()})
         return cls(**made)
 
 

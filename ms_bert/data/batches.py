@@ -10,7 +10,7 @@ import numpy as np
 
 from ms_bert.data.masking import mask
 from ms_bert.data.pairs import PairSampler
-from ms_bert.data.random import HELD_OUT, MASKING, generator
+from ms_bert.randomness import HELD_OUT, MASKING, generator
 from ms_bert.data.store import Split
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.options import ExampleOptions

@@ -11,7 +11,7 @@ import dataclasses
 
 import numpy as np
 
-from ms_bert.data.random import HELD_OUT, ORDER, PAIRS, generator, permuted
+from ms_bert.randomness import HELD_OUT, ORDER, PAIRS, generator, permuted
 from ms_bert.data.store import Split
 from ms_bert.errors import UserError
 from ms_bert.options import ExampleOptions

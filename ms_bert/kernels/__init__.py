@@ -1,21 +1,30 @@
 """The few operations worth a device-specific form, behind one small interface.
 
 `stock` is written in MindSpore's own operations and runs on every device; `ascend` replaces what the NPU has a
-fused operation for. `attention(device)` picks the form.
+fused operation for. `attention(device, dtype)` picks the form.
 
 Rows are tokens: an activation is (rows, width) with rows = B * S, in the compute dtype; what needs range
 (softmax, LayerNorm, GELU, losses) is computed in float32 inside.
 """
 
+from ms_bert.errors import UserError
 from ms_bert.kernels import ascend, stock
 from ms_bert.kernels.stock import cross_entropy, dropout, gelu, gelu_new, layer_norm, linear, relu
 
 ACTIVATIONS = {"gelu": gelu, "gelu_new": gelu_new, "relu": relu}
 
 
-def attention(device: str):
-    """The attention function for a device: 'CPU', 'GPU' or 'Ascend'."""
-    return ascend.attention if device == "Ascend" else stock.attention
+def attention(device: str, dtype: str):
+    """The attention function for a device ('CPU', 'GPU' or 'Ascend') and a compute dtype."""
+    return ascend.attention if device == "Ascend" and dtype in ascend.ATTENTION_DTYPES else stock.attention
 
 
-__all__ = ["ACTIVATIONS", "attention", "cross_entropy", "dropout", "gelu", "gelu_new", "layer_norm", "linear", "relu"]
+def check(device: str, dtype: str, head_size: int, tokens: int) -> None:
+    """Raise UserError where the form that would be picked cannot compute these sizes."""
+    multiple = ascend.ATTENTION_MULTIPLE
+    if attention(device, dtype) is ascend.attention and (head_size % multiple or tokens % multiple):
+        raise UserError(f"Ascend's fused attention in {dtype} needs head size and --seq-length to be multiples of "
+                        f"{multiple}, found {head_size} and {tokens}; change them, or use --precision float32.")
+
+
+__all__ = ["ACTIVATIONS", "attention", "check", "cross_entropy", "dropout", "gelu", "gelu_new", "layer_norm", "linear", "relu"]

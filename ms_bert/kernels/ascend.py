@@ -4,6 +4,9 @@ import mindspore as ms
 from mindspore import ops
 from mindspore.ops.auto_generate import DropoutGenMaskExt
 
+ATTENTION_DTYPES = ("float16", "bfloat16")
+ATTENTION_MULTIPLE = 16  # of which head size and sequence length must be multiples
+
 _generate_mask = DropoutGenMaskExt()
 
 

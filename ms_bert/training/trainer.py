@@ -6,12 +6,13 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, ops
 
+from ms_bert import kernels
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import FIELDS, Batch
-from ms_bert.data.random import dropout_keys
 from ms_bert.errors import UserError
-from ms_bert.model import BertForPreTraining, DropoutColumns, Numerics, count_parameters, initialize
+from ms_bert.model import BertForPreTraining, Numerics, count_parameters, initialize
 from ms_bert.options import Options
+from ms_bert.randomness import DropoutColumns, dropout_keys
 from ms_bert.run.checkpoints import Arrays
 from ms_bert.run.loop import SUMS, StepResult
 from ms_bert.training.step import AccumulateStep, PreTrainingLoss, TrainStep, Update, UpdateFromBuffers
@@ -32,6 +33,7 @@ class MindSporeTrainer:
     def __init__(self, config: BertConfig, options: Options):
         training = options.training
         self.config, self.training = config, training
+        kernels.check(options.run.device, training.precision, config.head_size, options.examples.seq_length)
         self.model = BertForPreTraining(config, Numerics(options.run.device, training.precision, training.recompute))
         initialize(self.model, config, training.seed, options.model.truncated_normal)
         self.parameters = count_parameters(self.model)

@@ -214,8 +214,8 @@ def test_a_changed_corpus_is_noticed_when_a_run_is_resumed(options, undisturbed,
 
 
 def test_a_run_begins_from_the_weights_of_another(options, undisturbed, tmp_path):
-    result = runs.run(*options, "--init", undisturbed, "--steps", 1, "--learning-rate", "1e-9", "--output",
-                      tmp_path / "run")
+    result = runs.run(*options, "--init", undisturbed, "--steps", 1, "--learning-rate", "1e-9", "--held-out", "0",
+                      "--no-nsp", "--output", tmp_path / "run")
     assert result.returncode == 0, result.stderr
     before, after = (load_file(folder / "model.safetensors") for folder in (undisturbed, tmp_path / "run"))
     assert max(np.abs(before[name] - after[name]).max() for name in before) < 1e-8

@@ -9,7 +9,7 @@ from ms_bert.data.batches import FIELDS, BatchMaker, prefetched
 from ms_bert.data.corpus import Corpus
 from ms_bert.data.masking import _choose, mask
 from ms_bert.data.pairs import PairSampler
-from ms_bert.data.random import dropout_keys, generator, initial_weights, permuted
+from ms_bert.randomness import dropout_keys, generator, initial_weights, permuted
 from ms_bert.data.store import open_store
 from ms_bert.errors import UserError
 from ms_bert.options import ExampleOptions

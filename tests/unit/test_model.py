@@ -7,12 +7,12 @@ from mindspore import Tensor, nn
 
 from ms_bert import kernels
 from ms_bert.config import PRESETS, BertConfig
-from ms_bert.data.random import dropout_keys
 from ms_bert.device import use_device
 from ms_bert.heads import (BertForMultipleChoice, BertForQuestionAnswering, BertForSequenceClassification,
                            BertForTokenClassification)
-from ms_bert.model import (BertForPreTraining, BertModel, DropoutColumns, Numerics, count_parameters, initialize,
+from ms_bert.model import (BertForPreTraining, BertModel, Numerics, count_parameters, initialize,
                            named_intermediates)
+from ms_bert.randomness import DropoutColumns, dropout_keys
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

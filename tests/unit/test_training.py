@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
 
+from ms_bert import kernels
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import FIELDS, BatchMaker
 from ms_bert.device import use_device
@@ -294,3 +295,14 @@ def test_the_ascend_training_graph_is_built_on_a_cpu_host_with_its_fused_attenti
     assert found["Erf"] >= 3 and found["MatMul"] > 3 * 14
     assert ("Select" in found) == (precision == "float16")  # of the skipped step
     assert set(FIELDS) == set(batches[0])
+
+
+def test_ascend_in_float32_falls_back_to_stock_attention():
+    assert kernels.attention("Ascend", "float32") is kernels.attention("CPU", "float16") is kernels.stock.attention
+    assert kernels.attention("Ascend", "bfloat16") is kernels.ascend.attention
+
+
+def test_sizes_that_ascends_attention_lacks_are_refused():
+    ascend = dataclasses.replace(options(precision="float16"), run=RunOptions(device="Ascend"))
+    with pytest.raises(UserError, match="multiples of 16, found 8 and 32"):
+        MindSporeTrainer(CONFIG.replace(num_attention_heads=4), ascend)

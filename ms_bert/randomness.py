@@ -7,6 +7,8 @@ import hashlib
 
 import numpy as np
 
+from ms_bert.config import BertConfig
+
 # One stream a purpose; a new purpose takes a new number, for a number's meaning is part of every saved run.
 PAIRS, MASKING, DROPOUT, ORDER, WEIGHTS = range(1, 6)
 HELD_OUT = 16  # added to PAIRS, MASKING and ORDER for evaluation
@@ -48,10 +50,35 @@ def _mix(x: np.ndarray) -> np.ndarray:
 def dropout_keys(seed: int, step: int, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
     """Row keys (rows, 1) and column keys (columns,), odd int32, from which every dropout mask of a step follows.
 
-    See `ms_bert.kernels.stock.dropout` for how, and `ms_bert.model.DropoutColumns` for which columns are whose.
+    See `ms_bert.kernels.stock.dropout` for how, and `DropoutColumns` for which columns are whose.
     """
     keys = generator(seed, DROPOUT, step).integers(-(2**31), 2**31, size=rows + columns, dtype=np.int32) | np.int32(1)
     return keys[:rows, None], keys[rows:]
+
+
+class DropoutColumns:
+    """Which columns of the dropout keys belong to which place of the model.
+
+    A layout that both frameworks share: 2 L + 2 blocks of H columns (after the embeddings, then two a layer, then
+    the input of a downstream head), then for each layer heads * S columns, S being at most the position table.
+    """
+
+    def __init__(self, config: BertConfig):
+        self.config = config
+
+    def hidden(self, block: int) -> int:
+        """First column of the hidden block: 0 embeddings, 2 i + 1 and 2 i + 2 layer i, 2 L + 1 a downstream head."""
+        return block * self.config.hidden_size
+
+    def attention(self, layer: int) -> int:
+        """First column of the probabilities of a layer."""
+        width = self.config.num_attention_heads * self.config.max_position_embeddings
+        return self.hidden(2 * self.config.num_hidden_layers + 2) + layer * width
+
+    @property
+    def total(self) -> int:
+        """C, the number of columns."""
+        return self.attention(self.config.num_hidden_layers)
 
 
 def initial_weights(name: str, shape: tuple, scale: float, seed: int, truncated: bool) -> np.ndarray:
