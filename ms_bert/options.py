@@ -88,7 +88,7 @@ class ExampleOptions:
 class ModelOptions:
     """Which BERT is trained, and from what."""
 
-    preset: Literal["tiny", "mini", "small", "medium", "base", "large"] = "mini"
+    preset: Literal["tiny", "mini", "small", "medium", "base", "large"] = "tiny"
     """Size: tiny 2 layers of 128, mini 4/256, small 4/512, medium 8/512, base 12/768, large 24/1024."""
     config: Optional[Path] = None
     """A config.json, or a folder with one, instead of a preset; its vocab_size must hold the vocabulary."""
@@ -113,11 +113,12 @@ class TrainingOptions:
     """Sequences of one optimizer step."""
     accumulate: int = 1
     """Parts that the batch is computed in, one after the other: less memory, the same gradient."""
-    steps: int = 1000
+    steps: int = 3500
     """Optimizer steps."""
-    learning_rate: float = 1e-3
-    """Highest learning rate, reached at the end of the warm-up."""
-    warmup_steps: int = 100
+    learning_rate: float = 2e-3
+    """Highest learning rate, reached at the end of the warm-up; right for `tiny`, larger models want less
+    (base: 1e-4)."""
+    warmup_steps: int = 200
     """Steps over which the learning rate rises from 0."""
     decay_steps: Optional[int] = None
     """Step at which the decay ends; by default the last step."""
