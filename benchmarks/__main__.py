@@ -14,10 +14,13 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> int:
-    questions = sorted(m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name not in ("__main__", "machine"))
+    questions = sorted(
+        m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name not in ("__main__", "machine")
+    )
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("questions", nargs="+", choices=questions, metavar="QUESTION",
-                        help="what to measure: " + ", ".join(questions))
+    parser.add_argument(
+        "questions", nargs="+", choices=questions, metavar="QUESTION", help="what to measure: " + ", ".join(questions)
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results (default: %(default)s)")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -22,8 +22,10 @@ def measure(output):
     vocabulary = tokenizer.vocabulary(options, corpus)
     store, _ = open_store(options, corpus, vocabulary)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    makers = {masking: BatchMaker(store.train, vocabulary, ExampleOptions(seq_length=128, masking=masking), ROWS, 1)
-              for masking in ("token", "whole-word", "ngram")}
+    makers = {
+        masking: BatchMaker(store.train, vocabulary, ExampleOptions(seq_length=128, masking=masking), ROWS, 1)
+        for masking in ("token", "whole-word", "ngram")
+    }
     rates = {masking: [] for masking in makers}
     for round_ in range(ROUNDS):
         for masking, make in makers.items():
@@ -31,6 +33,14 @@ def measure(output):
             for step in range(STEPS):
                 make(round_ * STEPS + step)
             rates[masking].append(ROWS * STEPS / (time.process_time() - begun))
-    return {"sequences_per_second": {masking: {"median": round(statistics.median(values)), "least": round(min(values)),
-                                               "most": round(max(values))} for masking, values in rates.items()},
-            "required": 2000}
+    return {
+        "sequences_per_second": {
+            masking: {
+                "median": round(statistics.median(values)),
+                "least": round(min(values)),
+                "most": round(max(values)),
+            }
+            for masking, values in rates.items()
+        },
+        "required": 2000,
+    }

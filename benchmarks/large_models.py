@@ -9,8 +9,10 @@ from pathlib import Path
 
 from benchmarks.machine import run_pretraining
 
-RUNS = {"base": ("--preset", "base", "--batch-size", 8, "--steps", 4),
-        "large": ("--preset", "large", "--batch-size", 1, "--steps", 2)}
+RUNS = {
+    "base": ("--preset", "base", "--batch-size", 8, "--steps", 4),
+    "large": ("--preset", "large", "--batch-size", 1, "--steps", 2),
+}
 
 
 def measure(output):
@@ -18,14 +20,28 @@ def measure(output):
     with tempfile.TemporaryDirectory() as folder:
         for name, arguments in RUNS.items():
             run = Path(folder) / name
-            whole = run_pretraining(*arguments, "--seq-length", 128, "--vocab-size", 30522, "--held-out", 0,
-                                    "--log-every", 1, "--output", run)
+            whole = run_pretraining(
+                *arguments,
+                "--seq-length",
+                128,
+                "--vocab-size",
+                30522,
+                "--held-out",
+                0,
+                "--log-every",
+                1,
+                "--output",
+                run,
+            )
             lines = [json.loads(line) for line in (run / "throughput.jsonl").read_text().splitlines()]
             steps = [line["seconds"] for line in lines if "seconds" in line]
             losses = [json.loads(line)["mlm_loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-            results[name] = {"command": " ".join(map(str, arguments)),
-                             "parameters": json.loads((run / "run.json").read_text())["parameters"],
-                             "peak_memory_gb": whole["peak_memory_gb"],
-                             "first_step_with_compilation_seconds": lines[0]["first_step_seconds"],
-                             "step_seconds": steps, "mlm_losses": losses}
+            results[name] = {
+                "command": " ".join(map(str, arguments)),
+                "parameters": json.loads((run / "run.json").read_text())["parameters"],
+                "peak_memory_gb": whole["peak_memory_gb"],
+                "first_step_with_compilation_seconds": lines[0]["first_step_seconds"],
+                "step_seconds": steps,
+                "mlm_losses": losses,
+            }
     return {**results, "required_base_peak_memory_gb": 8}

@@ -21,12 +21,17 @@ def measure(output):
         metrics, throughput = read_log(run, METRICS), read_log(run, THROUGHPUT)
     training = sum(line["seconds"] for line in throughput)
     return {
-        "seconds": whole["seconds"], "peak_memory_gb": whole["peak_memory_gb"], "printed": whole["lines"],
-        "parameters": description["parameters"], "text": description["text"],
+        "seconds": whole["seconds"],
+        "peak_memory_gb": whole["peak_memory_gb"],
+        "printed": whole["lines"],
+        "parameters": description["parameters"],
+        "text": description["text"],
         "options": description["options"],
         "held_out": [line for line in metrics if "held_out_mlm_loss" in line],
         "training_seconds": round(training, 1),
         "waited_for_batches_share": round(sum(line["waited_for_batches"] for line in throughput) / training, 5),
-        "required": {"held_out_mlm_loss_under": description["text"]["held_out_unigram_entropy"],
-                     "held_out_nsp_accuracy_over": 0.5},
+        "required": {
+            "held_out_mlm_loss_under": description["text"]["held_out_unigram_entropy"],
+            "held_out_nsp_accuracy_over": 0.5,
+        },
     }

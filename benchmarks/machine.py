@@ -16,18 +16,31 @@ PACKAGES = ("mindspore", "numpy", "tokenizers", "pyarrow", "datasets")
 
 def describe() -> dict:
     """Machine, versions, commit and date."""
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                if line.startswith("model name")), platform.machine())
+    cpu = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     git = ["git", "-C", str(Path(__file__).parent)]
     commit = subprocess.run([*git, "rev-parse", "HEAD"], text=True, capture_output=True).stdout.strip()
-    changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no", "--", ":!results"], text=True,
-                             capture_output=True).stdout.strip()
+    changed = subprocess.run(
+        [*git, "status", "--porcelain", "--untracked-files=no", "--", ":!results"], text=True, capture_output=True
+    ).stdout.strip()
     return {
-        "machine": {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory / 2**30, 1),
-                    "system": platform.platform()},
-        "versions": {"python": platform.python_version(),
-                     **{name: importlib.metadata.version(name) for name in PACKAGES}},
+        "machine": {
+            "cpu": cpu,
+            "cores": len(os.sched_getaffinity(0)),
+            "memory_gib": round(memory / 2**30, 1),
+            "system": platform.platform(),
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in PACKAGES},
+        },
         "commit": commit + (" with uncommitted changes" if changed else ""),
         "date": datetime.date.today().isoformat(),
     }
@@ -40,8 +53,12 @@ def run_pretraining(*arguments, watch: str | None = None) -> dict:
         watch: the beginning of a line of output; `watched_seconds` is when it appeared.
     """
     begun, watched, lines = time.perf_counter(), None, []
-    process = subprocess.Popen([sys.executable, "-m", "ms_bert.pretrain", *map(str, arguments)], text=True,
-                               stdout=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ms_bert.pretrain", *map(str, arguments)],
+        text=True,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
     for line in process.stdout:
         lines.append(line.rstrip())
         print(lines[-1], flush=True)

@@ -21,7 +21,14 @@ def measure(output):
             run = Path(folder) / str(number)
             seconds = run_pretraining("--steps", 2, "--eval-every", 0, "--output", run, watch="first step")
             line = json.loads((run / "throughput.jsonl").read_text().splitlines()[0])
-            starts.append({"to_first_step_seconds": seconds["watched_seconds"],
-                           "first_step_with_compilation_seconds": line["first_step_seconds"]})
-    return {"starts": starts, "median": {k: statistics.median(s[k] for s in starts) for k in starts[0]},
-            "required_to_first_step_seconds": 60}
+            starts.append(
+                {
+                    "to_first_step_seconds": seconds["watched_seconds"],
+                    "first_step_with_compilation_seconds": line["first_step_seconds"],
+                }
+            )
+    return {
+        "starts": starts,
+        "median": {k: statistics.median(s[k] for s in starts) for k in starts[0]},
+        "required_to_first_step_seconds": 60,
+    }

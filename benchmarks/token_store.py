@@ -37,14 +37,24 @@ def measure(output):
                 seconds = time.perf_counter() - begun
             begun = time.perf_counter()
             open_store(made, Corpus(made), vocabulary)
-            results.append({"megabytes": path.stat().st_size / 1e6, "seconds": round(seconds, 1),
-                            "megabytes_per_minute": round(path.stat().st_size / 1e6 / seconds * 60),
-                            "peak_memory_gb": round(memory.peak / 1e9, 3), "tokens": store.train.counts["tokens"],
-                            "seconds_to_open_again": round(time.perf_counter() - begun, 2)})
+            results.append(
+                {
+                    "megabytes": path.stat().st_size / 1e6,
+                    "seconds": round(seconds, 1),
+                    "megabytes_per_minute": round(path.stat().st_size / 1e6 / seconds * 60),
+                    "peak_memory_gb": round(memory.peak / 1e9, 3),
+                    "tokens": store.train.counts["tokens"],
+                    "seconds_to_open_again": round(time.perf_counter() - begun, 2),
+                }
+            )
             print(results[-1], flush=True)
             path.unlink()
-    return {"runs": results, "processes": options.processes, "required_megabytes_per_minute": 30,
-            "required_peak_memory_gb": 1.5}
+    return {
+        "runs": results,
+        "processes": options.processes,
+        "required_megabytes_per_minute": 30,
+        "required_peak_memory_gb": 1.5,
+    }
 
 
 def _write(path: Path, documents: list[str], size: int) -> None:

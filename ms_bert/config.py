@@ -82,21 +82,32 @@ class BertConfig:
     def __post_init__(self):
         for field, hint in typing.get_type_hints(type(self)).items():
             _check_type(field, getattr(self, field), hint)
-        for field in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
-                      "intermediate_size", "max_position_embeddings", "type_vocab_size"):
+        for field in (
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+            "type_vocab_size",
+        ):
             if getattr(self, field) < 1:
                 raise UserError(f"config: {field} is {getattr(self, field)}; it must be at least 1.")
         for field in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
             if getattr(self, field) is not None and not 0.0 <= getattr(self, field) < 1.0:
                 raise UserError(f"config: {field} is {getattr(self, field)}; it must be at least 0 and under 1.")
         if self.hidden_size % self.num_attention_heads:
-            raise UserError(f"config: hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
-                            f"{self.num_attention_heads}; choose head counts that divide it.")
+            raise UserError(
+                f"config: hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
+                f"{self.num_attention_heads}; choose head counts that divide it."
+            )
         if self.hidden_act not in HIDDEN_ACTS:
             raise UserError(f"config: hidden_act is {self.hidden_act!r}; supported are {', '.join(HIDDEN_ACTS)}.")
         if not self.layer_norm_eps > 0 or not self.initializer_range > 0:
-            raise UserError("config: layer_norm_eps and initializer_range must be positive, found "
-                            f"{self.layer_norm_eps} and {self.initializer_range}.")
+            raise UserError(
+                "config: layer_norm_eps and initializer_range must be positive, found "
+                f"{self.layer_norm_eps} and {self.initializer_range}."
+            )
         if not 0 <= self.pad_token_id < self.vocab_size:
             raise UserError(f"config: pad_token_id {self.pad_token_id} is not in a vocabulary of {self.vocab_size}.")
 
@@ -181,8 +192,15 @@ def _check_type(field: str, value, hint) -> None:
 # Google's sizes: "Well-Read Students Learn Better" (Turc et al., 2019) for tiny to medium, BERT (Devlin et al.,
 # 2019) for base and large. A head is always 64 wide.
 PRESETS: dict[str, BertConfig] = {
-    name: BertConfig(num_hidden_layers=layers, hidden_size=hidden, num_attention_heads=hidden // 64,
-                     intermediate_size=4 * hidden)
-    for name, layers, hidden in (("tiny", 2, 128), ("mini", 4, 256), ("small", 4, 512), ("medium", 8, 512),
-                                 ("base", 12, 768), ("large", 24, 1024))
+    name: BertConfig(
+        num_hidden_layers=layers, hidden_size=hidden, num_attention_heads=hidden // 64, intermediate_size=4 * hidden
+    )
+    for name, layers, hidden in (
+        ("tiny", 2, 128),
+        ("mini", 4, 256),
+        ("small", 4, 512),
+        ("medium", 8, 512),
+        ("base", 12, 768),
+        ("large", 24, 1024),
+    )
 }

@@ -9,13 +9,17 @@ from ms_bert.errors import UserError
 
 _MISSING = {
     "Ascend": "MindSpore found no usable Ascend NPU: CANN (its libge_runner.so) is not on the library path; install "
-              "CANN, run `source /usr/local/Ascend/ascend-toolkit/set_env.sh`, and check with `npu-smi info`.",
+    "CANN, run `source /usr/local/Ascend/ascend-toolkit/set_env.sh`, and check with `npu-smi info`.",
     "GPU": "MindSpore found no usable GPU: its plugin needs CUDA 11 with cuDNN, and CUDA_HOME naming that CUDA; check "
-           "with `nvidia-smi` and `$CUDA_HOME/bin/nvcc --version`.",
+    "with `nvidia-smi` and `$CUDA_HOME/bin/nvcc --version`.",
 }
 
 # bfloat16 products exist on the NPU only; MindSpore 2.10 has no such kernel for CPU or GPU.
-PRECISIONS = {"CPU": ("float32", "float16"), "GPU": ("float32", "float16"), "Ascend": ("float32", "float16", "bfloat16")}
+PRECISIONS = {
+    "CPU": ("float32", "float16"),
+    "GPU": ("float32", "float16"),
+    "Ascend": ("float32", "float16", "bfloat16"),
+}
 
 
 def use_device(device: str, precision: str = "float32") -> None:
@@ -29,8 +33,10 @@ def use_device(device: str, precision: str = "float32") -> None:
     """
     if precision not in PRECISIONS[device]:
         able = [name for name, precisions in PRECISIONS.items() if precision in precisions]
-        raise UserError(f"--precision {precision} is not supported on {device}; use {' or '.join(PRECISIONS[device])} "
-                        f"there, or --device {' or '.join(able)}.")
+        raise UserError(
+            f"--precision {precision} is not supported on {device}; use {' or '.join(PRECISIONS[device])} "
+            f"there, or --device {' or '.join(able)}."
+        )
     # MindSpore warns in pages about plugins for the devices that are not there.
     os.environ.setdefault("GLOG_v", "3")
     import mindspore

@@ -22,7 +22,7 @@ class _HeadDropout(nn.Cell):
     def construct(self, x, dropout_keys):
         if dropout_keys is None:
             return x
-        return self.dropout(x, (dropout_keys[0][:x.shape[0]], dropout_keys[1]))
+        return self.dropout(x, (dropout_keys[0][: x.shape[0]], dropout_keys[1]))
 
 
 class BertForSequenceClassification(nn.Cell):

@@ -7,8 +7,6 @@ activation is (B * S, H): every linear layer is then one plain matrix product.
 Dropout is on exactly when `dropout_keys` are given (see `ms_bert.randomness`); there is no training flag.
 """
 
-import math
-
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
@@ -84,7 +82,7 @@ class Dropout(nn.Cell):
         if dropout_keys is None or self.rate == 0.0:
             return x
         row_keys, column_keys = dropout_keys
-        return kernels.dropout(x, self.rate, row_keys, column_keys[self.begin:self.end])
+        return kernels.dropout(x, self.rate, row_keys, column_keys[self.begin : self.end])
 
 
 class BertEmbeddings(nn.Cell):
@@ -101,9 +99,11 @@ class BertEmbeddings(nn.Cell):
 
     def construct(self, input_ids, token_type_ids, position_ids, dropout_keys):
         rows = (-1,)
-        summed = (self.word_embeddings(ops.reshape(input_ids, rows))
-                  + self.token_type_embeddings(ops.reshape(token_type_ids, rows))
-                  + self.position_embeddings(ops.reshape(position_ids, rows)))  # (B * S, H) float32
+        summed = (
+            self.word_embeddings(ops.reshape(input_ids, rows))
+            + self.token_type_embeddings(ops.reshape(token_type_ids, rows))
+            + self.position_embeddings(ops.reshape(position_ids, rows))
+        )  # (B * S, H) float32
         return self.dropout(ops.cast(self.LayerNorm(summed), self.dtype), dropout_keys)
 
 
@@ -125,9 +125,17 @@ class BertSelfAttention(nn.Cell):
         rate, row_keys, column_keys = 0.0, None, None
         if dropout_keys is not None and self.rate > 0.0:
             end = self.first_column + self.heads * sequence_ids.shape[1]
-            rate, row_keys, column_keys = self.rate, dropout_keys[0], dropout_keys[1][self.first_column:end]
-        return self.attention(self.query(hidden_states), self.key(hidden_states), self.value(hidden_states),
-                              sequence_ids, self.heads, rate, row_keys, column_keys)
+            rate, row_keys, column_keys = self.rate, dropout_keys[0], dropout_keys[1][self.first_column : end]
+        return self.attention(
+            self.query(hidden_states),
+            self.key(hidden_states),
+            self.value(hidden_states),
+            sequence_ids,
+            self.heads,
+            rate,
+            row_keys,
+            column_keys,
+        )
 
 
 class BertSelfOutput(nn.Cell):
@@ -148,7 +156,7 @@ class BertAttention(nn.Cell):
 
     def __init__(self, config: BertConfig, numerics: Numerics, first_column: int, first_output_column: int):
         super().__init__()
-        setattr(self, "self", BertSelfAttention(config, numerics, first_column))  # Hugging Face's name for it
+        self.self = BertSelfAttention(config, numerics, first_column)  # Hugging Face's name for it
         self.output = BertSelfOutput(config, config.hidden_size, first_output_column)
 
     def construct(self, hidden_states, sequence_ids, dropout_keys):
@@ -295,13 +303,17 @@ class BertForPreTraining(nn.Cell):
         self.bert = BertModel(config, numerics)
         self.cls = BertPreTrainingHeads(config)
 
-    def construct(self, input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, masked_positions,
-                  dropout_keys=None):
-        sequence_output, pooled_output, _ = self.bert(input_ids, token_type_ids, position_ids, sequence_ids,
-                                                      cls_positions, dropout_keys)
+    def construct(
+        self, input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, masked_positions, dropout_keys=None
+    ):
+        sequence_output, pooled_output, _ = self.bert(
+            input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, dropout_keys
+        )
         masked = gather_positions(sequence_output, masked_positions, input_ids.shape[1])
-        return (self.cls.predictions(masked, self.bert.embeddings.word_embeddings.weight),
-                self.cls.seq_relationship(pooled_output))
+        return (
+            self.cls.predictions(masked, self.bert.embeddings.word_embeddings.weight),
+            self.cls.seq_relationship(pooled_output),
+        )
 
 
 def gather_positions(sequence_output, positions, tokens):
@@ -325,7 +337,7 @@ def initialize(model: nn.Cell, config: BertConfig, seed: int, truncated: bool = 
     """Draw every weight from normal(0, initializer_range) and set biases to 0, LayerNorm weights to 1.
 
     Each parameter has its own stream, keyed by the seed and its name, so that a model with another head has the same
-    encoder. The padding row of the word embedding is drawn as well: both Google and this project train it like any other.
+    encoder. The padding row of the word embedding is drawn as well: it is trained like any other, as in Google's code.
 
     Args:
         truncated: redraw what is beyond two standard deviations, as Google's code does; Hugging Face does not.
@@ -333,8 +345,3 @@ def initialize(model: nn.Cell, config: BertConfig, seed: int, truncated: bool = 
     for parameter in model.get_parameters():
         value = initial_weights(parameter.name, parameter.shape, config.initializer_range, seed, truncated)
         parameter.set_data(Tensor(value))
-
-
-def count_parameters(model: nn.Cell) -> int:
-    """Number of trainable values; the tied output matrix counts once."""
-    return sum(math.prod(parameter.shape) for parameter in model.trainable_params())

@@ -31,7 +31,7 @@ class TextOptions:
     sentences: Literal["split", "line"] = "split"
     """Split each line into sentences (English, Chinese and others), or take a line as a sentence."""
     vocab: Optional[Path] = None
-    """A vocab.txt, a tokenizer.json or a folder with one; without it a WordPiece vocabulary is trained on the corpus."""
+    """A vocab.txt, a tokenizer.json or a folder with one; without it, a vocabulary is trained on the corpus."""
     vocab_size: int = 8192
     """Entries of a trained vocabulary, special tokens included."""
     vocab_sample: int = 200
@@ -73,10 +73,16 @@ class ExampleOptions:
     def __post_init__(self):
         _require(self.seq_length >= 8, f"--seq-length is {self.seq_length}", "choose at least 8 tokens")
         _require(0.0 < self.mask_rate < 1.0, f"--mask-rate is {self.mask_rate}", "choose a share between 0 and 1")
-        _require(0.0 <= self.short_sequences <= 1.0, f"--short-sequences is {self.short_sequences}",
-                 "choose a share from 0 to 1")
-        _require(self.max_predictions is None or 1 <= self.max_predictions <= self.seq_length - 3,
-                 f"--max-predictions is {self.max_predictions}", "choose from 1 to the sequence length less 3")
+        _require(
+            0.0 <= self.short_sequences <= 1.0,
+            f"--short-sequences is {self.short_sequences}",
+            "choose a share from 0 to 1",
+        )
+        _require(
+            self.max_predictions is None or 1 <= self.max_predictions <= self.seq_length - 3,
+            f"--max-predictions is {self.max_predictions}",
+            "choose from 1 to the sequence length less 3",
+        )
 
     @property
     def prediction_slots(self) -> int:
@@ -101,8 +107,11 @@ class ModelOptions:
     """Dropout of hidden states and attention probabilities, instead of the config's."""
 
     def __post_init__(self):
-        _require(self.dropout is None or 0.0 <= self.dropout < 1.0, f"--dropout is {self.dropout}",
-                 "choose at least 0 and under 1")
+        _require(
+            self.dropout is None or 0.0 <= self.dropout < 1.0,
+            f"--dropout is {self.dropout}",
+            "choose at least 0 and under 1",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,16 +157,21 @@ class TrainingOptions:
     def __post_init__(self):
         for name in ("batch_size", "accumulate", "steps"):
             _require(getattr(self, name) >= 1, f"--{_dashed(name)} is {getattr(self, name)}", "choose at least 1")
-        _require(self.batch_size % self.accumulate == 0,
-                 f"--batch-size {self.batch_size} cannot be divided in --accumulate {self.accumulate} parts",
-                 "choose a divisor")
+        _require(
+            self.batch_size % self.accumulate == 0,
+            f"--batch-size {self.batch_size} cannot be divided in --accumulate {self.accumulate} parts",
+            "choose a divisor",
+        )
         _require(self.learning_rate > 0, f"--learning-rate is {self.learning_rate}", "choose a positive rate")
         for name in ("warmup_steps", "weight_decay", "clip_norm", "seed"):
             _require(getattr(self, name) >= 0, f"--{_dashed(name)} is {getattr(self, name)}", "choose at least 0")
         for name in ("beta1", "beta2"):
             _require(0 <= getattr(self, name) < 1, f"--{name} is {getattr(self, name)}", "choose from 0 to under 1")
-        _require(self.decay_steps is None or self.decay_steps >= 1, f"--decay-steps is {self.decay_steps}",
-                 "choose at least 1")
+        _require(
+            self.decay_steps is None or self.decay_steps >= 1,
+            f"--decay-steps is {self.decay_steps}",
+            "choose at least 1",
+        )
         _require(self.decay_power > 0, f"--decay-power is {self.decay_power}", "choose a positive power")
         _require(self.loss_scale >= 1, f"--loss-scale is {self.loss_scale}", "choose at least 1")
         _require(self.epsilon is None or self.epsilon > 0, f"--epsilon is {self.epsilon}", "choose a positive value")
@@ -228,12 +242,30 @@ class Options:
         return cls(**made)
 
 
-_GROUPS = {"text": TextOptions, "examples": ExampleOptions, "model": ModelOptions, "training": TrainingOptions,
-           "run": RunOptions}
+_GROUPS = {
+    "text": TextOptions,
+    "examples": ExampleOptions,
+    "model": ModelOptions,
+    "training": TrainingOptions,
+    "run": RunOptions,
+}
 
 # What may be changed when a run is resumed: it leaves the examples and the formula of a step as they were.
-RESUMABLE = {"steps", "decay_steps", "accumulate", "recompute", "device", "processes", "cache", "log_every",
-             "eval_every", "eval_sequences", "checkpoint_every", "keep", "keep_every"}
+RESUMABLE = {
+    "steps",
+    "decay_steps",
+    "accumulate",
+    "recompute",
+    "device",
+    "processes",
+    "cache",
+    "log_every",
+    "eval_every",
+    "eval_sequences",
+    "checkpoint_every",
+    "keep",
+    "keep_every",
+}
 
 
 def changed(before: Options, after: Options) -> list[str]:

@@ -10,17 +10,27 @@ import numpy as np
 
 from ms_bert.data.masking import mask
 from ms_bert.data.pairs import PairSampler
-from ms_bert.randomness import HELD_OUT, MASKING, generator
 from ms_bert.data.store import Split
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.options import ExampleOptions
+from ms_bert.randomness import HELD_OUT, MASKING, generator
 
 Batch = dict[str, np.ndarray]
 
 # The arrays of a batch in the order in which the models take them: B rows of S tokens, P masked slots, N = 1
 # sequences a row.
-FIELDS = ("input_ids", "token_type_ids", "position_ids", "sequence_ids", "cls_positions", "masked_positions",
-          "masked_labels", "masked_weights", "next_sentence_labels", "next_sentence_weights")
+FIELDS = (
+    "input_ids",
+    "token_type_ids",
+    "position_ids",
+    "sequence_ids",
+    "cls_positions",
+    "masked_positions",
+    "masked_labels",
+    "masked_weights",
+    "next_sentence_labels",
+    "next_sentence_weights",
+)
 
 
 class BatchMaker:
@@ -34,8 +44,15 @@ class BatchMaker:
         UserError: see PairSampler.
     """
 
-    def __init__(self, split: Split, vocabulary: Vocabulary, options: ExampleOptions, batch_size: int, seed: int,
-                 held_out: bool = False):
+    def __init__(
+        self,
+        split: Split,
+        vocabulary: Vocabulary,
+        options: ExampleOptions,
+        batch_size: int,
+        seed: int,
+        held_out: bool = False,
+    ):
         self.split, self.vocabulary, self.options = split, vocabulary, options
         self.batch_size, self.seed = batch_size, seed
         self.stream = MASKING + (HELD_OUT if held_out else 0)

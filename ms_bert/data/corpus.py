@@ -76,8 +76,12 @@ class _File:
 
     def documents(self, options):
         if self.kind in _RECORDS:
-            rows = _load(_RECORDS[self.kind], f"{self.path} cannot be read to its end", data_files=str(self.path),
-                         cache_dir=str(options.cache / "datasets"))
+            rows = _load(
+                _RECORDS[self.kind],
+                f"{self.path} cannot be read to its end",
+                data_files=str(self.path),
+                cache_dir=str(options.cache / "datasets"),
+            )
             yield from _records(rows, options.text_field, self.path)
             return
         document, size = [], 0
@@ -97,8 +101,10 @@ class _File:
                 for line in file:
                     yield line.strip()
         except UnicodeDecodeError as error:
-            raise UserError(f"{self.path} is not UTF-8 text ({error.reason} at byte {error.start} of a block); "
-                            "convert it, for example with iconv.") from None
+            raise UserError(
+                f"{self.path} is not UTF-8 text ({error.reason} at byte {error.start} of a block); "
+                "convert it, for example with iconv."
+            ) from None
         except (OSError, EOFError, lzma.LZMAError) as error:
             raise UserError(f"{self.path} cannot be read to its end ({error}); replace or remove it.") from None
 
@@ -116,8 +122,11 @@ class _Dataset:
     def __init__(self, name: str):
         self.name = name
         path, _, config = name.partition(":")
-        self.rows = _load(path, f"there is no file {name!r}, and no Hugging Face dataset of this name can be loaded",
-                          name=config or None)
+        self.rows = _load(
+            path,
+            f"there is no file {name!r}, and no Hugging Face dataset of this name can be loaded",
+            name=config or None,
+        )
 
     def documents(self, options):
         return _records(self.rows, options.text_field, self.name)
@@ -163,7 +172,9 @@ def _load(kind: str, failed: str, **arguments):
 
 def _records(rows, field: str, name) -> Iterator[list[str]]:
     if field not in rows.column_names:
-        raise UserError(f"{name} has no field {field!r}, only {', '.join(rows.column_names)}; name one with --text-field.")
+        raise UserError(
+            f"{name} has no field {field!r}, only {', '.join(rows.column_names)}; name one with --text-field."
+        )
     for row in rows.select_columns(field):
         yield [line.strip() for line in (row[field] or "").splitlines()]
 

@@ -16,8 +16,13 @@ _SPAN_LENGTHS = np.array([1, 2, 3])
 _SPAN_CUMULATIVE = np.cumsum(1 / _SPAN_LENGTHS) / (1 / _SPAN_LENGTHS).sum()
 
 
-def mask(rng: np.random.Generator, input_ids: np.ndarray, maskable: np.ndarray, options: ExampleOptions,
-         vocabulary: Vocabulary) -> dict[str, np.ndarray]:
+def mask(
+    rng: np.random.Generator,
+    input_ids: np.ndarray,
+    maskable: np.ndarray,
+    options: ExampleOptions,
+    vocabulary: Vocabulary,
+) -> dict[str, np.ndarray]:
     """Choose and replace tokens.
 
     Args:
@@ -47,8 +52,12 @@ def mask(rng: np.random.Generator, input_ids: np.ndarray, maskable: np.ndarray, 
     replaced = input_ids.copy()
     row = np.broadcast_to(np.arange(rows)[:, None], positions.shape)
     replaced[row[used], positions[used]] = replacement[used]
-    return {"input_ids": replaced, "masked_positions": positions.astype(np.int32),
-            "masked_labels": labels.astype(np.int32), "masked_weights": used.astype(np.float32)}
+    return {
+        "input_ids": replaced,
+        "masked_positions": positions.astype(np.int32),
+        "masked_labels": labels.astype(np.int32),
+        "masked_weights": used.astype(np.float32),
+    }
 
 
 def _groups(rng, input_ids, maskable, masking: str, vocabulary: Vocabulary) -> np.ndarray:

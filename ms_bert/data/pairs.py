@@ -11,10 +11,10 @@ import dataclasses
 
 import numpy as np
 
-from ms_bert.randomness import HELD_OUT, ORDER, PAIRS, generator, permuted
 from ms_bert.data.store import Split
 from ms_bert.errors import UserError
 from ms_bert.options import ExampleOptions
+from ms_bert.randomness import HELD_OUT, ORDER, PAIRS, generator, permuted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,15 +50,21 @@ class PairSampler:
         self.shift = HELD_OUT if held_out else 0
         counts, name = split.counts, "held-out" if held_out else "training"
         if not counts["tokens"]:
-            raise UserError(f"the {name} documents hold no text; use a larger corpus" +
-                            (", or --held-out 0 to train without evaluation." if held_out else "."))
+            raise UserError(
+                f"the {name} documents hold no text; use a larger corpus"
+                + (", or --held-out 0 to train without evaluation." if held_out else ".")
+            )
         if options.nsp and counts["documents"] < 2:
-            raise UserError(f"the corpus leaves {counts['documents']} {name} document, and next-sentence prediction "
-                            "draws from two or more (a blank line ends a document); use a corpus of at least four "
-                            "documents, or --no-nsp.")
+            raise UserError(
+                f"the corpus leaves {counts['documents']} {name} document, and next-sentence prediction "
+                "draws from two or more (a blank line ends a document); use a corpus of at least four "
+                "documents, or --no-nsp."
+            )
         if options.nsp and counts["sentences"] == counts["documents"]:
-            raise UserError(f"each of the {name} documents has one sentence, and next-sentence prediction needs "
-                            "documents of two or more (a blank line ends a document); use --no-nsp.")
+            raise UserError(
+                f"each of the {name} documents has one sentence, and next-sentence prediction needs "
+                "documents of two or more (a blank line ends a document); use --no-nsp."
+            )
         self.longest = options.seq_length - (3 if options.nsp else 2)  # [CLS] A [SEP] B [SEP], or [CLS] A [SEP]
         self.per_epoch = max(1, counts["tokens"] // self.longest)
 

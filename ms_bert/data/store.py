@@ -49,8 +49,9 @@ class Column:
             file = pa.ipc.open_file(self._map)
             batches = [file.get_batch(i) for i in range(file.num_record_batches)]
         except (OSError, pa.ArrowInvalid) as error:
-            raise UserError(f"the token store's {path} cannot be read ({error}); remove its folder, it is made again.") \
-                from None
+            raise UserError(
+                f"the token store's {path} cannot be read ({error}); remove its folder, it is made again."
+            ) from None
         kind = file.schema.field(0).type.to_pandas_dtype()
         self._length = sum(len(batch) for batch in batches)
         whole = self._map.read_buffer()
@@ -97,7 +98,7 @@ class _ColumnWriter:
         values, block = np.concatenate(self._waiting or [np.empty(0, self._kind)]), 1 << _BLOCK_BITS
         end = len(values) // block * block if whole_blocks else len(values)
         for first in range(0, end, block):
-            self._writer.write_batch(pa.record_batch([pa.array(values[first:min(first + block, end)])], self._schema))
+            self._writer.write_batch(pa.record_batch([pa.array(values[first : min(first + block, end)])], self._schema))
         self._waiting, self._count = [values[end:]], len(values) - end
 
     def close(self) -> None:
@@ -176,9 +177,15 @@ class TokenStore:
 
 def open_store(options: TextOptions, corpus: Corpus, vocabulary: Vocabulary) -> tuple[TokenStore, bool]:
     """The store of a corpus under a vocabulary, made unless the cache holds it; and whether it was made."""
-    made_from = {"format": FORMAT, "corpus": corpus.fingerprint(), "vocabulary": vocabulary.fingerprint(),
-                 "text_field": options.text_field, "documents": options.documents, "sentences": options.sentences,
-                 "held_out": options.held_out}
+    made_from = {
+        "format": FORMAT,
+        "corpus": corpus.fingerprint(),
+        "vocabulary": vocabulary.fingerprint(),
+        "text_field": options.text_field,
+        "documents": options.documents,
+        "sentences": options.sentences,
+        "held_out": options.held_out,
+    }
     fingerprint = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
     folder = options.cache / "stores" / fingerprint[:16]
     made = not (folder / "store.json").exists()

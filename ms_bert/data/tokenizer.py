@@ -39,7 +39,9 @@ class Vocabulary:
         entries = tokenizer.get_vocab(with_added_tokens=True)
         missing = [token for token in SPECIAL_TOKENS if token not in entries]
         if missing:
-            raise UserError(f"{source} has no {', '.join(missing)}; a BERT vocabulary needs {' '.join(SPECIAL_TOKENS)}.")
+            raise UserError(
+                f"{source} has no {', '.join(missing)}; a BERT vocabulary needs {' '.join(SPECIAL_TOKENS)}."
+            )
         self.size = max(entries.values()) + 1
         self.pad, self.unk, self.cls, self.sep, self.mask = (entries[token] for token in SPECIAL_TOKENS)
         self.continues_word = np.zeros(self.size, bool)
@@ -63,8 +65,16 @@ def vocabulary(options: TextOptions, corpus: Corpus) -> Vocabulary:
     """The vocabulary that the options name, or one trained on the corpus (kept in the cache)."""
     if options.vocab is not None:
         return load(options.vocab, cased=options.cased)
-    key = json.dumps([corpus.fingerprint(), options.vocab_size, options.vocab_sample, options.cased,
-                      options.text_field, options.documents])
+    key = json.dumps(
+        [
+            corpus.fingerprint(),
+            options.vocab_size,
+            options.vocab_sample,
+            options.cased,
+            options.text_field,
+            options.documents,
+        ]
+    )
     kept = options.cache / "vocabularies" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
     if not kept.exists():
         write_atomically(kept, _train(options, corpus).to_str().encode())
@@ -79,7 +89,9 @@ def load(path: Path, cased: bool = False) -> Vocabulary:
             raise UserError(f"{path} holds neither tokenizer.json nor vocab.txt; name a vocabulary file.")
         path = found[0]
     if not path.exists():
-        raise UserError(f"there is no vocabulary {path}; name a vocab.txt or a tokenizer.json, or train one without --vocab.")
+        raise UserError(
+            f"there is no vocabulary {path}; name a vocab.txt or a tokenizer.json, or train one without --vocab."
+        )
     if path.suffix == ".json":
         try:
             return Vocabulary(Tokenizer.from_file(str(path)), str(path))
@@ -109,9 +121,16 @@ def _train(options: TextOptions, corpus: Corpus) -> Tokenizer:
 
     def trained(size: int, first: list[str]) -> dict[str, int]:
         tokenizer = _bert_tokenizer(_word_piece({}), options.cased)
-        tokenizer.train_from_iterator(sample, trainers.WordPieceTrainer(
-            vocab_size=size, special_tokens=[*SPECIAL_TOKENS, *first], continuing_subword_prefix=CONTINUATION,
-            limit_alphabet=alphabet, show_progress=size > 1 and sys.stderr.isatty()))
+        tokenizer.train_from_iterator(
+            sample,
+            trainers.WordPieceTrainer(
+                vocab_size=size,
+                special_tokens=[*SPECIAL_TOKENS, *first],
+                continuing_subword_prefix=CONTINUATION,
+                limit_alphabet=alphabet,
+                show_progress=size > 1 and sys.stderr.isatty(),
+            ),
+        )
         return tokenizer.get_vocab()
 
     # The trainer numbers the single continuing characters in the order of a hash map and breaks ties by number, so
@@ -138,8 +157,9 @@ def _word_piece(entries: dict[str, int]) -> models.WordPiece:
 def _bert_tokenizer(model, cased: bool) -> Tokenizer:
     """BERT's text clean-up: control characters out, Chinese characters apart, case and accents as asked."""
     tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True,
-                                                      strip_accents=not cased, lowercase=not cased)
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        clean_text=True, handle_chinese_chars=True, strip_accents=not cased, lowercase=not cased
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix=CONTINUATION)
     return tokenizer

@@ -23,8 +23,21 @@ def check(device: str, dtype: str, head_size: int, tokens: int) -> None:
     """Raise UserError where the form that would be picked cannot compute these sizes."""
     multiple = ascend.ATTENTION_MULTIPLE
     if attention(device, dtype) is ascend.attention and (head_size % multiple or tokens % multiple):
-        raise UserError(f"Ascend's fused attention in {dtype} needs head size and --seq-length to be multiples of "
-                        f"{multiple}, found {head_size} and {tokens}; change them, or use --precision float32.")
+        raise UserError(
+            f"Ascend's fused attention in {dtype} needs head size and --seq-length to be multiples of "
+            f"{multiple}, found {head_size} and {tokens}; change them, or use --precision float32."
+        )
 
 
-__all__ = ["ACTIVATIONS", "attention", "check", "cross_entropy", "dropout", "gelu", "gelu_new", "layer_norm", "linear", "relu"]
+__all__ = [
+    "ACTIVATIONS",
+    "attention",
+    "check",
+    "cross_entropy",
+    "dropout",
+    "gelu",
+    "gelu_new",
+    "layer_norm",
+    "linear",
+    "relu",
+]

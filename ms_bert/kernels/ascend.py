@@ -27,7 +27,14 @@ def attention(query, key, value, sequence_ids, heads, rate, row_keys, column_key
         bits = _generate_mask((b * heads * s * s,), rate, seed, offset, ms.float16)
         drop_mask = ops.reshape(bits, (b, heads, s, s // 8))
     context = ops.flash_attention_score(
-        ops.reshape(query, (b, s, width)), ops.reshape(key, (b, s, width)), ops.reshape(value, (b, s, width)),
-        head_num=heads, drop_mask=drop_mask, attn_mask=ops.cast(ops.expand_dims(discard, 1), ms.uint8),
-        keep_prob=1.0 - rate, scalar_value=1.0 / (width // heads) ** 0.5, input_layout="BSH")
+        ops.reshape(query, (b, s, width)),
+        ops.reshape(key, (b, s, width)),
+        ops.reshape(value, (b, s, width)),
+        head_num=heads,
+        drop_mask=drop_mask,
+        attn_mask=ops.cast(ops.expand_dims(discard, 1), ms.uint8),
+        keep_prob=1.0 - rate,
+        scalar_value=1.0 / (width // heads) ** 0.5,
+        input_layout="BSH",
+    )
     return ops.reshape(context, (b * s, width)), ()

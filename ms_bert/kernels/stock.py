@@ -62,7 +62,7 @@ def dropout(x, rate, row_keys, column_keys):
     """
     if rate == 0.0:
         return x
-    threshold = int(-2**31 + rate * 2**32)
+    threshold = int(-(2**31) + rate * 2**32)
     keep = ops.cast(row_keys * column_keys >= threshold, x.dtype)
     return x * (keep * (1.0 / (1.0 - rate)))
 

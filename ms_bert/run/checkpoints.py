@@ -1,9 +1,9 @@
 """Checkpoints: folders written beside, checksummed, fsynced and renamed, so that a kill at any moment loses nothing.
 
-    checkpoints/step-00001000/
-      model.safetensors        weights by Hugging Face's names, float32
-      optimizer.safetensors    first and second moments as m.NAME and v.NAME, float32
-      state.json               step, the scalars of training, the loop's position, SHA-256 of all three
+checkpoints/step-00001000/
+  model.safetensors        weights by Hugging Face's names, float32
+  optimizer.safetensors    first and second moments as m.NAME and v.NAME, float32
+  state.json               step, the scalars of training, the loop's position, SHA-256 of all three
 """
 
 from __future__ import annotations
@@ -54,8 +54,12 @@ def save(run_folder: Path, state: TrainingState) -> Path:
         # Transformers asks for the format of the tensors it loads.
         for name, arrays in ((MODEL, state.model), (OPTIMIZER, state.optimizer)):
             _write_arrays(beside / name, arrays)
-        description = {"step": state.step, "scalars": state.scalars, "position": state.position,
-                       "sha256": {name: file_hash(beside / name) for name in (MODEL, OPTIMIZER)}}
+        description = {
+            "step": state.step,
+            "scalars": state.scalars,
+            "position": state.position,
+            "sha256": {name: file_hash(beside / name) for name in (MODEL, OPTIMIZER)},
+        }
         description["sha256"][STATE] = _own_hash(description)
         (beside / STATE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         _sync(beside / STATE)
@@ -95,8 +99,13 @@ def load_newest(run_folder: Path, warn) -> TrainingState | None:
         fault = _fault(folder)
         if fault is None:
             description = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            return TrainingState(step, load_file(folder / MODEL), load_file(folder / OPTIMIZER),
-                                 description["scalars"], description["position"])
+            return TrainingState(
+                step,
+                load_file(folder / MODEL),
+                load_file(folder / OPTIMIZER),
+                description["scalars"],
+                description["position"],
+            )
         warn(f"checkpoint {folder} is damaged ({fault}) and is passed over.")
     return None
 
@@ -145,16 +154,38 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def load_weights(path: Path) -> Arrays:
-    """Weights by name from a model.safetensors, or a folder with one.
+# What other writers add to a model.safetensors: weights tied to another, and a buffer that is no weight.
+_TIED = {
+    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+}
+_BUFFERS = {"bert.embeddings.position_ids"}
+
+
+def load_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> Arrays:
+    """Weights from a model.safetensors, or a folder with one, that fit a model; all that does not is told at once.
 
     Raises:
-        UserError: there is none, or it is not a safetensors file.
+        UserError: there is none, it is not a safetensors file, or names, shapes or dtypes differ.
     """
     path = path / MODEL if path.is_dir() else path
     try:
-        return load_file(path)
+        arrays = load_file(path)
     except FileNotFoundError:
         raise UserError(f"there is no {path}; name a model.safetensors or a folder that holds one.") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read as safetensors ({error}); name a model.safetensors.") from None
+    arrays = {name: value for name, value in arrays.items() if name not in _BUFFERS}
+    for name, own in _TIED.items():
+        if name in arrays and own in arrays and not np.array_equal(arrays.pop(name), arrays[own]):
+            raise UserError(f"{path}: {name} differs from {own}, and this model ties the two; use a tied checkpoint.")
+    faults = [f"{name} is missing" for name in shapes if name not in arrays]
+    faults += [f"{name} is unexpected" for name in arrays if name not in shapes]
+    faults += [
+        f"{name} is {arrays[name].dtype} {arrays[name].shape} instead of float32 {shape}"
+        for name, shape in shapes.items()
+        if name in arrays and (arrays[name].shape != shape or arrays[name].dtype != np.float32)
+    ]
+    if faults:
+        raise UserError(f"{path} does not fit this model: {'; '.join(faults)}.")
+    return arrays

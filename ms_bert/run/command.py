@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import platform
 import sys
 import time
@@ -72,14 +73,22 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> Options:
     options = _from_command_line(program, description, arguments, begun)
     refused = [name for name in changed(begun, options) if name not in RESUMABLE]
     if given.run.resume is not None and refused:
-        raise UserError(f"--{refused[0].replace('_', '-')} cannot change when a run is resumed, it would be another "
-                        f"training; leave it out, or begin a new run with --repeat {source}.")
+        raise UserError(
+            f"--{refused[0].replace('_', '-')} cannot change when a run is resumed, it would be another "
+            f"training; leave it out, or begin a new run with --repeat {source}."
+        )
     return options
 
 
 def _from_command_line(program, description, arguments, default: Options) -> Options:
-    return tyro.cli(Options, prog=program, description=description, args=arguments, default=default,
-                    config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes))
+    return tyro.cli(
+        Options,
+        prog=program,
+        description=description,
+        args=arguments,
+        default=default,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+    )
 
 
 def pretrain(framework: Framework, options: Options) -> int:
@@ -98,22 +107,30 @@ def pretrain(framework: Framework, options: Options) -> int:
     train = BatchMaker(store.train, vocabulary, examples, training.batch_size, training.seed)
     held_out = None
     if options.text.held_out:
-        held_out = BatchMaker(store.held_out, vocabulary, examples, training.batch_size // training.accumulate,
-                              training.seed, held_out=True)
+        held_out = BatchMaker(
+            store.held_out,
+            vocabulary,
+            examples,
+            training.batch_size // training.accumulate,
+            training.seed,
+            held_out=True,
+        )
 
     trainer = framework.trainer(config, options)
     if resumed:
         description = read_description(path)
         if description["store"] != store.fingerprint:
-            raise UserError(f"the corpus is not the one that {path} was begun with, so its next batch cannot be made; "
-                            "restore the corpus, or begin a new run.")
+            raise UserError(
+                f"the corpus is not the one that {path} was begun with, so its next batch cannot be made; "
+                "restore the corpus, or begin a new run."
+            )
         folder = RunFolder(path)
         state = checkpoints.load_newest(path, warn=lambda sentence: print(sentence, file=sys.stderr))
         folder.describe({**description, "options": options.to_dict()})
     else:
         state = None
     if options.model.init is not None and state is None:
-        trainer.load_weights(checkpoints.load_weights(options.model.init), str(options.model.init))
+        trainer.load_weights(checkpoints.load_weights(options.model.init, trainer.shapes))
     if not resumed:
         description = _description(framework, options, config, store, trainer)
         folder = RunFolder.create(path, description, config, vocabulary, options.text.cased, examples.seq_length)
@@ -124,9 +141,11 @@ def pretrain(framework: Framework, options: Options) -> int:
             progress.say(f"{path} is complete at step {loop.step}; give a larger --steps to go on.")
             return 0
 
-    progress.say(f"BERT of {config.num_hidden_layers} layers of {config.hidden_size} with {config.num_attention_heads} "
-                 f"heads, {trainer.parameters:,} parameters, {framework.name} on {options.run.device} in "
-                 f"{training.precision}; step {loop.step} of {training.steps} in {path}")
+    progress.say(
+        f"BERT of {config.num_hidden_layers} layers of {config.hidden_size} with {config.num_attention_heads} "
+        f"heads, {_parameters(trainer):,} parameters, {framework.name} on {options.run.device} in "
+        f"{training.precision}; step {loop.step} of {training.steps} in {path}"
+    )
     try:
         loop.run()
     except Interrupted as stop:
@@ -145,45 +164,72 @@ def _text(options: Options, source: Path | None, progress: Progress) -> tuple[Vo
     vocabulary = tokenizer.vocabulary(text, corpus)
     store, made = open_store(text, corpus, vocabulary)
     counts = store.train.counts
-    progress.say(f"corpus {' '.join(text.corpus)}: {counts['documents']:,} documents, {counts['sentences']:,} sentences, "
-                 f"{counts['tokens']:,} tokens of {vocabulary.size:,} kinds ({'made' if made else 'kept'} in "
-                 f"{store.folder}, {time.perf_counter() - begun:.1f} s)")
+    progress.say(
+        f"corpus {' '.join(text.corpus)}: {counts['documents']:,} documents, {counts['sentences']:,} sentences, "
+        f"{counts['tokens']:,} tokens of {vocabulary.size:,} kinds ({'made' if made else 'kept'} in "
+        f"{store.folder}, {time.perf_counter() - begun:.1f} s)"
+    )
     return vocabulary, store
 
 
 def _config(options: Options, vocabulary: Vocabulary) -> BertConfig:
-    """The config of a run (its file, that of --init, or a preset), checked against vocabulary and sequence length."""
+    """The config of a run, checked against the vocabulary and the sequence length.
+
+    It is that of the resumed folder, else --config, else that of an --init folder, else the preset.
+    """
     init = options.model.init
-    source = options.model.config or (init if init is not None and init.is_dir() else None)
-    config = BertConfig.from_json(source) if source else PRESETS[options.model.preset].replace(
-        vocab_size=vocabulary.size, pad_token_id=vocabulary.pad)
+    source = options.run.resume or options.model.config or (init if init is not None and init.is_dir() else None)
+    config = (
+        BertConfig.from_json(source)
+        if source
+        else PRESETS[options.model.preset].replace(vocab_size=vocabulary.size, pad_token_id=vocabulary.pad)
+    )
     if config.vocab_size < vocabulary.size:
-        raise UserError(f"the vocabulary has {vocabulary.size} entries and the config's vocab_size is "
-                        f"{config.vocab_size}; use the vocabulary that belongs to {source}, or a larger vocab_size.")
+        raise UserError(
+            f"the vocabulary has {vocabulary.size} entries and the config's vocab_size is "
+            f"{config.vocab_size}; use the vocabulary that belongs to {source}, or a larger vocab_size."
+        )
     if config.max_position_embeddings < options.examples.seq_length:
-        raise UserError(f"--seq-length {options.examples.seq_length} is longer than the position table of "
-                        f"{config.max_position_embeddings}; choose a shorter one, or a --config with a larger "
-                        "max_position_embeddings.")
+        raise UserError(
+            f"--seq-length {options.examples.seq_length} is longer than the position table of "
+            f"{config.max_position_embeddings}; choose a shorter one, or a --config with a larger "
+            "max_position_embeddings."
+        )
     if options.examples.nsp and config.type_vocab_size < 2:
         raise UserError("the config's type_vocab_size is 1, and sentence pairs need 2; use --no-nsp or another config.")
     if options.model.dropout is not None:
-        config = config.replace(hidden_dropout_prob=options.model.dropout,
-                                attention_probs_dropout_prob=options.model.dropout)
+        config = config.replace(
+            hidden_dropout_prob=options.model.dropout, attention_probs_dropout_prob=options.model.dropout
+        )
     return config
 
 
-def _description(framework: Framework, options: Options, config: BertConfig, store: TokenStore, trainer: Trainer) -> dict:
+def _description(
+    framework: Framework, options: Options, config: BertConfig, store: TokenStore, trainer: Trainer
+) -> dict:
     """What run.json says."""
     return {
         "framework": framework.name,
-        "versions": {"ms_bert": ms_bert.__version__, "python": platform.python_version(), "numpy": np.__version__,
-                     **framework.versions()},
+        "versions": {
+            "ms_bert": ms_bert.__version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            **framework.versions(),
+        },
         "options": options.to_dict(),
-        "parameters": trainer.parameters,
+        "parameters": _parameters(trainer),
         "store": store.fingerprint,
-        "text": {"train": store.train.counts, "held_out": store.held_out.counts,
-                 "held_out_unigram_entropy": store.unigram_entropy},
+        "text": {
+            "train": store.train.counts,
+            "held_out": store.held_out.counts,
+            "held_out_unigram_entropy": store.unigram_entropy,
+        },
     }
+
+
+def _parameters(trainer: Trainer) -> int:
+    """Number of trainable values; the tied output matrix counts once."""
+    return sum(math.prod(shape) for shape in trainer.shapes.values())
 
 
 def _free_folder(preset: str) -> Path:

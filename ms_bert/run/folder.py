@@ -38,8 +38,9 @@ class RunFolder:
             raise UserError(f"{path} is being written by another process; wait for it or stop it.") from None
 
     @classmethod
-    def create(cls, path: Path, description: dict, config: BertConfig, vocabulary: Vocabulary, cased: bool,
-               longest: int) -> RunFolder:
+    def create(
+        cls, path: Path, description: dict, config: BertConfig, vocabulary: Vocabulary, cased: bool, longest: int
+    ) -> RunFolder:
         """Make a new run folder.
 
         Raises:
@@ -48,14 +49,28 @@ class RunFolder:
         check_free(path)
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
-        write_atomically(path / "config.json",
-                         json.dumps({"architectures": ["BertForPreTraining"], **config.to_dict()}, indent=2).encode())
+        write_atomically(
+            path / "config.json",
+            json.dumps({"architectures": ["BertForPreTraining"], **config.to_dict()}, indent=2).encode(),
+        )
         write_atomically(path / "tokenizer.json", vocabulary.to_json().encode())
         write_atomically(path / "vocab.txt", vocabulary.to_vocab_txt().encode())
-        write_atomically(path / "tokenizer_config.json", json.dumps(
-            {"tokenizer_class": "BertTokenizer", "do_lower_case": not cased, "model_max_length": longest,
-             "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "mask_token": "[MASK]",
-             "unk_token": "[UNK]"}, indent=2).encode())
+        write_atomically(
+            path / "tokenizer_config.json",
+            json.dumps(
+                {
+                    "tokenizer_class": "BertTokenizer",
+                    "do_lower_case": not cased,
+                    "model_max_length": longest,
+                    "cls_token": "[CLS]",
+                    "sep_token": "[SEP]",
+                    "pad_token": "[PAD]",
+                    "mask_token": "[MASK]",
+                    "unk_token": "[UNK]",
+                },
+                indent=2,
+            ).encode(),
+        )
         folder.describe(description)  # last: a folder with run.json can be resumed
         return folder
 
@@ -87,8 +102,10 @@ def check_free(path: Path) -> None:
     if (path / RUN).exists():
         raise UserError(f"{path} holds another run; go on with it by --resume {path}, or choose another --output.")
     # A process killed while it made the folder leaves these; there is nothing in them to lose.
-    if path.exists() and (not path.is_dir() or any(
-            p.name not in _WRITTEN_BEFORE_RUN and not p.name.startswith(".") for p in path.iterdir())):
+    if path.exists() and (
+        not path.is_dir()
+        or any(p.name not in _WRITTEN_BEFORE_RUN and not p.name.startswith(".") for p in path.iterdir())
+    ):
         raise UserError(f"{path} is not an empty folder; choose another --output.")
 
 

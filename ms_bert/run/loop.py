@@ -8,7 +8,6 @@ import dataclasses
 import math
 import signal
 import time
-from pathlib import Path
 from typing import Protocol
 
 from ms_bert.data.batches import Batch, BatchMaker, prefetched
@@ -21,8 +20,14 @@ from ms_bert.run.progress import Progress
 from ms_bert.run.schedule import learning_rate
 
 # What a step or an evaluation gives: sums over the batch, so that they can be added up.
-SUMS = ("masked_loss", "masked_correct", "masked_count", "next_sentence_loss", "next_sentence_correct",
-        "next_sentence_count")
+SUMS = (
+    "masked_loss",
+    "masked_correct",
+    "masked_count",
+    "next_sentence_loss",
+    "next_sentence_correct",
+    "next_sentence_count",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +46,13 @@ class StepResult:
 
 
 class Trainer(Protocol):
-    """A model and its optimizer in some framework."""
+    """A model and its optimizer in some framework.
+
+    Attributes:
+        shapes: of the weights, by Hugging Face's names.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
 
     def train_step(self, batch: Batch, step: int, rate: float) -> StepResult:
         """One optimizer step; `step` is 0-based and decides the dropout masks."""
@@ -54,6 +65,9 @@ class Trainer(Protocol):
 
     def load(self, model: Arrays, optimizer: Arrays, scalars: dict) -> None:
         """Take over what `state` gave."""
+
+    def load_weights(self, model: Arrays) -> None:
+        """Take over weights only, of the shapes in `shapes`."""
 
 
 class Interrupted(Exception):
@@ -96,7 +110,7 @@ class _Clock:
 
     def __init__(self):
         self.size = (0, 0)
-        self._first, self._sums = None, collections.Counter()
+        self._first, self._sums = True, collections.Counter()
         self.resume()
 
     def resume(self) -> None:
@@ -110,12 +124,18 @@ class _Clock:
         now = time.perf_counter()
         seconds = now - self._began
         self.size = len(batch["input_ids"]), int((batch["sequence_ids"] > 0).sum())
-        if self._first is None:
-            self._first = seconds
+        if self._first:
+            self._first = False
             self._sums["first_step_seconds"] = seconds
         else:
-            self._sums.update({"seconds": seconds, "waited_for_batches": self._got - self._began,
-                               "sequences": self.size[0], "tokens": self.size[1]})
+            self._sums.update(
+                {
+                    "seconds": seconds,
+                    "waited_for_batches": self._got - self._began,
+                    "sequences": self.size[0],
+                    "tokens": self.size[1],
+                }
+            )
         return seconds
 
     def take(self) -> dict[str, float]:
@@ -138,8 +158,10 @@ def evaluate(trainer: Trainer, maker: BatchMaker, sequences: int) -> dict[str, f
 
 def averages(sums: dict[str, float]) -> dict[str, float]:
     """mlm_loss, mlm_accuracy and, where there is NSP, nsp_loss and nsp_accuracy."""
-    means = {"mlm_loss": sums["masked_loss"] / sums["masked_count"],
-             "mlm_accuracy": sums["masked_correct"] / sums["masked_count"]}
+    means = {
+        "mlm_loss": sums["masked_loss"] / sums["masked_count"],
+        "mlm_accuracy": sums["masked_correct"] / sums["masked_count"],
+    }
     if sums["next_sentence_count"]:
         means["nsp_loss"] = sums["next_sentence_loss"] / sums["next_sentence_count"]
         means["nsp_accuracy"] = sums["next_sentence_correct"] / sums["next_sentence_count"]
@@ -154,8 +176,16 @@ class Loop:
             be None. progress: shows. entropy: unigram entropy to draw beside the loss, nats, or None.
     """
 
-    def __init__(self, options: Options, trainer: Trainer, folder: RunFolder, train: BatchMaker,
-                 held_out: BatchMaker | None, progress: Progress, entropy: float | None):
+    def __init__(
+        self,
+        options: Options,
+        trainer: Trainer,
+        folder: RunFolder,
+        train: BatchMaker,
+        held_out: BatchMaker | None,
+        progress: Progress,
+        entropy: float | None,
+    ):
         self.options, self.trainer, self.folder = options, trainer, folder
         self.train, self.held_out, self.progress, self.entropy = train, held_out, progress, entropy
         self.step, self.window = 0, collections.Counter()
@@ -170,24 +200,24 @@ class Loop:
             checkpoints.prune(self.folder.path, self.options.run.keep, self.options.run.keep_every)
         self.folder.cut_logs(self.step)
 
-    def run(self) -> dict[str, float]:
-        """Train to the last step; returns the last evaluation.
+    def run(self) -> None:
+        """Train to the last step.
 
         Raises:
             Interrupted: SIGINT or SIGTERM, after a checkpoint.
             UserError: the loss is not finite, or the run folder cannot be written.
         """
         try:
-            return self._run()
+            self._run()
         except OSError as error:
-            saved = checkpoints.steps(self.folder.path)
-            kept = f"the checkpoint of step {saved[-1]} is intact" if saved else "no checkpoint was there yet"
-            raise UserError(f"step {self.step}: writing the run folder {self.folder.path} failed ({error}); {kept}; "
-                            f"make room or restore the folder, then --resume it.", exit_code=1) from error
+            raise UserError(
+                f"step {self.step}: writing the run folder {self.folder.path} failed ({error}); "
+                f"{self._kept()}; make room or restore the folder, then --resume it.",
+                exit_code=1,
+            ) from error
 
-    def _run(self) -> dict[str, float]:
+    def _run(self) -> None:
         run, training = self.options.run, self.options.training
-        evaluation = None
         steps = range(self.step, training.steps)
         with _StopSignals() as stop, self.progress, contextlib.closing(prefetched(self.train, steps)) as batches:
             self.progress.start(self.step, training.steps)
@@ -206,23 +236,27 @@ class Loop:
                     self._log(rate, result)
                     self.folder.log(THROUGHPUT, {"step": self.step, **clock.take()})
                 if self.held_out and (last or (run.eval_every and self.step % run.eval_every == 0)):
-                    evaluation = self._evaluate()
+                    self._evaluate()
                 if last or stop.received is not None or self.step % run.checkpoint_every == 0:
                     self._save()
                 if stop.received is not None and not last:
                     raise Interrupted(stop.received, self.step)
                 clock.resume()
-        return evaluation or {}
 
     def _check(self, result: StepResult) -> None:
         finite = all(map(math.isfinite, (*result.sums.values(), result.gradient_norm)))
         if finite or (result.skipped and result.loss_scale > 1.0):
             return
+        raise UserError(
+            f"step {self.step + 1}: the MLM loss is {result.sums['masked_loss']} and the gradient norm "
+            f"{result.gradient_norm}, neither may be infinite or NaN; {self._kept()}; a lower "
+            "--learning-rate or a longer --warmup-steps usually helps.",
+            exit_code=1,
+        )
+
+    def _kept(self) -> str:
         saved = checkpoints.steps(self.folder.path)
-        kept = f"the checkpoint of step {saved[-1]} is intact" if saved else "no checkpoint was there yet"
-        raise UserError(f"step {self.step + 1}: the MLM loss is {result.sums['masked_loss']} and the gradient norm "
-                        f"{result.gradient_norm}, neither may be infinite or NaN; {kept}; a lower --learning-rate or "
-                        "a longer --warmup-steps usually helps.", exit_code=1)
+        return f"the checkpoint of step {saved[-1]} is intact" if saved else "no checkpoint was there yet"
 
     def _count(self, result: StepResult) -> None:
         if not result.skipped:
@@ -241,17 +275,15 @@ class Loop:
             line |= {"loss_scale": result.loss_scale, "skipped_steps": window["skipped"]}
         self.folder.log(METRICS, line)
 
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self) -> None:
         evaluation = evaluate(self.trainer, self.held_out, self.options.run.eval_sequences)
         self.folder.log(METRICS, {"step": self.step, **{f"held_out_{k}": v for k, v in evaluation.items()}})
         self.progress.evaluated(self.step, evaluation)
-        return evaluation
 
-    def _save(self) -> Path:
+    def _save(self) -> None:
         self.folder.sync_logs()
         model, optimizer, scalars = self.trainer.state()
-        saved = checkpoints.save(self.folder.path, TrainingState(self.step, model, optimizer, scalars,
-                                                                 {"window": dict(self.window)}))
+        position = {"window": dict(self.window)}
+        checkpoints.save(self.folder.path, TrainingState(self.step, model, optimizer, scalars, position))
         checkpoints.prune(self.folder.path, self.options.run.keep, self.options.run.keep_every)
         curves.draw(self.folder.path, self.entropy)
-        return saved

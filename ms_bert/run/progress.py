@@ -32,8 +32,15 @@ class Progress:
 
     def start(self, step: int, steps: int) -> None:
         """Show the bar, at a step."""
-        self._bar = tqdm(total=steps, initial=step, desc="pre-training", bar_format=_FORMAT, dynamic_ncols=True,
-                         file=sys.stderr, disable=not sys.stderr.isatty())
+        self._bar = tqdm(
+            total=steps,
+            initial=step,
+            desc="pre-training",
+            bar_format=_FORMAT,
+            dynamic_ncols=True,
+            file=sys.stderr,
+            disable=not sys.stderr.isatty(),
+        )
         self._last, self._steps_done, self._training_seconds = steps, 0, 0.0
 
     def say(self, line: str) -> None:
@@ -70,10 +77,15 @@ class Progress:
 
     def evaluated(self, step: int, evaluation: dict[str, float]) -> None:
         """Print the metrics of an evaluation."""
-        nsp = (f", NSP loss {evaluation['nsp_loss']:.3f} accuracy {evaluation['nsp_accuracy']:.1%}"
-               if "nsp_loss" in evaluation else "")
-        self.say(f"step {step} held-out: MLM loss {evaluation['mlm_loss']:.3f} accuracy {evaluation['mlm_accuracy']:.1%} "
-                 f"perplexity {evaluation['mlm_perplexity']:.1f}{nsp}")
+        nsp = (
+            f", NSP loss {evaluation['nsp_loss']:.3f} accuracy {evaluation['nsp_accuracy']:.1%}"
+            if "nsp_loss" in evaluation
+            else ""
+        )
+        self.say(
+            f"step {step} held-out: MLM loss {evaluation['mlm_loss']:.3f} accuracy {evaluation['mlm_accuracy']:.1%} "
+            f"perplexity {evaluation['mlm_perplexity']:.1f}{nsp}"
+        )
 
     def _show(self, name: str, value: float) -> None:
         old = self._average.get(name, value)

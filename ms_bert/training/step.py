@@ -29,11 +29,26 @@ class PreTrainingLoss(nn.Cell):
         super().__init__(auto_prefix=False)  # a cell that holds the model must not rename its parameters
         self.model = model
 
-    def construct(self, input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, masked_positions,
-                  masked_labels, masked_weights, next_sentence_labels, next_sentence_weights,
-                  masked_total, next_sentence_total, scale, dropout_keys=None):
+    def construct(
+        self,
+        input_ids,
+        token_type_ids,
+        position_ids,
+        sequence_ids,
+        cls_positions,
+        masked_positions,
+        masked_labels,
+        masked_weights,
+        next_sentence_labels,
+        next_sentence_weights,
+        masked_total,
+        next_sentence_total,
+        scale,
+        dropout_keys=None,
+    ):
         masked_logits, next_sentence_logits = self.model(
-            input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, masked_positions, dropout_keys)
+            input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, masked_positions, dropout_keys
+        )
         masked = weighted_sums(masked_logits, masked_labels, masked_weights)
         next_sentence = weighted_sums(next_sentence_logits, next_sentence_labels, next_sentence_weights)
         loss = masked[0] / masked_total + next_sentence[0] / next_sentence_total
@@ -87,11 +102,16 @@ class Update(nn.Cell):
         done = self.optimizer(scaled, rate, finite)
         good = ops.select(finite, self.good_steps + 1, ops.zeros_like(self.good_steps))
         grown = good >= GROWTH_INTERVAL
-        scale = ops.select(finite, ops.select(grown, self.loss_scale * 2.0, self.loss_scale * 1.0),
-                           ops.maximum(self.loss_scale * 0.5, Tensor(1.0, ms.float32)))
+        scale = ops.select(
+            finite,
+            ops.select(grown, self.loss_scale * 2.0, self.loss_scale * 1.0),
+            ops.maximum(self.loss_scale * 0.5, Tensor(1.0, ms.float32)),
+        )
         result = ops.stack((norm, 1.0 - ops.cast(finite, ms.float32), scale))
-        changes = (ops.assign(self.loss_scale, scale),
-                   ops.assign(self.good_steps, ops.select(grown, ops.zeros_like(good), good)))
+        changes = (
+            ops.assign(self.loss_scale, scale),
+            ops.assign(self.good_steps, ops.select(grown, ops.zeros_like(good), good)),
+        )
         return ops.depend(result, (done, changes))
 
 
@@ -140,5 +160,7 @@ class UpdateFromBuffers(nn.Cell):
             gradients += (self.buffers[i] * 1.0,)
         result = self.update(gradients, rate)
         for i in range(len(self.buffers)):
-            result = ops.depend(result, ops.assign(self.buffers[i], ops.depend(ops.zeros_like(self.buffers[i]), result)))
+            result = ops.depend(
+                result, ops.assign(self.buffers[i], ops.depend(ops.zeros_like(self.buffers[i]), result))
+            )
         return result

@@ -1,4 +1,4 @@
-"""Kill a run before and after each of its writes in turn, resume it, and compare: run by test_kill.py, not a test itself.
+"""Kill a run before and after each of its writes in turn, resume it, and compare: test_kill.py runs this.
 
 python -m tests.faults.killed_everywhere STORE VOCABULARY FOLDER
 
@@ -22,8 +22,11 @@ from ms_bert.run import checkpoints, curves
 from ms_bert.run.folder import RUN, RunFolder
 from ms_bert.run.loop import SUMS, Loop, StepResult
 
-OPTIONS = Options(examples=ExampleOptions(seq_length=16), training=TrainingOptions(batch_size=4, steps=9, warmup_steps=2),
-                  run=RunOptions(log_every=2, eval_every=4, eval_sequences=8, checkpoint_every=3, keep=2))
+OPTIONS = Options(
+    examples=ExampleOptions(seq_length=16),
+    training=TrainingOptions(batch_size=4, steps=9, warmup_steps=2),
+    run=RunOptions(log_every=2, eval_every=4, eval_sequences=8, checkpoint_every=3, keep=2),
+)
 
 
 class Trainer:
@@ -65,10 +68,17 @@ class Silent:
 def train(path, store, vocabulary):
     """Begin the run, or go on with it."""
     begun = (path / RUN).exists()
-    folder = RunFolder(path) if begun else RunFolder.create(
-        path, {"options": OPTIONS.to_dict()}, BertConfig(vocab_size=vocabulary.size), vocabulary, False, 16)
-    train_maker, held_out = (BatchMaker(split, vocabulary, OPTIONS.examples, 4, 1, held_out=split is store.held_out)
-                             for split in (store.train, store.held_out))
+    folder = (
+        RunFolder(path)
+        if begun
+        else RunFolder.create(
+            path, {"options": OPTIONS.to_dict()}, BertConfig(vocab_size=vocabulary.size), vocabulary, False, 16
+        )
+    )
+    train_maker, held_out = (
+        BatchMaker(split, vocabulary, OPTIONS.examples, 4, 1, held_out=split is store.held_out)
+        for split in (store.train, store.held_out)
+    )
     loop = Loop(OPTIONS, Trainer(), folder, train_maker, held_out, Silent(), None)
     if begun:
         loop.resume(checkpoints.load_newest(path, warn=sys.exit))
@@ -107,8 +117,17 @@ def dying_at(write, after, function):
 
         setattr(owner, name, counted)
 
-    for owner, name in ((os, "replace"), (os, "rename"), (os, "link"), (os, "fsync"), (os, "unlink"), (os, "rmdir"),
-                        (os, "mkdir"), (checkpoints, "save_file"), (RunFolder, "log")):
+    for owner, name in (
+        (os, "replace"),
+        (os, "rename"),
+        (os, "link"),
+        (os, "fsync"),
+        (os, "unlink"),
+        (os, "rmdir"),
+        (os, "mkdir"),
+        (checkpoints, "save_file"),
+        (RunFolder, "log"),
+    ):
         wrap(owner, name)
     function()
 
@@ -136,7 +155,9 @@ def main(store, vocabulary, work):
             kills += 1
             resumed = forked(lambda: train(path, store, vocabulary))
             assert resumed == 0, f"killed {'after' if after else 'before'} write {write}, it cannot be resumed"
-            assert content(path) == expected, f"killed {'after' if after else 'before'} write {write}, it ends differently"
+            assert content(path) == expected, (
+                f"killed {'after' if after else 'before'} write {write}, it ends differently"
+            )
     print(kills)
 
 

@@ -11,16 +11,49 @@ COMMAND = [sys.executable, "-m", "ms_bert.pretrain"]
 
 def small_run(corpus: Path, cache: Path, config: Path) -> list[str]:
     """Options of a run of 12 steps with a line each second step, evaluations and checkpoints in between."""
-    return ["--corpus", str(corpus), "--vocab-size", "600", "--held-out", "0.2", "--config", str(config),
-            "--cache", str(cache), "--processes", "1", "--seq-length", "32", "--batch-size", "4", "--steps", "12",
-            "--warmup-steps", "4", "--log-every", "2", "--eval-every", "5", "--eval-sequences", "8",
-            "--checkpoint-every", "3"]
+    return [
+        "--corpus",
+        str(corpus),
+        "--vocab-size",
+        "600",
+        "--held-out",
+        "0.2",
+        "--config",
+        str(config),
+        "--cache",
+        str(cache),
+        "--processes",
+        "1",
+        "--seq-length",
+        "32",
+        "--batch-size",
+        "4",
+        "--steps",
+        "12",
+        "--warmup-steps",
+        "4",
+        "--log-every",
+        "2",
+        "--eval-every",
+        "5",
+        "--eval-sequences",
+        "8",
+        "--checkpoint-every",
+        "3",
+    ]
 
 
 def write_config(folder: Path, **changes) -> Path:
     """A config.json of a BERT of one layer."""
-    fields = {"vocab_size": 600, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-              "intermediate_size": 48, "max_position_embeddings": 40, **changes}
+    fields = {
+        "vocab_size": 600,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": 40,
+        **changes,
+    }
     path = folder / "config.json"
     path.write_text(json.dumps(fields))
     return path
@@ -28,14 +61,25 @@ def write_config(folder: Path, **changes) -> Path:
 
 def run(*arguments, **options) -> subprocess.CompletedProcess:
     """The command, to its end."""
-    return subprocess.run([*COMMAND, *map(str, arguments)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          timeout=200, **options)
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        timeout=200,
+        **options,
+    )
 
 
 def start(*arguments) -> subprocess.Popen:
     """The command, in the background."""
-    return subprocess.Popen([*COMMAND, *map(str, arguments)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    return subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
 
 
 def assert_refused(result: subprocess.CompletedProcess, words: str, code: int = 2) -> None:

@@ -27,8 +27,18 @@ def checkpoint(folder, step):
 
 def test_the_run_folder_holds_what_it_should(undisturbed):
     assert {p.name for p in undisturbed.iterdir()} == {
-        ".lock", "config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "model.safetensors", "run.json",
-        "metrics.jsonl", "throughput.jsonl", "curves.png", "checkpoints"}
+        ".lock",
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.txt",
+        "model.safetensors",
+        "run.json",
+        "metrics.jsonl",
+        "throughput.jsonl",
+        "curves.png",
+        "checkpoints",
+    }
     assert [p.name for p in sorted((undisturbed / "checkpoints").iterdir())] == ["step-00000009", "step-00000012"]
     assert (undisturbed / "model.safetensors").stat().st_mode & 0o044
     lines = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
@@ -48,6 +58,7 @@ def test_transformers_loads_the_run_folder(undisturbed):
     assert all(np.array_equal(value.detach().numpy(), weights[name]) for name, value in model.named_parameters())
     tokenizer = transformers.AutoTokenizer.from_pretrained(undisturbed)
     from ms_bert.data.tokenizer import load
+
     text = "Objects of different types, except different numeric types, never compare equal: café!"
     assert tokenizer(text)["input_ids"] == load(undisturbed).tokenizer.encode(text).ids
     with torch.no_grad():
@@ -65,12 +76,16 @@ def test_a_killed_run_resumes_to_the_same_bytes(options, undisturbed, tmp_path, 
     folder = tmp_path / "run"
     process = runs.start(*options, "--output", folder)
     metrics = folder / "metrics.jsonl"
-    wait_for({
-        "before the first checkpoint": lambda: (folder / "run.json").exists(),
-        "between checkpoints": lambda: metrics.exists() and metrics.read_text().count("\n") >= 4,
-        "while one is written": lambda: (folder / "checkpoints" / ".step-00000006.writing").exists()
-        or checkpoint(folder, 6).exists(),
-    }[moment], process)
+    wait_for(
+        {
+            "before the first checkpoint": lambda: (folder / "run.json").exists(),
+            "between checkpoints": lambda: metrics.exists() and metrics.read_text().count("\n") >= 4,
+            "while one is written": lambda: (
+                (folder / "checkpoints" / ".step-00000006.writing").exists() or checkpoint(folder, 6).exists()
+            ),
+        }[moment],
+        process,
+    )
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not checkpoint(folder, 12).exists()
@@ -99,15 +114,16 @@ def test_a_signal_saves_and_stops_and_the_run_goes_on(options, undisturbed, tmp_
 def damage(path, how):
     content = bytearray(path.read_bytes())
     if how == "truncated":
-        content = content[:len(content) // 2]
+        content = content[: len(content) // 2]
     else:
         content[len(content) // 2] ^= 1
     path.unlink()  # model.safetensors of the run folder may be the same file
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("file, how", [("model.safetensors", "altered"), ("optimizer.safetensors", "truncated"),
-                                       ("state.json", "altered")])
+@pytest.mark.parametrize(
+    "file, how", [("model.safetensors", "altered"), ("optimizer.safetensors", "truncated"), ("state.json", "altered")]
+)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(undisturbed, tmp_path, file, how):
     folder = tmp_path / "run"
     shutil.copytree(undisturbed, folder)
@@ -126,7 +142,10 @@ def test_a_finished_run_says_so_and_goes_further_when_asked(undisturbed, tmp_pat
     result = runs.run("--resume", folder, "--steps", 14, "--keep-every", 9)
     assert result.returncode == 0, result.stderr
     assert [p.name for p in sorted((folder / "checkpoints").iterdir())] == [
-        "step-00000009", "step-00000012", "step-00000014"]
+        "step-00000009",
+        "step-00000012",
+        "step-00000014",
+    ]
 
 
 def test_a_full_disk_is_one_message_and_the_last_checkpoint_stays(undisturbed, tmp_path):
@@ -137,8 +156,9 @@ def test_a_full_disk_is_one_message_and_the_last_checkpoint_stays(undisturbed, t
     intact = runs.content(folder)
     # No file may grow beyond this: the system refuses the write as it does when the disk is full.
     limit = (folder / "model.safetensors").stat().st_size // 2
-    result = runs.run("--resume", folder, "--steps", 20,
-                      preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    result = runs.run(
+        "--resume", folder, "--steps", 20, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    )
     runs.assert_refused(result, "the checkpoint of step 12 is intact", code=1)
     assert "File too large" in result.stderr
     for name, value in runs.content(folder).items():
@@ -187,39 +207,61 @@ def test_a_missing_device_is_one_sentence(options, tmp_path, device, words):
 
 def test_a_vocabulary_that_does_not_fit_is_refused(options, tmp_path):
     config = runs.write_config(tmp_path, vocab_size=500)
-    runs.assert_refused(runs.run(*options, "--config", config, "--output", tmp_path / "run"),
-                        "the vocabulary has 600 entries and the config's vocab_size is 500")
+    runs.assert_refused(
+        runs.run(*options, "--config", config, "--output", tmp_path / "run"),
+        "the vocabulary has 600 entries and the config's vocab_size is 500",
+    )
 
 
 def test_a_sequence_longer_than_the_position_table_is_refused(options, tmp_path):
-    runs.assert_refused(runs.run(*options, "--seq-length", "64", "--output", tmp_path / "run"),
-                        "--seq-length 64 is longer than the position table of 40")
+    runs.assert_refused(
+        runs.run(*options, "--seq-length", "64", "--output", tmp_path / "run"),
+        "--seq-length 64 is longer than the position table of 40",
+    )
 
 
-@pytest.mark.parametrize("text, words", [
-    ("", "holds no text"), ("One sentence here. And another one.\nA third.\n", "1 training document")])
+@pytest.mark.parametrize(
+    "text, words", [("", "holds no text"), ("One sentence here. And another one.\nA third.\n", "1 training document")]
+)
 def test_a_corpus_too_small_is_refused(options, tmp_path, text, words):
     (tmp_path / "a.txt").write_text(text)
-    runs.assert_refused(runs.run(*options, "--corpus", tmp_path / "a.txt", "--vocab-size", "100", "--output",
-                                 tmp_path / "run"), words)
+    runs.assert_refused(
+        runs.run(*options, "--corpus", tmp_path / "a.txt", "--vocab-size", "100", "--output", tmp_path / "run"), words
+    )
 
 
 def test_a_changed_corpus_is_noticed_when_a_run_is_resumed(options, undisturbed, tmp_path):
     corpus = tmp_path / "a.txt"
     corpus.write_bytes(open(options[1], "rb").read())
-    result = runs.run(*options, "--corpus", corpus, "--steps", 3, "--output", tmp_path / "run")
+    config = runs.write_config(tmp_path)
+    result = runs.run(*options, "--corpus", corpus, "--config", config, "--steps", 3, "--output", tmp_path / "run")
     assert result.returncode == 0, result.stderr
+    config.unlink()  # the folder has its own
     corpus.write_text(corpus.read_text() + "\n\nOne more document. It has two sentences.\n")
     runs.assert_refused(runs.run("--resume", tmp_path / "run", "--steps", 6), "the corpus is not the one")
 
 
 def test_a_run_begins_from_the_weights_of_another(options, undisturbed, tmp_path):
-    result = runs.run(*options, "--init", undisturbed, "--steps", 1, "--learning-rate", "1e-9", "--held-out", "0",
-                      "--no-nsp", "--output", tmp_path / "run")
+    result = runs.run(
+        *options,
+        "--init",
+        undisturbed,
+        "--steps",
+        1,
+        "--learning-rate",
+        "1e-9",
+        "--held-out",
+        "0",
+        "--no-nsp",
+        "--output",
+        tmp_path / "run",
+    )
     assert result.returncode == 0, result.stderr
     before, after = (load_file(folder / "model.safetensors") for folder in (undisturbed, tmp_path / "run"))
     assert max(np.abs(before[name] - after[name]).max() for name in before) < 1e-8
     config = runs.write_config(tmp_path, hidden_size=48)
-    runs.assert_refused(runs.run(*options, "--init", undisturbed, "--config", config, "--output", tmp_path / "other"),
-                        "instead of float32")
+    runs.assert_refused(
+        runs.run(*options, "--init", undisturbed, "--config", config, "--output", tmp_path / "other"),
+        "instead of float32",
+    )
     assert not (tmp_path / "other").exists()

@@ -24,7 +24,9 @@ def result(question: str) -> dict:
 @pytest.mark.parametrize("target", ["pretrain", "test"])
 def test_the_two_commands_build_the_environment_and_run(target, tmp_path):
     assert any(line.startswith(f"make {target}") for line in LINES)
-    plan = subprocess.run(["make", "--dry-run", target, f"VENV={tmp_path}/venv"], cwd=ROOT, text=True, capture_output=True)
+    plan = subprocess.run(
+        ["make", "--dry-run", target, f"VENV={tmp_path}/venv"], cwd=ROOT, text=True, capture_output=True
+    )
     assert plan.returncode == 0, plan.stderr
     steps = plan.stdout.splitlines()
     assert steps[0].endswith(f"-m venv {tmp_path}/venv") and "--constraint constraints.txt" in steps[1]
@@ -56,8 +58,12 @@ def test_every_file_it_names_is_there(path):
 def test_its_numbers_are_the_measured_ones():
     learning = result("learning")
     last = learning["held_out"][-1]
-    for number in (f"{last['held_out_mlm_loss']:.2f}", f"{last['held_out_mlm_accuracy']:.1%}",
-                   f"{last['held_out_nsp_accuracy']:.1%}", f"{learning['text']['held_out_unigram_entropy']:.2f}"):
+    for number in (
+        f"{last['held_out_mlm_loss']:.2f}",
+        f"{last['held_out_mlm_accuracy']:.1%}",
+        f"{last['held_out_nsp_accuracy']:.1%}",
+        f"{learning['text']['held_out_unigram_entropy']:.2f}",
+    ):
         assert number in README
     assert learning["printed"][-1].split(":")[0] in README
     preset = Options().model.preset

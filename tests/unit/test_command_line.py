@@ -29,41 +29,65 @@ def test_every_promised_option_is_in_the_help(capsys):
 
 
 def test_help_and_mistakes_import_no_framework():
-    script = ("import sys; from ms_bert.run import command\n"
-              "try: command.parse('pretrain', '', ['--help'])\n"
-              "except SystemExit: pass\n"
-              "import ms_bert.config, ms_bert.data.batches, ms_bert.run.loop, ms_bert.pretrain\n"
-              "sys.exit(bool({'mindspore', 'torch', 'datasets', 'matplotlib'} & set(sys.modules)))")
+    script = (
+        "import sys; from ms_bert.run import command\n"
+        "try: command.parse('pretrain', '', ['--help'])\n"
+        "except SystemExit: pass\n"
+        "import ms_bert.config, ms_bert.data.batches, ms_bert.run.loop, ms_bert.pretrain\n"
+        "sys.exit(bool({'mindspore', 'torch', 'datasets', 'matplotlib'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", script], stdout=subprocess.DEVNULL).returncode == 0
 
 
 def test_the_readmes_long_command_is_understood():
-    options = parse("--corpus", "wiki/a.txt", "wiki/b.txt", "--preset", "base", "--seq-length", "128", "--batch-size",
-                    "256", "--steps", "1000000", "--precision", "float16", "--device", "Ascend", "--output", "runs/base")
+    options = parse(
+        "--corpus",
+        "wiki/a.txt",
+        "wiki/b.txt",
+        "--preset",
+        "base",
+        "--seq-length",
+        "128",
+        "--batch-size",
+        "256",
+        "--steps",
+        "1000000",
+        "--precision",
+        "float16",
+        "--device",
+        "Ascend",
+        "--output",
+        "runs/base",
+    )
     assert options.text.corpus == ("wiki/a.txt", "wiki/b.txt")
     assert (options.training.batch_size, options.run.device, str(options.run.output)) == (256, "Ascend", "runs/base")
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (("--steps", "0"), "--steps is 0"),
-    (("--batch-size", "32", "--accumulate", "5"), "cannot be divided"),
-    (("--learning-rate", "-1"), "positive"),
-    (("--mask-rate", "1.5"), "--mask-rate"),
-    (("--max-predictions", "500"), "--max-predictions"),
-    (("--held-out", "0.9"), "--held-out"),
-    (("--keep", "0"), "--keep"),
-    (("--dropout", "1"), "--dropout"),
-    (("--resume", "runs/a", "--output", "runs/b"), "leave out --output"),
-    (("--resume", "no/such/run"), "there is no no/such/run"),
-    (("--repeat", "no/run.json"), "there is no no/run.json"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("--steps", "0"), "--steps is 0"),
+        (("--batch-size", "32", "--accumulate", "5"), "cannot be divided"),
+        (("--learning-rate", "-1"), "positive"),
+        (("--mask-rate", "1.5"), "--mask-rate"),
+        (("--max-predictions", "500"), "--max-predictions"),
+        (("--held-out", "0.9"), "--held-out"),
+        (("--keep", "0"), "--keep"),
+        (("--dropout", "1"), "--dropout"),
+        (("--resume", "runs/a", "--output", "runs/b"), "leave out --output"),
+        (("--resume", "no/such/run"), "there is no no/such/run"),
+        (("--repeat", "no/run.json"), "there is no no/run.json"),
+    ],
+)
 def test_a_mistaken_value_is_one_sentence(arguments, words):
     with pytest.raises(UserError) as caught:
         parse(*arguments)
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("arguments", [("--stepz", "5"), ("--preset", "huge"), ("--device", "TPU"), ("--steps", "many")])
+@pytest.mark.parametrize(
+    "arguments", [("--stepz", "5"), ("--preset", "huge"), ("--device", "TPU"), ("--steps", "many")]
+)
 def test_an_unknown_option_or_value_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         parse(*arguments)
@@ -73,8 +97,19 @@ def test_an_unknown_option_or_value_exits_with_2(arguments, capsys):
 
 @pytest.fixture
 def saved(tmp_path):
-    options = parse("--preset", "tiny", "--steps", "7", "--vocab", "v.txt", "--no-nsp", "--seq-length", "32", "--output",
-                    str(tmp_path))
+    options = parse(
+        "--preset",
+        "tiny",
+        "--steps",
+        "7",
+        "--vocab",
+        "v.txt",
+        "--no-nsp",
+        "--seq-length",
+        "32",
+        "--output",
+        str(tmp_path),
+    )
     (tmp_path / "run.json").write_text(json.dumps({"options": options.to_dict()}))
     return tmp_path
 

@@ -22,16 +22,19 @@ def read(cache, *corpus, **options):
     return list(Corpus(TextOptions(corpus=tuple(map(str, corpus)), cache=cache, **options)).documents())
 
 
-@pytest.mark.parametrize("name, write", [
-    ("a.txt", lambda path: path.write_text(PLAIN, encoding="utf-8")),
-    ("bom-and-crlf.txt", lambda path: path.write_bytes(b"\xef\xbb\xbf" + PLAIN.replace("\n", "\r\n").encode())),
-    ("a.txt.gz", lambda path: path.write_bytes(gzip.compress(PLAIN.encode()))),
-    ("a.txt.xz", lambda path: path.write_bytes(lzma.compress(PLAIN.encode()))),
-    ("a.jsonl", lambda path: path.write_text(_records())),
-    ("a.jsonl.gz", lambda path: path.write_bytes(gzip.compress(_records().encode()))),
-    ("a.jsonl.xz", lambda path: path.write_bytes(lzma.compress(_records().encode()))),
-    ("a.parquet", lambda path: pa.parquet.write_table(pa.table({"text": ["\n".join(d) for d in DOCUMENTS]}), path)),
-])
+@pytest.mark.parametrize(
+    "name, write",
+    [
+        ("a.txt", lambda path: path.write_text(PLAIN, encoding="utf-8")),
+        ("bom-and-crlf.txt", lambda path: path.write_bytes(b"\xef\xbb\xbf" + PLAIN.replace("\n", "\r\n").encode())),
+        ("a.txt.gz", lambda path: path.write_bytes(gzip.compress(PLAIN.encode()))),
+        ("a.txt.xz", lambda path: path.write_bytes(lzma.compress(PLAIN.encode()))),
+        ("a.jsonl", lambda path: path.write_text(_records())),
+        ("a.jsonl.gz", lambda path: path.write_bytes(gzip.compress(_records().encode()))),
+        ("a.jsonl.xz", lambda path: path.write_bytes(lzma.compress(_records().encode()))),
+        ("a.parquet", lambda path: pa.parquet.write_table(pa.table({"text": ["\n".join(d) for d in DOCUMENTS]}), path)),
+    ],
+)
 def test_every_kind_of_file_gives_the_same_documents(tmp_path, name, write):
     write(tmp_path / name)
     assert read(tmp_path / "cache", tmp_path / name) == DOCUMENTS
@@ -78,9 +81,14 @@ def test_a_dataset_of_the_hub_is_read_through_datasets(tmp_path, monkeypatch):
     assert asked == {"path": "org/some-text", "name": "v1.0"}
 
 
-@pytest.mark.parametrize("name, words", [
-    ("no/such/*.txt", "no file matches"), ("missing.txt", "no file matches"), ("missing.jsonl.gz", "no file matches"),
-])
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("no/such/*.txt", "no file matches"),
+        ("missing.txt", "no file matches"),
+        ("missing.jsonl.gz", "no file matches"),
+    ],
+)
 def test_a_wrong_path_is_told_at_once(tmp_path, name, words):
     with pytest.raises(UserError, match=words):
         read(tmp_path, name)
@@ -94,15 +102,18 @@ def test_a_name_that_is_neither_file_nor_dataset_is_told(tmp_path, monkeypatch):
         read(tmp_path, "no-such-corpus")
 
 
-@pytest.mark.parametrize("name, content, words", [
-    ("a.pdf", b"%PDF", "unknown kind"),
-    ("latin.txt", "caf\xe9 na\xefve".encode("latin-1"), "not UTF-8"),
-    ("cut.txt.gz", gzip.compress(b"some text " * 1000)[:-20], "cannot be read to its end"),
-    ("cut.txt.xz", lzma.compress(b"some text " * 1000)[:-20], "cannot be read to its end"),
-    ("not.txt.gz", b"plain", "cannot be read to its end"),
-    ("broken.jsonl", b'{"text": "a"}\n{"text": ', "broken.jsonl"),
-    ("broken.parquet", b"PAR1 nothing", "broken.parquet"),
-])
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("a.pdf", b"%PDF", "unknown kind"),
+        ("latin.txt", "caf\xe9 na\xefve".encode("latin-1"), "not UTF-8"),
+        ("cut.txt.gz", gzip.compress(b"some text " * 1000)[:-20], "cannot be read to its end"),
+        ("cut.txt.xz", lzma.compress(b"some text " * 1000)[:-20], "cannot be read to its end"),
+        ("not.txt.gz", b"plain", "cannot be read to its end"),
+        ("broken.jsonl", b'{"text": "a"}\n{"text": ', "broken.jsonl"),
+        ("broken.parquet", b"PAR1 nothing", "broken.parquet"),
+    ],
+)
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=words) as caught:
@@ -117,10 +128,17 @@ def test_text_without_blank_lines_does_not_become_one_endless_document(tmp_path)
 
 
 def test_running_text_is_split_into_sentences_in_english_and_chinese():
-    assert split_sentences(["Mr. Smith paid $3.50 (e.g. for tea). \"What?\" she said. It works!",
-                            "我来到北京。“你好！”他说。价格3.5元。"]) == [
-        "Mr. Smith paid $3.50 (e.g. for tea).", '"What?" she said.', "It works!",
-        "我来到北京。", "“你好！”", "他说。", "价格3.5元。"]
+    assert split_sentences(
+        ['Mr. Smith paid $3.50 (e.g. for tea). "What?" she said. It works!', "我来到北京。“你好！”他说。价格3.5元。"]
+    ) == [
+        "Mr. Smith paid $3.50 (e.g. for tea).",
+        '"What?" she said.',
+        "It works!",
+        "我来到北京。",
+        "“你好！”",
+        "他说。",
+        "价格3.5元。",
+    ]
 
 
 def test_the_builtin_corpus_is_prose_and_the_same_every_time():
@@ -135,8 +153,10 @@ def test_the_builtin_corpus_is_prose_and_the_same_every_time():
 
     See :func:`numpy.median` for a `robust` measure of the same thing.
     """
-    assert builtin.prose(text) == ["Parameters x : array of the values that are averaged here",
-                                   "See numpy.median for a robust measure of the same thing."]
+    assert builtin.prose(text) == [
+        "Parameters x : array of the values that are averaged here",
+        "See numpy.median for a robust measure of the same thing.",
+    ]
     first, second = (list(_first(builtin.documents(), 60)) for _ in range(2))
     assert first == second
     assert all(len(" ".join(document)) >= 200 for document in first)

@@ -9,10 +9,10 @@ from ms_bert.data.batches import FIELDS, BatchMaker, prefetched
 from ms_bert.data.corpus import Corpus
 from ms_bert.data.masking import _choose, mask
 from ms_bert.data.pairs import PairSampler
-from ms_bert.randomness import dropout_keys, generator, initial_weights, permuted
 from ms_bert.data.store import open_store
 from ms_bert.errors import UserError
 from ms_bert.options import ExampleOptions
+from ms_bert.randomness import dropout_keys, generator, initial_weights, permuted
 
 OPTIONS = ExampleOptions(seq_length=32)
 
@@ -41,9 +41,18 @@ def test_a_batch_depends_on_nothing_but_its_step(store, vocabulary):
 def test_a_batch_has_the_promised_arrays(store, vocabulary):
     batch = maker(store, vocabulary)(0)
     b, s, p = 64, 32, OPTIONS.prediction_slots
-    shapes = {"input_ids": (b, s), "token_type_ids": (b, s), "position_ids": (b, s), "sequence_ids": (b, s),
-              "cls_positions": (b, 1), "masked_positions": (b, p), "masked_labels": (b, p), "masked_weights": (b, p),
-              "next_sentence_labels": (b, 1), "next_sentence_weights": (b, 1)}
+    shapes = {
+        "input_ids": (b, s),
+        "token_type_ids": (b, s),
+        "position_ids": (b, s),
+        "sequence_ids": (b, s),
+        "cls_positions": (b, 1),
+        "masked_positions": (b, p),
+        "masked_labels": (b, p),
+        "masked_weights": (b, p),
+        "next_sentence_labels": (b, 1),
+        "next_sentence_weights": (b, 1),
+    }
     assert {name: array.shape for name, array in batch.items()} == shapes and set(FIELDS) == set(shapes)
     assert all(array.dtype == (np.float32 if name.endswith("weights") else np.int32) for name, array in batch.items())
 
@@ -145,8 +154,10 @@ def test_the_epochs_order_is_a_permutation_and_new_in_each_epoch(size):
 
 def test_masking_follows_80_10_10(store, vocabulary):
     batches = [maker(store, vocabulary, ExampleOptions(seq_length=128))(step) for step in range(20)]
-    ids, labels, positions, weights = (np.concatenate([b[k] for b in batches]) for k in (
-        "input_ids", "masked_labels", "masked_positions", "masked_weights"))
+    ids, labels, positions, weights = (
+        np.concatenate([b[k] for b in batches])
+        for k in ("input_ids", "masked_labels", "masked_positions", "masked_weights")
+    )
     used = weights > 0
     now = np.take_along_axis(ids, positions, 1)[used]
     kept, masked = (now == labels[used]).mean(), (now == vocabulary.mask).mean()
@@ -219,11 +230,14 @@ def test_choosing_groups_is_googles_greedy_loop():
 # What there must be
 
 
-@pytest.mark.parametrize("text, words", [
-    ("One. Two. Three.", "1 training document"),
-    ("It was. So what?\n\nWho is it? Nobody.\n\nAnd then? The end.\n", "1 held-out document"),
-    ("One\n\nTwo\n\nThree\n\nFour\n\nFive\n\nSix\n", "has one sentence"),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("One. Two. Three.", "1 training document"),
+        ("It was. So what?\n\nWho is it? Nobody.\n\nAnd then? The end.\n", "1 held-out document"),
+        ("One\n\nTwo\n\nThree\n\nFour\n\nFive\n\nSix\n", "has one sentence"),
+    ],
+)
 def test_a_corpus_that_nsp_cannot_be_made_from_is_told(tmp_path, vocabulary, text_options, text, words):
     (tmp_path / "a.txt").write_text(text)
     options = dataclasses.replace(text_options, corpus=(str(tmp_path / "a.txt"),), cache=tmp_path)

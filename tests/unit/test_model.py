@@ -8,18 +8,29 @@ from mindspore import Tensor, nn
 from ms_bert import kernels
 from ms_bert.config import PRESETS, BertConfig
 from ms_bert.device import use_device
-from ms_bert.heads import (BertForMultipleChoice, BertForQuestionAnswering, BertForSequenceClassification,
-                           BertForTokenClassification)
-from ms_bert.model import (BertForPreTraining, BertModel, Numerics, count_parameters, initialize,
-                           named_intermediates)
+from ms_bert.heads import (
+    BertForMultipleChoice,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+)
+from ms_bert.model import BertForPreTraining, BertModel, Numerics, initialize, named_intermediates
 from ms_bert.randomness import DropoutColumns, dropout_keys
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 # Sizes pairwise different, so that no transposed or exchanged tensor can pass for the right one.
-CONFIG = BertConfig(vocab_size=97, hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=80,
-                    max_position_embeddings=24, type_vocab_size=2, id2label={str(i): str(i) for i in range(5)})
+CONFIG = BertConfig(
+    vocab_size=97,
+    hidden_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    intermediate_size=80,
+    max_position_embeddings=24,
+    type_vocab_size=2,
+    id2label={str(i): str(i) for i in range(5)},
+)
 B, S = 4, 21
 LENGTHS = (21, 13, 7, 2)
 
@@ -33,10 +44,13 @@ def cpu():
 def inputs():
     rng = np.random.default_rng(5)
     inside = np.arange(S) < np.array(LENGTHS)[:, None]
-    return {"input_ids": rng.integers(0, 97, (B, S)).astype(np.int32) * inside,
-            "token_type_ids": (rng.integers(0, 2, (B, S)) * inside).astype(np.int32),
-            "position_ids": np.tile(np.arange(S, dtype=np.int32), (B, 1)), "sequence_ids": inside.astype(np.int32),
-            "cls_positions": np.zeros((B, 1), np.int32)}
+    return {
+        "input_ids": rng.integers(0, 97, (B, S)).astype(np.int32) * inside,
+        "token_type_ids": (rng.integers(0, 2, (B, S)) * inside).astype(np.int32),
+        "position_ids": np.tile(np.arange(S, dtype=np.int32), (B, 1)),
+        "sequence_ids": inside.astype(np.int32),
+        "cls_positions": np.zeros((B, 1), np.int32),
+    }
 
 
 def randomize(cell):
@@ -63,8 +77,11 @@ def call(cell, inputs, *more):
 
 def reference(other, inputs, **arguments):
     with torch.no_grad():
-        return other(**{name: torch.from_numpy(inputs[name]).long() for name in ("input_ids", "token_type_ids")},
-                     attention_mask=torch.from_numpy(inputs["sequence_ids"]).long(), **arguments)
+        return other(
+            **{name: torch.from_numpy(inputs[name]).long() for name in ("input_ids", "token_type_ids")},
+            attention_mask=torch.from_numpy(inputs["sequence_ids"]).long(),
+            **arguments,
+        )
 
 
 def assert_close(ours, theirs, tolerance=2e-5):
@@ -104,8 +121,10 @@ def test_named_intermediates_equal_transformers(inputs):
     named = named_intermediates(call(Inside(model), inputs))
     other = twin(model, transformers.BertModel)
     theirs = reference(other, inputs, output_hidden_states=True, output_attentions=True)
-    assert list(named) == ["embeddings", *(f"layer.{i}.{part}" for i in range(2) for part in (
-        "attention.probabilities", "attention.output", "output"))]
+    assert list(named) == [
+        "embeddings",
+        *(f"layer.{i}.{part}" for i in range(2) for part in ("attention.probabilities", "attention.output", "output")),
+    ]
     inside = inputs["sequence_ids"] > 0  # what padding computes is nobody's business, and differs
     for name, ours in named.items():
         layer = int(name.split(".")[1]) if "." in name else 0
@@ -126,11 +145,14 @@ def test_named_intermediates_equal_transformers(inputs):
         assert_close(Tensor(ours.asnumpy().reshape(B, S, -1)[inside]), expected[torch.from_numpy(inside)])
 
 
-@pytest.mark.parametrize("ours, theirs", [
-    (BertForSequenceClassification, "BertForSequenceClassification"),
-    (BertForTokenClassification, "BertForTokenClassification"),
-    (BertForQuestionAnswering, "BertForQuestionAnswering"),
-])
+@pytest.mark.parametrize(
+    "ours, theirs",
+    [
+        (BertForSequenceClassification, "BertForSequenceClassification"),
+        (BertForTokenClassification, "BertForTokenClassification"),
+        (BertForQuestionAnswering, "BertForQuestionAnswering"),
+    ],
+)
 def test_downstream_heads_equal_transformers(inputs, ours, theirs):
     labels = 2 if theirs == "BertForQuestionAnswering" else 5
     config = CONFIG.replace(num_hidden_layers=1, id2label={str(i): str(i) for i in range(labels)})
@@ -138,8 +160,11 @@ def test_downstream_heads_equal_transformers(inputs, ours, theirs):
     output = call(cell, inputs)
     expected = reference(twin(cell, getattr(transformers, theirs), config), inputs)
     inside = inputs["sequence_ids"] > 0
-    for value, wanted in (zip(output, (expected.start_logits, expected.end_logits)) if isinstance(output, tuple)
-                          else [(output, expected.logits)]):
+    for value, wanted in (
+        zip(output, (expected.start_logits, expected.end_logits))
+        if isinstance(output, tuple)
+        else [(output, expected.logits)]
+    ):
         if value.shape[:2] == (B, S):
             value, wanted = Tensor(value.asnumpy()[inside]), wanted[torch.from_numpy(inside)]
         assert_close(value, wanted)
@@ -150,8 +175,16 @@ def test_multiple_choice_equals_transformers(inputs):
     cell = randomize(BertForMultipleChoice(config, Numerics(), choices=2))
     other = twin(cell, transformers.BertForMultipleChoice, config)
     with torch.no_grad():
-        expected = other(**{k: torch.from_numpy(inputs[n]).long().view(2, 2, S) for k, n in (
-            ("input_ids", "input_ids"), ("token_type_ids", "token_type_ids"), ("attention_mask", "sequence_ids"))})
+        expected = other(
+            **{
+                k: torch.from_numpy(inputs[n]).long().view(2, 2, S)
+                for k, n in (
+                    ("input_ids", "input_ids"),
+                    ("token_type_ids", "token_type_ids"),
+                    ("attention_mask", "sequence_ids"),
+                )
+            }
+        )
     assert_close(call(cell, inputs), expected.logits)
 
 
@@ -162,8 +195,8 @@ def test_two_sequences_packed_in_a_row_compute_what_they_compute_alone(inputs):
     packed = {name: np.zeros((1, S), np.int32) for name in list(inputs)[:4]}
     for number, (row, start, length) in enumerate(((1, 0, 13), (2, 13, 7)), 1):
         for name in ("input_ids", "token_type_ids", "position_ids"):
-            packed[name][0, start:start + length] = inputs[name][row, :length]
-        packed["sequence_ids"][0, start:start + length] = number
+            packed[name][0, start : start + length] = inputs[name][row, :length]
+        packed["sequence_ids"][0, start : start + length] = number
     hidden, pooled, _ = call(model, {**packed, "cls_positions": np.array([[0, 13]], np.int32)})
     assert np.abs(pooled.asnumpy() - alone[1].asnumpy()[1:3]).max() < 1e-5
     separate = alone[0].asnumpy().reshape(B, S, -1)
@@ -175,12 +208,13 @@ def test_parameters_bear_hugging_faces_names_shapes_and_order():
     ours = BertForPreTraining(CONFIG, Numerics())
     theirs = transformers.BertForPreTraining(transformers.BertConfig(**CONFIG.to_dict()))
     assert [(p.name, tuple(p.shape)) for p in ours.get_parameters()] == [
-        (name, tuple(value.shape)) for name, value in theirs.named_parameters()]
+        (name, tuple(value.shape)) for name, value in theirs.named_parameters()
+    ]
 
 
 @pytest.mark.parametrize("preset, expected", [("base", 109_482_240), ("large", 335_141_888)])
 def test_parameter_counts_are_the_published_ones(preset, expected):
-    assert count_parameters(BertModel(PRESETS[preset], Numerics())) == expected
+    assert sum(p.size for p in BertModel(PRESETS[preset], Numerics()).trainable_params()) == expected
 
 
 def test_initialisation_is_normal_002_zeros_and_ones_and_follows_the_seed():
@@ -225,7 +259,7 @@ def test_dropout_has_its_rate_and_scale_and_is_independent_between_elements_and_
     zero, other = first == 0, second == 0
     deviation = (0.1 * 0.9 / zero.size) ** 0.5
     assert abs(zero.mean() - 0.1) < 4 * deviation
-    spread = 4 * 0.09 / zero.size ** 0.5 + 1e-4
+    spread = 4 * 0.09 / zero.size**0.5 + 1e-4
     for a, b in ((zero, other), (zero[1:], zero[:-1]), (zero[:, 1:], zero[:, :-1])):
         assert abs((a & b).mean() - a.mean() * b.mean()) < spread
     # Neither rows nor columns are favoured: their sums vary as binomial ones do.

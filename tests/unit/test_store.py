@@ -18,7 +18,7 @@ def every(column):
 def sentences(split):
     """The ids of each sentence of each document."""
     tokens, starts, documents = every(split.tokens), every(split.sentences), every(split.documents)
-    return [[tokens[starts[s]:starts[s + 1]].tolist() for s in range(a, b)] for a, b in zip(documents, documents[1:])]
+    return [[tokens[starts[s] : starts[s + 1]].tolist() for s in range(a, b)] for a, b in zip(documents, documents[1:])]
 
 
 def test_the_store_holds_every_sentence_of_every_document_in_order(store, text_options, vocabulary):

@@ -68,11 +68,14 @@ def test_a_trained_vocabulary_is_kept_and_another_corpus_gets_its_own(tmp_path):
     assert train("quite other text").fingerprint() != first.fingerprint()
 
 
-@pytest.mark.parametrize("content, words", [
-    ("[PAD]\n[UNK]\n[CLS]\n[SEP]\nthe\n", r"has no \[MASK\]"),
-    ("the\ncat\n", r"has no \[UNK\]"),
-    (b"\xff\xfe", "cannot be read as a vocab.txt"),
-])
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("[PAD]\n[UNK]\n[CLS]\n[SEP]\nthe\n", r"has no \[MASK\]"),
+        ("the\ncat\n", r"has no \[UNK\]"),
+        (b"\xff\xfe", "cannot be read as a vocab.txt"),
+    ],
+)
 def test_a_vocabulary_that_is_none_of_bert_is_refused(tmp_path, content, words):
     path = tmp_path / "vocab.txt"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())

@@ -18,8 +18,14 @@ from ms_bert.run.schedule import learning_rate
 from ms_bert.training.optimizers import OPTIMIZERS, is_decayed
 from ms_bert.training.trainer import MindSporeTrainer
 
-CONFIG = BertConfig(vocab_size=600, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
-                    max_position_embeddings=40)
+CONFIG = BertConfig(
+    vocab_size=600,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=48,
+    max_position_embeddings=40,
+)
 EXAMPLES = ExampleOptions(seq_length=32)
 
 
@@ -77,15 +83,21 @@ def test_the_loss_and_the_gradient_norm_equal_transformers(batches):
     used = batch["masked_weights"] > 0
     rows = np.broadcast_to(np.arange(8)[:, None], used.shape)
     labels[rows[used], batch["masked_positions"][used]] = batch["masked_labels"][used]
-    arrays = {"input_ids": batch["input_ids"], "token_type_ids": batch["token_type_ids"], "labels": labels,
-              "attention_mask": batch["sequence_ids"], "next_sentence_label": batch["next_sentence_labels"][:, 0]}
+    arrays = {
+        "input_ids": batch["input_ids"],
+        "token_type_ids": batch["token_type_ids"],
+        "labels": labels,
+        "attention_mask": batch["sequence_ids"],
+        "next_sentence_label": batch["next_sentence_labels"][:, 0],
+    }
     loss = theirs(**{k: torch.from_numpy(v).long() for k, v in arrays.items()}).loss
     loss.backward()
-    norm = math.sqrt(sum(float((p.grad ** 2).sum()) for p in theirs.parameters()))
+    norm = math.sqrt(sum(float((p.grad**2).sum()) for p in theirs.parameters()))
     result = ours.train_step(batch, 0, 1e-3)
     sums = result.sums
-    assert (sums["masked_loss"] / sums["masked_count"] + sums["next_sentence_loss"] / 8
-            == pytest.approx(loss.item(), rel=1e-5))
+    assert sums["masked_loss"] / sums["masked_count"] + sums["next_sentence_loss"] / 8 == pytest.approx(
+        loss.item(), rel=1e-5
+    )
     assert result.gradient_norm == pytest.approx(norm, rel=1e-4)
 
 
@@ -150,8 +162,8 @@ def test_without_nsp_its_loss_is_out(store, vocabulary):
 
 
 def test_an_overflow_skips_the_step_and_halves_the_scale_and_training_goes_on(batches):
-    one = trainer(precision="float16", loss_scale=2.0 ** 40)
-    before, scale = weights(one), 2.0 ** 40
+    one = trainer(precision="float16", loss_scale=2.0**40)
+    before, scale = weights(one), 2.0**40
     result = one.train_step(batches[0], 0, 1e-3)
     assert result.skipped and result.loss_scale == scale / 2 and not math.isfinite(result.gradient_norm)
     assert largest_difference(before, weights(one)) == 0 and not any(v.any() for v in one.state()[1].values())
@@ -233,7 +245,7 @@ def test_googles_optimizers_follow_their_formulas(name):
             g, t, rate = gradient[k].astype(np.float64), number + 1, 0.1 / (1 + number)
             m, v = 0.8 * m + 0.2 * g, 0.95 * v + 0.05 * g * g
             if name == "lamb":
-                u = (m / (1 - 0.8 ** t)) / (np.sqrt(v / (1 - 0.95 ** t)) + 1e-3) + decay * p
+                u = (m / (1 - 0.8**t)) / (np.sqrt(v / (1 - 0.95**t)) + 1e-3) + decay * p
                 trust = np.linalg.norm(p) / np.linalg.norm(u) if decay else 1.0
             else:
                 u, trust = m / (np.sqrt(v) + 1e-3) + decay * p, 1.0
@@ -242,8 +254,13 @@ def test_googles_optimizers_follow_their_formulas(name):
 
 
 def test_biases_and_layer_norm_are_not_decayed():
-    names = ["bert.encoder.layer.0.output.dense.weight", "bert.embeddings.word_embeddings.weight",
-             "bert.encoder.layer.0.output.dense.bias", "bert.embeddings.LayerNorm.weight", "cls.predictions.bias"]
+    names = [
+        "bert.encoder.layer.0.output.dense.weight",
+        "bert.embeddings.word_embeddings.weight",
+        "bert.encoder.layer.0.output.dense.bias",
+        "bert.embeddings.LayerNorm.weight",
+        "cls.predictions.bias",
+    ]
     assert list(map(is_decayed, names)) == [True, True, False, False, False]
 
 
@@ -260,7 +277,13 @@ def test_every_optimizer_trains_inside_the_step(batches):
 def test_the_learning_rate_rises_then_falls_to_nothing():
     linear = TrainingOptions(steps=10, warmup_steps=4, learning_rate=1.0)
     assert [round(learning_rate(linear, t), 6) for t in range(1, 12)] == [
-        0.25, 0.5, 0.75, 1.0, *(round((11 - t) / 7, 6) for t in range(5, 11)), 0.0]
+        0.25,
+        0.5,
+        0.75,
+        1.0,
+        *(round((11 - t) / 7, 6) for t in range(5, 11)),
+        0.0,
+    ]
     square = dataclasses.replace(linear, decay_power=2.0, decay_steps=7, warmup_steps=0)
     assert learning_rate(square, 4) == pytest.approx((4 / 8) ** 2) and learning_rate(square, 8) == 0.0
 
