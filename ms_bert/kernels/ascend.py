@@ -22,8 +22,9 @@ def attention(query, key, value, sequence_ids, heads, rate, row_keys, column_key
     discard = ops.not_equal(ops.expand_dims(sequence_ids, 2), ops.expand_dims(sequence_ids, 1))  # (B, S, S)
     drop_mask = None
     if rate > 0.0:
-        seed = ops.cast(ops.reshape(row_keys, (-1,))[0], ms.int64)
-        offset = ops.cast(column_keys[0], ms.int64)
+        # Neither may be negative.
+        seed = ops.cast(ops.bitwise_and(ops.reshape(row_keys, (-1,))[0], 0x7FFFFFFF), ms.int64)
+        offset = ops.cast(ops.bitwise_and(column_keys[0], 0x7FFFFFFF), ms.int64)
         bits = _generate_mask((b * heads * s * s,), rate, seed, offset, ms.float16)
         drop_mask = ops.reshape(bits, (b, heads, s, s // 8))
     context = ops.flash_attention_score(

@@ -33,7 +33,7 @@ class Moments(nn.Cell):
         self.m = ParameterTuple([Parameter(ops.zeros_like(p), name=f"m.{p.name}") for p in parameters])
         self.v = ParameterTuple([Parameter(ops.zeros_like(p), name=f"v.{p.name}") for p in parameters])
         self.updates = Parameter(Tensor(0, ms.int32), name="updates")
-        self.count = len(self.parameters_)
+        self.map = ops.HyperMap()
         self.decay = tuple(options.weight_decay if is_decayed(p.name) else 0.0 for p in parameters)
         self.beta1, self.beta2, self.epsilon = options.beta1, options.beta2, options.optimizer_epsilon
 
@@ -44,15 +44,18 @@ class Moments(nn.Cell):
         # 1 - beta^t, accurate in float32 for small t as well.
         correction1 = -ops.expm1(t * math.log(self.beta1)) if self.beta1 else ops.ones_like(t)
         correction2 = -ops.expm1(t * math.log(self.beta2)) if self.beta2 else ops.ones_like(t)
-        for i in range(self.count):
-            p, m, v, g = self.parameters_[i], self.m[i], self.v[i], gradients[i]
-            new_m = self.beta1 * m + (1.0 - self.beta1) * g
-            new_v = self.beta2 * v + (1.0 - self.beta2) * ops.square(g)
-            new_p = self.update(p, new_m, new_v, rate, correction1, correction2, self.decay[i])
-            if keep is not None:
-                new_p, new_m, new_v = ops.select(keep, new_p, p), ops.select(keep, new_m, m), ops.select(keep, new_v, v)
-            done = ops.depend(done, (ops.assign(p, new_p), ops.assign(m, new_m), ops.assign(v, new_v)))
-        return done
+        # Mapped, not looped over: the compiler unrolls a loop by recursion, too deep for the parameters of BERT-base.
+        change = ops.partial(self.change, rate, correction1, correction2, keep)
+        return ops.depend(done, self.map(change, self.parameters_, self.m, self.v, gradients, self.decay))
+
+    def change(self, rate, correction1, correction2, keep, p, m, v, g, decay):
+        """Assign the new values of one parameter and its moments."""
+        new_m = self.beta1 * m + (1.0 - self.beta1) * g
+        new_v = self.beta2 * v + (1.0 - self.beta2) * ops.square(g)
+        new_p = self.update(p, new_m, new_v, rate, correction1, correction2, decay)
+        if keep is not None:
+            new_p, new_m, new_v = ops.select(keep, new_p, p), ops.select(keep, new_m, m), ops.select(keep, new_v, v)
+        return ops.depend(True, (ops.assign(p, new_p), ops.assign(m, new_m), ops.assign(v, new_v)))
 
 
 class AdamW(Moments):

@@ -63,6 +63,19 @@ def weighted_sums(logits, labels, weights):
     return (losses * weights).sum(), (correct * weights).sum(), weights.sum()
 
 
+def sum_of_squares(x):
+    return ops.ReduceSum()(ops.square(x))
+
+
+def multiplied(factor, x):
+    return x * factor
+
+
+def cleared(after, buffer):
+    """Set a buffer to 0 once `after` is known."""
+    return ops.assign(buffer, ops.depend(ops.zeros_like(buffer), after))
+
+
 class Update(nn.Cell):
     """Unscale and clip the gradients, let the optimizer update, and adapt the loss scale.
 
@@ -79,22 +92,17 @@ class Update(nn.Cell):
         self.optimizer = OPTIMIZERS[options.optimizer](parameters, options)
         self.clip_norm = options.clip_norm
         self.scaled = options.precision == "float16"
-        self.count = len(parameters)
+        self.map = ops.HyperMap()
         first = options.loss_scale if self.scaled else 1.0
         self.loss_scale = Parameter(Tensor(first, ms.float32), name="loss_scale")
         self.good_steps = Parameter(Tensor(0, ms.int32), name="good_steps")
 
     def construct(self, gradients, rate):
-        squares = ()
-        for i in range(self.count):
-            squares += (ops.ReduceSum()(ops.square(gradients[i])),)
-        norm = ops.sqrt(ops.stack(squares).sum()) / self.loss_scale
+        norm = ops.sqrt(ops.stack(self.map(sum_of_squares, gradients)).sum()) / self.loss_scale
         factor = 1.0 / self.loss_scale
         if self.clip_norm > 0.0:
             factor = factor * (self.clip_norm / ops.maximum(norm, Tensor(self.clip_norm, ms.float32)))
-        scaled = ()
-        for i in range(self.count):
-            scaled += (gradients[i] * factor,)
+        scaled = self.map(ops.partial(multiplied, factor), gradients)
         if not self.scaled:
             done = self.optimizer(scaled, rate, None)
             return ops.depend(ops.stack((norm, ops.zeros_like(norm), ops.ones_like(norm))), done)
@@ -136,14 +144,13 @@ class AccumulateStep(nn.Cell):
         super().__init__(auto_prefix=False)
         self.update = update
         self.buffers = ParameterTuple(buffers)
+        self.map = ops.HyperMap()
         self.gradients = ms.value_and_grad(loss, None, weights=ParameterTuple(parameters), has_aux=True)
 
     def construct(self, *inputs):
         batch, row_keys, column_keys = inputs[:12], inputs[13], inputs[14]  # the rate is for the update
         (_, sums), gradients = self.gradients(*batch, self.update.loss_scale, (row_keys, column_keys))
-        for i in range(len(gradients)):
-            sums = ops.depend(sums, ops.assign_add(self.buffers[i], gradients[i]))
-        return sums
+        return ops.depend(sums, self.map(ops.assign_add, self.buffers, gradients))
 
 
 class UpdateFromBuffers(nn.Cell):
@@ -153,14 +160,9 @@ class UpdateFromBuffers(nn.Cell):
         super().__init__(auto_prefix=False)
         self.update = update
         self.buffers = ParameterTuple(buffers)
+        self.map = ops.HyperMap()
 
     def construct(self, rate):
-        gradients = ()
-        for i in range(len(self.buffers)):
-            gradients += (self.buffers[i] * 1.0,)
+        gradients = self.map(ops.partial(multiplied, 1.0), self.buffers)
         result = self.update(gradients, rate)
-        for i in range(len(self.buffers)):
-            result = ops.depend(
-                result, ops.assign(self.buffers[i], ops.depend(ops.zeros_like(self.buffers[i]), result))
-            )
-        return result
+        return ops.depend(result, self.map(ops.partial(cleared, result), self.buffers))
