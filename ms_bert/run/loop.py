@@ -61,7 +61,7 @@ class Trainer(Protocol):
         """Sums by the names of SUMS, without dropout."""
 
     def state(self) -> tuple[Arrays, Arrays, dict]:
-        """Weights, moments and scalars."""
+        """Weights, moments and scalars; the arrays may be views, valid until the next step."""
 
     def load(self, model: Arrays, optimizer: Arrays, scalars: dict) -> None:
         """Take over what `state` gave."""

@@ -79,6 +79,7 @@ class MindSporeTrainer:
         return dict(zip(SUMS, map(float, sums.asnumpy())))
 
     def state(self) -> tuple[Arrays, Arrays, dict]:
+        """Weights, moments and scalars; the arrays are views, valid until the next step."""
         optimizer = self.update.optimizer
         scalars = {
             "updates": int(optimizer.updates.asnumpy()),
@@ -100,7 +101,7 @@ class MindSporeTrainer:
 
 
 def _arrays(parameters) -> Arrays:
-    return {p.name: p.asnumpy().copy() for p in parameters}
+    return {p.name: p.asnumpy() for p in parameters}
 
 
 def _set(parameters, arrays: Arrays) -> None:
