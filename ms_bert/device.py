@@ -34,8 +34,8 @@ def use_device(device: str, precision: str = "float32", recompute: bool = False)
     if recompute and device == "CPU":
         # Seen on MindSpore 2.10: BERT-base's step takes 14% more memory with it, for all activations stay.
         raise UserError(
-            "--recompute saves nothing on CPU, where MindSpore keeps what was computed before as well; use --accumulate "
-            "to save memory there."
+            "--recompute saves no memory on CPU, where MindSpore keeps what was computed before as well; "
+            "use --accumulate there."
         )
     if precision not in PRECISIONS[device]:
         able = [name for name, precisions in PRECISIONS.items() if precision in precisions]

@@ -159,6 +159,12 @@ def test_without_nsp_its_loss_is_out(store, vocabulary):
     assert np.allclose(weights(one)["cls.seq_relationship.weight"], before * (1 - 1e-3 * 0.01), atol=1e-9)
 
 
+def test_a_stack_as_deep_as_bert_large_compiles(batches):
+    # The compiler's recursion limit was once exceeded by the number of parameters, not by any small model.
+    deep = CONFIG.replace(num_hidden_layers=24, hidden_size=16, intermediate_size=16)
+    assert trainer(deep).train_step(batches[0], 0, 1e-3).sums["masked_count"] > 0
+
+
 # Half precision
 
 
@@ -190,7 +196,7 @@ def test_half_precision_follows_full_precision(plain, batches):
 def test_what_the_cpu_cannot_do_is_refused():
     with pytest.raises(UserError, match="--precision bfloat16 is not supported on CPU"):
         use_device("CPU", "bfloat16")
-    with pytest.raises(UserError, match="--recompute saves nothing on CPU"):
+    with pytest.raises(UserError, match="--recompute saves no memory on CPU"):
         use_device("CPU", recompute=True)
 
 
