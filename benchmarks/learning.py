@@ -17,13 +17,13 @@ def measure(output):
         run = Path(folder) / "run"
         whole = run_pretraining("--output", run)
         shutil.copyfile(run / CURVES, output / "learning.png")
-        description = json.loads((run / RUN).read_text())
+        description = json.loads(_portable((run / RUN).read_text(), run))
         metrics, throughput = read_log(run, METRICS), read_log(run, THROUGHPUT)
     training = sum(line["seconds"] for line in throughput)
     return {
         "seconds": whole["seconds"],
         "peak_memory_gb": whole["peak_memory_gb"],
-        "printed": whole["lines"],
+        "printed": [_portable(line, run) for line in whole["lines"]],
         "parameters": description["parameters"],
         "text": description["text"],
         "options": description["options"],
@@ -35,3 +35,8 @@ def measure(output):
             "held_out_nsp_accuracy_over": 0.5,
         },
     }
+
+
+def _portable(text: str, run: Path) -> str:
+    """The text without this machine's paths."""
+    return text.replace(str(run), "RUN").replace(str(Path.home()), "~")
