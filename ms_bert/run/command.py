@@ -51,6 +51,10 @@ def main(framework: Framework, program: str, description: str, arguments: Sequen
     except UserError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        # Outside the loop, which says what it has saved: the cache or the run folder cannot be written or read.
+        print(f"{program}: {error}; check that the path is right, may be written and has room.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"{program}: interrupted before training began, or twice; nothing new was saved.", file=sys.stderr)
         return 130

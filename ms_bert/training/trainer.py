@@ -26,49 +26,49 @@ class MindSporeTrainer:
 
     def __init__(self, config: BertConfig, options: Options):
         training = options.training
-        self.config, self.training = config, training
+        self.training = training
         kernels.check(options.run.device, training.precision, config.head_size, options.examples.seq_length)
         self.model = BertForPreTraining(config, Numerics(options.run.device, training.precision, training.recompute))
         initialize(self.model, config, training.seed, options.model.truncated_normal)
         parameters = self.model.trainable_params()
         self.shapes = {p.name: tuple(p.shape) for p in parameters}
-        self.loss = PreTrainingLoss(self.model)
+        loss = PreTrainingLoss(self.model)
         self.update = Update(parameters, training)
         self.columns = DropoutColumns(config).total
         self.evaluation = PreTrainingLoss(self.model)
         if training.accumulate == 1:
-            self.step = TrainStep(self.loss, self.update, parameters)
+            self.step = TrainStep(loss, self.update, parameters)
         else:
             buffers = [Parameter(ops.zeros_like(p), name=f"gradient.{p.name}") for p in parameters]
-            self.step = AccumulateStep(self.loss, self.update, parameters, buffers)
+            self.step = AccumulateStep(loss, self.update, parameters, buffers)
             self.finish = UpdateFromBuffers(self.update, buffers)
 
-    def step_inputs(self, batch: Batch, step: int, rate: float, part: int = 0) -> list[Tensor]:
-        """What the compiled step takes for one part of a batch: its arrays, totals, rate and dropout keys."""
+    def step_inputs(self, batch: Batch, step: int, rate: float) -> list[list[Tensor]]:
+        """What the compiled step takes for each part of a batch: its arrays, totals, rate and dropout keys."""
         rows, tokens = batch["input_ids"].shape
         size = rows // self.training.accumulate
-        of = slice(part * size, (part + 1) * size)
         # The keys are those of the whole batch, so that a batch in parts drops the very same units.
         row_keys, column_keys = dropout_keys(self.training.seed, step, rows * tokens, self.columns)
         totals = [np.float32(max(batch[name].sum(), 1.0)) for name in ("masked_weights", "next_sentence_weights")]
-        values = [
-            *(batch[name][of] for name in FIELDS),
-            *totals,
-            np.float32(rate),
-            row_keys[of.start * tokens : of.stop * tokens],
-            column_keys,
+        shared = [Tensor(value) for value in (*totals, np.float32(rate))]
+        column_keys = Tensor(column_keys)
+        return [
+            [
+                *(Tensor(batch[name][first : first + size]) for name in FIELDS),
+                *shared,
+                Tensor(row_keys[first * tokens : (first + size) * tokens]),
+                column_keys,
+            ]
+            for first in range(0, rows, size)
         ]
-        return [Tensor(value) for value in values]
 
     def train_step(self, batch: Batch, step: int, rate: float) -> StepResult:
-        if self.training.accumulate == 1:
-            sums, result = self.step(*self.step_inputs(batch, step, rate))
+        parts = self.step_inputs(batch, step, rate)
+        if len(parts) == 1:
+            sums, result = self.step(*parts[0])
             sums = sums.asnumpy().astype(np.float64)
         else:
-            sums = sum(
-                self.step(*self.step_inputs(batch, step, rate, part)).asnumpy().astype(np.float64)
-                for part in range(self.training.accumulate)
-            )
+            sums = sum(self.step(*part).asnumpy().astype(np.float64) for part in parts)
             result = self.finish(Tensor(np.float32(rate)))
         norm, skipped, scale = map(float, result.asnumpy())
         return StepResult(dict(zip(SUMS, sums.tolist())), norm, bool(skipped), scale)

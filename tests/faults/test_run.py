@@ -196,6 +196,14 @@ def test_another_runs_folder_is_not_overwritten(options, undisturbed, tmp_path):
     runs.assert_refused(runs.run(*options, "--output", tmp_path), "not an empty folder")
 
 
+@pytest.mark.parametrize("option", ["--output", "--cache"])
+def test_a_folder_that_cannot_be_made_is_one_sentence(options, tmp_path, option):
+    (tmp_path / "file").write_text("")
+    result = runs.run(*options, "--output", tmp_path / "run", option, tmp_path / "file" / "folder")
+    runs.assert_refused(result, "check that the path is right", code=1)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("device, words", [("Ascend", "npu-smi info"), ("GPU", "nvidia-smi")])
 def test_a_missing_device_is_one_sentence(options, tmp_path, device, words):
     result = runs.run(*options, "--device", device, "--output", tmp_path / "run")

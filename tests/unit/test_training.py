@@ -319,7 +319,9 @@ def test_the_ascend_training_graph_is_built_on_a_cpu_host_with_its_fused_attenti
     # 16-wide heads and 16 | S, as flash attention asks for.
     ascend = dataclasses.replace(options(precision=precision, recompute=True), run=RunOptions(device="Ascend"))
     one = MindSporeTrainer(CONFIG, ascend)
-    ms.export(one.step, *one.step_inputs(batches[0], 0, 1e-3), file_name=str(tmp_path / "step"), file_format="MINDIR")
+    ms.export(
+        one.step, *one.step_inputs(batches[0], 0, 1e-3)[0], file_name=str(tmp_path / "step"), file_format="MINDIR"
+    )
     found = operations(tmp_path / "step.mindir")
     assert found["FlashAttentionScore"] >= 2 and found["FlashAttentionScoreGrad"] == 2
     assert found["DropoutGenMaskExt"] >= 2 and found["AdamWeightDecay"] == len(list(one.model.get_parameters()))
