@@ -39,9 +39,10 @@ def use_device(device: str, precision: str = "float32", recompute: bool = False)
         )
     if precision not in PRECISIONS[device]:
         able = [name for name, precisions in PRECISIONS.items() if precision in precisions]
+        elsewhere = f"--device {' or '.join(able)}" if able else "python -m pt_reference.pretrain"
         raise UserError(
-            f"--precision {precision} is not supported on {device}; use {' or '.join(PRECISIONS[device])} "
-            f"there, or --device {' or '.join(able)}."
+            f"--precision {precision} is not supported by MindSpore on {device}; use {' or '.join(PRECISIONS[device])} "
+            f"there, or {elsewhere}."
         )
     # MindSpore warns in pages about plugins for the devices that are not there.
     os.environ.setdefault("GLOG_v", "3")

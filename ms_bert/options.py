@@ -145,12 +145,15 @@ class TrainingOptions:
     """Added to the root of the second moment; by default 1e-8 for adamw, 1e-6 for the others."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this global norm; 0 turns clipping off."""
-    precision: Literal["float32", "float16", "bfloat16"] = "float32"
-    """Of activations and matrix products; parameters and optimizer stay float32."""
+    precision: Literal["float32", "float16", "bfloat16", "float64"] = "float32"
+    """Of activations and matrix products; parameters and optimizer stay float32. float64 (the PyTorch reference only)
+    is the oracle: there everything is float64."""
     loss_scale: float = 65536.0
     """First loss scale in float16; it halves when a gradient overflows and doubles after 1000 good steps."""
     recompute: bool = False
     """Compute each layer again in the backward pass instead of keeping its activations."""
+    compile: bool = False
+    """Compile the model with torch.compile; MindSpore always compiles the whole step."""
     seed: int = 1
     """Of the weights, the examples, the masks and dropout."""
 
@@ -256,6 +259,7 @@ RESUMABLE = {
     "decay_steps",
     "accumulate",
     "recompute",
+    "compile",
     "device",
     "processes",
     "cache",

@@ -1,4 +1,4 @@
-"""A small real corpus, its vocabulary and its token store, shared by all tests."""
+"""A small real corpus, its vocabulary, its token store and a run on it, shared by all tests."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from ms_bert.data import builtin, tokenizer
 from ms_bert.data.corpus import Corpus
 from ms_bert.data.store import open_store
 from ms_bert.options import TextOptions
+from tests import runs
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +40,18 @@ def vocabulary(text_options) -> tokenizer.Vocabulary:
 @pytest.fixture(scope="session")
 def store(text_options, vocabulary):
     return open_store(text_options, Corpus(text_options), vocabulary)[0]
+
+
+@pytest.fixture(scope="session")
+def options(corpus_file, cache, tmp_path_factory) -> list[str]:
+    """Of a run of twelve steps."""
+    return runs.small_run(corpus_file, cache, runs.write_config(tmp_path_factory.mktemp("config")))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(options, tmp_path_factory) -> Path:
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
+    result = runs.run(*options, "--output", folder)
+    assert result.returncode == 0, result.stderr
+    return folder

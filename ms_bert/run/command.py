@@ -130,7 +130,8 @@ def pretrain(framework: Framework, options: Options) -> int:
             )
         folder = RunFolder(path)
         state = checkpoints.load_newest(path, warn=lambda sentence: print(sentence, file=sys.stderr))
-        folder.describe({**description, "options": options.to_dict()})
+        trained_by = _trained_by(description["trained_by"], framework, options, state.step if state else 0)
+        folder.describe({**description, "options": options.to_dict(), "trained_by": trained_by})
     else:
         state = None
     if options.model.init is not None and state is None:
@@ -213,14 +214,8 @@ def _description(
 ) -> dict:
     """What run.json says."""
     return {
-        "framework": framework.name,
-        "versions": {
-            "ms_bert": ms_bert.__version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            **framework.versions(),
-        },
         "options": options.to_dict(),
+        "trained_by": _trained_by([], framework, options, 0),
         "parameters": _parameters(trainer),
         "store": store.fingerprint,
         "text": {
@@ -229,6 +224,24 @@ def _description(
             "held_out_unigram_entropy": store.unigram_entropy,
         },
     }
+
+
+def _trained_by(before: list[dict], framework: Framework, options: Options, step: int) -> list[dict]:
+    """Which framework computed the run from which step on: what is known of the steps so far, and this process."""
+    now = {
+        "framework": framework.name,
+        "device": options.run.device,
+        "versions": {
+            "ms_bert": ms_bert.__version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            **framework.versions(),
+        },
+    }
+    kept = [entry for entry in before if entry["from_step"] < step]
+    if kept and {**kept[-1], **now} == kept[-1]:
+        return kept
+    return [*kept, {"from_step": step, **now}]
 
 
 def _parameters(trainer: Trainer) -> int:

@@ -118,7 +118,7 @@ def read_description(path: Path) -> dict:
     file = path / RUN if path.is_dir() else path
     try:
         description = json.loads(file.read_text(encoding="utf-8"))
-        description["options"]
+        description["options"], description["trained_by"]
     except FileNotFoundError:
         raise UserError(f"there is no {file}; name the folder of a run.") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -17,7 +17,7 @@ from ms_bert.run import checkpoints, curves
 from ms_bert.run.checkpoints import Arrays, TrainingState
 from ms_bert.run.folder import METRICS, THROUGHPUT, RunFolder
 from ms_bert.run.progress import Progress
-from ms_bert.run.schedule import learning_rate
+from ms_bert.run.recipe import learning_rate
 
 # What a step or an evaluation gives: sums over the batch, so that they can be added up.
 SUMS = (

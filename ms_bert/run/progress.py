@@ -52,7 +52,7 @@ class Progress:
         """A step is done: its StepResult, the sequences and tokens of its batch, and how long it took."""
         if self._steps_done == 0:
             # It is reported apart and not counted in the speed.
-            self.say(f"first step after {seconds:.1f} s, which compiled the graph")
+            self.say(f"first step after {seconds:.1f} s, compilation included")
         else:
             self._training_seconds += seconds
             self._show("sequences", size[0] / seconds)

@@ -13,11 +13,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from ms_bert import kernels
 from ms_bert.options import TrainingOptions
-
-
-def is_decayed(name: str) -> bool:
-    """Whether weight decay applies to a parameter: to all but biases and LayerNorm (Devlin et al., 2019, A.2)."""
-    return not name.endswith("bias") and "LayerNorm" not in name
+from ms_bert.run.recipe import is_decayed
 
 
 class Optimizer(nn.Cell):

@@ -6,9 +6,8 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from ms_bert import kernels
 from ms_bert.model import BertForPreTraining
 from ms_bert.options import TrainingOptions
+from ms_bert.run.recipe import GROWTH_INTERVAL
 from ms_bert.training.optimizers import OPTIMIZERS
-
-GROWTH_INTERVAL = 1000  # good steps after which the loss scale doubles
 
 
 class PreTrainingLoss(nn.Cell):

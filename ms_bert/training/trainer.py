@@ -11,9 +11,10 @@ from ms_bert.config import BertConfig
 from ms_bert.data.batches import FIELDS, Batch
 from ms_bert.model import BertForPreTraining, Numerics, initialize
 from ms_bert.options import Options
-from ms_bert.randomness import DropoutColumns, dropout_keys
+from ms_bert.randomness import DropoutColumns
 from ms_bert.run.checkpoints import Arrays
 from ms_bert.run.loop import SUMS, StepResult
+from ms_bert.run.recipe import parts
 from ms_bert.training.step import AccumulateStep, PreTrainingLoss, TrainStep, Update, UpdateFromBuffers
 
 
@@ -45,30 +46,23 @@ class MindSporeTrainer:
 
     def step_inputs(self, batch: Batch, step: int, rate: float) -> list[list[Tensor]]:
         """What the compiled step takes for each part of a batch: its arrays, totals, rate and dropout keys."""
-        rows, tokens = batch["input_ids"].shape
-        size = rows // self.training.accumulate
-        # The keys are those of the whole batch, so that a batch in parts drops the very same units.
-        row_keys, column_keys = dropout_keys(self.training.seed, step, rows * tokens, self.columns)
-        totals = [np.float32(max(batch[name].sum(), 1.0)) for name in ("masked_weights", "next_sentence_weights")]
-        shared = [Tensor(value) for value in (*totals, np.float32(rate))]
-        column_keys = Tensor(column_keys)
         return [
             [
-                *(Tensor(batch[name][first : first + size]) for name in FIELDS),
-                *shared,
-                Tensor(row_keys[first * tokens : (first + size) * tokens]),
-                column_keys,
+                *(Tensor(part.batch[name]) for name in FIELDS),
+                *(Tensor(value) for value in (part.masked_total, part.next_sentence_total, np.float32(rate))),
+                Tensor(part.row_keys),
+                Tensor(part.column_keys),
             ]
-            for first in range(0, rows, size)
+            for part in parts(batch, self.training, step, self.columns)
         ]
 
     def train_step(self, batch: Batch, step: int, rate: float) -> StepResult:
-        parts = self.step_inputs(batch, step, rate)
-        if len(parts) == 1:
-            sums, result = self.step(*parts[0])
+        inputs = self.step_inputs(batch, step, rate)
+        if len(inputs) == 1:
+            sums, result = self.step(*inputs[0])
             sums = sums.asnumpy().astype(np.float64)
         else:
-            sums = sum(self.step(*part).asnumpy().astype(np.float64) for part in parts)
+            sums = sum(self.step(*part).asnumpy().astype(np.float64) for part in inputs)
             result = self.finish(Tensor(np.float32(rate)))
         norm, skipped, scale = map(float, result.asnumpy())
         return StepResult(dict(zip(SUMS, sums.tolist())), norm, bool(skipped), scale)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from . import runs
+from tests import runs
 
 
 def wait_for(condition, process, seconds=120):
@@ -46,7 +46,7 @@ def test_the_run_folder_holds_what_it_should(undisturbed):
     assert [line["step"] for line in lines if "held_out_mlm_loss" in line] == [5, 10, 12]
     assert {"mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy", "gradient_norm", "learning_rate"} <= set(lines[0])
     description = json.loads((undisturbed / "run.json").read_text())
-    assert description["options"]["training"]["steps"] == 12 and description["versions"]["mindspore"]
+    assert description["options"]["training"]["steps"] == 12 and description["trained_by"][0]["versions"]["mindspore"]
     assert (undisturbed / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -50,7 +50,7 @@ def test_there_are_commands():
 def test_every_command_is_understood(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "base").mkdir(parents=True)
-    (tmp_path / "runs" / "base" / "run.json").write_text(json.dumps({"options": Options().to_dict()}))
+    (tmp_path / "runs" / "base" / "run.json").write_text(json.dumps({"options": Options().to_dict(), "trained_by": []}))
     arguments = shlex.split(line)[3:]
     if arguments == ["--help"]:
         with pytest.raises(SystemExit, match="0"):

@@ -110,7 +110,7 @@ def saved(tmp_path):
         "--output",
         str(tmp_path),
     )
-    (tmp_path / "run.json").write_text(json.dumps({"options": options.to_dict()}))
+    (tmp_path / "run.json").write_text(json.dumps({"options": options.to_dict(), "trained_by": []}))
     return tmp_path
 
 

@@ -6,7 +6,7 @@ import pytest
 from mindspore import Tensor, nn
 
 from ms_bert import kernels
-from ms_bert.config import PRESETS, BertConfig
+from ms_bert.config import PRESETS
 from ms_bert.device import use_device
 from ms_bert.heads import (
     BertForMultipleChoice,
@@ -17,22 +17,10 @@ from ms_bert.heads import (
 from ms_bert.model import BertForPreTraining, BertModel, Numerics, initialize, named_intermediates
 from ms_bert.randomness import DropoutColumns, dropout_keys
 
+from .bert import CONFIG, LENGTHS, MASKED_POSITIONS, B, S, ragged_inputs, random_weights
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-
-# Sizes pairwise different, so that no transposed or exchanged tensor can pass for the right one.
-CONFIG = BertConfig(
-    vocab_size=97,
-    hidden_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=3,
-    intermediate_size=80,
-    max_position_embeddings=24,
-    type_vocab_size=2,
-    id2label={str(i): str(i) for i in range(5)},
-)
-B, S = 4, 21
-LENGTHS = (21, 13, 7, 2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,22 +30,13 @@ def cpu():
 
 @pytest.fixture(scope="module")
 def inputs():
-    rng = np.random.default_rng(5)
-    inside = np.arange(S) < np.array(LENGTHS)[:, None]
-    return {
-        "input_ids": rng.integers(0, 97, (B, S)).astype(np.int32) * inside,
-        "token_type_ids": (rng.integers(0, 2, (B, S)) * inside).astype(np.int32),
-        "position_ids": np.tile(np.arange(S, dtype=np.int32), (B, 1)),
-        "sequence_ids": inside.astype(np.int32),
-        "cls_positions": np.zeros((B, 1), np.int32),
-    }
+    return ragged_inputs()
 
 
 def randomize(cell):
-    """Every parameter random, biases and LayerNorm too: their usual first values hide mistakes."""
-    rng = np.random.default_rng(7)
-    for parameter in cell.get_parameters():
-        parameter.set_data(Tensor(rng.normal(0.0, 0.3, parameter.shape).astype(np.float32)))
+    parameters = {p.name: p for p in cell.get_parameters()}
+    for name, value in random_weights({name: p.shape for name, p in parameters.items()}).items():
+        parameters[name].set_data(Tensor(value))
     return cell
 
 
@@ -93,9 +72,8 @@ def assert_close(ours, theirs, tolerance=2e-5):
 def test_pretraining_outputs_equal_transformers(inputs):
     ours = randomize(BertForPreTraining(CONFIG, Numerics()))
     theirs = reference(twin(ours, transformers.BertForPreTraining), inputs)
-    positions = np.array([[1, 3, 20], [2, 12, 0], [6, 0, 1], [0, 1, 1]], np.int32)
-    masked, next_sentence = call(ours, inputs, positions)
-    expected = theirs.prediction_logits[torch.arange(B)[:, None], torch.from_numpy(positions).long()]
+    masked, next_sentence = call(ours, inputs, MASKED_POSITIONS)
+    expected = theirs.prediction_logits[torch.arange(B)[:, None], torch.from_numpy(MASKED_POSITIONS).long()]
     assert_close(masked, expected.reshape(-1, 97))
     assert_close(next_sentence, theirs.seq_relationship_logits)
 

@@ -36,6 +36,6 @@ def test_the_bar_shows_step_losses_accuracies_rate_speed_and_time_left(monkeypat
 def test_without_a_terminal_there_are_plain_lines(capsys):
     show()
     out = capsys.readouterr().out.splitlines()
-    assert out[0] == "first step after 0.5 s, which compiled the graph"
+    assert out[0] == "first step after 0.5 s, compilation included"
     assert out[1] == "step 2/3 MLM 5.000 20.0% NSP 0.500 75.0% lr 1.5e-04 64 seq/s 8.0k tok/s left 00:00"
     assert out[-1] == "step 3 held-out: MLM loss 4.500 accuracy 25.0% perplexity 90.0, NSP loss 0.500 accuracy 75.0%"

@@ -15,8 +15,8 @@ from ms_bert.data.batches import FIELDS, BatchMaker
 from ms_bert.device import use_device
 from ms_bert.errors import UserError
 from ms_bert.options import ExampleOptions, ModelOptions, Options, RunOptions, TrainingOptions
-from ms_bert.run.schedule import learning_rate
-from ms_bert.training.optimizers import OPTIMIZERS, is_decayed
+from ms_bert.run.recipe import is_decayed, learning_rate
+from ms_bert.training.optimizers import OPTIMIZERS
 from ms_bert.training.trainer import MindSporeTrainer
 
 CONFIG = BertConfig(
@@ -194,7 +194,7 @@ def test_half_precision_follows_full_precision(plain, batches):
 
 
 def test_what_the_cpu_cannot_do_is_refused():
-    with pytest.raises(UserError, match="--precision bfloat16 is not supported on CPU"):
+    with pytest.raises(UserError, match="--precision bfloat16 is not supported by MindSpore on CPU"):
         use_device("CPU", "bfloat16")
     with pytest.raises(UserError, match="--recompute saves no memory on CPU"):
         use_device("CPU", recompute=True)

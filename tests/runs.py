@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMAND = [sys.executable, "-m", "ms_bert.pretrain"]
-
 
 def small_run(corpus: Path, cache: Path, config: Path) -> list[str]:
     """Options of a run of 12 steps with a line each second step, evaluations and checkpoints in between."""
@@ -59,10 +57,10 @@ def write_config(folder: Path, **changes) -> Path:
     return path
 
 
-def run(*arguments, **options) -> subprocess.CompletedProcess:
-    """The command, to its end."""
+def run(*arguments, package: str = "ms_bert", **options) -> subprocess.CompletedProcess:
+    """The command of a package, to its end."""
     return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
+        [sys.executable, "-m", f"{package}.pretrain", *map(str, arguments)],
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -71,10 +69,10 @@ def run(*arguments, **options) -> subprocess.CompletedProcess:
     )
 
 
-def start(*arguments) -> subprocess.Popen:
-    """The command, in the background."""
+def start(*arguments, package: str = "ms_bert") -> subprocess.Popen:
+    """The command of a package, in the background."""
     return subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
+        [sys.executable, "-m", f"{package}.pretrain", *map(str, arguments)],
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

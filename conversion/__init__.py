@@ -1,0 +1,1 @@
+"""Conversion between BERT checkpoint formats without loss: `python -m conversion --help`."""

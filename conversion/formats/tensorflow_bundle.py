@@ -1,0 +1,592 @@
+"""TensorFlow's V2 checkpoints ("tensor bundles"), read and written without TensorFlow.
+
+PREFIX.index                  a table of the tensors: name -> dtype, shape, place and checksum of the values
+PREFIX.data-0000k-of-0000n    shard k of n: the values one tensor after another, little-endian, row-major
+
+The index is a LevelDB table, keys ascending by their bytes:
+
+data blocks   each of at most about 256 KiB of entries: what a key shares with the one before it, how many bytes of key
+              and of value follow (varints), these bytes. Every 16th key is whole; the places of these (restarts) and
+              their number end the block. The key "" has a BundleHeaderProto, a name has a BundleEntryProto.
+metaindex     a block without entries
+index         a block with an entry for each data block: a key from its last one up to before the next block's first,
+              and the block's offset and size (varints)
+footer        48 bytes: offset and size of metaindex and of index, zeros, the magic
+
+After each block are a byte for its compression (0: none) and the masked CRC-32C of block and byte.
+
+Sources: in TensorFlow's repository core/util/tensor_bundle/tensor_bundle.cc, core/protobuf/tensor_bundle.proto,
+core/framework/{types,tensor_shape,versions}.proto and core/lib/io/{table_builder,block_builder,format}.cc. The writer
+follows these to the byte: it makes of the same tensors the files that SaveV2 makes when it is given the names sorted,
+which Saver does and the kernel itself did for years.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import struct
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+
+from conversion.tensors import DTYPES, Tensor, Tensors
+from ms_bert.errors import UserError
+
+_MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
+_FOOTER = 48
+_TRAILER = 5  # of a block: compression, checksum
+_BLOCK_SIZE = 256 * 1024
+_RESTART_INTERVAL = 16
+_VERSION = 1  # kTensorBundleVersion
+
+# Bounds of what is believed: a large model's index has some 100 KB, and few hostile bytes can make long names.
+_LARGEST_INDEX = 16 << 20
+_LARGEST_NAME = 64 << 10
+_MOST_DIMENSIONS = 32  # NumPy's limit
+_MOST_VALUES = (1 << 60) - 1
+
+_CHUNK = 1 << 20
+
+# DataType of types.proto.
+_STRING = 7
+_DTYPES = {
+    1: "float32",
+    2: "float64",
+    3: "int32",
+    4: "uint8",
+    5: "int16",
+    6: "int8",
+    9: "int64",
+    10: "bool",
+    14: "bfloat16",
+    17: "uint16",
+    19: "float16",
+    22: "uint32",
+    23: "uint64",
+}
+_NUMBERS = {DTYPES[name]: number for number, name in _DTYPES.items()}
+
+_OBJECT_GRAPH, _OBJECT_VALUE = b"_CHECKPOINTABLE_OBJECT_GRAPH", b"/.ATTRIBUTES/VARIABLE_VALUE"
+
+# Works for all that TensorFlow reads and this module does not: V1, partitioned, compressed, big-endian.
+_RESAVE = (
+    "write it anew with TensorFlow: r = tf.train.load_checkpoint(OLD); n = sorted(r.get_variable_to_shape_map()); "
+    "t = [r.get_tensor(i) for i in n]; "
+    "tf.raw_ops.SaveV2(prefix=NEW, tensor_names=n, shape_and_slices=[''] * len(n), tensors=t)"
+)
+_COPY_AGAIN = "copy or download the checkpoint again"
+
+
+class _Damaged(Exception):
+    """What was found where, and what was expected; `read` adds the file."""
+
+
+class _Refused(Exception):
+    """Sound, but not for this reader: why, and what to do."""
+
+
+def is_bundle(prefix: Path) -> bool:
+    """Whether PREFIX.index is there and ends as a table does."""
+    return _ends_with_magic(_index(prefix))
+
+
+def read(prefix: Path) -> Tensors:
+    """The tensors of a checkpoint, by name; a tensor's checksum is checked when its values are read.
+
+    Tensors of text, which are no weights, are left out with a warning.
+
+    Raises:
+        UserError: there is no such checkpoint, it is damaged, or it is of a kind that is not read: V1, TensorFlow 2's
+            object-based, partitioned, compressed, big-endian, of other dtypes.
+    """
+    index = _index(prefix)
+    try:
+        return _tensors(prefix, _table_entries(_index_bytes(prefix)))
+    except _Damaged as fault:
+        raise UserError(f"{index} is damaged: {fault}; {_COPY_AGAIN}.") from None
+    except _Refused as reason:
+        raise UserError(f"{index}: {reason}.") from None
+
+
+def write(prefix: Path, tensors: Tensors) -> None:
+    """Write PREFIX.data-00000-of-00001 and PREFIX.index, fsynced; holds one tensor's values at a time.
+
+    Raises:
+        UserError: a name that the format has no place for.
+    """
+    entries, offset = [(b"", _encode_header())], 0
+    with open(_shard(prefix, 0, 1), "wb") as file:
+        for key, name in sorted((_key(prefix, name), name) for name in tensors):
+            tensor = tensors[name]
+            size, checksum = _append_values(file, tensor)
+            entry = _Entry(_NUMBERS[tensor.dtype], tensor.shape, 0, offset, size, checksum)
+            entries.append((key, entry.encode()))
+            offset += size
+        _sync(file)
+    with open(_index(prefix), "wb") as file:
+        file.write(_table(entries))
+        _sync(file)
+
+
+# Names and places
+
+
+def _index(prefix: Path) -> Path:
+    return Path(f"{prefix}.index")
+
+
+def _shard(prefix: Path, shard: int, shards: int) -> Path:
+    return Path(f"{prefix}.data-{shard:05d}-of-{shards:05d}")
+
+
+def _key(prefix: Path, name: str) -> bytes:
+    try:
+        key = name.encode("utf-8")
+    except UnicodeEncodeError:
+        key = b""
+    if not 0 < len(key) <= _LARGEST_NAME:
+        raise UserError(
+            f"{_index(prefix)} cannot have a tensor named {name[:100]!r}, a name is 1 to {_LARGEST_NAME} bytes of "
+            "UTF-8; rename the tensor."
+        )
+    return key
+
+
+def _quoted(key: bytes) -> str:
+    return repr(key[:100].decode("utf-8", "replace"))
+
+
+def _ends_with_magic(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - len(_MAGIC)))
+            return file.read() == _MAGIC
+    except OSError:
+        return False
+
+
+def _sync(file) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+# Values
+
+
+def _chunks(values: np.ndarray) -> Iterator[bytes]:
+    """The bytes of a contiguous array, a little at a time."""
+    values = values.reshape(-1).view(np.uint8)
+    return (values[start : start + _CHUNK].tobytes() for start in range(0, values.size, _CHUNK))
+
+
+def _append_values(file, tensor: Tensor) -> tuple[int, int]:
+    """Append a tensor's values to a file; returns their bytes' number and checksum."""
+    size = checksum = 0
+    for chunk in _chunks(np.ascontiguousarray(tensor.read())):
+        checksum = google_crc32c.extend(checksum, chunk)
+        size += file.write(chunk)
+    return size, _masked(checksum)
+
+
+def _read_values(path: Path, name: str, entry: _Entry) -> np.ndarray:
+    values = np.empty(entry.size, np.uint8)
+    try:
+        with open(path, "rb") as file:
+            file.seek(entry.offset)
+            found = file.readinto(values)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {_COPY_AGAIN}.") from None
+    if found != entry.size:
+        raise UserError(f"{path} ends before byte {entry.offset + entry.size}, to where {name!r} goes; {_COPY_AGAIN}.")
+    checksum = 0
+    for chunk in _chunks(values):
+        checksum = google_crc32c.extend(checksum, chunk)
+    if _masked(checksum) != entry.checksum:
+        raise UserError(
+            f"{path}: the {entry.size} bytes of {name!r} from byte {entry.offset} on have the checksum "
+            f"{_masked(checksum):08x} and not the index's {entry.checksum:08x}; {_COPY_AGAIN}."
+        )
+    return values.view(DTYPES[_DTYPES[entry.dtype]]).reshape(entry.shape)
+
+
+def _masked(checksum: int) -> int:
+    """As LevelDB stores a CRC: rotated and moved, so that the CRC of what contains CRCs is sound."""
+    return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+# Entries of the table: two messages of protobuf
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """A BundleEntryProto; the tags are (field << 3) + wire type."""
+
+    dtype: int = 0
+    shape: tuple[int, ...] = ()
+    shard: int = 0
+    offset: int = 0
+    size: int = 0
+    checksum: int = 0  # masked
+    partitioned: bool = False
+    unknown_rank: bool = False
+
+    @classmethod
+    def decode(cls, message: bytes) -> _Entry:
+        """As protobuf does: what is not there is 0, what is not known is passed over."""
+        numbers, shape, flags = {}, [], {}
+        for tag, value in _fields(message):
+            if tag == 0x12:  # TensorShapeProto
+                for shape_tag, dimension in _fields(value):
+                    if shape_tag == 0x12:  # Dim
+                        shape.append(_signed(dict(_fields(dimension)).get(0x08, 0)))
+                    elif shape_tag == 0x18:
+                        flags["unknown_rank"] = bool(dimension)
+            elif tag == 0x3A:  # TensorSliceProto
+                flags["partitioned"] = True
+            else:
+                numbers[tag] = value
+        dtype, shard, offset, size = (_signed(numbers.get(tag, 0)) for tag in (0x08, 0x18, 0x20, 0x28))
+        return cls(dtype, tuple(shape), shard, offset, size, numbers.get(0x35, 0), **flags)
+
+    def encode(self) -> bytes:
+        """In the one way that protobuf's C++ does it: fields ascending, those that are 0 left out."""
+        shape = b"".join(b"\x12" + _sized(_number(0x08, size)) for size in self.shape)
+        fields = _number(0x08, self.dtype) + b"\x12" + _sized(shape) + _number(0x18, self.shard)
+        fields += _number(0x20, self.offset) + _number(0x28, self.size)
+        return fields + (b"\x35" + struct.pack("<I", self.checksum) if self.checksum else b"")
+
+
+def _encode_header() -> bytes:
+    """A BundleHeaderProto: one shard, little-endian (0, so left out), the version that made it."""
+    return _number(0x08, 1) + b"\x1a" + _sized(_number(0x08, _VERSION))
+
+
+def _decode_header(message: bytes) -> int:
+    """The number of shards."""
+    fields = dict(_fields(message))
+    shards, big_endian = _signed(fields.get(0x08, 0)), fields.get(0x10, 0)
+    consumer = dict(_fields(fields.get(0x1A, b""))).get(0x10, 0)
+    if big_endian:
+        raise _Refused(f"its values are big-endian, and only little-endian ones are read; {_RESAVE}")
+    if consumer > _VERSION:
+        raise _Refused(f"it asks for a reader of version {consumer}, and this is one of version {_VERSION}; {_RESAVE}")
+    if not 1 <= shards < 1 << 31:
+        raise _Damaged(f"its header says {shards} data files instead of at least 1")
+    return shards
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Tags and values of a message; a tag tells an integer from bytes."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        kind = tag & 7
+        if kind == 0:
+            value, at = _varint(message, at)
+        elif kind in (1, 2, 5):
+            size, at = _varint(message, at) if kind == 2 else ({1: 8, 5: 4}[kind], at)
+            if size > len(message) - at:
+                raise _Damaged(f"a field says {size} bytes where {len(message) - at} are left")
+            value, at = message[at : at + size], at + size
+            value = value if kind == 2 else int.from_bytes(value, "little")
+        else:
+            raise _Damaged(f"a field is of wire type {kind} instead of 0, 1, 2 or 5")
+        yield tag, value
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """An unsigned integer in groups of 7 bits, lowest first, and where the next thing begins."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(data):
+            raise _Damaged("a number goes on after the end of its field or block")
+        byte, at = data[at], at + 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            if value >> 64:
+                break
+            return value, at
+    raise _Damaged("a number has more than 64 bits")
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _encode_varint(value: int) -> bytes:
+    groups = bytearray()
+    while value > 0x7F:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    groups.append(value)
+    return bytes(groups)
+
+
+def _number(tag: int, value: int) -> bytes:
+    return bytes([tag]) + _encode_varint(value) if value else b""
+
+
+def _sized(content: bytes) -> bytes:
+    return _encode_varint(len(content)) + content
+
+
+# From entries to tensors
+
+
+def _tensors(prefix: Path, table: list[tuple[bytes, bytes]]) -> Tensors:
+    """Tensors of a table's entries, each checked against the size of its data file."""
+    if not table or table[0][0] != b"":
+        raise _Damaged("its first entry is not the header, whose name is empty")
+    shards = _decode_header(table[0][1])
+    entries = {}
+    for key, message in table[1:]:
+        try:
+            entries[key] = _Entry.decode(message)
+        except _Damaged as fault:
+            raise _Damaged(f"in the entry of {_quoted(key)} {fault}") from None
+    if any(key == _OBJECT_GRAPH or key.endswith(_OBJECT_VALUE) for key in entries):
+        raise _Refused(
+            "it is one of TensorFlow 2's object-based checkpoints, whose names are a path through Python objects, and "
+            "only checkpoints by the names of variables, as TensorFlow 1 has them, are read; load it into the model "
+            "it is of, and save its variables by name with tf.compat.v1.train.Saver or tf.raw_ops.SaveV2"
+        )
+    for key, entry in entries.items():
+        if entry.partitioned:
+            raise _Refused(f"{_quoted(key)} is partitioned, and only whole tensors are read; {_RESAVE}")
+    texts = [key for key, entry in entries.items() if entry.dtype == _STRING]
+    if texts:
+        warnings.warn(
+            f"{_index(prefix)}: text is no weight, left out: {', '.join(map(_quoted, texts[:10]))}"
+            f"{f' and {len(texts) - 10} more' if len(texts) > 10 else ''}.",
+            stacklevel=3,
+        )
+    sizes: dict[int, int] = {}
+    return dict(_tensor(prefix, key, entry, shards, sizes) for key, entry in entries.items() if entry.dtype != _STRING)
+
+
+def _tensor(prefix: Path, key: bytes, entry: _Entry, shards: int, sizes: dict[int, int]) -> tuple[str, Tensor]:
+    """A tensor and its name; `sizes` of data files by shard are found once."""
+    try:
+        name = key.decode("utf-8")
+    except UnicodeDecodeError:
+        raise _Damaged(f"the name {_quoted(key)} is not UTF-8") from None
+    dtype, shape = _dtype(key, entry), _shape(key, entry)
+    expected = math.prod(shape) * dtype.itemsize
+    if entry.size != expected:
+        raise _Damaged(f"{_quoted(key)} has {entry.size} bytes, and {dtype} {shape} has {expected}")
+    if not 0 <= entry.shard < shards:
+        raise _Damaged(f"{_quoted(key)} is in data file {entry.shard}, and there are {shards}, counted from 0")
+    path = _shard(prefix, entry.shard, shards)
+    if entry.shard not in sizes:
+        try:
+            sizes[entry.shard] = path.stat().st_size
+        except FileNotFoundError:
+            raise UserError(f"there is no {path}, and {_index(prefix)} names it; {_COPY_AGAIN}.") from None
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}); {_COPY_AGAIN}.") from None
+    if entry.offset < 0 or entry.offset + entry.size > sizes[entry.shard]:
+        raise UserError(
+            f"{path} has {sizes[entry.shard]} bytes, and {_quoted(key)} is the {entry.size} from byte {entry.offset} "
+            f"on; {_COPY_AGAIN}."
+        )
+    return name, Tensor(dtype, shape, lambda: _read_values(path, name, entry))
+
+
+def _dtype(key: bytes, entry: _Entry) -> np.dtype:
+    if entry.dtype not in _DTYPES:
+        raise _Refused(
+            f"{_quoted(key)} has TensorFlow's DataType number {entry.dtype}, and what is read is "
+            f"{', '.join(_DTYPES.values())}; cast or leave out this variable and save the checkpoint again"
+        )
+    return DTYPES[_DTYPES[entry.dtype]]
+
+
+def _shape(key: bytes, entry: _Entry) -> tuple[int, ...]:
+    shape = entry.shape
+    if entry.unknown_rank or len(shape) > _MOST_DIMENSIONS:
+        found = "unknown" if entry.unknown_rank else len(shape)
+        raise _Damaged(f"the number of dimensions of {_quoted(key)} is {found} instead of 0 to {_MOST_DIMENSIONS}")
+    # NumPy refuses too large a product even where a size of 0 makes the tensor empty.
+    if min(shape, default=0) < 0 or math.prod(max(size, 1) for size in shape) > _MOST_VALUES:
+        raise _Damaged(f"{_quoted(key)} has the shape {shape}, which no tensor has")
+    return shape
+
+
+# The table, read
+
+
+def _index_bytes(prefix: Path) -> bytes:
+    index = _index(prefix)
+    try:
+        with open(index, "rb") as file:
+            content = file.read(_LARGEST_INDEX + 1)
+    except FileNotFoundError:
+        if _ends_with_magic(prefix) and prefix.suffix != ".index":
+            raise UserError(
+                f"{prefix} is a V1 checkpoint, which is one file and has no {index.name}; {_RESAVE}."
+            ) from None
+        raise UserError(
+            f"there is no {index}; name a TensorFlow checkpoint by what its files have in common, without .index and "
+            ".data-00000-of-00001."
+        ) from None
+    except OSError as error:
+        raise UserError(f"{index} cannot be read ({error.strerror}); name a TensorFlow checkpoint.") from None
+    if len(content) > _LARGEST_INDEX:
+        raise _Damaged(f"it has more than {_LARGEST_INDEX} bytes, and an index of weights has some 100000")
+    return content
+
+
+def _table_entries(table: bytes) -> list[tuple[bytes, bytes]]:
+    """Keys and values of a table; keys ascend."""
+    if len(table) < _FOOTER or not table.endswith(_MAGIC):
+        raise _Damaged(f"its {len(table)} bytes do not end with a table's {_FOOTER} bytes of footer")
+    footer = table[-_FOOTER:]
+    _, at = _handle(footer, 0)  # of the metaindex, which has nothing
+    handle, _ = _handle(footer, at)
+    entries: list[tuple[bytes, bytes]] = []
+    end = last = total = 0
+    for _, value in _block_entries(_block(table, *handle)):
+        (offset, size), _ = _handle(value, 0)
+        if offset < end:  # else a few bytes could name a large block many times
+            raise _Damaged(f"a block begins at byte {offset}, within the one before it, which ends at {end}")
+        end = offset + size + _TRAILER
+        for key, message in _block_entries(_block(table, offset, size)):
+            if entries and key <= last:
+                raise _Damaged(f"the name {_quoted(key)} comes after {_quoted(last)}, and names ascend")
+            total += len(key)
+            if total > _LARGEST_INDEX:
+                raise _Damaged(f"its names have more than {_LARGEST_INDEX} bytes")
+            entries.append((key, message))
+            last = key
+    return entries
+
+
+def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
+    """Offset and size of a block, and where the next thing begins."""
+    offset, at = _varint(data, at)
+    size, at = _varint(data, at)
+    return (offset, size), at
+
+
+def _block(table: bytes, offset: int, size: int) -> bytes:
+    """A block's content, its checksum checked."""
+    end = offset + size
+    if end + _TRAILER > len(table) - _FOOTER:
+        raise _Damaged(f"a block of {size} bytes from byte {offset} on does not fit into its {len(table)} bytes")
+    compression, stored = struct.unpack_from("<BI", table, end)
+    checksum = _masked(google_crc32c.value(table[offset : end + 1]))
+    if checksum != stored:
+        raise _Damaged(
+            f"the block of {size} bytes from byte {offset} on has the checksum {checksum:08x}, not {stored:08x}"
+        )
+    if compression == 1:
+        raise _Refused(f"it is compressed with Snappy, which TensorFlow's checkpoints are not by default; {_RESAVE}")
+    if compression:
+        raise _Damaged(f"the block at byte {offset} is compressed in a way numbered {compression} instead of 0 (not)")
+    return table[offset:end]
+
+
+def _block_entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values of a block, read from its beginning; so the restarts only tell where the entries end."""
+    restarts = int.from_bytes(block[-4:], "little")
+    end = len(block) - 4 * (restarts + 1)
+    if restarts < 1 or end < 0:
+        raise _Damaged(f"a block of {len(block)} bytes says that it has {restarts} restart points")
+    key, at = b"", 0
+    while at < end:
+        shared, at = _varint(block, at)
+        added, at = _varint(block, at)
+        size, at = _varint(block, at)
+        if shared > len(key) or at + added + size > end or shared + added > _LARGEST_NAME:
+            raise _Damaged(
+                f"the entry after {_quoted(key)} says {shared} shared and {added} own bytes of name and {size} of "
+                f"value, with {max(0, end - at)} bytes left and names of at most {_LARGEST_NAME}"
+            )
+        key = key[:shared] + block[at : at + added]
+        at += added + size
+        yield key, block[at - size : at]
+
+
+# The table, written
+
+
+class _BlockBuilder:
+    """A block under way."""
+
+    def __init__(self, restart_interval: int):
+        self._interval = restart_interval
+        self._entries, self._restarts, self._count, self._last = bytearray(), [0], 0, b""
+
+    def add(self, key: bytes, value: bytes) -> None:
+        """Append an entry; keys ascend."""
+        if self._count == self._interval:
+            self._restarts.append(len(self._entries))
+            self._count, self._last = 0, b""
+        shared = _common(self._last, key)
+        for number in (shared, len(key) - shared, len(value)):
+            self._entries += _encode_varint(number)
+        self._entries += key[shared:] + value
+        self._count, self._last = self._count + 1, key
+
+    @property
+    def size(self) -> int:
+        """Bytes of what `finish` would return."""
+        return len(self._entries) + 4 * (len(self._restarts) + 1)
+
+    def finish(self) -> bytes:
+        """The block."""
+        return bytes(self._entries) + struct.pack(f"<{len(self._restarts) + 1}I", *self._restarts, len(self._restarts))
+
+
+def _table(entries: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """A table of at least one entry; keys ascend."""
+    table = bytearray()
+
+    def append(block: _BlockBuilder) -> bytes:
+        content = block.finish() + b"\0"
+        handle = _encode_varint(len(table)) + _encode_varint(len(content) - 1)
+        table.extend(content + struct.pack("<I", _masked(google_crc32c.value(content))))
+        return handle
+
+    index, block = _BlockBuilder(1), _BlockBuilder(_RESTART_INTERVAL)
+    handle, last = None, b""  # of the block before, which the index names when the next key is known
+    for key, value in entries:
+        if handle is not None:
+            index.add(_separator(last, key), handle)
+            handle = None
+        block.add(key, value)
+        last = key
+        if block.size >= _BLOCK_SIZE:
+            handle, block = append(block), _BlockBuilder(_RESTART_INTERVAL)
+    if handle is None:
+        handle = append(block)
+    metaindex = append(_BlockBuilder(_RESTART_INTERVAL))
+    index.add(_successor(last), handle)
+    footer = (metaindex + append(index)).ljust(_FOOTER - len(_MAGIC), b"\0") + _MAGIC
+    return bytes(table) + footer
+
+
+def _common(a: bytes, b: bytes) -> int:
+    """Bytes that two keys have in common at their beginning."""
+    return len(os.path.commonprefix([a, b]))
+
+
+def _separator(key: bytes, following: bytes) -> bytes:
+    """A short key from `key` up to before `following`."""
+    at = _common(key, following)
+    if at < min(len(key), len(following)) and key[at] + 1 < following[at]:
+        return key[:at] + bytes([key[at] + 1])
+    return key
+
+
+def _successor(key: bytes) -> bytes:
+    """A short key not before `key`."""
+    for at, byte in enumerate(key):
+        if byte != 0xFF:
+            return key[:at] + bytes([byte + 1])
+    return key

@@ -1,0 +1,66 @@
+"""What a training step is told, whatever framework computes it: its rate, its parts, which parameters decay."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from ms_bert.data.batches import Batch
+from ms_bert.options import TrainingOptions
+from ms_bert.randomness import dropout_keys
+
+GROWTH_INTERVAL = 1000  # good steps after which the loss scale doubles
+
+
+def learning_rate(options: TrainingOptions, step: int) -> float:
+    """Rate of the 1-based step t, with W warm-up steps and the decay ending after step D.
+
+    t / W of the highest rate for t <= W, then ((D + 1 - t) / (D + 1 - W)) ** power of it, and 0 after D: linear
+    warm-up and polynomial decay (Devlin et al., 2019, A.2), with neither a first nor a last step of rate 0.
+    """
+    last = options.decay_steps or options.steps
+    if step <= options.warmup_steps:
+        return options.learning_rate * step / options.warmup_steps
+    if step > last:
+        return 0.0
+    return options.learning_rate * ((last + 1 - step) / (last + 1 - options.warmup_steps)) ** options.decay_power
+
+
+def is_decayed(name: str) -> bool:
+    """Whether weight decay applies to a parameter: to all but biases and LayerNorm (Devlin et al., 2019, A.2)."""
+    return not name.endswith("bias") and "LayerNorm" not in name
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One of the parts that a step's batch is computed in.
+
+    Attributes:
+        batch: the rows of this part. masked_total, next_sentence_total: sums of the weights over the whole step, at
+        least 1, which each part's losses are divided by. row_keys (rows * S, 1), column_keys (columns,): for dropout.
+    """
+
+    batch: Batch
+    masked_total: np.float32
+    next_sentence_total: np.float32
+    row_keys: np.ndarray
+    column_keys: np.ndarray
+
+
+def parts(batch: Batch, options: TrainingOptions, step: int, columns: int) -> list[Part]:
+    """The parts of the batch at a 0-based step, for a model with so many dropout columns."""
+    rows, tokens = batch["input_ids"].shape
+    size = rows // options.accumulate
+    # The keys are those of the whole batch, so that a batch in parts drops the very same units.
+    row_keys, column_keys = dropout_keys(options.seed, step, rows * tokens, columns)
+    totals = [np.float32(max(batch[name].sum(), 1.0)) for name in ("masked_weights", "next_sentence_weights")]
+    return [
+        Part(
+            {name: value[first : first + size] for name, value in batch.items()},
+            *totals,
+            row_keys[first * tokens : (first + size) * tokens],
+            column_keys,
+        )
+        for first in range(0, rows, size)
+    ]

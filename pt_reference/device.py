@@ -1,0 +1,40 @@
+"""`--device` to a torch device, or one sentence that says what is missing."""
+
+from __future__ import annotations
+
+import shutil
+
+from ms_bert.errors import UserError
+
+
+def use_device(device: str, compile: bool = False) -> None:
+    """Check that torch can compute on a device.
+
+    Args:
+        device: 'CPU', 'GPU' or 'Ascend'. compile: torch.compile will be asked for.
+
+    Raises:
+        UserError: torch, the device or what it needs is missing.
+    """
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise UserError(
+            "torch is not installed, and the PyTorch reference needs it; pip install -e '.[torch]'."
+        ) from None
+    if device == "Ascend":
+        raise UserError("the PyTorch reference has no Ascend; use --device CPU or GPU, or python -m ms_bert.pretrain.")
+    if device == "GPU" and not torch.cuda.is_available():
+        raise UserError(
+            "torch found no usable GPU: it needs an NVIDIA driver and a CUDA build of torch; check with "
+            f"`nvidia-smi` and `python -c 'import torch; print(torch.version.cuda)'` (this one: {torch.version.cuda})."
+        )
+    if compile and device == "CPU" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
+        raise UserError("--compile needs a C++ compiler on the CPU, and none is on the PATH; install g++ or clang++.")
+
+
+def torch_device(device: str):
+    """The torch.device of a --device."""
+    import torch
+
+    return torch.device("cuda" if device == "GPU" else "cpu")

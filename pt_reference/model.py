@@ -1,0 +1,348 @@
+"""BERT (Devlin et al., 2019) as nn.Modules, in reading order: embeddings, encoder layer, encoder, pooler, pre-training.
+
+Parameters bear Hugging Face's names, order and shapes (`weight` is (out, in)), so a checkpoint needs no translation.
+Shapes: B rows, S tokens a row, P masked slots, N sequences a row, H hidden, V vocabulary. Inside the encoder an
+activation is (B * S, H): every linear layer is then one plain matrix product.
+
+Dropout is on exactly when `dropout_keys` are given (see `ms_bert.randomness`); there is no training flag.
+"""
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from ms_bert.config import BertConfig
+from ms_bert.randomness import DropoutColumns, initial_weights
+from pt_reference import kernels
+
+
+class Numerics:
+    """How a model computes: in which dtype, what it recomputes, whether it shows what is inside the attention.
+
+    Args:
+        dtype: of the activations and matrix products: 'float32', 'float16', 'bfloat16' or 'float64'. Parameters are
+            float32; the oracle in float64 is `BertModel(config, Numerics("float64")).double()`.
+        recompute: compute each encoder layer again in the backward pass instead of keeping its activations.
+        probabilities: form the attention probabilities, which the fused attention never does.
+    """
+
+    def __init__(self, dtype: str = "float32", recompute: bool = False, probabilities: bool = False):
+        self.attention = kernels.attention if probabilities else kernels.fused_attention
+        self.dtype = getattr(torch, dtype)
+        self.recompute = recompute
+
+
+def _parameter(*shape: int, value: float = 0.0) -> nn.Parameter:
+    return nn.Parameter(torch.full(shape, value, dtype=torch.float32))
+
+
+class Linear(nn.Module):
+    """x (rows, in) -> (rows, out): x weight^T + bias."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.weight = _parameter(outputs, inputs)
+        self.bias = _parameter(outputs)
+
+    def forward(self, x):
+        return kernels.linear(x, self.weight, self.bias)
+
+
+class Embedding(nn.Module):
+    """A table (entries, width), float32."""
+
+    def __init__(self, entries: int, width: int):
+        super().__init__()
+        self.weight = _parameter(entries, width)
+
+    def forward(self, ids):
+        return nn.functional.embedding(ids, self.weight)
+
+
+class LayerNorm(nn.Module):
+    """Normalisation of the last axis, with the config's epsilon."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.weight = _parameter(config.hidden_size, value=1.0)
+        self.bias = _parameter(config.hidden_size)
+        self.epsilon = config.layer_norm_eps
+
+    def forward(self, x):
+        return kernels.layer_norm(x, self.weight, self.bias, self.epsilon)
+
+
+class Dropout(nn.Module):
+    """Dropout of (rows, width) at one place of the model: the place is its columns of the keys."""
+
+    def __init__(self, rate: float, width: int, first_column: int):
+        super().__init__()
+        self.rate, self.begin, self.end = rate, first_column, first_column + width
+
+    def forward(self, x, dropout_keys):
+        if dropout_keys is None or self.rate == 0.0:
+            return x
+        row_keys, column_keys = dropout_keys
+        return kernels.dropout(x, self.rate, row_keys, column_keys[self.begin : self.end])
+
+
+class BertEmbeddings(nn.Module):
+    """LayerNorm(word + position + token type) -> (B * S, H)."""
+
+    def __init__(self, config: BertConfig, numerics: Numerics):
+        super().__init__()
+        self.word_embeddings = Embedding(config.vocab_size, config.hidden_size)
+        self.position_embeddings = Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = LayerNorm(config)
+        self.dropout = Dropout(config.hidden_dropout_prob, config.hidden_size, first_column=0)
+        self.dtype = numerics.dtype
+
+    def forward(self, input_ids, token_type_ids, position_ids, dropout_keys):
+        summed = (
+            self.word_embeddings(input_ids.flatten())
+            + self.token_type_embeddings(token_type_ids.flatten())
+            + self.position_embeddings(position_ids.flatten())
+        )  # (B * S, H) in the parameters' dtype
+        return self.dropout(self.LayerNorm(summed).to(self.dtype), dropout_keys)
+
+
+class BertSelfAttention(nn.Module):
+    """Multi-head attention within each sequence, without the output projection."""
+
+    def __init__(self, config: BertConfig, numerics: Numerics, first_column: int):
+        super().__init__()
+        # Three projections: slicing one fused projection costs more on every backend seen than it saves.
+        self.query = Linear(config.hidden_size, config.hidden_size)
+        self.key = Linear(config.hidden_size, config.hidden_size)
+        self.value = Linear(config.hidden_size, config.hidden_size)
+        self.attention = numerics.attention
+        self.heads = config.num_attention_heads
+        self.rate = config.attention_probs_dropout_prob
+        self.first_column = first_column
+
+    def forward(self, hidden_states, sequence_ids, dropout_keys):
+        rate, row_keys, column_keys = 0.0, None, None
+        if dropout_keys is not None and self.rate > 0.0:
+            end = self.first_column + self.heads * sequence_ids.shape[1]
+            rate, row_keys, column_keys = self.rate, dropout_keys[0], dropout_keys[1][self.first_column : end]
+        return self.attention(
+            self.query(hidden_states),
+            self.key(hidden_states),
+            self.value(hidden_states),
+            sequence_ids,
+            self.heads,
+            rate,
+            row_keys,
+            column_keys,
+        )
+
+
+class BertSelfOutput(nn.Module):
+    """LayerNorm(residual + dropout(dense(x))): the end of the attention and of the feed-forward sublayer."""
+
+    def __init__(self, config: BertConfig, inputs: int, first_column: int):
+        super().__init__()
+        self.dense = Linear(inputs, config.hidden_size)
+        self.LayerNorm = LayerNorm(config)
+        self.dropout = Dropout(config.hidden_dropout_prob, config.hidden_size, first_column)
+
+    def forward(self, x, residual, dropout_keys):
+        return self.LayerNorm(residual + self.dropout(self.dense(x), dropout_keys))
+
+
+class BertAttention(nn.Module):
+    """Self-attention and its output projection."""
+
+    def __init__(self, config: BertConfig, numerics: Numerics, first_column: int, first_output_column: int):
+        super().__init__()
+        self.self = BertSelfAttention(config, numerics, first_column)  # Hugging Face's name for it
+        self.output = BertSelfOutput(config, config.hidden_size, first_output_column)
+
+    def forward(self, hidden_states, sequence_ids, dropout_keys):
+        context, probabilities = self.self(hidden_states, sequence_ids, dropout_keys)
+        return self.output(context, hidden_states, dropout_keys), probabilities
+
+
+class BertIntermediate(nn.Module):
+    """The widening half of the feed-forward sublayer."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.dense = Linear(config.hidden_size, config.intermediate_size)
+        self.activation = kernels.ACTIVATIONS[config.hidden_act]
+
+    def forward(self, hidden_states):
+        return self.activation(self.dense(hidden_states))
+
+
+class BertLayer(nn.Module):
+    """One encoder layer (post-LayerNorm): attention, then feed-forward."""
+
+    def __init__(self, config: BertConfig, numerics: Numerics, index: int):
+        super().__init__()
+        columns = DropoutColumns(config)
+        self.attention = BertAttention(config, numerics, columns.attention(index), columns.hidden(2 * index + 1))
+        self.intermediate = BertIntermediate(config)
+        self.output = BertSelfOutput(config, config.intermediate_size, columns.hidden(2 * index + 2))
+
+    def forward(self, hidden_states, sequence_ids, dropout_keys):
+        attended, probabilities = self.attention(hidden_states, sequence_ids, dropout_keys)
+        output = self.output(self.intermediate(attended), attended, dropout_keys)
+        return output, (probabilities, attended)
+
+
+class BertEncoder(nn.Module):
+    """The stack of layers."""
+
+    def __init__(self, config: BertConfig, numerics: Numerics):
+        super().__init__()
+        self.layer = nn.ModuleList([BertLayer(config, numerics, i) for i in range(config.num_hidden_layers)])
+        self.recompute = numerics.recompute
+
+    def forward(self, hidden_states, sequence_ids, dropout_keys):
+        intermediates = ()
+        for layer in self.layer:
+            inputs = (hidden_states, sequence_ids, dropout_keys)
+            hidden_states, (probabilities, attended) = (
+                checkpoint(layer, *inputs, use_reentrant=False) if self.recompute else layer(*inputs)
+            )
+            intermediates += ((probabilities, attended, hidden_states),)
+        return hidden_states, intermediates
+
+
+class BertPooler(nn.Module):
+    """tanh(dense([CLS])) for each sequence: (B * S, H), cls_positions (B, N) -> (B * N, H)."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.dense = Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, sequence_output, cls_positions, tokens):
+        return torch.tanh(self.dense(gather_positions(sequence_output, cls_positions, tokens)))
+
+
+class BertModel(nn.Module):
+    """Embeddings, encoder and pooler.
+
+    Args:
+        pooler: False leaves the pooler out, as Hugging Face does under heads on tokens; pooled_output is then ().
+
+    Args of the call:
+        input_ids, token_type_ids, position_ids: (B, S) int32.
+        sequence_ids: (B, S) int32; 0 is padding, 1..N the sequences of a row; a token attends to its own.
+        cls_positions: (B, N) int32, where each sequence begins.
+        dropout_keys: row keys (B * S, 1) and column keys (C,), odd int32; None turns dropout off.
+
+    Returns:
+        sequence_output (B * S, H), pooled_output (B * N, H), and the intermediates: embeddings (B * S, H) and for each
+        layer (attention probabilities (B, heads, S, S), attention output (B * S, H), feed-forward output (B * S, H)).
+        The probabilities are () unless the numerics ask for them.
+    """
+
+    def __init__(self, config: BertConfig, numerics: Numerics, pooler: bool = True):
+        super().__init__()
+        self.embeddings = BertEmbeddings(config, numerics)
+        self.encoder = BertEncoder(config, numerics)
+        self.pooler = BertPooler(config) if pooler else None
+
+    def forward(self, input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, dropout_keys=None):
+        embeddings = self.embeddings(input_ids, token_type_ids, position_ids, dropout_keys)
+        sequence_output, layers = self.encoder(embeddings, sequence_ids, dropout_keys)
+        pooled_output = ()
+        if self.pooler is not None:
+            pooled_output = self.pooler(sequence_output, cls_positions, input_ids.shape[1])
+        return sequence_output, pooled_output, (embeddings, layers)
+
+
+class BertPredictionHeadTransform(nn.Module):
+    """LayerNorm(activation(dense(x))), the MLM head's own hidden layer."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.dense = Linear(config.hidden_size, config.hidden_size)
+        self.activation = kernels.ACTIVATIONS[config.hidden_act]
+        self.LayerNorm = LayerNorm(config)
+
+    def forward(self, x):
+        return self.LayerNorm(self.activation(self.dense(x)))
+
+
+class BertLMPredictionHead(nn.Module):
+    """Scores over the vocabulary; the output matrix is the word embedding (tied)."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.bias = _parameter(config.vocab_size)
+        self.transform = BertPredictionHeadTransform(config)
+
+    def forward(self, x, word_embeddings):
+        return kernels.linear(self.transform(x), word_embeddings, self.bias)
+
+
+class BertPreTrainingHeads(nn.Module):
+    """The MLM head and the NSP head."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.predictions = BertLMPredictionHead(config)
+        self.seq_relationship = Linear(config.hidden_size, 2)
+
+
+class BertForPreTraining(nn.Module):
+    """BERT with its two pre-training heads.
+
+    The MLM head runs on the P masked positions of a row only. Call as BertModel, with masked_positions (B, P) int32
+    before dropout_keys.
+
+    Returns:
+        MLM logits (B * P, V) and NSP logits (B * N, 2); class 0 is "is next", as in Google's code and Hugging Face.
+    """
+
+    def __init__(self, config: BertConfig, numerics: Numerics):
+        super().__init__()
+        self.bert = BertModel(config, numerics)
+        self.cls = BertPreTrainingHeads(config)
+
+    def forward(
+        self, input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, masked_positions, dropout_keys=None
+    ):
+        sequence_output, pooled_output, _ = self.bert(
+            input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, dropout_keys
+        )
+        masked = gather_positions(sequence_output, masked_positions, input_ids.shape[1])
+        return (
+            self.cls.predictions(masked, self.bert.embeddings.word_embeddings.weight),
+            self.cls.seq_relationship(pooled_output),
+        )
+
+
+def gather_positions(sequence_output, positions, tokens):
+    """Rows of (B * S, H) at positions (B, K) of each row of `tokens` = S tokens -> (B * K, H)."""
+    first = torch.arange(0, len(positions) * tokens, tokens, dtype=torch.int32, device=positions.device)[:, None]
+    return sequence_output.index_select(0, (positions + first).flatten())
+
+
+def named_intermediates(embeddings_and_layers) -> dict:
+    """The intermediates of a BertModel call by name: `embeddings`, `layer.0.attention.probabilities`, ..."""
+    embeddings, layers = embeddings_and_layers
+    named = {"embeddings": embeddings}
+    for i, (probabilities, attended, output) in enumerate(layers):
+        named[f"layer.{i}.attention.probabilities"] = probabilities
+        named[f"layer.{i}.attention.output"] = attended
+        named[f"layer.{i}.output"] = output
+    return named
+
+
+def initialize(model: nn.Module, config: BertConfig, seed: int, truncated: bool = False) -> None:
+    """Draw every weight from normal(0, initializer_range) and set biases to 0, LayerNorm weights to 1.
+
+    Each parameter has its own stream, keyed by the seed and its name, so that a model with another head has the same
+    encoder. The padding row of the word embedding is drawn as well: it is trained like any other, as in Google's code.
+
+    Args:
+        truncated: redraw what is beyond two standard deviations, as Google's code does; Hugging Face does not.
+    """
+    for name, parameter in model.named_parameters():
+        value = initial_weights(name, tuple(parameter.shape), config.initializer_range, seed, truncated)
+        parameter.data.copy_(torch.from_numpy(value))

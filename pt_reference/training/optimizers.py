@@ -1,0 +1,99 @@
+"""AdamW, Google's AdamWeightDecay, and LAMB, on the gradients that the parameters hold.
+
+Each formula is for one parameter p with gradient g, moments m and v, learning rate r, the number of updates t, and
+weight decay w, which is 0 for biases and LayerNorm:
+
+    m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2
+"""
+
+import torch
+from torch import nn
+
+from ms_bert.options import TrainingOptions
+from ms_bert.run.recipe import is_decayed
+
+
+class Optimizer:
+    """What the three optimizers share: the moments by parameter name, and the count of updates."""
+
+    def __init__(self, parameters: dict[str, nn.Parameter], options: TrainingOptions):
+        self.p = parameters
+        self.m = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        self.v = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        self.updates = 0
+        self.weight_decay, self.epsilon = options.weight_decay, options.optimizer_epsilon
+        self.beta1, self.beta2 = options.beta1, options.beta2
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """Update every parameter with its `grad`."""
+        self.updates += 1
+        self.change(rate, 1.0 - self.beta1**self.updates, 1.0 - self.beta2**self.updates)
+
+
+class AdamW(Optimizer):
+    """p = p (1 - r w) - r (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps): Loshchilov & Hutter, 2019.
+
+    It is torch's own, in its fused form.
+    """
+
+    def __init__(self, parameters: dict[str, nn.Parameter], options: TrainingOptions):
+        super().__init__(parameters, options)
+        groups = [[p for name, p in parameters.items() if is_decayed(name) == decayed] for decayed in (True, False)]
+        self.torch = torch.optim.AdamW(
+            [{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}],
+            lr=options.learning_rate,
+            betas=(self.beta1, self.beta2),
+            eps=self.epsilon,
+            weight_decay=self.weight_decay,
+            fused=True,
+        )
+        self.count = {name: torch.zeros((), device=p.device) for name, p in parameters.items()}
+        for name, p in parameters.items():
+            self.torch.state[p] = {"step": self.count[name], "exp_avg": self.m[name], "exp_avg_sq": self.v[name]}
+
+    def change(self, rate, correction1, correction2):
+        self._step(rate, self.epsilon, self.weight_decay)
+
+    def _step(self, rate, epsilon, decay):
+        decayed, others = self.torch.param_groups
+        decayed.update(lr=rate, eps=epsilon, weight_decay=decay)
+        others.update(lr=rate, eps=epsilon)
+        for count in self.count.values():
+            count.fill_(self.updates - 1)  # the fused kernel adds one
+        self.torch.step()
+
+
+class AdamWeightDecay(AdamW):
+    """p = p - r (m / (sqrt(v) + eps) + w p): Google's optimization.py, Adam without bias correction."""
+
+    def change(self, rate, correction1, correction2):
+        # AdamW computes it with r c1 / sqrt(c2) for r, eps / sqrt(c2) for eps and w sqrt(c2) / c1 for w.
+        root = correction2**0.5
+        self._step(rate * correction1 / root, self.epsilon / root, self.weight_decay * root / correction1)
+
+
+class Lamb(Optimizer):
+    """p = p - r (|p| / |u|) u with u = (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps) + w p: You et al., 2020, alg. 2.
+
+    The ratio is 1 where either norm is 0, and for biases and LayerNorm, as in Google's lamb_optimizer.py.
+    """
+
+    def change(self, rate, correction1, correction2):
+        for name, p in self.p.items():
+            m, v = self.m[name], self.v[name]
+            m.mul_(self.beta1).add_(p.grad, alpha=1.0 - self.beta1)
+            v.mul_(self.beta2).addcmul_(p.grad, p.grad, value=1.0 - self.beta2)
+            u = (m / correction1) / ((v / correction2).sqrt_() + self.epsilon)
+            if is_decayed(name):
+                u.add_(p, alpha=self.weight_decay)
+                u.mul_(trust_ratio(p, u))
+            p.add_(u, alpha=-rate)
+
+
+def trust_ratio(p, u):
+    p_norm, u_norm = torch.linalg.vector_norm(p), torch.linalg.vector_norm(u)
+    return torch.where((p_norm > 0.0) & (u_norm > 0.0), p_norm / u_norm, torch.ones_like(p_norm))
+
+
+OPTIMIZERS = {"adamw": AdamW, "adam-weight-decay": AdamWeightDecay, "lamb": Lamb}

@@ -1,0 +1,104 @@
+"""What a step computes: the pre-training loss, then clipping, loss scaling and the optimizer."""
+
+import torch
+from torch import nn
+
+from ms_bert.options import TrainingOptions
+from ms_bert.run.recipe import GROWTH_INTERVAL
+from pt_reference import kernels
+from pt_reference.model import BertForPreTraining
+from pt_reference.training.optimizers import OPTIMIZERS
+
+
+class PreTrainingLoss(nn.Module):
+    """The pre-training loss of a batch, as its share of the step's loss.
+
+    The loss of a step is the mean over its masked tokens plus the mean over its sentence pairs; dividing by the counts
+    of the whole step, not of the part at hand, makes accumulated gradients those of the whole batch.
+
+    Args of the call:
+        the ten arrays of `ms_bert.data.batches.FIELDS`; masked_total, next_sentence_total: the sums of the weights over
+        the step (at least 1); scale: the loss scale; dropout_keys: as BertModel's.
+
+    Returns:
+        the scaled loss () and the sums (6,) of `ms_bert.run.loop.SUMS`, float32 or float64.
+    """
+
+    def __init__(self, model: BertForPreTraining):
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        input_ids,
+        token_type_ids,
+        position_ids,
+        sequence_ids,
+        cls_positions,
+        masked_positions,
+        masked_labels,
+        masked_weights,
+        next_sentence_labels,
+        next_sentence_weights,
+        masked_total,
+        next_sentence_total,
+        scale,
+        dropout_keys=None,
+    ):
+        masked_logits, next_sentence_logits = self.model(
+            input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, masked_positions, dropout_keys
+        )
+        masked = weighted_sums(masked_logits, masked_labels, masked_weights)
+        next_sentence = weighted_sums(next_sentence_logits, next_sentence_labels, next_sentence_weights)
+        loss = masked[0] / masked_total + next_sentence[0] / next_sentence_total
+        return loss * scale, torch.stack(masked + next_sentence).detach()
+
+
+def weighted_sums(logits, labels, weights):
+    """Sums over rows of weight * cross-entropy, weight * (the label has the highest score), and weight."""
+    labels, weights = labels.flatten(), weights.flatten()
+    losses = kernels.cross_entropy(logits, labels)
+    weights = weights.to(losses.dtype)
+    return (losses * weights).sum(), ((logits.argmax(-1) == labels) * weights).sum(), weights.sum()
+
+
+class Update:
+    """Unscale and clip the gradients, let the optimizer update, and adapt the loss scale.
+
+    Clipping multiplies all gradients by clip / max(norm, clip), norm being their global norm (Pascanu et al., 2013).
+    In float16 the loss is scaled (Micikevicius et al., 2018): a norm that is not finite skips the update and halves the
+    scale, and it doubles after 1000 good steps in a row.
+    """
+
+    def __init__(self, parameters: dict[str, nn.Parameter], options: TrainingOptions):
+        self.parameters = list(parameters.values())
+        self.optimizer = OPTIMIZERS[options.optimizer](parameters, options)
+        self.clip_norm = options.clip_norm
+        self.scaled = options.precision == "float16"
+        self.loss_scale = options.loss_scale if self.scaled else 1.0
+        self.good_steps = 0
+
+    def __call__(self, rate: float) -> tuple[float, bool]:
+        """Update with the gradients that the parameters hold, and clear them; gives the norm and whether it skipped."""
+        gradients = [p.grad for p in self.parameters]
+        norm = float(nn.utils.get_total_norm(gradients)) / self.loss_scale
+        skipped = self.scaled and not abs(norm) < float("inf")
+        if not skipped:
+            factor = 1.0 / self.loss_scale
+            if self.clip_norm > 0.0:
+                factor *= self.clip_norm / max(norm, self.clip_norm)
+            if factor != 1.0:
+                torch._foreach_mul_(gradients, factor)
+            self.optimizer.step(rate)
+        if self.scaled:
+            self._adapt(skipped)
+        for p in self.parameters:
+            p.grad = None
+        return norm, skipped
+
+    def _adapt(self, skipped: bool) -> None:
+        self.good_steps = 0 if skipped else self.good_steps + 1
+        if skipped:
+            self.loss_scale = max(self.loss_scale * 0.5, 1.0)
+        elif self.good_steps >= GROWTH_INTERVAL:
+            self.loss_scale, self.good_steps = self.loss_scale * 2.0, 0

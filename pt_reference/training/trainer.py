@@ -1,0 +1,99 @@
+"""The trainer: a BERT, its optimizer and its step, driven by `ms_bert.run.loop`."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ms_bert.config import BertConfig
+from ms_bert.data.batches import FIELDS, Batch
+from ms_bert.options import Options
+from ms_bert.randomness import DropoutColumns
+from ms_bert.run.checkpoints import Arrays
+from ms_bert.run.loop import SUMS, StepResult
+from ms_bert.run.recipe import parts
+from pt_reference.device import torch_device
+from pt_reference.model import BertForPreTraining, Numerics, initialize
+from pt_reference.training.step import PreTrainingLoss, Update
+
+
+class TorchTrainer:
+    """See `ms_bert.run.loop.Trainer`.
+
+    Attributes:
+        model: the BertForPreTraining. shapes: of its parameters, by name.
+    """
+
+    def __init__(self, config: BertConfig, options: Options):
+        training = options.training
+        self.training = training
+        self.device = torch_device(options.run.device)
+        self.model = BertForPreTraining(config, Numerics(training.precision, training.recompute))
+        initialize(self.model, config, training.seed, options.model.truncated_normal)
+        if training.precision == "float64":
+            self.model.double()
+        self.model.to(self.device)
+        parameters = dict(self.model.named_parameters())
+        self.shapes = {name: tuple(p.shape) for name, p in parameters.items()}
+        self.update = Update(parameters, training)
+        self.columns = DropoutColumns(config).total
+        self.evaluation = PreTrainingLoss(self.model)
+        self.loss = torch.compile(self.evaluation, dynamic=False) if training.compile else self.evaluation
+
+    def train_step(self, batch: Batch, step: int, rate: float) -> StepResult:
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(self.training.seed * 2**32 + step)  # the fused attention's dropout
+        sums = 0.0
+        for part in parts(batch, self.training, step, self.columns):
+            loss, part_sums = self.loss(
+                *self._tensors(part.batch),
+                float(part.masked_total),
+                float(part.next_sentence_total),
+                self.update.loss_scale,
+                (self._tensor(part.row_keys), self._tensor(part.column_keys)),
+            )
+            loss.backward()
+            sums = sums + part_sums.double()
+        norm, skipped = self.update(rate)
+        return StepResult(dict(zip(SUMS, sums.tolist())), norm, skipped, self.update.loss_scale)
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch) -> dict[str, float]:
+        _, sums = self.evaluation(*self._tensors(batch), 1.0, 1.0, 1.0)
+        return dict(zip(SUMS, sums.tolist()))
+
+    def state(self) -> tuple[Arrays, Arrays, dict]:
+        """Weights, moments and scalars; the arrays are views, valid until the next step."""
+        optimizer, update = self.update.optimizer, self.update
+        moments = {f"{k}.{name}": value for k in ("m", "v") for name, value in getattr(optimizer, k).items()}
+        scalars = {"updates": optimizer.updates, "loss_scale": update.loss_scale, "good_steps": update.good_steps}
+        return _arrays(dict(self.model.named_parameters())), _arrays(moments), scalars
+
+    def load(self, model: Arrays, optimizer: Arrays, scalars: dict) -> None:
+        moments, update = self.update.optimizer, self.update
+        self.load_weights(model)
+        _set({f"{k}.{name}": value for k in ("m", "v") for name, value in getattr(moments, k).items()}, optimizer)
+        moments.updates = scalars["updates"]
+        update.loss_scale, update.good_steps = scalars["loss_scale"], scalars["good_steps"]
+
+    def load_weights(self, model: Arrays) -> None:
+        _set(dict(self.model.named_parameters()), model)
+
+    def _tensors(self, batch: Batch) -> list[torch.Tensor]:
+        return [self._tensor(batch[name]) for name in FIELDS]
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+
+def _arrays(tensors: dict[str, torch.Tensor]) -> Arrays:
+    return {name: value.detach().cpu().numpy() for name, value in tensors.items()}
+
+
+@torch.no_grad()
+def _set(tensors: dict[str, torch.Tensor], arrays: Arrays) -> None:
+    """Give tensors their values: to each its own, of its shape, and none left over."""
+    if {name: tuple(value.shape) for name, value in tensors.items()} != {k: v.shape for k, v in arrays.items()}:
+        raise ValueError("the arrays are not those of these parameters")
+    for name, value in tensors.items():
+        value.copy_(torch.from_numpy(arrays[name]))

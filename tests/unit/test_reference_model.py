@@ -1,0 +1,230 @@
+"""The PyTorch BERT computes what transformers computes, to 1e-10 in float64, and is ms_bert's twin."""
+
+import inspect
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+from ms_bert import heads as ms_heads
+from ms_bert import model as ms_model
+from ms_bert.config import PRESETS
+from ms_bert.device import use_device
+from ms_bert.kernels import stock
+from ms_bert.randomness import DropoutColumns, dropout_keys
+from pt_reference import heads, kernels
+from pt_reference.model import BertForPreTraining, BertModel, Numerics, initialize, named_intermediates
+
+from .bert import CONFIG, LENGTHS, MASKED_POSITIONS, B, S, ragged_inputs, random_weights
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+ORACLE = Numerics("float64")
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    return {name: torch.from_numpy(value) for name, value in ragged_inputs().items()}
+
+
+def randomize(model):
+    weights = random_weights({name: tuple(p.shape) for name, p in model.named_parameters()})
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    return model
+
+
+def oracle(kind, *more, config=CONFIG, numerics=ORACLE):
+    return randomize(kind(config, numerics, *more)).double()
+
+
+def twin(model, kind, config=CONFIG):
+    """transformers' model with the same weights, float64; every one of its parameters must be given."""
+    other = kind(transformers.BertConfig(**config.to_dict(), attn_implementation="eager")).double().eval()
+    missing, unexpected = other.load_state_dict(model.state_dict(), strict=False)
+    assert not unexpected and set(missing) <= {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias"}
+    other.tie_weights()
+    return other
+
+
+@torch.no_grad()
+def call(model, inputs, *more):
+    return model(*inputs.values(), *more)
+
+
+@torch.no_grad()
+def reference(other, inputs, **arguments):
+    return other(
+        **{name: inputs[name].long() for name in ("input_ids", "token_type_ids")},
+        attention_mask=inputs["sequence_ids"].long(),
+        **arguments,
+    )
+
+
+def assert_equal(ours, theirs):
+    """To 1e-10, relative to the largest value."""
+    assert ours.shape == theirs.shape and ours.dtype == theirs.dtype == torch.float64
+    assert (ours - theirs).abs().max() <= 1e-10 * theirs.abs().max()
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_pretraining_outputs_equal_transformers(inputs, probabilities):
+    ours = oracle(BertForPreTraining, numerics=Numerics("float64", probabilities=probabilities))
+    theirs = reference(twin(ours, transformers.BertForPreTraining), inputs)
+    masked, next_sentence = call(ours, inputs, torch.from_numpy(MASKED_POSITIONS))
+    expected = theirs.prediction_logits[torch.arange(B)[:, None], torch.from_numpy(MASKED_POSITIONS).long()]
+    assert_equal(masked, expected.reshape(-1, 97))
+    assert_equal(next_sentence, theirs.seq_relationship_logits)
+
+
+@pytest.mark.parametrize("act", ["gelu_new", "relu"])
+def test_the_other_activations_equal_transformers(inputs, act):
+    config = CONFIG.replace(hidden_act=act, num_hidden_layers=1)
+    ours = oracle(BertModel, config=config)
+    assert_equal(call(ours, inputs)[1], reference(twin(ours, transformers.BertModel, config), inputs)["pooler_output"])
+
+
+def test_named_intermediates_equal_transformers(inputs):
+    ours = oracle(BertModel, numerics=Numerics("float64", probabilities=True))
+    named = named_intermediates(call(ours, inputs)[2])
+    theirs = reference(twin(ours, transformers.BertModel), inputs, output_hidden_states=True, output_attentions=True)
+    inside = inputs["sequence_ids"] > 0  # what padding computes is nobody's business, and differs
+    assert list(named) == [
+        "embeddings",
+        *(f"layer.{i}.{part}" for i in range(2) for part in ("attention.probabilities", "attention.output", "output")),
+    ]
+    assert_equal(named["embeddings"], theirs.hidden_states[0].reshape(B * S, -1))
+    for i in range(2):
+        assert_equal(named[f"layer.{i}.output"].view(B, S, -1)[inside], theirs.hidden_states[i + 1][inside])
+        for row, length in enumerate(LENGTHS):
+            probabilities = named[f"layer.{i}.attention.probabilities"][row, :, :length]
+            assert_equal(probabilities, theirs.attentions[i][row, :, :length])
+
+
+@pytest.mark.parametrize(
+    "kind", ["BertForSequenceClassification", "BertForTokenClassification", "BertForQuestionAnswering"]
+)
+def test_downstream_heads_equal_transformers(inputs, kind):
+    labels = 2 if kind == "BertForQuestionAnswering" else 5
+    config = CONFIG.replace(id2label={str(i): str(i) for i in range(labels)})
+    ours = oracle(getattr(heads, kind), config=config)
+    output = call(ours, inputs)
+    theirs = reference(twin(ours, getattr(transformers, kind), config), inputs)
+    inside = inputs["sequence_ids"] > 0
+    if kind == "BertForSequenceClassification":
+        assert_equal(output, theirs.logits)
+    elif kind == "BertForTokenClassification":
+        assert_equal(output[inside], theirs.logits[inside])
+    else:
+        assert_equal(output[0][inside], theirs.start_logits[inside])
+        assert_equal(output[1][inside], theirs.end_logits[inside])
+
+
+def test_multiple_choice_equals_transformers(inputs):
+    ours = oracle(heads.BertForMultipleChoice, 2)
+    paired = {name: value.view(2, 2, S) for name, value in inputs.items() if name != "cls_positions"}
+    assert_equal(call(ours, inputs), reference(twin(ours, transformers.BertForMultipleChoice), paired).logits)
+
+
+def test_packed_sequences_compute_what_they_compute_alone(inputs):
+    model = oracle(BertModel)
+    alone = call(model, inputs)[1]
+    packed = {name: torch.zeros((1, S), dtype=torch.int32) for name in list(inputs)[:4]}
+    for number, (row, start, length) in enumerate(((1, 0, 13), (2, 13, 7)), 1):
+        for name in ("input_ids", "token_type_ids", "position_ids"):
+            packed[name][0, start : start + length] = inputs[name][row, :length]
+        packed["sequence_ids"][0, start : start + length] = number
+    pooled = call(model, {**packed, "cls_positions": torch.tensor([[0, 13]], dtype=torch.int32)})[1]
+    assert_equal(pooled, alone[1:3])
+
+
+def named(cell):
+    return [(p.name, tuple(p.shape)) for p in cell.get_parameters()]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "BertModel",
+        "BertForPreTraining",
+        "BertForSequenceClassification",
+        "BertForTokenClassification",
+        "BertForQuestionAnswering",
+        "BertForMultipleChoice",
+    ],
+)
+def test_the_twins_have_the_same_parameters_in_the_same_order(kind):
+    more = (2,) if kind == "BertForMultipleChoice" else ()
+    module = ms_model if kind in ("BertModel", "BertForPreTraining") else ms_heads
+    ours = globals().get(kind) or getattr(heads, kind)
+    assert named(getattr(module, kind)(CONFIG, ms_model.Numerics(), *more)) == [
+        (name, tuple(p.shape)) for name, p in ours(CONFIG, Numerics(), *more).named_parameters()
+    ]
+
+
+@pytest.mark.parametrize("preset, expected", [("base", 109_482_240), ("large", 335_141_888)])
+def test_parameter_counts_are_the_published_ones(preset, expected):
+    with torch.device("meta"):
+        assert sum(p.numel() for p in BertModel(PRESETS[preset], Numerics()).parameters()) == expected
+
+
+def test_the_twins_read_alike():
+    """Class for class and function for function; what differs inside is the frameworks' business."""
+
+    def defined(module, method):
+        own = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
+        called = [(value.__name__, vars(value).get(method) if inspect.isclass(value) else value) for value in own]
+        return [(name, list(inspect.signature(function).parameters) if function else []) for name, function in called]
+
+    from pt_reference import model
+
+    assert defined(model, "forward") == defined(ms_model, "construct")
+    assert defined(heads, "forward") == defined(ms_heads, "construct")
+
+
+def test_the_twins_begin_with_the_same_bytes():
+    ours, theirs = BertForPreTraining(CONFIG, Numerics()), ms_model.BertForPreTraining(CONFIG, ms_model.Numerics())
+    initialize(ours, CONFIG, seed=4)
+    ms_model.initialize(theirs, CONFIG, seed=4)
+    for (name, p), other in zip(ours.named_parameters(), theirs.get_parameters()):
+        assert name == other.name and p.detach().numpy().tobytes() == other.asnumpy().tobytes()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_twins_drop_the_same_units(compiled):
+    use_device("CPU")
+    row_keys, column_keys = dropout_keys(3, 9, 101, 203)
+    ones = np.ones((101, 203), np.float32)
+    drop = torch.compile(kernels.dropout) if compiled else kernels.dropout
+    ours = drop(torch.from_numpy(ones), 0.1, torch.from_numpy(row_keys), torch.from_numpy(column_keys)).numpy()
+    theirs = stock.dropout(ms.Tensor(ones), 0.1, ms.Tensor(row_keys), ms.Tensor(column_keys)).asnumpy()
+    assert (ours == theirs).all() and 0.05 < (ours == 0).mean() < 0.15
+
+
+def keys(step):
+    return tuple(map(torch.from_numpy, dropout_keys(1, step, B * S, DropoutColumns(CONFIG).total)))
+
+
+def test_dropout_is_on_with_keys_and_off_without(inputs):
+    model = oracle(BertModel)
+    train = [call(model, inputs, keys(step))[0] for step in (0, 0, 1)]
+    evaluated = call(model, inputs)[0]
+    assert torch.equal(train[0], train[1])
+    assert (train[0] - train[2]).abs().max() > 0.1 and (train[0] - evaluated).abs().max() > 0.1
+
+
+def test_recomputation_changes_no_gradient(inputs):
+    gradients = []
+    for recompute in (False, True):
+        model = randomize(BertModel(CONFIG, Numerics("float64", recompute=recompute))).double()
+        model(*inputs.values(), keys(0))[1].square().sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    assert all(map(torch.equal, *gradients))
+
+
+@pytest.mark.parametrize("dtype, least, most", [("float16", 1e-5, 0.01), ("bfloat16", 1e-4, 0.08)])
+def test_half_precision_stays_near_full_precision(inputs, dtype, least, most):
+    full = call(oracle(BertModel), inputs)[0]
+    half = call(randomize(BertModel(CONFIG, Numerics(dtype))), inputs)[0]
+    assert half.dtype == getattr(torch, dtype)
+    assert least < (half.double() - full).norm() / full.norm() < most
