@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import onnx
+import onnx.reference
 import onnxruntime
 import pytest
 import torch
@@ -188,7 +189,9 @@ def test_mask_does_not_overflow_in_float16(tmp_path):
     onnx_graph.write(tmp_path / "model.onnx", CONFIG, "BertModel", weights(model, np.float16))
     inputs = feed("BertModel", *SIZES[0])
     inputs["attention_mask"][0] = 0  # a row without any token
-    assert all(np.isfinite(value).all() for value in run(tmp_path / "model.onnx", inputs).values())
+    # ONNX's own evaluator rounds each result to float16; ONNX Runtime on a CPU keeps the scores in float32.
+    evaluator = onnx.reference.ReferenceEvaluator(str(tmp_path / "model.onnx"))
+    assert all(np.isfinite(value).all() for value in evaluator.run(None, inputs))
 
 
 def test_weights_are_read_back_to_the_bit(tmp_path):
