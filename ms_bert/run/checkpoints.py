@@ -44,7 +44,7 @@ class TrainingState:
 
 def save(run_folder: Path, state: TrainingState) -> Path:
     """Write a checkpoint and make its weights the run's newest; returns its folder."""
-    folder = _folder(run_folder, state.step)
+    folder = folder_of(run_folder, state.step)
     beside = folder.with_name(f".{folder.name}.writing")
     if not run_folder.is_dir():
         raise FileNotFoundError(2, "the folder is gone", str(run_folder))
@@ -54,15 +54,7 @@ def save(run_folder: Path, state: TrainingState) -> Path:
         # Transformers asks for the format of the tensors it loads.
         for name, arrays in ((MODEL, state.model), (OPTIMIZER, state.optimizer)):
             _write_arrays(beside / name, arrays)
-        description = {
-            "step": state.step,
-            "scalars": state.scalars,
-            "position": state.position,
-            "sha256": {name: file_hash(beside / name) for name in (MODEL, OPTIMIZER)},
-        }
-        description["sha256"][STATE] = _own_hash(description)
-        (beside / STATE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        _sync(beside / STATE)
+        write_state(beside, state.step, state.scalars, state.position)
         sync_folder(beside)
         if folder.exists():  # the same step, saved once more after a resume
             shutil.rmtree(folder)
@@ -74,9 +66,22 @@ def save(run_folder: Path, state: TrainingState) -> Path:
     return folder
 
 
+def write_state(folder: Path, step: int, scalars: dict, position: dict) -> None:
+    """Write the state.json of a checkpoint's folder, whose other files are there."""
+    description = {
+        "step": step,
+        "scalars": scalars,
+        "position": position,
+        "sha256": {name: file_hash(folder / name) for name in (MODEL, OPTIMIZER)},
+    }
+    description["sha256"][STATE] = _own_hash(description)
+    (folder / STATE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    _sync(folder / STATE)
+
+
 def publish(run_folder: Path, step: int) -> None:
     """Let the run's model.safetensors be that of a checkpoint, or a copy where the file system has no hard links."""
-    source, target = _folder(run_folder, step) / MODEL, run_folder / MODEL
+    source, target = folder_of(run_folder, step) / MODEL, run_folder / MODEL
     beside = target.with_name(f".{target.name}.writing")
     beside.unlink(missing_ok=True)
     try:
@@ -95,9 +100,9 @@ def steps(run_folder: Path) -> list[int]:
 def load_newest(run_folder: Path, warn) -> TrainingState | None:
     """The newest checkpoint whose checksums hold, or None; `warn(sentence)` is called for each that is passed over."""
     for step in reversed(steps(run_folder)):
-        folder = _folder(run_folder, step)
-        fault = _fault(folder)
-        if fault is None:
+        folder = folder_of(run_folder, step)
+        found = fault(folder)
+        if found is None:
             description = json.loads((folder / STATE).read_text(encoding="utf-8"))
             return TrainingState(
                 step,
@@ -106,7 +111,7 @@ def load_newest(run_folder: Path, warn) -> TrainingState | None:
                 description["scalars"],
                 description["position"],
             )
-        warn(f"checkpoint {folder} is damaged ({fault}) and is passed over.")
+        warn(f"checkpoint {folder} is damaged ({found}) and is passed over.")
     return None
 
 
@@ -114,15 +119,16 @@ def prune(run_folder: Path, keep: int, keep_every: int) -> None:
     """Remove all checkpoints but the newest `keep` and those of multiples of `keep_every` (0: none of these)."""
     for step in steps(run_folder)[:-keep]:
         if not keep_every or step % keep_every:
-            shutil.rmtree(_folder(run_folder, step))
+            shutil.rmtree(folder_of(run_folder, step))
 
 
-def _folder(run_folder: Path, step: int) -> Path:
+def folder_of(run_folder: Path, step: int) -> Path:
+    """The folder of a step's checkpoint."""
     return run_folder / "checkpoints" / f"step-{step:08d}"
 
 
-def _fault(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+def fault(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's folder, or None."""
     try:
         description = json.loads((folder / STATE).read_text(encoding="utf-8"))
         expected = dict(description["sha256"])
@@ -159,7 +165,7 @@ _TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
-_BUFFERS = {"bert.embeddings.position_ids"}
+_BUFFERS = {"bert.embeddings.position_ids", "embeddings.position_ids"}
 
 
 def load_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> Arrays:

@@ -1,0 +1,176 @@
+"""Convert, inspect and compare BERT checkpoints: `python -m conversion convert SOURCE TARGET`, `--help` for more."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Optional, Union
+
+import tyro
+
+from conversion import checkpoint, configs, report
+from conversion.convert import Settings, convert
+from conversion.names import FAMILIES
+from conversion.parameters import ARCHITECTURES, PARTS
+from conversion.targets import TARGETS
+from ms_bert.errors import UserError
+
+PROGRAM = "python -m conversion"
+DESCRIPTION = (
+    "Convert, inspect and compare BERT checkpoints. A checkpoint is a file, a folder that holds one (a run's folder "
+    "too), or the prefix of a TensorFlow checkpoint; its format is recognised from its content.\n\nTargets: "
+    + "; ".join(f"{name}: {target.help}" for name, target in TARGETS.items())
+    + "."
+)
+_Path = tyro.conf.Positional[Path]
+_Names = Literal[tuple(FAMILIES)]
+_Part = Literal[PARTS[2:]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How a checkpoint is read."""
+
+    from_: Annotated[Optional[_Names], tyro.conf.arg(name="from")] = None
+    """Whose names the source has; by default they are recognised."""
+    config: Optional[Path] = None
+    """A config.json or bert_config.json, or a folder with one, instead of the one beside the source."""
+    architecture: Optional[Literal[tuple(ARCHITECTURES)]] = None
+    """Which class of Hugging Face it is; by default what the config and the tensors say."""
+    allow_missing: tuple[_Part, ...] = ()
+    """Parts of the architecture that may be missing."""
+    drop: tuple[_Part, ...] = ()
+    """Parts to leave out."""
+
+    def read(self, path: Path) -> checkpoint.Checkpoint:
+        config = configs.read(self.config) if self.config else None
+        return checkpoint.read(path, self.from_, config, self.architecture, self.allow_missing, self.drop)
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Write SOURCE as TARGET: beside it first, then read back and compared, then renamed."""
+
+    source: _Path
+    """The checkpoint to read."""
+    target: _Path
+    """What to write; the ending says the format (.ckpt: MindSpore; .ckpt.index: TensorFlow; .safetensors, .onnx and
+    .mindir; none: a Hugging Face folder), unless --to does."""
+    to: Optional[Literal[tuple(TARGETS)]] = None
+    """Format of the target."""
+    reading: tyro.conf.OmitArgPrefixes[Reading] = dataclasses.field(default_factory=Reading)
+    dtype: Optional[Literal["float32", "float16", "bfloat16"]] = None
+    """Of the weights; by default they stay as they are. An optimizer's state always does."""
+    overwrite: bool = False
+    """Replace a target that is there already."""
+    shard_size: Optional[int] = None
+    """Megabytes of a shard, for a Hugging Face folder in several files."""
+    optimize: bool = False
+    """Apply ONNX Runtime's transformer fusions to an ONNX target."""
+    batch_size: int = 1
+    """Rows of a MindIR target."""
+    seq_length: int = 128
+    """Tokens a row of a MindIR target."""
+    json: bool = False
+    """Print the result as JSON."""
+
+    def run(self) -> int:
+        if self.shard_size is not None and self.shard_size < 1:
+            raise UserError(f"--shard-size is {self.shard_size}; choose at least 1 megabyte.")
+        settings = Settings(
+            self.dtype,
+            self.overwrite,
+            self.shard_size and self.shard_size * 10**6,
+            self.optimize,
+            self.batch_size,
+            self.seq_length,
+        )
+        result = convert(self.reading.read(self.source), self.target, self.to, settings)
+        source = result.source
+        if self.json:
+            told = {
+                "source": str(source.source.path),
+                "container": source.source.container,
+                "names": source.spelling.family,
+                "target": str(result.target),
+                "to": result.kind,
+                "architecture": source.architecture,
+                "tensors": len(result.weights),
+                "parameters": sum(tensor.size for tensor in result.weights.values()),
+                "optimizer": source.scalars if result.moments else None,
+                "notes": result.notes,
+            }
+            print(json.dumps(told, indent=2))
+            return 0
+        optimizer = f", optimizer at step {source.scalars['step']}" if result.moments else ""
+        print(
+            f"{result.target} ({result.kind}): {source.architecture}, {report.totals(result.weights)}{optimizer}; "
+            f"from {source.source.path} ({source.source.container}, {source.spelling.family}), read back and equal"
+        )
+        for note in result.notes:
+            print(f"  {note}")
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspect:
+    """Print what FILE holds: names, shapes, dtypes, parameters, format and config."""
+
+    file: _Path
+    """The checkpoint."""
+    reading: tyro.conf.OmitArgPrefixes[Reading] = dataclasses.field(default_factory=Reading)
+    json: bool = False
+    """Print it as JSON."""
+
+    def run(self) -> int:
+        config = configs.read(self.reading.config) if self.reading.config else None
+        told = report.inspect(self.file, self.reading.from_, config)
+        print(json.dumps(told, indent=2) if self.json else report.inspection_text(told))
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Diff:
+    """Compare two checkpoints of any formats, tensor by tensor; the exit code is 1 where they differ."""
+
+    a: _Path
+    """The one."""
+    b: _Path
+    """The other."""
+    reading: tyro.conf.OmitArgPrefixes[Reading] = dataclasses.field(default_factory=Reading)
+    json: bool = False
+    """Print it as JSON."""
+
+    def run(self) -> int:
+        if self.reading.from_ is not None:
+            raise UserError("--from cannot hold for two checkpoints; their names are recognised.")
+        told = report.diff(self.reading.read(self.a), self.reading.read(self.b))
+        print(json.dumps(told, indent=2) if self.json else report.diff_text(told))
+        return 0 if report.same(told) else 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    command = tyro.cli(
+        Union[Convert, Inspect, Diff],
+        prog=PROGRAM,
+        description=DESCRIPTION,
+        args=arguments,
+    )
+    warnings.showwarning = lambda message, *_: print(f"{PROGRAM}: {message}", file=sys.stderr)
+    try:
+        return command.run()
+    except UserError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"{PROGRAM}: {error}; nothing was written: check that the path is right and has room.", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

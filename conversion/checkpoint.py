@@ -1,0 +1,297 @@
+"""A checkpoint by canonical names: every tensor of a file accounted for, by the tables, or told as a fault."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+
+from conversion import configs
+from conversion.names import FAMILIES, TIED, Spelling, count_layers, spellings
+from conversion.parameters import ARCHITECTURES, BACKBONE, MODULES, PARTS, architecture_of, parameters, shapes
+from conversion.sources import Source, open_source
+from conversion.tensors import Tensor, Tensors, same_bytes
+from ms_bert.config import BertConfig
+from ms_bert.errors import UserError
+
+# Scalars of training that may lie beside the weights, and what they are where nothing is said.
+SCALARS = {"global_step": 0, "updates": None, "loss_scale": 1.0, "good_steps": 0}
+COMPANIONS = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "run.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A BERT as a checkpoint holds it.
+
+    Attributes:
+        source: where it was read. spelling: how its tensors are named there.
+        architecture: Hugging Face's class. parts: of `conversion.parameters.PARTS`.
+        weights: by canonical names, in Hugging Face's order. moments: Adam's, as m.NAME and v.NAME; may be empty.
+        scalars: step, updates, loss_scale, good_steps, where there are moments.
+        config: None where nothing beside the checkpoint says it.
+        left_out: (name, why) of what is in the file and is no weight.
+    """
+
+    source: Source
+    spelling: Spelling
+    architecture: str
+    parts: tuple[str, ...]
+    weights: Tensors
+    moments: Tensors
+    scalars: dict
+    config: BertConfig | None
+    left_out: tuple[tuple[str, str], ...]
+
+    @property
+    def companions(self) -> list[Path]:
+        """The tokenizer's files and the run's description, as far as they lie beside it."""
+        return [self.source.home / name for name in COMPANIONS if (self.source.home / name).is_file()]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """What is wrong with one tensor; `kind` is 'missing', 'unexpected' or 'wrong'."""
+
+    kind: str
+    name: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind:<10} {self.name}{self.detail}"
+
+
+def read(
+    path: Path,
+    family: str | None = None,
+    config: BertConfig | None = None,
+    architecture: str | None = None,
+    allow_missing: Collection[str] = (),
+    drop: Collection[str] = (),
+) -> Checkpoint:
+    """Read a checkpoint of any format; values stay in the file until they are asked for.
+
+    Args:
+        family: of names, a key of `conversion.names.FAMILIES`; None: recognised.
+        config: None: the one beside the checkpoint, if any. architecture: None: by the config and the tensors.
+        allow_missing: parts of the architecture that may be missing. drop: parts to leave out.
+
+    Raises:
+        UserError: it cannot be read, or its tensors are not those of a BERT; all faults are told at once.
+    """
+    source = open_source(path)
+    described = configs.find(source.home)
+    named = None
+    if config is None and described is not None:
+        config = configs.read(described)
+        named = configs.architecture(described)
+    mapping = _Mapping(source, family, config)
+    return mapping.checkpoint(named, architecture, frozenset(allow_missing), frozenset(drop))
+
+
+class _Mapping:
+    """From the file's names to canonical ones, collecting faults."""
+
+    def __init__(self, source: Source, family: str | None, config: BertConfig | None):
+        self.source, self.config = source, config
+        self.spelling = _spelling(source, family)
+        self.layers = count_layers(source.tensors)
+        self.own = self.spelling.names(self.layers)  # the file's name by the canonical one
+        self.canonical = {own: name for name, own in self.own.items()}
+        self.faults: list[Fault] = []
+        self.left_out: list[tuple[str, str]] = []
+        self.weights: Tensors = {}
+        self.moments: Tensors = {}
+        self.scalars = dict(SCALARS)
+        for name, tensor in source.tensors.items():
+            self._place(name, tensor)
+        for name, tensor in source.moments.items():
+            moment, _, parameter = name.partition(".")
+            if parameter in self.canonical and moment in ("m", "v"):
+                self.moments[f"{moment}.{self.canonical[parameter]}"] = tensor
+            else:
+                self.faults.append(Fault("unexpected", name))
+
+    def _place(self, name: str, tensor: Tensor) -> None:
+        """Put one tensor of the file where it belongs."""
+        family = FAMILIES[self.spelling.family]
+        bare = name.removeprefix(self.spelling.wrapper)
+        if name in self.canonical:
+            self.weights[self.canonical[name]] = self._turned(self.canonical[name], tensor)
+            return
+        for patterns in family.moments:
+            for moment, pattern in zip(("m", "v"), patterns):
+                before, after = pattern.split("{name}")
+                inner = name[len(before) : len(name) - len(after)]
+                if name.startswith(before) and name.endswith(after) and inner in self.canonical:
+                    canonical = self.canonical[inner]
+                    self.moments[f"{moment}.{canonical}"] = self._turned(canonical, tensor)
+                    return
+        if name in SCALARS and tensor.size == 1:
+            self.scalars[name] = tensor.read().reshape(-1)[0].item()
+        elif bare in TIED and self.own.get(TIED[bare]) in self.source.tensors:
+            self._tied(name, tensor, self.own[TIED[bare]])
+        elif bare.endswith("position_ids") and any(re.fullmatch(pattern, bare) for pattern in family.ignored):
+            if not np.array_equal(tensor.read().reshape(-1), np.arange(tensor.size)):
+                self.faults.append(Fault("wrong", name, ": its values are not 0, 1, 2, ..."))
+            self.left_out.append((name, "the numbers from 0 on"))
+        elif any(re.fullmatch(pattern, bare) for pattern in family.ignored):
+            self.left_out.append((name, "no weight"))
+        else:
+            self.faults.append(Fault("unexpected", name))
+
+    def _tied(self, name: str, tensor: Tensor, original: str) -> None:
+        if same_bytes(tensor.read(), self.source.tensors[original].read()):
+            self.left_out.append((name, f"equal to {original}, which it is tied to"))
+        else:
+            self.faults.append(Fault("wrong", name, f": differs from {original}, and this model ties the two"))
+
+    def _turned(self, canonical: str, tensor: Tensor) -> Tensor:
+        if not self.spelling.transposed(canonical) or len(tensor.shape) != 2:
+            return tensor
+        return transposed(tensor)
+
+    def checkpoint(
+        self, named: str | None, demanded: str | None, allowed: frozenset[str], dropped: frozenset[str]
+    ) -> Checkpoint:
+        """What was collected, if it is whole; `named` is the config's architecture, `demanded` the user's."""
+        part_of = {name: MODULES[module].part for name, (module, _) in parameters(self.layers).items()}
+        self._drop(dropped, part_of)
+        present = {part_of[name] for name in self.weights} | set(BACKBONE)
+        architecture = demanded or _architecture(named, present, allowed)
+        asked = ARCHITECTURES.get(demanded or named or architecture or "", frozenset())
+        needed = set(BACKBONE) | (asked - allowed - dropped)
+        for name, part in part_of.items():
+            if part in needed | present and name not in self.weights:
+                self.faults.append(Fault("missing", self.own.get(name, name)))
+            elif demanded and name in self.weights and part not in needed | {"pooler"}:
+                self.faults.append(Fault("unexpected", self.own[name], f" ({demanded} has no {part}; see --drop)"))
+        self._check_shapes(present)
+        self._check_moments()
+        if architecture is None and not self.faults:
+            heads = ", ".join(sorted(present - set(BACKBONE))) or "none"
+            raise UserError(
+                f"{self.source.path}: no class of Hugging Face has these heads together: {heads}; leave one out with "
+                "--drop."
+            )
+        if self.faults:
+            raise UserError(self._all_faults(demanded or named or architecture))
+        ordered = {name: self.weights[name] for name in part_of if name in self.weights}
+        moments = {f"{k}.{name}": self.moments[f"{k}.{name}"] for k in "mv" for name in ordered if self.moments}
+        return Checkpoint(
+            self.source,
+            self.spelling,
+            architecture,
+            tuple(part for part in PARTS if part in present),
+            ordered,
+            moments,
+            self._scalars() if moments else {},
+            self.config,
+            tuple(self.left_out),
+        )
+
+    def _drop(self, parts: frozenset[str], part_of: dict[str, str]) -> None:
+        for name, part in part_of.items():
+            if part in parts and name in self.weights:
+                del self.weights[name]
+                self.moments.pop(f"m.{name}", None), self.moments.pop(f"v.{name}", None)
+                self.left_out.append((self.own[name], "dropped as asked"))
+
+    def _scalars(self) -> dict:
+        if self.source.scalars:
+            return dict(self.source.scalars)
+        step = self.scalars.pop("global_step")
+        updates = self.scalars.pop("updates")
+        return {"step": step, "updates": step if updates is None else updates, **self.scalars}
+
+    def _check_shapes(self, present: set[str]) -> None:
+        config = self.config or _config_by_shapes(self.weights, self.layers)
+        if config is None:
+            return
+        if "classifier.weight" in self.weights and config.id2label is None:
+            labels = self.weights["classifier.weight"].shape[0]  # what Hugging Face calls them by default
+            config = config.replace(id2label={str(i): f"LABEL_{i}" for i in range(labels)})
+            self.config = config if self.config else None
+        if config.num_hidden_layers != self.layers:
+            found = f": found {self.layers} layers, the config says {config.num_hidden_layers}"
+            self.faults.append(Fault("wrong", "num_hidden_layers", found))
+            return
+        for name, shape in shapes(config, present).items():
+            for key, tensors in ((name, self.weights), (f"m.{name}", self.moments), (f"v.{name}", self.moments)):
+                if key in tensors and tensors[key].shape != shape:
+                    found = f": found {tensors[key].shape}, expected {shape}"
+                    self.faults.append(Fault("wrong", self.own[name] if key == name else key, found))
+
+    def _check_moments(self) -> None:
+        if self.moments:
+            wanted = [f"{k}.{name}" for k in "mv" for name in self.weights]
+            self.faults += [Fault("missing", name, " (moment)") for name in wanted if name not in self.moments]
+
+    def _all_faults(self, architecture: str | None) -> str:
+        """Every fault in a line of its own, the missing and the unexpected with the nearest name of the other kind."""
+        unexpected = [fault.name for fault in self.faults if fault.kind == "unexpected"]
+        missing = [fault.name for fault in self.faults if fault.kind == "missing"]
+        lines = []
+        for fault in sorted(self.faults, key=lambda fault: ("missing", "unexpected", "wrong").index(fault.kind)):
+            others = missing or list(self.canonical) if fault.kind == "unexpected" else unexpected
+            near = difflib.get_close_matches(fault.name, others, n=1, cutoff=0.5) if fault.kind != "wrong" else []
+            lines.append(f"{fault}{f'   (nearest: {near[0]})' if near else ''}")
+        return (
+            f"{self.source.path} is not a whole {architecture or 'BERT'} by the names of {self.spelling.family}: "
+            f"{len(lines)} fault{'s' * (len(lines) > 1)}; mend the file, or see --allow-missing, --architecture "
+            "and --from.\n  " + "\n  ".join(lines)
+        )
+
+
+def _architecture(named: str | None, present: set[str], allowed: frozenset[str]) -> str | None:
+    """The config's architecture if the parts are its own, else the class that has these parts.
+
+    A file may hold more than its config says: Google's BERTs on the hub are called BertForMaskedLM, and have all heads.
+    """
+    heads = present - set(BACKBONE)
+    needed = ARCHITECTURES.get(named or "")
+    if needed is not None and needed - allowed <= heads <= needed | {"pooler"}:
+        return named
+    return architecture_of(heads)
+
+
+def transposed(tensor: Tensor) -> Tensor:
+    """A matrix the other way round."""
+    return Tensor(tensor.dtype, tensor.shape[::-1], lambda: np.ascontiguousarray(tensor.read().T))
+
+
+def _spelling(source: Source, family: str | None) -> Spelling:
+    if source.container == "ONNX":
+        return Spelling("hugging-face", ("bert.", ""))
+    found = spellings(source.tensors, [family] if family else tuple(FAMILIES))
+    if found:
+        return found[0]
+    some = ", ".join(list(source.tensors)[:3])
+    wanted = ", ".join(
+        Spelling(name, FAMILIES[name].prefixes[0]).names(0, ["embeddings"])["bert.embeddings.word_embeddings.weight"]
+        for name in ([family] if family else FAMILIES)
+    )
+    raise UserError(
+        f"{source.path} holds {len(source.tensors)} tensors ({some}, ...) and no word embeddings by any name that is "
+        f"known here ({wanted}); it is no BERT, or of a family without a table."
+    )
+
+
+def _config_by_shapes(weights: Tensors, layers: int) -> BertConfig | None:
+    """What the shapes tell, so that they can be checked against each other; the number of heads is made up."""
+    table = [weights.get(f"bert.embeddings.{kind}_embeddings.weight") for kind in ("word", "position", "token_type")]
+    inner = weights.get("bert.encoder.layer.0.intermediate.dense.weight")
+    if not all(tensor is not None and len(tensor.shape) == 2 for tensor in (*table, inner)):
+        return None
+    return BertConfig(
+        vocab_size=table[0].shape[0],
+        hidden_size=table[0].shape[1],
+        num_hidden_layers=layers,
+        num_attention_heads=1,
+        intermediate_size=inner.shape[0],
+        max_position_embeddings=table[1].shape[0],
+        type_vocab_size=table[2].shape[0],
+    )

@@ -1,0 +1,79 @@
+"""MindIR: MindSpore's exported graph of the nn.Cell BERT, of a fixed batch size and length; written only."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from conversion.parameters import ARCHITECTURES
+from conversion.tensors import Tensors
+from ms_bert.config import BertConfig
+from ms_bert.errors import UserError
+
+# What the graph gives, by Hugging Face's class; it takes input_ids, attention_mask and token_type_ids, (B, S) int32.
+OUTPUTS = {
+    "BertModel": ("last_hidden_state", "pooler_output"),
+    "BertForPreTraining": ("prediction_logits", "seq_relationship_logits"),
+    "BertForMaskedLM": ("logits",),
+    "BertForNextSentencePrediction": ("logits",),
+    "BertForSequenceClassification": ("logits",),
+    "BertForMultipleChoice": ("logits",),
+    "BertForTokenClassification": ("logits",),
+    "BertForQuestionAnswering": ("start_logits", "end_logits"),
+}
+
+
+def write(
+    path: Path, config: BertConfig, architecture: str, tensors: Tensors, batch_size: int, seq_length: int
+) -> None:
+    """Export a model, load it again, and compare what both compute.
+
+    Args:
+        tensors: the weights by canonical names, float32. batch_size, seq_length: of the inputs; for multiple choice the
+            rows are the choices.
+
+    Raises:
+        UserError: MindSpore is missing, or the weights, the sizes or the architecture cannot be exported.
+    """
+    if architecture not in ARCHITECTURES:
+        raise UserError(f"there is no MindIR graph for {architecture}; choose one of {', '.join(ARCHITECTURES)}.")
+    if batch_size < 1 or not 1 <= seq_length <= config.max_position_embeddings:
+        raise UserError(
+            f"--batch-size {batch_size} and --seq-length {seq_length} cannot be those of a graph of this model; choose "
+            f"at least 1, and at most {config.max_position_embeddings} tokens."
+        )
+    others = sorted({tensor.dtype.name for tensor in tensors.values()} - {"float32"})
+    if others:
+        raise UserError(f"a MindIR graph is made from float32 weights, found {', '.join(others)}; use --dtype float32.")
+    os.environ.setdefault("GLOG_v", "3")
+    try:
+        import mindspore
+    except ModuleNotFoundError:
+        raise UserError("a MindIR graph needs MindSpore, which is not installed; pip install mindspore.") from None
+    from conversion.formats.mindir_cell import Inference
+
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    cell = Inference(config, architecture, pooler="bert.pooler.dense.weight" in tensors)
+    parameters = {parameter.name: parameter for parameter in cell.get_parameters()}
+    if parameters.keys() != tensors.keys():
+        raise UserError(
+            f"the weights are not those of {architecture}: {', '.join(sorted(parameters.keys() ^ tensors.keys()))} "
+            "too many or missing."
+        )
+    for name, parameter in parameters.items():
+        parameter.set_data(mindspore.Tensor(tensors[name].read()))
+    rng = np.random.default_rng(0)
+    inputs = [
+        rng.integers(0, config.vocab_size, (batch_size, seq_length)),
+        np.arange(seq_length) < rng.integers(1, seq_length + 1, (batch_size, 1)),
+        rng.integers(0, config.type_vocab_size, (batch_size, seq_length)),
+    ]
+    inputs = [mindspore.Tensor(value.astype(np.int32)) for value in inputs]
+    mindspore.export(cell, *inputs, file_name=str(path), file_format="MINDIR")
+    back = mindspore.nn.GraphCell(mindspore.load(str(path)))
+    expected, found = cell(*inputs), back(*inputs)
+    for value, other in zip(*(x if isinstance(x, tuple) else (x,) for x in (expected, found))):
+        if not np.array_equal(value.asnumpy(), other.asnumpy()):
+            raise OSError(f"{path}: loaded again, the graph computes something else; MindSpore's export failed")

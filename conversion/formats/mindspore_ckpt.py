@@ -1,0 +1,372 @@
+"""MindSpore's checkpoints (.ckpt), read and written without MindSpore.
+
+The file is one message of protobuf without header, version or end; none but these fields are in it:
+
+Checkpoint    1 value: repeated Value
+Value         1 tag: the name; 2 tensor: TensorProto; or 3 maptensor: of a MapParameter, which is not read
+TensorProto   1 dims: repeated int64, none for a scalar and [0] for one that a MindSpore 1 or early 2 wrote;
+              2 tensor_type: "Float32"; 3 tensor_content: the values, little-endian, row-major
+
+A tensor of more than 512 MiB is in several values one after another, each with the whole tag, dims and type and with a
+part of the content. save_checkpoint(..., crc_check=True) ends the file with "crc_num" and the CRC-32 of what is before
+it, 10 bytes big-endian. This is all that guards the values; and where it is missing, a file that ends between two
+values is a sound one of fewer tensors. An encrypted file begins with one of three numbers.
+
+Sources: in MindSpore's repository mindspore/train/serialization.py (_exec_save, _parse_ckpt_proto,
+_load_ckpt_into_param_dict), mindspore/train/checkpoint.proto and mindspore/core/utils/crypto.cc, of 2.10. The writer
+makes of the same tensors the bytes that save_checkpoint makes. MindSpore loads no file above protobuf's 2 GiB.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import os
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from conversion.tensors import DTYPES, Tensor, Tensors
+from ms_bert.errors import UserError
+
+SLICE = 512 << 20  # bytes of content of one value
+
+_DTYPES = {
+    "Float64": "float64",
+    "Float32": "float32",
+    "Float16": "float16",
+    "BFloat16": "bfloat16",
+    "Int64": "int64",
+    "Int32": "int32",
+    "Int16": "int16",
+    "Int8": "int8",
+    "UInt64": "uint64",
+    "UInt32": "uint32",
+    "UInt16": "uint16",
+    "UInt8": "uint8",
+    "Bool": "bool",
+}
+_TYPES = {DTYPES[name]: kind for kind, name in _DTYPES.items()}
+
+# Tags of fields: (number << 3) + wire type, which is 0 for an integer and 2 for bytes.
+_VALUE = 0x0A
+_NAME, _TENSOR, _MAP = 0x0A, 0x12, 0x1A
+_DIM, _PACKED_DIMS, _TYPE, _CONTENT = 0x08, 0x0A, 0x12, 0x1A
+
+_CRC_MARK, _CRC_BYTES = b"crc_num", 10
+_TRAILER = len(_CRC_MARK) + _CRC_BYTES
+_ENCRYPTED = tuple(number.to_bytes(4, "little") for number in (0x7F3A5ED8, 0x7F3A5ED9, 0x7F3A5EDA))
+
+# Bounds of what is believed: BERT with its optimizer has some 600 values.
+_MOST_VALUES = 100_000
+_LONGEST_NAME = 1024  # characters; MindSpore's own limit
+_LONGEST_TYPE = 64
+_MOST_DIMENSIONS = 32  # NumPy's limit
+_MOST_ELEMENTS = (1 << 60) - 1
+
+_BLOCK = 1 << 20
+_COPY_AGAIN = "copy or download the file again"
+_RESAVE = "save it anew: mindspore.save_checkpoint(list(mindspore.load_checkpoint(OLD{}).values()), NEW)"
+_WITHOUT = _RESAVE.format(", choice_func=lambda n: n != NAME")
+
+
+class _Damaged(Exception):
+    """What was found where, and what was expected; `read` adds the file."""
+
+
+class _Refused(Exception):
+    """Sound, but not for this reader: why, and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Value:
+    """A tensor or a slice of one: its content is `size` bytes from byte `at` on."""
+
+    name: str
+    kind: str  # tensor_type
+    dims: tuple[int, ...]
+    at: int
+    size: int
+
+
+def is_ckpt(path: Path) -> bool:
+    """Whether a file begins with a value as checkpoints have them, or as an encrypted one does."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) in _ENCRYPTED or any(True for _ in _values(file, file.seek(0, os.SEEK_END)))
+    except (OSError, _Damaged):
+        return False
+    except _Refused:
+        return True
+
+
+def read(path: Path) -> Tensors:
+    """The tensors of a checkpoint, by name; where it has a checksum, this is checked.
+
+    Texts and the generator's "random_op", which are no weights, are left out with a warning.
+
+    Raises:
+        UserError: there is no such file, it is no checkpoint or damaged, or it has what is not read: encryption,
+            MapParameters, other dtypes.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            return _tensors(path, _values(file, _checked_end(file, size)))
+    except FileNotFoundError:
+        raise UserError(f"there is no {path}; name a MindSpore checkpoint.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); name a MindSpore checkpoint.") from None
+    except _Damaged as fault:
+        raise UserError(f"{path} is damaged or no MindSpore checkpoint: {fault}; {_COPY_AGAIN}.") from None
+    except _Refused as reason:
+        raise UserError(f"{path}: {reason}.") from None
+
+
+def write(path: Path, tensors: Tensors) -> None:
+    """Write a checkpoint, fsynced; holds one tensor's values at a time.
+
+    Raises:
+        UserError: a name that the format has no place for, or a tensor without values. MindSpore's writer leaves these
+            out without a word, and its reader takes a shape of (0,) for a scalar's.
+    """
+    names = {name: _encoded(path, name) for name in tensors}
+    for name, tensor in tensors.items():
+        if not tensor.size:
+            raise UserError(
+                f"{path} cannot have {name!r}, whose shape {tensor.shape} is that of no values, because MindSpore's "
+                "checkpoints have no empty tensors; leave it out."
+            )
+    with open(path, "wb") as file:
+        for name, tensor in tensors.items():
+            _append(file, names[name], tensor)  # a function, because what it holds is free before the next
+        file.flush()
+        os.fsync(file.fileno())
+
+
+# Writing
+
+
+def _encoded(path: Path, name: str) -> bytes:
+    try:
+        if 0 < len(name) <= _LONGEST_NAME:
+            return name.encode("utf-8")
+    except UnicodeEncodeError:
+        pass
+    raise UserError(
+        f"{path} cannot have a tensor named {name[:100]!r}, a name is 1 to {_LONGEST_NAME} characters that UTF-8 has; "
+        "rename the tensor."
+    )
+
+
+def _append(file: BinaryIO, name: bytes, tensor: Tensor) -> None:
+    values = np.ascontiguousarray(tensor.read()).reshape(-1).view(np.uint8)
+    for start in range(0, values.size, SLICE):
+        content = values[start : start + SLICE]
+        file.write(_header(name, tensor, content.size))
+        file.write(memoryview(content))
+
+
+def _header(name: bytes, tensor: Tensor, size: int) -> bytes:
+    """What is before the `size` bytes of content of a value."""
+    dims = b"".join(bytes([_DIM]) + _encode_varint(size) for size in tensor.shape)
+    tensor_proto = dims + _sized(_TYPE, _TYPES[tensor.dtype].encode()) + bytes([_CONTENT]) + _encode_varint(size)
+    value = _sized(_NAME, name) + bytes([_TENSOR]) + _encode_varint(len(tensor_proto) + size) + tensor_proto
+    return bytes([_VALUE]) + _encode_varint(len(value) + size) + value
+
+
+def _sized(tag: int, content: bytes) -> bytes:
+    return bytes([tag]) + _encode_varint(len(content)) + content
+
+
+def _encode_varint(value: int) -> bytes:
+    groups = bytearray()
+    while value > 0x7F:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    groups.append(value)
+    return bytes(groups)
+
+
+# From values to tensors
+
+
+def _tensors(path: Path, values: Iterator[_Value]) -> Tensors:
+    tensors: Tensors = {}
+    left_out: list[str] = []
+    seen: set[str] = set()
+    for name, group in itertools.groupby(values, key=lambda value: value.name):
+        if name in seen:
+            raise _Refused(
+                f"it has {_quoted(name)} twice with others between, and MindSpore takes the last; {_RESAVE.format('')}"
+            )
+        seen.add(name)
+        slices = list(group)
+        if slices[0].kind == "str" or name == "random_op":
+            left_out.append(name)
+        else:
+            tensors[name] = _tensor(path, name, slices)
+    if not seen:
+        raise _Damaged("it has no tensors")
+    if left_out:
+        warnings.warn(
+            f"{path}: no weights, left out: {', '.join(map(_quoted, left_out[:10]))}"
+            f"{f' and {len(left_out) - 10} more' if len(left_out) > 10 else ''}.",
+            stacklevel=3,
+        )
+    return tensors
+
+
+def _tensor(path: Path, name: str, slices: list[_Value]) -> Tensor:
+    kind, dims = slices[0].kind, slices[0].dims
+    for other in slices:
+        if (other.kind, other.dims) != (kind, dims):
+            raise _Damaged(f"a part of {_quoted(name)} is {other.kind!r} {other.dims}, the first {kind!r} {dims}")
+    if kind not in _DTYPES:
+        raise _Refused(f"{_quoted(name)} is of {kind!r}, and what is read is {', '.join(_DTYPES)}; {_WITHOUT}")
+    dtype, shape = DTYPES[_DTYPES[kind]], () if dims == (0,) else dims
+    # NumPy refuses too large a product even where a size of 0 makes the tensor empty.
+    if min(shape, default=0) < 0 or math.prod(max(size, 1) for size in shape) > _MOST_ELEMENTS:
+        raise _Damaged(f"{_quoted(name)} has the shape {shape}, which no tensor has")
+    found, expected = sum(part.size for part in slices), math.prod(shape) * dtype.itemsize
+    if found != expected:
+        raise _Damaged(f"{_quoted(name)} has {found} bytes, and {dtype} {shape} has {expected}")
+    ranges = [(part.at, part.size) for part in slices]
+    return Tensor(dtype, shape, lambda: _read_values(path, ranges).view(dtype).reshape(shape))
+
+
+def _read_values(path: Path, ranges: list[tuple[int, int]]) -> np.ndarray:
+    """The bytes of the ranges, joined."""
+    values = np.empty(sum(size for _, size in ranges), np.uint8)
+    done = 0
+    try:
+        with open(path, "rb") as file:
+            for at, size in ranges:
+                file.seek(at)
+                if file.readinto(values[done : done + size]) != size:
+                    raise UserError(f"{path} ends before byte {at + size}, and did not when opened; {_COPY_AGAIN}.")
+                done += size
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {_COPY_AGAIN}.") from None
+    return values
+
+
+def _quoted(name: str) -> str:
+    return repr(name[:100])
+
+
+# The file
+
+
+def _checked_end(file: BinaryIO, size: int) -> int:
+    """Where the message ends: at the end of the file or before the checksum, which is checked."""
+    file.seek(0)
+    if file.read(4) in _ENCRYPTED:
+        raise _Refused(f"it is encrypted; {_RESAVE.format(', dec_key=KEY, dec_mode=MODE')}")
+    end = max(0, size - _TRAILER)
+    file.seek(end)
+    trailer = file.read(_TRAILER)
+    if not trailer.startswith(_CRC_MARK):
+        return size
+    stored, checksum = int.from_bytes(trailer[len(_CRC_MARK) :], "big"), 0
+    file.seek(0)
+    for start in range(0, end, _BLOCK):
+        checksum = zlib.crc32(file.read(min(_BLOCK, end - start)), checksum)
+    if checksum != stored:
+        raise _Damaged(f"its {end} bytes have the checksum {checksum:08x} and not {stored:08x}, which it ends with")
+    return end
+
+
+def _values(file: BinaryIO, end: int) -> Iterator[_Value]:
+    """Values from the beginning of a file up to `end`; seeks over their contents."""
+    for count, (_, (begin, stop)) in enumerate(_fields(file, 0, end, (_VALUE,))):
+        if count >= _MOST_VALUES:
+            raise _Damaged(f"it has more than {_MOST_VALUES} values, and a checkpoint of BERT has some 600")
+        yield _value(file, begin, stop)
+
+
+def _value(file: BinaryIO, at: int, end: int) -> _Value:
+    fields = _message(file, at, end, (_NAME, _TENSOR, _MAP))
+    name = _text(file, _one(fields, _NAME, at, "name"), 4 * _LONGEST_NAME)
+    if fields[_MAP]:
+        raise _Refused(f"{_quoted(name)} is a MapParameter, and only tensors are read; {_WITHOUT}")
+    begin, end = _one(fields, _TENSOR, at, "tensor")
+    fields = _message(file, begin, end, (_DIM, _PACKED_DIMS, _TYPE, _CONTENT))
+    dims = fields[_DIM]
+    for at, stop in fields[_PACKED_DIMS]:  # protobuf reads both forms, MindSpore writes the other
+        while at < stop and len(dims) <= _MOST_DIMENSIONS:
+            size, at = _varint(file, at, stop)
+            dims.append(size)
+    if len(dims) > _MOST_DIMENSIONS:
+        raise _Damaged(f"{_quoted(name)} has more than {_MOST_DIMENSIONS} dimensions")
+    kind = _text(file, _one(fields, _TYPE, begin, "type"), _LONGEST_TYPE)
+    content, stop = _one(fields, _CONTENT, begin, "content")
+    signed = tuple(size - (1 << 64) if size >> 63 else size for size in dims)
+    return _Value(name, kind, signed, content, stop - content)
+
+
+# Protobuf
+
+
+def _fields(file: BinaryIO, at: int, end: int, known: tuple[int, ...]) -> Iterator[tuple[int, int | tuple[int, int]]]:
+    """Tags of a message, each with the integer or with where its bytes begin and end."""
+    while at < end:
+        start = at
+        tag, at = _varint(file, at, end)
+        if tag not in known:
+            raise _Damaged(
+                f"at byte {start} is a field numbered {tag >> 3} of wire type {tag & 7}, which no checkpoint has there"
+            )
+        value, at = _varint(file, at, end)
+        if tag & 7 == 0:
+            yield tag, value
+            continue
+        if value > end - at:
+            raise _Damaged(f"the field at byte {start} says {value} bytes where {end - at} are left")
+        yield tag, (at, at + value)
+        at += value
+
+
+def _message(file: BinaryIO, at: int, end: int, known: tuple[int, ...]) -> dict[int, list]:
+    """The fields of a message by tag."""
+    fields: dict[int, list] = {tag: [] for tag in known}
+    for tag, value in _fields(file, at, end, known):
+        fields[tag].append(value)
+        if len(fields[tag]) > _MOST_DIMENSIONS:
+            raise _Damaged(f"the message at byte {at} has a field more than {_MOST_DIMENSIONS} times")
+    return fields
+
+
+def _one(fields: dict[int, list], tag: int, at: int, what: str) -> tuple[int, int]:
+    if len(fields[tag]) != 1:
+        raise _Damaged(f"the message at byte {at} has {len(fields[tag])} times a {what} instead of once")
+    return fields[tag][0]
+
+
+def _text(file: BinaryIO, place: tuple[int, int], longest: int) -> str:
+    at, end = place
+    if not 0 < end - at <= longest:
+        raise _Damaged(f"the text at byte {at} has {end - at} bytes instead of 1 to {longest}")
+    file.seek(at)
+    try:
+        return file.read(end - at).decode("utf-8")
+    except UnicodeDecodeError:
+        raise _Damaged(f"the text at byte {at} is not UTF-8") from None
+
+
+def _varint(file: BinaryIO, at: int, end: int) -> tuple[int, int]:
+    """An unsigned integer in groups of 7 bits, lowest first, and where the next thing begins."""
+    file.seek(at)
+    value = 0
+    for shift, byte in enumerate(file.read(min(10, end - at))):
+        value |= (byte & 0x7F) << 7 * shift
+        if byte < 0x80:
+            if value >> 64:
+                break
+            return value, at + shift + 1
+    raise _Damaged(f"the number at byte {at} has more than 64 bits or goes on after the end of its field")

@@ -1,0 +1,145 @@
+"""From a path to the tensors of a checkpoint, by the file's own names; the format is recognised from the content."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from conversion.formats import mindspore_ckpt, safetensors_file, tensorflow_bundle, torch_bin
+from conversion.tensors import Tensors
+from ms_bert.errors import UserError
+from ms_bert.run import checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """An opened checkpoint.
+
+    Attributes:
+        path: the file, or the prefix of a TensorFlow checkpoint. container: the kind of file.
+        home: the folder in which its config and tokenizer would lie.
+        tensors: by the file's own names. moments: of a run folder, `m.NAME` and `v.NAME`; else empty.
+        scalars: of a run folder (step, updates, loss_scale, good_steps); else empty.
+    """
+
+    path: Path
+    container: str
+    home: Path
+    tensors: Tensors
+    moments: Tensors = dataclasses.field(default_factory=dict)
+    scalars: dict = dataclasses.field(default_factory=dict)
+
+
+def _read_onnx(path: Path) -> Tensors:
+    from conversion.formats import onnx_graph  # needs the onnx package
+
+    return onnx_graph.read(path)
+
+
+# How a folder calls its weights, in the order of preference where it has several.
+_IN_FOLDERS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "mindspore.ckpt",
+    "mindspore_model.ckpt",
+)
+_PATTERNS = ("*.ckpt.index", "*.index", "*.ckpt", "*.safetensors", "*.onnx", "*.bin")
+
+_FILES: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Tensors]], ...] = (
+    ("safetensors", safetensors_file.is_safetensors, safetensors_file.read),
+    ("PyTorch .bin", torch_bin.is_bin, torch_bin.read),
+    ("ONNX", lambda path: path.suffix == ".onnx", _read_onnx),
+    ("MindSpore .ckpt", mindspore_ckpt.is_ckpt, mindspore_ckpt.read),
+)
+
+
+def open_source(path: Path) -> Source:
+    """Open a checkpoint: a file, a folder that holds one, a run folder, or the prefix of a TensorFlow checkpoint.
+
+    Raises:
+        UserError: there is none, or it is in no known format.
+    """
+    if path.is_dir():
+        if (path / checkpoints.STATE).is_file():
+            return _run(path, path.parents[1])
+        if saved := checkpoints.steps(path):
+            return _run(checkpoints.folder_of(path, saved[-1]), path)
+        return open_source(_weights_of(path))
+    if path.name.endswith(".index.json"):
+        container, read = ("PyTorch .bin", torch_bin.read) if ".bin." in path.name else _FILES[0][::2]
+        return Source(path, f"sharded {container}", path.parent, _shards(path, read))
+    prefix = _tensorflow_prefix(path)
+    if prefix is not None:
+        return Source(prefix, "TensorFlow", path.parent, tensorflow_bundle.read(prefix))
+    if not path.is_file():
+        raise UserError(f"there is no {path}; name a checkpoint file, a folder with one, or a TensorFlow prefix.")
+    for container, recognises, read in _FILES:
+        if recognises(path):
+            return Source(path, container, path.parent, read(path))
+    raise UserError(
+        f"{path} is no checkpoint that is known here: neither safetensors, PyTorch .bin, MindSpore .ckpt, TensorFlow "
+        "nor ONNX; check that it is whole."
+    )
+
+
+def _shards(path: Path, read: Callable[[Path], Tensors]) -> Tensors:
+    """The tensors of the shards that an index file lists, all of them in its own folder."""
+    try:
+        places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        shards = sorted({str(shard) for shard in places.values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not an index of shards ({type(error).__name__}: {error}); fetch it anew.") from None
+    tensors: Tensors = {}
+    for shard in shards:
+        if Path(shard).name != shard or not (path.parent / shard).is_file():
+            raise UserError(f"{path} lists {shard!r}, and there is no such file beside it; fetch the missing shards.")
+        found = read(path.parent / shard)
+        listed = {name for name, place in places.items() if place == shard}
+        if found.keys() != listed:
+            other = sorted(found.keys() ^ listed)[0]
+            raise UserError(f"{path} and {shard} disagree about {other}; fetch both again.")
+        tensors.update(found)
+    return tensors
+
+
+def _run(step: Path, home: Path) -> Source:
+    """A checkpoint of a run, its checksums verified."""
+    if fault := checkpoints.fault(step):
+        raise UserError(f"checkpoint {step} is damaged ({fault}); name the folder of another step.")
+    state = json.loads((step / checkpoints.STATE).read_text(encoding="utf-8"))
+    return Source(
+        step / checkpoints.MODEL,
+        "run folder",
+        home,
+        safetensors_file.read(step / checkpoints.MODEL),
+        safetensors_file.read(step / checkpoints.OPTIMIZER),
+        {"step": state["step"], **state["scalars"]},
+    )
+
+
+def _weights_of(folder: Path) -> Path:
+    for name in _IN_FOLDERS:
+        if (folder / name).is_file():
+            return folder / name
+    for pattern in _PATTERNS:
+        found = sorted(folder.glob(pattern))
+        if len(found) > 1:
+            raise UserError(f"{folder} holds {len(found)} checkpoints, {found[0].name} the first; name one of them.")
+        if found:
+            return found[0]
+    raise UserError(f"{folder} holds no checkpoint ({', '.join(_IN_FOLDERS)}, {', '.join(_PATTERNS)}); name one.")
+
+
+def _tensorflow_prefix(path: Path) -> Path | None:
+    """The prefix of a TensorFlow checkpoint from itself, its .index, its .meta or one of its .data files."""
+    name = path.name.split(".data-")[0]
+    for ending in (".index", ".meta"):
+        name = name.removesuffix(ending)
+    prefix = path.with_name(name) if name else path
+    index = prefix.with_name(prefix.name + ".index")
+    given_as_prefix = not path.exists() or path != prefix
+    return prefix if given_as_prefix and index.is_file() and tensorflow_bundle.is_bundle(prefix) else None

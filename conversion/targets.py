@@ -1,0 +1,70 @@
+"""What a checkpoint can be written as: the kinds of targets, and which one a path asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from ms_bert.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A kind of target.
+
+    Attributes:
+        container: 'folder', 'file' (.safetensors or MindSpore .ckpt by its ending), 'tensorflow', 'onnx' or 'mindir'.
+        family: of names. help: what it is.
+    """
+
+    container: str
+    family: str
+    help: str
+
+
+TARGETS: dict[str, Target] = {
+    "hugging-face": Target("folder", "hugging-face", "a folder: config.json, model.safetensors; also a run's folder"),
+    "safetensors": Target("file", "hugging-face", "one .safetensors by Hugging Face's names"),
+    "hugging-face-old": Target("file", "hugging-face-old", "one .safetensors with LayerNorm's gamma and beta"),
+    "mindspore": Target("file", "mindspore", ".ckpt or .safetensors as MindSpore's own cells name parameters"),
+    "mindnlp": Target("file", "mindnlp", ".ckpt or .safetensors as mindnlp 0.2 to 0.4 names them"),
+    "mindnlp-0.1": Target("file", "mindnlp-0.1", ".ckpt or .safetensors as mindnlp 0.1 names them"),
+    "mindspore-models": Target("file", "mindspore-models", ".ckpt as mindspore-ai/models' BERT names them"),
+    "mindspore-models-old": Target("file", "mindspore-models-old", "the same before MindSpore 1.2"),
+    "tensorflow": Target("tensorflow", "tensorflow", "Google's TensorFlow 1 checkpoint, PREFIX.index and .data"),
+    "onnx": Target("onnx", "hugging-face", "a graph with dynamic batch and sequence axes"),
+    "mindir": Target("mindir", "hugging-face", "MindSpore's exported graph, of fixed shape"),
+}
+
+_ENDINGS = {
+    ".ckpt.index": "tensorflow",
+    ".safetensors": "safetensors",
+    ".ckpt": "mindspore",
+    ".onnx": "onnx",
+    ".mindir": "mindir",
+}
+_NOT_WRITTEN = (".bin", ".pt", ".pth", ".pkl", ".h5", ".pb", ".npz", ".msgpack", ".json", ".index")
+
+
+def target_of(path: Path, kind: str | None) -> tuple[str, Path]:
+    """The kind of target that a path asks for, and the path without what only says the kind.
+
+    Raises:
+        UserError: the ending says none, or not the one that was asked for.
+    """
+    if kind is None:
+        for ending, known in _ENDINGS.items():
+            if path.name.endswith(ending):
+                kind = known
+                break
+        else:
+            if path.suffix in _NOT_WRITTEN:
+                raise UserError(f"{path}: {path.suffix} files are not written; write .safetensors, or name a folder.")
+            kind = "hugging-face"
+    container = TARGETS[kind].container
+    wanted = {"file": (".safetensors", ".ckpt"), "onnx": (".onnx",), "mindir": (".mindir",)}.get(container)
+    if wanted and path.suffix not in wanted:
+        raise UserError(f"{path}: the name of a {kind} target must end in {' or '.join(wanted)}.")
+    if container == "tensorflow":
+        path = path.with_name(path.name.removesuffix(".index"))
+    return kind, path

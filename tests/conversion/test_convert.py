@@ -1,0 +1,574 @@
+"""Conversions: every byte arrives, nothing is guessed, and nothing is left half-written."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conversion import checkpoint, configs, report
+from conversion.__main__ import main
+from conversion.convert import Settings, convert
+from conversion.formats import safetensors_file
+from conversion.names import FAMILIES, Spelling
+from conversion.parameters import ARCHITECTURES
+from conversion.targets import TARGETS, target_of
+from conversion.tensors import Tensor, same_bytes
+from ms_bert.config import BertConfig
+from ms_bert.errors import UserError
+from tests import runs
+
+from .bert import CONFIG, random_array, random_weights, tensors, write_folder
+
+LOSSLESS = [
+    ("hugging-face", ""),
+    ("safetensors", ".safetensors"),
+    ("hugging-face-old", ".safetensors"),
+    *(
+        (kind, ending)
+        for kind in TARGETS
+        if kind.startswith("mind") and kind != "mindir"
+        for ending in (".ckpt", ".safetensors")
+    ),
+    ("tensorflow", ""),
+]
+
+
+def path_for(folder: Path, ending: str) -> Path:
+    return folder / "place" / f"model{ending}"
+
+
+def there_and_back(source: Path, folder: Path, kind: str, ending: str) -> Path:
+    target = path_for(folder, ending)
+    convert(checkpoint.read(source), target, kind)
+    back = folder / "back"
+    convert(checkpoint.read(target), back)
+    return back
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    return {name: tensor.read() for name, tensor in safetensors_file.read(path / "model.safetensors").items()}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("kind, ending", LOSSLESS)
+def test_a_round_trip_keeps_every_byte(kind, ending, dtype, tmp_path):
+    source = write_folder(tmp_path / "source", random_weights(dtype=dtype))
+    back = there_and_back(source, tmp_path, kind, ending)
+    before, after = arrays(source), arrays(back)
+    assert before.keys() == after.keys() and len(before) == 46 and all(same_bytes(before[n], after[n]) for n in before)
+    assert BertConfig.from_json(back) == CONFIG if kind != "tensorflow" else True
+    assert (back / "vocab.txt").read_text() == "[PAD]\n[UNK]\n"
+    assert not list(tmp_path.rglob("*.writing-*"))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("kind, ending", [("mindspore", ".ckpt"), ("mindspore-models", ".ckpt"), ("tensorflow", "")])
+def test_every_architecture_round_trips(architecture, kind, ending, tmp_path):
+    config = CONFIG.replace(id2label={"0": "LABEL_0"}) if architecture == "BertForMultipleChoice" else CONFIG
+    weights = random_weights(config, architecture)
+    if architecture == "BertModel":
+        weights = {name.removeprefix("bert."): value for name, value in weights.items()}
+    source = write_folder(tmp_path / "source", weights, config, architecture)
+    target = path_for(tmp_path, ending)
+    convert(checkpoint.read(source), target, kind)
+    # TensorFlow has no place for the class, and a choice of one is a label of one.
+    named = architecture if architecture == "BertForMultipleChoice" else None
+    convert(checkpoint.read(target, architecture=named), tmp_path / "back")
+    before, after = arrays(source), arrays(tmp_path / "back")
+    assert before.keys() == after.keys() and all(same_bytes(before[n], after[n]) for n in before)
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["architectures"] == [architecture]
+
+
+def test_transformers_loads_what_a_conversion_writes(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    source = write_folder(tmp_path / "source", random_weights(special=False))
+    for number, (kind, ending) in enumerate((("mindspore-models", ".ckpt"), ("tensorflow", ""))):
+        back = there_and_back(source, tmp_path / str(number), kind, ending)
+        model, told = transformers.BertForPreTraining.from_pretrained(back, output_loading_info=True)
+        assert not any(told[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        assert all(np.array_equal(p.detach().numpy(), arrays(source)[n]) for n, p in model.named_parameters())
+
+
+def test_shards_are_written_and_read(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    source = write_folder(tmp_path / "source", random_weights(special=False))
+    convert(checkpoint.read(source), tmp_path / "shards", settings=Settings(shard_size=3000))
+    files = sorted(path.name for path in (tmp_path / "shards").glob("model-*"))
+    assert len(files) > 3 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    assert report.same(report.diff(checkpoint.read(source), checkpoint.read(tmp_path / "shards")))
+    model = transformers.BertForPreTraining.from_pretrained(tmp_path / "shards")
+    assert all(np.array_equal(p.detach().numpy(), arrays(source)[n]) for n, p in model.named_parameters())
+    (tmp_path / "shards" / files[1]).unlink()
+    with pytest.raises(UserError, match="no such file beside it"):
+        checkpoint.read(tmp_path / "shards")
+    index = tmp_path / "shards" / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace(files[1], "../source/model.safetensors"))
+    with pytest.raises(UserError, match="no such file beside it"):
+        checkpoint.read(tmp_path / "shards")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_old_pytorch_files_come_in_whole(legacy, tmp_path):
+    """LayerNorm.gamma, stored position_ids, a tied decoder, matrices that are views, in both forms of pickle."""
+    torch = pytest.importorskip("torch")
+    weights = random_weights()
+    source = write_folder(tmp_path / "source", weights)
+    old = Spelling("hugging-face-old", ("bert.", ""))
+    state = {own: torch.from_numpy(weights[name].copy()) for name, own in old.names(2).items() if name in weights}
+    for name, value in state.items():
+        if value.dim() == 2:
+            state[name] = value.T.contiguous().T  # the right values, in the other order of memory
+    state["cls.predictions.decoder.weight"] = state["bert.embeddings.word_embeddings.weight"]
+    state["bert.embeddings.position_ids"] = torch.arange(17).expand(1, -1)
+    folder = tmp_path / "old"
+    folder.mkdir()
+    (folder / "config.json").write_text((source / "config.json").read_text())
+    torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=not legacy)
+    convert(checkpoint.read(folder), tmp_path / "back")
+    assert all(same_bytes(value, weights[name]) for name, value in arrays(tmp_path / "back").items())
+    assert len(checkpoint.read(folder).left_out) == 2
+
+
+def test_mindspore_loads_a_checkpoint_by_its_own_names(tmp_path):
+    """Into cells built of MindSpore's nn, and into ms_bert's by Hugging Face's names."""
+    mindspore = pytest.importorskip("mindspore")
+    from ms_bert.model import BertForPreTraining, Numerics
+
+    source = checkpoint.read(write_folder(tmp_path / "source", random_weights(special=False)))
+    convert(source, tmp_path / "a" / "model.ckpt", "mindnlp")
+    model = BertForPreTraining(CONFIG, Numerics())
+    left = mindspore.load_param_into_net(model, mindspore.load_checkpoint(str(tmp_path / "a" / "model.ckpt")))
+    assert left == ([], [])
+    assert all(np.array_equal(p.asnumpy(), source.weights[p.name].read()) for p in model.get_parameters())
+
+    convert(source, tmp_path / "b" / "model.ckpt", "mindspore")
+    dense, norm = mindspore.nn.Dense(12, 20), mindspore.nn.LayerNorm((12,))
+    found = mindspore.load_checkpoint(str(tmp_path / "b" / "model.ckpt"))
+    for cell, prefix in ((dense, "bert.encoder.layer.1.intermediate.dense"), (norm, "bert.embeddings.LayerNorm")):
+        own = {name.removeprefix(prefix + "."): value for name, value in found.items() if name.startswith(prefix)}
+        assert mindspore.load_param_into_net(cell, own)[0] == []
+    assert np.array_equal(
+        dense.weight.asnumpy(), source.weights["bert.encoder.layer.1.intermediate.dense.weight"].read()
+    )
+    assert np.array_equal(norm.beta.asnumpy(), source.weights["bert.embeddings.LayerNorm.bias"].read())
+
+
+# The optimizer's state
+
+
+def training_checkpoint(folder: Path, **scalars) -> Path:
+    """A folder with a checkpoint of a run: weights, moments, scalars."""
+    from ms_bert.run.checkpoints import TrainingState, save
+
+    weights = random_weights(special=False)
+    write_folder(folder, weights)
+    rng = np.random.default_rng(8)
+    moments = {f"{k}.{name}": rng.random(value.shape, np.float32) for k in "mv" for name, value in weights.items()}
+    scalars = {"updates": 70, "loss_scale": 1.0, "good_steps": 0, **scalars}
+    save(folder, TrainingState(70, weights, moments, scalars, {"window": {}}))
+    return folder
+
+
+@pytest.mark.parametrize("scalars", [{}, {"updates": 66, "loss_scale": 2048.0, "good_steps": 5}])
+@pytest.mark.parametrize(
+    "kind, ending",
+    [("mindspore", ".ckpt"), ("mindspore-models", ".safetensors"), ("mindnlp", ".ckpt"), ("tensorflow", "")],
+)
+def test_the_optimizers_state_travels(kind, ending, scalars, tmp_path):
+    source = training_checkpoint(tmp_path / "source", **scalars)
+    back = there_and_back(source, tmp_path, kind, ending)
+    a, b = checkpoint.read(source), checkpoint.read(back)
+    assert len(a.moments) == 2 * len(a.weights) and a.scalars == b.scalars and b.scalars["step"] == 70
+    told = report.diff(a, b)
+    assert [entry["name"] for entry in told.pop("config")] == (["id2label"] if kind == "tensorflow" else [])
+    assert report.same({**told, "config": []}) and told["equal"] == 138
+
+
+def test_a_run_goes_on_after_its_checkpoint_went_through_other_formats(options, undisturbed, tmp_path):
+    """Twelve steps at once, and twelve with a journey over MindSpore's and TensorFlow's formats after the sixth."""
+    begun = tmp_path / "begun"
+    assert runs.run(*options, "--steps", 6, "--decay-steps", 12, "--output", begun).returncode == 0
+    convert(checkpoint.read(begun), tmp_path / "m" / "run.ckpt")
+    convert(checkpoint.read(tmp_path / "m" / "run.ckpt"), tmp_path / "t" / "run", "tensorflow")
+    convert(checkpoint.read(tmp_path / "t" / "run"), tmp_path / "gone-on")
+    result = runs.run("--resume", tmp_path / "gone-on", "--steps", 12)
+    assert result.returncode == 0 and "step 6 of 12" in result.stdout, result.stderr
+    assert report.same(report.diff(checkpoint.read(tmp_path / "gone-on"), checkpoint.read(undisturbed)))
+
+
+def test_what_a_format_has_no_place_for_is_said(tmp_path):
+    source = checkpoint.read(training_checkpoint(tmp_path / "source"))
+    for target in ("model.safetensors", "model.onnx"):
+        result = convert(source, tmp_path / target.split(".")[1] / target)
+        assert any("left out the optimizer's state" in note for note in result.notes)
+        assert source.moments
+    assert "left out id2label of the config" in " ".join(convert(source, tmp_path / "t" / "m", "tensorflow").notes)
+
+
+def test_a_damaged_checkpoint_of_a_run_is_refused(tmp_path):
+    folder = training_checkpoint(tmp_path / "source")
+    file = folder / "checkpoints" / "step-00000070" / "optimizer.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="optimizer.safetensors is not what was written"):
+        checkpoint.read(folder)
+
+
+# dtype
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_dtype_changes_only_when_asked_and_rounds_as_torch_does(dtype, tmp_path):
+    torch = pytest.importorskip("torch")
+    source = checkpoint.read(write_folder(tmp_path / "source", random_weights()))
+    convert(source, tmp_path / "half", settings=Settings(dtype=dtype))
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == dtype
+    for name, tensor in checkpoint.read(tmp_path / "half").weights.items():
+        expected = torch.from_numpy(source.weights[name].read().copy()).to(getattr(torch, dtype))
+        found = torch.from_numpy(tensor.read().view(np.int16)).view(getattr(torch, dtype))
+        assert torch.equal(found.nan_to_num(7.0), expected.nan_to_num(7.0)), name
+
+
+def test_a_value_too_large_for_the_dtype_is_refused(tmp_path):
+    weights = random_weights(special=False)
+    weights["bert.pooler.dense.bias"][3] = 1e6
+    source = checkpoint.read(write_folder(tmp_path / "source", weights))
+    with pytest.raises(UserError, match="bert.pooler.dense.bias: 1 values are too large for float16"):
+        convert(source, tmp_path / "half", settings=Settings(dtype="float16"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+# Faults
+
+
+def test_all_faults_are_told_at_once_with_the_nearest_name(tmp_path):
+    weights = random_weights()
+    weights["bert.encoder.layer.1.attention.self.qeury.weight"] = weights.pop(
+        "bert.encoder.layer.1.attention.self.query.weight"
+    )
+    del weights["cls.seq_relationship.bias"]
+    weights["bert.pooler.dense.weight"] = weights["bert.pooler.dense.weight"][:5]
+    weights["bert.embeddings.strange"] = np.zeros(3, np.float32)
+    folder = write_folder(tmp_path / "source", weights)
+    with pytest.raises(UserError) as told:
+        checkpoint.read(folder)
+    lines = str(told.value).splitlines()
+    assert "5 faults" in lines[0] and len(lines) == 6
+    query = "bert.encoder.layer.1.attention.self.{}.weight"
+    assert lines[1].split() == ["missing", query.format("query"), "(nearest:", query.format("qeury") + ")"]
+    assert lines[2].split()[:2] == ["missing", "cls.seq_relationship.bias"]
+    assert lines[3].split()[:2] == ["unexpected", "bert.embeddings.strange"] or "qeury" in lines[3]
+    assert lines[5].strip() == "wrong      bert.pooler.dense.weight: found (5, 12), expected (12, 12)"
+
+
+def test_a_missing_part_must_be_allowed_and_a_part_is_whole_or_not_there(tmp_path):
+    weights = {name: value for name, value in random_weights().items() if "pooler" not in name}
+    folder = write_folder(tmp_path / "source", weights)
+    with pytest.raises(UserError, match="2 faults"):
+        checkpoint.read(folder)
+    allowed = checkpoint.read(folder, allow_missing=["pooler"])
+    assert allowed.architecture == "BertForPreTraining" and "pooler" not in allowed.parts
+    convert(allowed, tmp_path / "m" / "model.ckpt")
+    assert len(checkpoint.read(tmp_path / "m" / "model.ckpt", allow_missing=["pooler"]).weights) == 44
+    half = write_folder(tmp_path / "half", {**weights, "bert.pooler.dense.bias": np.zeros(12, np.float32)})
+    with pytest.raises(UserError, match="missing    bert.pooler.dense.weight"):
+        checkpoint.read(half, allow_missing=["pooler"])
+
+
+def test_a_part_is_dropped_when_asked(tmp_path):
+    folder = write_folder(tmp_path / "source", random_weights())
+    convert(checkpoint.read(folder, drop=["mlm", "nsp"]), tmp_path / "encoder")
+    found = arrays(tmp_path / "encoder")
+    assert "embeddings.word_embeddings.weight" in found and len(found) == 39
+    assert checkpoint.read(tmp_path / "encoder").architecture == "BertModel"
+    with pytest.raises(UserError, match="BertModel has no mlm; see --drop"):
+        checkpoint.read(folder, architecture="BertModel")
+
+
+def test_more_heads_than_the_config_speaks_of_are_kept(tmp_path):
+    """bert-base-uncased on the hub is called a BertForMaskedLM and holds all heads."""
+    folder = write_folder(tmp_path / "source", random_weights(), architecture="BertForMaskedLM")
+    assert checkpoint.read(folder).architecture == "BertForPreTraining"
+
+
+def test_an_untied_decoder_and_odd_position_ids_are_refused(tmp_path):
+    weights = random_weights(special=False)
+    tied = {"cls.predictions.decoder.weight": weights["bert.embeddings.word_embeddings.weight"].copy()}
+    tied["cls.predictions.decoder.bias"] = weights["cls.predictions.bias"]
+    positions = {"bert.embeddings.position_ids": np.arange(17)[None]}
+    assert len(checkpoint.read(write_folder(tmp_path / "tied", {**weights, **tied, **positions})).left_out) == 3
+    tied["cls.predictions.decoder.weight"][0, 0] += 1
+    with pytest.raises(UserError, match="differs from bert.embeddings.word_embeddings.weight"):
+        checkpoint.read(write_folder(tmp_path / "untied", {**weights, **tied}))
+    with pytest.raises(UserError, match="its values are not 0, 1, 2"):
+        checkpoint.read(write_folder(tmp_path / "odd", {**weights, "bert.embeddings.position_ids": np.ones((1, 17))}))
+
+
+@pytest.mark.parametrize("field", ["num_hidden_layers", "vocab_size", "max_position_embeddings", "type_vocab_size"])
+def test_a_config_that_does_not_fit_is_refused(field, tmp_path):
+    config = CONFIG.replace(**{field: getattr(CONFIG, field) + 1})
+    with pytest.raises(UserError, match="wrong"):
+        checkpoint.read(write_folder(tmp_path / "source", random_weights(), config))
+
+
+def test_shapes_that_contradict_each_other_are_refused_without_a_config(tmp_path):
+    weights = random_weights()
+    weights["bert.encoder.layer.1.output.dense.weight"] = np.zeros((12, 19), np.float32)
+    safetensors_file.write(tmp_path / "model.safetensors", tensors(weights), {})
+    with pytest.raises(UserError, match="layer.1.output.dense.weight: found \\(12, 19\\), expected \\(12, 20\\)"):
+        checkpoint.read(tmp_path / "model.safetensors")
+
+
+def test_what_is_no_bert_is_refused(tmp_path):
+    safetensors_file.write(tmp_path / "gpt.safetensors", tensors({"wte.weight": np.zeros((3, 2), np.float32)}), {})
+    with pytest.raises(UserError, match="no word embeddings by any name"):
+        checkpoint.read(tmp_path / "gpt.safetensors")
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    with pytest.raises(UserError, match="no checkpoint that is known here"):
+        checkpoint.read(tmp_path / "text.ckpt")
+    with pytest.raises(UserError, match="there is no"):
+        checkpoint.read(tmp_path / "missing.ckpt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        checkpoint.read(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("kind, ending", LOSSLESS)
+def test_a_truncated_file_is_refused_and_leaves_nothing(kind, ending, tmp_path):
+    convert(checkpoint.read(write_folder(tmp_path / "source", random_weights())), path_for(tmp_path, ending), kind)
+    main_file = {"hugging-face": "model/model.safetensors", "tensorflow": "model.index"}.get(kind, f"model{ending}")
+    file = tmp_path / "place" / main_file
+    content = file.read_bytes()
+    for length in (0, 1, 7, 9, len(content) // 3, len(content) - 1):
+        file.write_bytes(content[:length])
+        with pytest.raises(UserError):
+            convert(checkpoint.read(path_for(tmp_path, ending)), tmp_path / "back")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["place", "source"]
+
+
+# The config
+
+
+def test_a_config_google_cannot_say_is_refused(tmp_path):
+    weights = random_weights()
+    for number, (changed, words) in enumerate(
+        (({"layer_norm_eps": 1e-5}, "layer_norm_eps is 1e-05"), ({"hidden_act": "gelu_new"}, "hidden_act is gelu_new"))
+    ):
+        source = checkpoint.read(write_folder(tmp_path / str(number), weights, CONFIG.replace(**changed)))
+        with pytest.raises(UserError, match=words):
+            convert(source, tmp_path / "t" / "model", "tensorflow")
+        assert not (tmp_path / "t").exists()
+
+
+def test_googles_config_is_mapped_field_by_field(tmp_path):
+    config = CONFIG.replace(id2label=None)
+    text, left_out = configs.google(config)
+    assert not left_out and json.loads(text)["type_vocab_size"] == 3 and "layer_norm_eps" not in json.loads(text)
+    (tmp_path / "bert_config.json").write_bytes(text)
+    assert configs.read(tmp_path) == config
+    # As published with the Chinese model.
+    fields = {
+        **json.loads(text),
+        "directionality": "bidi",
+        "pooler_fc_size": 768,
+        "pooler_type": "first_token_transform",
+    }
+    (tmp_path / "bert_config.json").write_text(json.dumps(fields))
+    assert configs.read(tmp_path) == config
+    (tmp_path / "bert_config.json").write_text(json.dumps({**fields, "embedding_size": 128}))
+    with pytest.raises(UserError, match="unknown field 'embedding_size'"):
+        configs.read(tmp_path)
+
+
+def test_without_a_config_a_folder_cannot_be_made_and_a_file_can(tmp_path):
+    safetensors_file.write(tmp_path / "model.safetensors", tensors(random_weights()), {})
+    source = checkpoint.read(tmp_path / "model.safetensors")
+    assert source.config is None and source.architecture == "BertForPreTraining"
+    result = convert(source, tmp_path / "m" / "model.ckpt")
+    assert any("no config" in note for note in result.notes)
+    for target in (tmp_path / "folder", tmp_path / "model.onnx"):
+        with pytest.raises(UserError, match="use --config"):
+            convert(source, target)
+
+
+# Targets
+
+
+def test_the_ending_says_the_format(tmp_path):
+    found = {
+        name: target_of(tmp_path / name, None)[0] for name in ("a", "a.ckpt", "a.safetensors", "a.onnx", "a.mindir")
+    }
+    assert list(found.values()) == ["hugging-face", "mindspore", "safetensors", "onnx", "mindir"]
+    assert target_of(tmp_path / "a.ckpt.index", None) == ("tensorflow", tmp_path / "a.ckpt")
+    for name, kind in (("a.bin", None), ("a.pt", None), ("a", "mindspore"), ("a.ckpt", "onnx")):
+        with pytest.raises(UserError):
+            target_of(tmp_path / name, kind)
+
+
+def test_what_is_there_is_not_overwritten_unless_asked(tmp_path):
+    source = checkpoint.read(write_folder(tmp_path / "source", random_weights()))
+    for target, kind in (
+        (tmp_path / "folder", None),
+        (tmp_path / "m" / "a.ckpt", None),
+        (tmp_path / "t" / "a", "tensorflow"),
+    ):
+        convert(source, target, kind)
+        with pytest.raises(UserError, match="there already"):
+            convert(source, target, kind)
+        convert(source, target, kind, Settings(overwrite=True))
+        assert report.same(report.diff(source, checkpoint.read(target))) or kind == "tensorflow"
+    for own in (tmp_path / "source", tmp_path / "source" / "model.safetensors"):
+        with pytest.raises(UserError, match="the source itself"):
+            convert(source, own, settings=Settings(overwrite=True))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("precious")
+    training_checkpoint(tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text("{}")
+    for precious, words in ((tmp_path / "home", "not one of a checkpoint"), (tmp_path / "run", "folder of a run")):
+        with pytest.raises(UserError, match=words):
+            convert(source, precious, settings=Settings(overwrite=True))
+    assert (tmp_path / "home" / "thesis.txt").read_text() == "precious"
+
+
+def test_another_models_config_beside_the_target_is_not_overwritten(tmp_path):
+    convert(checkpoint.read(write_folder(tmp_path / "a", random_weights())), tmp_path / "m" / "a.ckpt")
+    other = CONFIG.replace(hidden_act="relu")
+    b = checkpoint.read(write_folder(tmp_path / "b", random_weights(), other))
+    with pytest.raises(UserError, match="config.json is there already and says something else"):
+        convert(b, tmp_path / "m" / "b.ckpt")
+    assert not (tmp_path / "m" / "b.ckpt").exists() and configs.read(tmp_path / "m") == CONFIG
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path):
+    """The system's limit of a file's size stands for the full disk."""
+    source = write_folder(tmp_path / "source", random_weights())
+    before = sorted(tmp_path.rglob("*"))
+    for target in ("folder", "m/a.ckpt", "t/a.ckpt.index", "o/a.onnx"):
+        result = subprocess.run(
+            [sys.executable, "-m", "conversion", "convert", str(source), str(tmp_path / target)],
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000)),
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 1 and "Traceback" not in result.stderr and "has room" in result.stderr
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_is_written_is_read_back_and_compared(tmp_path, monkeypatch):
+    source = checkpoint.read(write_folder(tmp_path / "source", random_weights()))
+    real = safetensors_file.write
+
+    def failing(path, named, metadata):
+        name, tensor = list(named.items())[5]
+        flipped = tensor.read().copy()
+        flipped.reshape(-1).view(np.uint8)[0] ^= 1
+        real(path, {**named, name: Tensor.of(flipped)}, metadata)
+
+    monkeypatch.setattr(safetensors_file, "write", failing)
+    with pytest.raises(OSError, match="has other bytes than were written"):
+        convert(source, tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
+# Cost
+
+
+def test_no_framework_is_imported_without_need(tmp_path):
+    source = write_folder(tmp_path / "source", random_weights())
+    program = (
+        "import sys; from conversion.__main__ import main\n"
+        f"source, place = {str(source)!r}, {str(tmp_path)!r}\n"
+        "for a, b in ((source, '/m/a.ckpt'), (place + '/m/a.ckpt', '/t/a.ckpt.index'), (place + '/t', '/back')):\n"
+        "    assert main(['convert', a, place + b]) == 0\n"
+        "assert main(['diff', source, place + '/m']) == 0 and main(['inspect', place + '/m']) == 0\n"
+        "print([name for name in ('torch', 'mindspore', 'tensorflow', 'onnx', 'transformers') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("kind, ending", [("hugging-face", ""), ("mindspore", ".ckpt"), ("tensorflow", "")])
+def test_memory_stays_under_twice_the_largest_tensor(kind, ending, tmp_path):
+    config = BertConfig(
+        vocab_size=20000, hidden_size=256, num_hidden_layers=24, num_attention_heads=4, intermediate_size=1024
+    )
+    source = write_folder(tmp_path / "source", random_weights(config, special=False), config)
+    largest = 20000 * 256 * 4
+    size = os.path.getsize(source / "model.safetensors")
+    assert size > 4 * largest
+    tracemalloc.start()
+    try:
+        convert(checkpoint.read(source), path_for(tmp_path, ending), kind)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2.3 * largest, peak / largest
+
+
+def test_fortran_ordered_and_strided_arrays_arrive_in_order():
+    values = random_array(np.random.default_rng(1), (6, 10), "float32")
+    for other in (np.asfortranarray(values), np.repeat(values, 2, 1)[:, ::2]):
+        tensor = Tensor.of(other)
+        assert tensor.read().flags.c_contiguous and tensor.read().tobytes() == values.tobytes()
+
+
+# The command
+
+
+def test_inspect_tells_what_a_file_holds(tmp_path, capsys):
+    source = training_checkpoint(tmp_path / "source")
+    assert main(["inspect", str(source), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["architecture"] == "BertForPreTraining" and told["container"] == "run folder"
+    assert told["parameters"] == sum(value.size for value in random_weights().values())
+    assert told["config"]["hidden_act"] == "gelu" and told["optimizer"]["step"] == 70 and told["dtypes"] == ["float32"]
+    assert {"name": "bert.pooler.dense.bias", "shape": [12], "dtype": "float32"} in told["tensors"]
+    assert main(["inspect", str(source)]) == 0
+    text = capsys.readouterr().out
+    assert "bert.pooler.dense.bias" in text and "layer_norm_eps 1e-12" in text and "step 70" in text
+    safetensors_file.write(tmp_path / "gpt.safetensors", tensors({"wte.weight": np.zeros((3, 2), np.float32)}), {})
+    assert main(["inspect", str(tmp_path / "gpt.safetensors")]) == 0
+    assert "not a BERT" in capsys.readouterr().out
+
+
+def test_diff_tells_what_differs(tmp_path, capsys):
+    weights = random_weights(special=False)
+    a = write_folder(tmp_path / "a", weights)
+    changed = {name: value.copy() for name, value in weights.items()}
+    changed["bert.pooler.dense.bias"][2] += 0.5
+    changed["cls.predictions.bias"][0] = np.nan
+    b = write_folder(tmp_path / "b", changed, CONFIG.replace(hidden_act="relu"))
+    convert(checkpoint.read(b), tmp_path / "m" / "b.ckpt")
+    assert main(["diff", str(a), str(a)]) == 0
+    assert "46 tensors, byte for byte" in capsys.readouterr().out
+    assert main(["diff", str(a), str(tmp_path / "m"), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    by_name = {entry["name"]: entry for entry in told["differing"]}
+    assert set(by_name) == {"bert.pooler.dense.bias", "cls.predictions.bias"} and told["equal"] == 44
+    assert by_name["bert.pooler.dense.bias"]["values"] == 1
+    assert by_name["bert.pooler.dense.bias"]["largest"] == pytest.approx(0.5)
+    assert by_name["cls.predictions.bias"]["not_finite"] == 1
+    assert told["config"] == [{"name": "hidden_act", "a": "gelu", "b": "relu"}]
+    assert main(["diff", str(a), str(b)]) == 1
+    assert "bert.pooler.dense.bias: 1 values differ by up to 5.00e-01" in capsys.readouterr().out
+
+
+def test_the_command_reports_as_json_and_refuses_in_a_sentence(tmp_path, capsys):
+    source = write_folder(tmp_path / "source", random_weights())
+    assert main(["convert", str(source), str(tmp_path / "m" / "a.ckpt"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["to"] == "mindspore" and told["tensors"] == 46 and told["optimizer"] is None
+    assert main(["convert", str(source), str(tmp_path / "m" / "a.ckpt")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("python -m conversion: ") and error.count("\n") == 1 and "--overwrite" in error
+    assert main(["convert", str(tmp_path / "nothing"), str(tmp_path / "x")]) == 2
+    assert main(["convert", str(source), str(tmp_path / "h"), "--dtype", "bfloat16", "--drop", "mlm", "nsp"]) == 0
+    assert set(FAMILIES) >= {checkpoint.read(tmp_path / "h").spelling.family}
