@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-PACKAGES = ("mindspore", "numpy", "tokenizers", "pyarrow", "datasets")
+PACKAGES = ("mindspore", "torch", "transformers", "onnxruntime", "numpy", "tokenizers", "pyarrow", "datasets")
 
 
 def describe() -> dict:

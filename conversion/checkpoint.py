@@ -144,7 +144,7 @@ class _Mapping:
             self.faults.append(Fault("unexpected", name))
 
     def _tied(self, name: str, tensor: Tensor, original: str) -> None:
-        if same_bytes(tensor.read(), self.source.tensors[original].read()):
+        if same_bytes(tensor, self.source.tensors[original]):
             self.left_out.append((name, f"equal to {original}, which it is tied to"))
         else:
             self.faults.append(Fault("wrong", name, f": differs from {original}, and this model ties the two"))

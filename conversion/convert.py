@@ -230,7 +230,7 @@ def _compare(result: Result, weights: Tensors, moments: Tensors) -> None:
         if wanted.keys() != found.keys():
             raise OSError(f"read back, the {kind} are others: {sorted(wanted.keys() ^ found.keys())[:3]}")
         for name, tensor in wanted.items():
-            if not same_bytes(tensor.read(), found[name].read()):
+            if not same_bytes(tensor, found[name]):
                 raise OSError(f"read back, {name} has other bytes than were written; the disk or memory is failing")
 
 

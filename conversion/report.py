@@ -56,7 +56,7 @@ def diff(a: Checkpoint, b: Checkpoint) -> dict:
     differing = [
         {"name": name, **_difference(first[name], second[name])}
         for name in first
-        if name in second and not same_bytes(first[name].read(), second[name].read())
+        if name in second and not same_bytes(first[name], second[name])
     ]
     fields = {name: (side.to_dict() if side else {}) for name, side in (("a", a.config), ("b", b.config))}
     scalars = {"a": a.scalars, "b": b.scalars}

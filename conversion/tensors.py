@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+
+from ms_bert.errors import UserError
 
 # By the names that numpy and the frameworks give them; bfloat16 is ml_dtypes'.
 DTYPES: dict[str, np.dtype] = {
@@ -32,12 +35,41 @@ DTYPES: dict[str, np.dtype] = {
 }
 
 
+_BLOCK = 1 << 20  # bytes: what fits a core's cache
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A range of bytes of a file."""
+
+    path: Path
+    offset: int
+    size: int
+
+    def blocks(self) -> Iterator[memoryview]:
+        """The bytes, a block at a time, through one buffer."""
+        buffer, left = memoryview(bytearray(min(_BLOCK, self.size))), self.size
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(self.offset)
+            while left:
+                block = buffer[: min(left, _BLOCK)]
+                filled = 0
+                while filled < len(block):
+                    count = file.readinto(block[filled:])
+                    if not count:
+                        raise UserError(f"{self.path} is shorter than it was; fetch or write it again.")
+                    filled += count
+                left -= len(block)
+                yield block
+
+
 @dataclasses.dataclass(frozen=True)
 class Tensor:
     """A tensor whose values stay in their file until `read`.
 
     Attributes:
         dtype: one of the values of DTYPES. shape: its sizes; () is a scalar.
+        place: where exactly these bytes lie in a file, if they do.
         read: its values, a C-contiguous little-endian array of exactly this dtype and shape; the bytes are those of the
             file, NaN payloads and the sign of zero included. Each call reads again, so that what is not held is free.
     """
@@ -45,6 +77,20 @@ class Tensor:
     dtype: np.dtype
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
+    place: Place | None = None
+
+    def blocks(self) -> Iterator[memoryview]:
+        """The bytes of the values, a block at a time, each valid until the next; all but the last are of one size.
+
+        Raises:
+            UserError: the file has become shorter.
+        """
+        if self.place is not None:
+            yield from self.place.blocks()
+            return
+        data = self.read().reshape(-1).view(np.uint8).data
+        for begin in range(0, len(data), _BLOCK):
+            yield data[begin : begin + _BLOCK]
 
     @property
     def size(self) -> int:
@@ -65,13 +111,10 @@ class Tensor:
 
 Tensors = dict[str, Tensor]  # in the order of the file
 
-_BLOCK = 1 << 20  # bytes
 
-
-def same_bytes(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two arrays have the same dtype, shape and bytes: -0.0 differs from 0.0, and a NaN equals itself."""
+def same_bytes(a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> bool:
+    """Whether two have the same dtype, shape and bytes: -0.0 differs from 0.0, and a NaN equals itself."""
+    a, b = (value if isinstance(value, Tensor) else Tensor.of(value) for value in (a, b))
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    a, b = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (a, b))
-    # In blocks: comparing makes an array as long as what is compared.
-    return all(np.array_equal(a[i : i + _BLOCK], b[i : i + _BLOCK]) for i in range(0, len(a), _BLOCK))
+    return all(np.array_equal(np.asarray(x), np.asarray(y)) for x, y in zip(a.blocks(), b.blocks(), strict=True))

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from conversion.tensors import DTYPES, Tensor, Tensors
+from conversion.tensors import DTYPES, Place, Tensor, Tensors
 from ms_bert.errors import UserError
 
 _CODES = {
@@ -77,7 +77,7 @@ def _tensor(path: Path, dtype: np.dtype, shape: tuple[int, ...], offset: int, si
             raise UserError(f"{path} is shorter than it was; fetch or write it again.")
         return values.view(dtype).reshape(shape)
 
-    return Tensor(dtype, shape, load)
+    return Tensor(dtype, shape, load, Place(path, offset, size))
 
 
 def write(path: Path, tensors: Tensors, metadata: dict[str, str]) -> None:
@@ -102,7 +102,8 @@ def write(path: Path, tensors: Tensors, metadata: dict[str, str]) -> None:
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in order:
-            file.write(tensors[name].read().reshape(-1).view(np.uint8).data)
+            for block in tensors[name].blocks():
+                file.write(block)
         file.flush()
         os.fsync(file.fileno())
 

@@ -283,6 +283,7 @@ def test_checksum_sees_every_bit_and_every_cut(path):
         (b"\x0a" + varint(1 << 62) + b"x", "bytes where 1 are left"),
         (field(1, field(1, b"w")), "0 times a tensor"),
         (field(1, field(2, b"")), "0 times a name"),
+        (field(1, field(1, b"w") * 2), "2 times a name"),
         (value("", b""), "0 bytes instead of 1"),
         (value("w" * 5000, b""), "5000 bytes instead of"),
         (value("w", b"").replace(b"w", b"\xff"), "not UTF-8"),

@@ -344,6 +344,15 @@ def test_compressed_member_is_refused(path, tmp_path):
     assert "is compressed" in refusal(path)
 
 
+def test_size_that_no_member_has_is_refused_before_it_is_allocated(path, monkeypatch):
+    content = save(path, {"w": torch.zeros(7777)}).read_bytes()
+    start = content.rindex(b"PK\x01\x02", 0, content.rindex(b"/data/0"))
+    size = content.index(struct.pack("<I", 4 * 7777), start + 24)
+    path.write_bytes(content[:size] + struct.pack("<I", (1 << 32) - 2) + content[size + 4 :])
+    monkeypatch.setattr(torch, "load", None)
+    assert "is compressed" in refusal(path)
+
+
 def tensor_pickle(elements: int, shape: tuple, stride: tuple, offset: int = 0, view: tuple = ()) -> bytes:
     """As torch.save pickles {"w": tensor}, for a storage "0" of any number of elements."""
 
