@@ -46,15 +46,15 @@ def describe() -> dict:
     }
 
 
-def run_pretraining(*arguments, watch: str | None = None) -> dict:
-    """Run `python -m ms_bert.pretrain`; returns its seconds, peak resident memory, and when a line was printed.
+def run_pretraining(*arguments, watch: str | None = None, package: str = "ms_bert") -> dict:
+    """Run `python -m PACKAGE.pretrain`; returns its seconds, peak resident memory, and when a line was printed.
 
     Args:
         watch: the beginning of a line of output; `watched_seconds` is when it appeared.
     """
     begun, watched, lines = time.perf_counter(), None, []
     process = subprocess.Popen(
-        [sys.executable, "-m", "ms_bert.pretrain", *map(str, arguments)],
+        [sys.executable, "-m", f"{package}.pretrain", *map(str, arguments)],
         text=True,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},

@@ -22,23 +22,17 @@ from ms_bert.errors import UserError
 PROGRAM = "python -m conversion"
 DESCRIPTION = (
     "Convert, inspect and compare BERT checkpoints. A checkpoint is a file, a folder that holds one (a run's folder "
-    "too), or the prefix of a TensorFlow checkpoint; its format is recognised from its content.\n\nTargets: "
-    + "; ".join(f"{name}: {target.help}" for name, target in TARGETS.items())
-    + "."
+    "too), or the prefix of a TensorFlow checkpoint; its format is recognised from its content.\n\nTargets:\n"
+    + "\n".join(f"  {name:<20} {target.help}" for name, target in TARGETS.items())
 )
-_Path = tyro.conf.Positional[Path]
-_Names = Literal[tuple(FAMILIES)]
+_Names = Annotated[Optional[Literal[tuple(FAMILIES)]], tyro.conf.arg(name="from")]
 _Part = Literal[PARTS[2:]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
-    """How a checkpoint is read."""
+class Parts:
+    """Which model it is, and what of it is taken."""
 
-    from_: Annotated[Optional[_Names], tyro.conf.arg(name="from")] = None
-    """Whose names the source has; by default they are recognised."""
-    config: Optional[Path] = None
-    """A config.json or bert_config.json, or a folder with one, instead of the one beside the source."""
     architecture: Optional[Literal[tuple(ARCHITECTURES)]] = None
     """Which class of Hugging Face it is; by default what the config and the tensors say."""
     allow_missing: tuple[_Part, ...] = ()
@@ -46,23 +40,30 @@ class Reading:
     drop: tuple[_Part, ...] = ()
     """Parts to leave out."""
 
-    def read(self, path: Path) -> checkpoint.Checkpoint:
-        config = configs.read(self.config) if self.config else None
-        return checkpoint.read(path, self.from_, config, self.architecture, self.allow_missing, self.drop)
+    def read(self, path: Path, names: Optional[str] = None, config: Optional[Path] = None) -> checkpoint.Checkpoint:
+        given = configs.read(config) if config else None
+        return checkpoint.read(path, names, given, self.architecture, self.allow_missing, self.drop)
+
+
+_Parts = tyro.conf.OmitArgPrefixes[Parts]
 
 
 @dataclasses.dataclass(frozen=True)
 class Convert:
     """Write SOURCE as TARGET: beside it first, then read back and compared, then renamed."""
 
-    source: _Path
+    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")]
     """The checkpoint to read."""
-    target: _Path
+    target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="TARGET")]
     """What to write; the ending says the format (.ckpt: MindSpore; .ckpt.index: TensorFlow; .safetensors, .onnx and
     .mindir; none: a Hugging Face folder), unless --to does."""
+    from_: _Names = None
+    """Whose names the source has; by default they are recognised."""
     to: Optional[Literal[tuple(TARGETS)]] = None
     """Format of the target."""
-    reading: tyro.conf.OmitArgPrefixes[Reading] = dataclasses.field(default_factory=Reading)
+    config: Optional[Path] = None
+    """A config.json or bert_config.json, or a folder with one, instead of the one beside the source."""
+    parts: _Parts = dataclasses.field(default_factory=Parts)
     dtype: Optional[Literal["float32", "float16", "bfloat16"]] = None
     """Of the weights; by default they stay as they are. An optimizer's state always does."""
     overwrite: bool = False
@@ -89,7 +90,7 @@ class Convert:
             self.batch_size,
             self.seq_length,
         )
-        result = convert(self.reading.read(self.source), self.target, self.to, settings)
+        result = convert(self.parts.read(self.source, self.from_, self.config), self.target, self.to, settings)
         source = result.source
         if self.json:
             told = {
@@ -120,15 +121,17 @@ class Convert:
 class Inspect:
     """Print what FILE holds: names, shapes, dtypes, parameters, format and config."""
 
-    file: _Path
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """The checkpoint."""
-    reading: tyro.conf.OmitArgPrefixes[Reading] = dataclasses.field(default_factory=Reading)
+    from_: _Names = None
+    """Whose names it has; by default they are recognised."""
+    config: Optional[Path] = None
+    """A config.json or bert_config.json, or a folder with one, instead of the one beside it."""
     json: bool = False
     """Print it as JSON."""
 
     def run(self) -> int:
-        config = configs.read(self.reading.config) if self.reading.config else None
-        told = report.inspect(self.file, self.reading.from_, config)
+        told = report.inspect(self.file, self.from_, configs.read(self.config) if self.config else None)
         print(json.dumps(told, indent=2) if self.json else report.inspection_text(told))
         return 0
 
@@ -137,18 +140,16 @@ class Inspect:
 class Diff:
     """Compare two checkpoints of any formats, tensor by tensor; the exit code is 1 where they differ."""
 
-    a: _Path
+    a: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="A")]
     """The one."""
-    b: _Path
+    b: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="B")]
     """The other."""
-    reading: tyro.conf.OmitArgPrefixes[Reading] = dataclasses.field(default_factory=Reading)
+    parts: _Parts = dataclasses.field(default_factory=Parts)
     json: bool = False
     """Print it as JSON."""
 
     def run(self) -> int:
-        if self.reading.from_ is not None:
-            raise UserError("--from cannot hold for two checkpoints; their names are recognised.")
-        told = report.diff(self.reading.read(self.a), self.reading.read(self.b))
+        told = report.diff(self.parts.read(self.a), self.parts.read(self.b))
         print(json.dumps(told, indent=2) if self.json else report.diff_text(told))
         return 0 if report.same(told) else 1
 

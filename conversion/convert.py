@@ -327,7 +327,11 @@ def _write_onnx(result: Result, staging: Path, settings: Settings) -> None:
     _compare(result, onnx_graph.read(plain), {})
     if settings.optimize:
         counts = onnx_graph.optimize(plain, config, path)
-        result.notes.append("fused " + ", ".join(f"{n} {name}" for name, n in counts.items()))
+        difference = onnx_graph.difference(plain, path, config)
+        if difference > (1e-4 if next(iter(result.weights.values())).dtype == np.float32 else 2e-2):
+            raise OSError(f"the fused graph computes something else ({difference:.1e} of the largest output)")
+        fused = ", ".join(f"{n} {name}" for name, n in counts.items())
+        result.notes.append(f"fused {fused}; computes the same to {difference:.1e} of the largest output")
         for file in staging.glob(f"{plain.name}*"):
             file.unlink()
     _copy_companions(result, staging)

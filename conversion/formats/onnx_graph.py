@@ -187,6 +187,37 @@ def optimize(path: Path, config: BertConfig, target: Path) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
+def difference(path: Path, other: Path, config: BertConfig) -> float:
+    """Run two models in ONNX Runtime on the same random inputs; the largest difference over the largest output.
+
+    Raises:
+        UserError: onnxruntime is missing.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(
+            f"running an ONNX model needs a package that is missing ({error}); pip install 'ms-bert[onnx]'."
+        ) from None
+    outputs = []
+    for file in (path, other):
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        rng, rows, tokens = np.random.default_rng(0), 3, min(24, config.max_position_embeddings)
+        mask = np.arange(tokens) < rng.integers(1, tokens + 1, (rows, 1))
+        inputs = {
+            "input_ids": rng.integers(0, config.vocab_size, (rows, tokens)) * mask,
+            "attention_mask": mask.astype(np.int64),
+            "token_type_ids": rng.integers(0, config.type_vocab_size, (rows, tokens)) * mask,
+        }
+        if len(session.get_inputs()[0].shape) == 3:  # multiple choice
+            inputs = {name: value[None] for name, value in inputs.items()}
+        outputs.append([value.astype(np.float64) for value in session.run(None, inputs)])
+    return max(
+        float(np.nanmax(np.abs(a - b), initial=0.0) / max(np.nanmax(np.abs(a), initial=0.0), 1e-30))
+        for a, b in zip(*outputs, strict=True)
+    )
+
+
 def _is_transposed(name: str) -> bool:
     """Whether a weight is stored as (in, out) instead of Hugging Face's (out, in)."""
     module, _, kind = name.rpartition(".")

@@ -572,3 +572,21 @@ def test_the_command_reports_as_json_and_refuses_in_a_sentence(tmp_path, capsys)
     assert main(["convert", str(tmp_path / "nothing"), str(tmp_path / "x")]) == 2
     assert main(["convert", str(source), str(tmp_path / "h"), "--dtype", "bfloat16", "--drop", "mlm", "nsp"]) == 0
     assert set(FAMILIES) >= {checkpoint.read(tmp_path / "h").spelling.family}
+
+
+def test_fusions_are_compared_with_the_plain_graph(tmp_path, monkeypatch):
+    onnx_graph = pytest.importorskip("conversion.formats.onnx_graph")
+    source = checkpoint.read(write_folder(tmp_path / "source", random_weights(special=False)))
+    notes = convert(source, tmp_path / "a" / "m.onnx", settings=Settings(optimize=True)).notes
+    assert "2 Attention" in notes[-1] and "computes the same to" in notes[-1]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["config.json", "m.onnx", "vocab.txt"]
+
+    def wrong(path, config, target):
+        weights = {**source.weights, "cls.predictions.bias": Tensor.of(np.ones(61, np.float32))}
+        onnx_graph.write(target, config, "BertForPreTraining", weights)
+        return {}
+
+    monkeypatch.setattr(onnx_graph, "optimize", wrong)
+    with pytest.raises(OSError, match="the fused graph computes something else"):
+        convert(source, tmp_path / "b" / "m.onnx", settings=Settings(optimize=True))
+    assert not (tmp_path / "b").exists()
