@@ -5,7 +5,6 @@ and the same 600 steps by each alone. Dropout is on: both drop the same units.
 """
 
 import math
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -34,7 +33,6 @@ def measure(output):
             run_pretraining("--resume", crossed, "--steps", LEG * (number + 1), package=package)
         losses = {kind: _losses(folder) for kind, folder in folders.items()}
         spans = training_spans(read_description(crossed)["trained_by"])
-        shutil.copyfile(crossed / "curves.png", output / "crossed_curves.png")
         held_out = {
             kind: [line for line in read_log(folder, METRICS) if "held_out_mlm_loss" in line][-1]
             for kind, folder in folders.items()

@@ -154,14 +154,14 @@ class Diff:
         return 0 if report.same(told) else 1
 
 
+def parse(arguments: Sequence[str] | None = None) -> Convert | Inspect | Diff:
+    """The command from its command line."""
+    return tyro.cli(Union[Convert, Inspect, Diff], prog=PROGRAM, description=DESCRIPTION, args=arguments)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    command = tyro.cli(
-        Union[Convert, Inspect, Diff],
-        prog=PROGRAM,
-        description=DESCRIPTION,
-        args=arguments,
-    )
+    command = parse(arguments)
     warnings.showwarning = lambda message, *_: print(f"{PROGRAM}: {message}", file=sys.stderr)
     try:
         return command.run()

@@ -75,6 +75,18 @@ ARCHITECTURES: dict[str, frozenset[str]] = {
     "BertForQuestionAnswering": frozenset({"qa"}),
 }
 
+# What a graph of each class gives, by transformers' names; pooler_output only where there is a pooler.
+OUTPUTS: dict[str, tuple[str, ...]] = {
+    "BertModel": ("last_hidden_state", "pooler_output"),
+    "BertForPreTraining": ("prediction_logits", "seq_relationship_logits"),
+    "BertForMaskedLM": ("logits",),
+    "BertForNextSentencePrediction": ("logits",),
+    "BertForSequenceClassification": ("logits",),
+    "BertForMultipleChoice": ("logits",),
+    "BertForTokenClassification": ("logits",),
+    "BertForQuestionAnswering": ("start_logits", "end_logits"),
+}
+
 
 def architecture_of(parts: Iterable[str]) -> str | None:
     """The class that has these parts; None where there is none, as with two heads that no class has together."""

@@ -7,28 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from conversion.parameters import ARCHITECTURES
+from conversion.parameters import OUTPUTS
 from conversion.tensors import Tensors
 from ms_bert.config import BertConfig
 from ms_bert.errors import UserError
-
-# What the graph gives, by Hugging Face's class; it takes input_ids, attention_mask and token_type_ids, (B, S) int32.
-OUTPUTS = {
-    "BertModel": ("last_hidden_state", "pooler_output"),
-    "BertForPreTraining": ("prediction_logits", "seq_relationship_logits"),
-    "BertForMaskedLM": ("logits",),
-    "BertForNextSentencePrediction": ("logits",),
-    "BertForSequenceClassification": ("logits",),
-    "BertForMultipleChoice": ("logits",),
-    "BertForTokenClassification": ("logits",),
-    "BertForQuestionAnswering": ("start_logits", "end_logits"),
-}
 
 
 def write(
     path: Path, config: BertConfig, architecture: str, tensors: Tensors, batch_size: int, seq_length: int
 ) -> None:
     """Export a model, load it again, and compare what both compute.
+
+    The graph takes input_ids, attention_mask and token_type_ids, (B, S) int32, and gives what OUTPUTS says.
 
     Args:
         tensors: the weights by canonical names, float32. batch_size, seq_length: of the inputs; for multiple choice the
@@ -37,8 +27,8 @@ def write(
     Raises:
         UserError: MindSpore is missing, or the weights, the sizes or the architecture cannot be exported.
     """
-    if architecture not in ARCHITECTURES:
-        raise UserError(f"there is no MindIR graph for {architecture}; choose one of {', '.join(ARCHITECTURES)}.")
+    if architecture not in OUTPUTS:
+        raise UserError(f"there is no MindIR graph for {architecture}; choose one of {', '.join(OUTPUTS)}.")
     if batch_size < 1 or not 1 <= seq_length <= config.max_position_embeddings:
         raise UserError(
             f"--batch-size {batch_size} and --seq-length {seq_length} cannot be those of a graph of this model; choose "

@@ -19,7 +19,7 @@ class Heads(nn.Cell):
 
 
 class Inference(nn.Cell):
-    """input_ids, attention_mask, token_type_ids (B, S) int32 -> the outputs of `conversion.formats.mindir.OUTPUTS`."""
+    """input_ids, attention_mask, token_type_ids (B, S) int32 -> the outputs of `conversion.parameters.OUTPUTS`."""
 
     def __init__(self, config: BertConfig, architecture: str, pooler: bool):
         super().__init__()

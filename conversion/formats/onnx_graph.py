@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from conversion.parameters import OUTPUTS
 from conversion.tensors import Tensor, Tensors
 from ms_bert import __version__
 from ms_bert.config import BertConfig
@@ -30,17 +31,6 @@ try:
 except ImportError as error:
     raise UserError(f"ONNX files need a package that is missing ({error}); pip install 'ms-bert[onnx]'.") from None
 
-# Outputs by Hugging Face's class; pooler_output is left out where the weights have no pooler.
-ARCHITECTURES: dict[str, tuple[str, ...]] = {
-    "BertModel": ("last_hidden_state", "pooler_output"),
-    "BertForPreTraining": ("prediction_logits", "seq_relationship_logits"),
-    "BertForMaskedLM": ("logits",),
-    "BertForNextSentencePrediction": ("logits",),
-    "BertForSequenceClassification": ("logits",),
-    "BertForTokenClassification": ("logits",),
-    "BertForQuestionAnswering": ("start_logits", "end_logits"),
-    "BertForMultipleChoice": ("logits",),
-}
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # int64, (batch, sequence) or (batch, choices, sequence)
 
 # The first opset with LayerNormalization, so that the most runtimes take it; the fusions of ONNX Runtime 1.23 and 1.31
@@ -76,7 +66,7 @@ def write(
     """Write a model as ONNX, checked by ONNX's own checker; holds one tensor at a time.
 
     Args:
-        architecture: a key of ARCHITECTURES.
+        architecture: a key of OUTPUTS.
         tensors: its weights, float32 or float16, by Hugging Face's names with the prefix `bert.`; no tied decoder.
         external_data: weights in PATH.data beside it instead of within; None: where the file would pass 2 GB.
 
@@ -85,8 +75,8 @@ def write(
             is over 2 GB and external_data is False; the checker refuses the file.
         OSError: it cannot be written.
     """
-    if architecture not in ARCHITECTURES:
-        raise UserError(f"there is no ONNX graph for {architecture}; choose one of {', '.join(ARCHITECTURES)}.")
+    if architecture not in OUTPUTS:
+        raise UserError(f"there is no ONNX graph for {architecture}; choose one of {', '.join(OUTPUTS)}.")
     dtype = _common_dtype(tensors)
     builder = _GraphBuilder(config, dtype, tensors)
     outputs = _build(builder, architecture)
@@ -340,7 +330,7 @@ def _build(builder: _GraphBuilder, architecture: str) -> dict[str, tuple]:
     """Add the nodes of an architecture; returns the shapes of its outputs by name."""
     config = builder.config
     hidden, labels = config.hidden_size, config.num_labels
-    names = ARCHITECTURES[architecture]
+    names = OUTPUTS[architecture]
     # The encoder takes (B, S); choices are rows of their own.
     input_ids, attention_mask, token_type_ids = INPUTS
     if architecture == "BertForMultipleChoice":
@@ -610,7 +600,7 @@ def _parse(path: Path) -> onnx.ModelProto:
             f"{path}: found a model fused by ONNX Runtime, whose weights have lost their names; "
             "name the file that it was made from."
         )
-    if architecture not in ARCHITECTURES:
+    if architecture not in OUTPUTS:
         raise UserError(
             f"{path}: found ONNX of {_shown(producer) or 'an unnamed producer'}, expected a BERT that was converted "
             "here; convert the model that it was exported from."

@@ -7,7 +7,7 @@ import pytest
 
 from conversion import checkpoint
 from conversion.convert import Settings, convert
-from conversion.formats.mindir import OUTPUTS
+from conversion.parameters import OUTPUTS
 from ms_bert.errors import UserError
 
 from .bert import CONFIG, random_weights, write_folder

@@ -92,7 +92,7 @@ def assert_close(outputs: dict, wanted: dict, tolerance: float = TOLERANCE) -> N
         assert error <= tolerance, f"{name}: {error}"
 
 
-@pytest.fixture(scope="module", params=onnx_graph.ARCHITECTURES)
+@pytest.fixture(scope="module", params=onnx_graph.OUTPUTS)
 def converted(request, tmp_path_factory):
     """Each architecture: its name, config, transformers' model and ONNX file."""
     architecture = request.param
@@ -118,7 +118,7 @@ def test_outputs_are_those_of_transformers_for_any_size(converted):
     for size in SIZES:
         inputs = feed(architecture, *size)
         outputs = run(path, inputs)
-        assert tuple(outputs) == onnx_graph.ARCHITECTURES[architecture]
+        assert tuple(outputs) == onnx_graph.OUTPUTS[architecture]
         assert_close(outputs, expected(model, inputs))
 
 
