@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -33,15 +34,17 @@ TARGETS = {
 def measure(output):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        size = _write_large(folder / "source")
+        # In a process of its own: a command's peak memory begins with that of the process it is started from.
+        with ProcessPoolExecutor(1) as pool:
+            size = pool.submit(_write_large, folder / "source").result()
         file = folder / "source" / "model.safetensors"
         rounds = []
         for number in range(ROUNDS + 1):
-            times = {
-                "copy, on disk": _run("dd", f"if={file}", f"of={folder}/copy", "bs=4M", "conv=fsync", "status=none"),
-                "copy": _run("cp", file, folder / "copy"),
-            }
-            (folder / "copy").unlink()
+            times, copy = {}, folder / "copy"
+            times["copy, on disk"] = _run("dd", f"if={file}", f"of={copy}", "bs=4M", "conv=fsync", "status=none")
+            copy.unlink()
+            times["copy"] = _run("cp", file, copy)
+            copy.unlink()
             for kind, target in TARGETS.items():
                 place = folder / f"to-{number}"
                 command = (sys.executable, "-m", "conversion", "convert", folder / "source", place / target)

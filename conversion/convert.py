@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -235,10 +236,21 @@ def _compare(result: Result, weights: Tensors, moments: Tensors) -> None:
 
 
 def _read_back(result: Result, path: Path, family: str) -> None:
-    source = result.source
+    """Read a checkpoint of the staging folder again and compare, while the disk takes what was written."""
+    source, folder = result.source, path if path.is_dir() else path.parent
     missing = set(PARTS) - set(source.parts)
-    back = checkpoint.read(path, family, source.config, source.architecture, allow_missing=missing)
-    _compare(result, back.weights, back.moments)
+    with ThreadPoolExecutor(1) as pool:
+        synced = pool.submit(_sync_files, folder)
+        back = checkpoint.read(path, family, source.config, source.architecture, allow_missing=missing)
+        _compare(result, back.weights, back.moments)
+        synced.result()
+
+
+def _sync_files(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
 
 
 def _write_folder(result: Result, staging: Path, settings: Settings) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -46,6 +49,25 @@ class Place:
     offset: int
     size: int
 
+    def send_to(self, file: BinaryIO) -> bool:
+        """Let the kernel append the bytes to a file; False, with nothing done, where it cannot."""
+        sent = 0
+        with open(self.path, "rb", buffering=0) as source:
+            while sent < self.size:
+                try:
+                    count = os.sendfile(file.fileno(), source.fileno(), self.offset + sent, self.size - sent)
+                except OSError as error:
+                    if sent or error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+                        raise
+                    return False
+                if not count:
+                    raise self._too_short()
+                sent += count
+        return True
+
+    def _too_short(self) -> UserError:
+        return UserError(f"{self.path} is shorter than it was; fetch or write it again.")
+
     def blocks(self) -> Iterator[memoryview]:
         """The bytes, a block at a time, through one buffer."""
         buffer, left = memoryview(bytearray(min(_BLOCK, self.size))), self.size
@@ -57,7 +79,7 @@ class Place:
                 while filled < len(block):
                     count = file.readinto(block[filled:])
                     if not count:
-                        raise UserError(f"{self.path} is shorter than it was; fetch or write it again.")
+                        raise self._too_short()
                     filled += count
                 left -= len(block)
                 yield block
@@ -78,6 +100,17 @@ class Tensor:
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
     place: Place | None = None
+
+    def copy_to(self, file: BinaryIO) -> None:
+        """Append the bytes of the values to an unbuffered file; by the kernel alone where they lie in one.
+
+        Raises:
+            UserError: the file that they lie in has become shorter. OSError: they cannot be written.
+        """
+        if self.place is None or not self.place.send_to(file):
+            for block in self.blocks():
+                while block:
+                    block = block[file.write(block) :]
 
     def blocks(self) -> Iterator[memoryview]:
         """The bytes of the values, a block at a time, each valid until the next; all but the last are of one size.

@@ -7,7 +7,6 @@ The format: a little-endian uint64 n, n bytes of JSON {name: {dtype, shape, data
 from __future__ import annotations
 
 import json
-import os
 import struct
 from pathlib import Path
 
@@ -83,6 +82,8 @@ def _tensor(path: Path, dtype: np.dtype, shape: tuple[int, ...], offset: int, si
 def write(path: Path, tensors: Tensors, metadata: dict[str, str]) -> None:
     """Write a file, one tensor in memory at a time; the same layout as the library's: largest dtype first, then name.
 
+    It is for the caller to make it durable.
+
     Raises:
         OSError: it cannot be written.
     """
@@ -99,13 +100,10 @@ def write(path: Path, tensors: Tensors, metadata: dict[str, str]) -> None:
         offset += tensor.nbytes
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the tensors begin aligned
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for name in order:
-            for block in tensors[name].blocks():
-                file.write(block)
-        file.flush()
-        os.fsync(file.fileno())
+    start = Tensor.of(np.frombuffer(struct.pack("<Q", len(text)) + text, np.uint8))
+    with open(path, "wb", buffering=0) as file:
+        for tensor in (start, *(tensors[name] for name in order)):
+            tensor.copy_to(file)
 
 
 def write_shards(folder: Path, tensors: Tensors, metadata: dict[str, str], limit: int) -> None:
