@@ -145,6 +145,8 @@ class BertConfig:
             if name in known:
                 own[name] = value
             elif name == "num_labels":
+                if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                    raise UserError(f"{source}: num_labels is {json.dumps(value)}; it must be a number of at least 1.")
                 own.setdefault("id2label", {str(i): f"LABEL_{i}" for i in range(int(value))})
             elif name not in _FOREIGN_FIELDS:
                 near = difflib.get_close_matches(name, known, n=1)
@@ -168,7 +170,7 @@ class BertConfig:
             fields = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(f"there is no {path}; name a config.json or a folder that holds one.") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path} cannot be read as JSON ({error}); name a config.json.") from None
         return cls.from_dict(fields, source=str(path))
 

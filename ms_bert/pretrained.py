@@ -1,4 +1,4 @@
-"""A model with the weights of a folder: `load(BertModel, "runs/tiny")`; `python -m conversion` makes such folders."""
+"""A model with the weights of a folder: `load(BertForPreTraining, "runs/tiny")`."""
 
 from __future__ import annotations
 

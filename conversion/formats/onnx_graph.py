@@ -329,7 +329,8 @@ class _GraphBuilder:
 def _build(builder: _GraphBuilder, architecture: str) -> dict[str, tuple]:
     """Add the nodes of an architecture; returns the shapes of its outputs by name."""
     config = builder.config
-    hidden, labels = config.hidden_size, config.num_labels
+    hidden = config.hidden_size
+    labels = 1 if architecture == "BertForMultipleChoice" else config.num_labels
     names = OUTPUTS[architecture]
     # The encoder takes (B, S); choices are rows of their own.
     input_ids, attention_mask, token_type_ids = INPUTS

@@ -80,15 +80,20 @@ def write_state(folder: Path, step: int, scalars: dict, position: dict) -> None:
 
 
 def publish(run_folder: Path, step: int) -> None:
-    """Let the run's model.safetensors be that of a checkpoint, or a copy where the file system has no hard links."""
+    """Let the run's model.safetensors be that of a checkpoint."""
     source, target = folder_of(run_folder, step) / MODEL, run_folder / MODEL
     beside = target.with_name(f".{target.name}.writing")
     beside.unlink(missing_ok=True)
-    try:
-        os.link(source, beside)
-    except OSError:
-        shutil.copyfile(source, beside)
+    link_or_copy(source, beside)
     os.replace(beside, target)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Let a file be there under a second name, or a copy of it where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def steps(run_folder: Path) -> list[int]:
@@ -113,6 +118,16 @@ def load_newest(run_folder: Path, warn) -> TrainingState | None:
             )
         warn(f"checkpoint {folder} is damaged ({found}) and is passed over.")
     return None
+
+
+def set_aside(run_folder: Path, step: int) -> None:
+    """Rename the checkpoints after a step: they are damaged, and must not count among the newest that are kept."""
+    for later in steps(run_folder):
+        if later > step:
+            folder = folder_of(run_folder, later)
+            aside = folder.with_name(f"damaged-{folder.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(folder, aside)
 
 
 def prune(run_folder: Path, keep: int, keep_every: int) -> None:
@@ -161,7 +176,7 @@ def _sync(path: Path) -> None:
 
 
 # What other writers add to a model.safetensors: weights tied to another, and a buffer that is no weight.
-_TIED = {
+TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
@@ -182,7 +197,7 @@ def load_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> Arrays:
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read as safetensors ({error}); name a model.safetensors.") from None
     arrays = {name: value for name, value in arrays.items() if name not in _BUFFERS}
-    for name, own in _TIED.items():
+    for name, own in TIED.items():
         if name in arrays and own in arrays and not np.array_equal(arrays.pop(name), arrays[own]):
             raise UserError(f"{path}: {name} differs from {own}, and this model ties the two; use a tied checkpoint.")
     faults = [f"{name} is missing" for name in shapes if name not in arrays]

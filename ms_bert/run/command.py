@@ -130,8 +130,11 @@ def pretrain(framework: Framework, options: Options) -> int:
             )
         folder = RunFolder(path)
         state = checkpoints.load_newest(path, warn=lambda sentence: print(sentence, file=sys.stderr))
-        trained_by = _trained_by(description["trained_by"], framework, options, state.step if state else 0)
-        folder.describe({**description, "options": options.to_dict(), "trained_by": trained_by})
+        if state is None and (checkpoints.steps(path) or (path / checkpoints.MODEL).exists()):
+            raise UserError(
+                f"{path} holds weights and no whole checkpoint to go on from; restore one of its checkpoints, or begin a "
+                "new run with --init."
+            )
     else:
         state = None
     if options.model.init is not None and state is None:
@@ -145,6 +148,8 @@ def pretrain(framework: Framework, options: Options) -> int:
         if loop.step >= training.steps:
             progress.say(f"{path} is complete at step {loop.step}; give a larger --steps to go on.")
             return 0
+        trained_by = _trained_by(description["trained_by"], framework, options, loop.step)
+        folder.describe({**description, "options": options.to_dict(), "trained_by": trained_by})
 
     progress.say(
         f"BERT of {config.num_hidden_layers} layers of {config.hidden_size} with {config.num_attention_heads} "

@@ -118,7 +118,12 @@ def read_description(path: Path) -> dict:
     file = path / RUN if path.is_dir() else path
     try:
         description = json.loads(file.read_text(encoding="utf-8"))
-        description["options"], description["trained_by"]
+        if "trained_by" not in description:  # runs of version 0.1 say it for the whole run
+            entry = {"framework": description["framework"], "versions": description["versions"]}
+            description["trained_by"] = [{"from_step": 0, **entry}]
+        if not all(isinstance(entry["from_step"], int) for entry in description["trained_by"]):
+            raise ValueError("trained_by has a from_step that is no number")
+        description["options"]
     except FileNotFoundError:
         raise UserError(f"there is no {file}; name the folder of a run.") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -195,6 +195,7 @@ class Loop:
         if state is not None:
             self.trainer.load(state.model, state.optimizer, state.scalars)
             self.step, self.window = state.step, collections.Counter(state.position["window"])
+            checkpoints.set_aside(self.folder.path, state.step)
             # What a kill between a checkpoint and the end of its step left undone.
             checkpoints.publish(self.folder.path, state.step)
             checkpoints.prune(self.folder.path, self.options.run.keep, self.options.run.keep_every)

@@ -17,8 +17,8 @@ class PreTrainingLoss(nn.Module):
     of the whole step, not of the part at hand, makes accumulated gradients those of the whole batch.
 
     Args of the call:
-        the ten arrays of `ms_bert.data.batches.FIELDS`; masked_total, next_sentence_total: the sums of the weights over
-        the step (at least 1); scale: the loss scale; dropout_keys: as BertModel's.
+        the ten arrays of `ms_bert.data.batches.FIELDS`; masked_total, next_sentence_total: () float32, the sums of the
+        weights over the step (at least 1); scale: () float32 loss scale; dropout_keys: as BertModel's.
 
     Returns:
         the scaled loss () and the sums (6,) of `ms_bert.run.loop.SUMS`, float32 or float64.

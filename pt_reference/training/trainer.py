@@ -8,7 +8,7 @@ import torch
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import FIELDS, Batch
 from ms_bert.options import Options
-from ms_bert.randomness import DropoutColumns
+from ms_bert.randomness import DROPOUT, DropoutColumns, generator
 from ms_bert.run.checkpoints import Arrays
 from ms_bert.run.loop import SUMS, StepResult
 from ms_bert.run.recipe import parts
@@ -42,14 +42,16 @@ class TorchTrainer:
 
     def train_step(self, batch: Batch, step: int, rate: float) -> StepResult:
         if self.device.type == "cuda":
-            torch.cuda.manual_seed(self.training.seed * 2**32 + step)  # the fused attention's dropout
+            # The fused attention draws its dropout from torch's generator.
+            torch.cuda.manual_seed(int(generator(self.training.seed, DROPOUT, step).integers(2**63)))
         sums = 0.0
         for part in parts(batch, self.training, step, self.columns):
             loss, part_sums = self.loss(
                 *self._tensors(part.batch),
-                float(part.masked_total),
-                float(part.next_sentence_total),
-                self.update.loss_scale,
+                # As tensors: torch.compile would make a graph for each value of a number.
+                self._tensor(np.asarray(part.masked_total)),
+                self._tensor(np.asarray(part.next_sentence_total)),
+                self._tensor(np.asarray(self.update.loss_scale, np.float32)),
                 (self._tensor(part.row_keys), self._tensor(part.column_keys)),
             )
             loss.backward()

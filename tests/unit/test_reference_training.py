@@ -125,6 +125,17 @@ def test_recomputation_and_compilation_change_no_number(plain, batches):
             assert mine.sums["masked_loss"] == pytest.approx(whole.sums["masked_loss"], rel=1e-6)
 
 
+def test_compilation_makes_one_graph_for_all_steps(batches):
+    """Whatever the number of masked tokens is."""
+    batches = [{name: value.copy() for name, value in batch.items()} for batch in batches]
+    for number, batch in enumerate(batches):
+        batch["masked_weights"][:number, 0] = 0.0
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    train(trainer(compile=True), batches, steps=6)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
 def test_evaluation_has_no_dropout_and_learns_nothing(plain, batches):
     one, _ = plain
     before = arrays(one)
