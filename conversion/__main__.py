@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Annotated, Literal, Optional, Union
 
 import tyro
 
-from conversion import checkpoint, configs, report
+from conversion import checkpoint, report
 from conversion.convert import Settings, convert
 from conversion.names import FAMILIES
 from conversion.parameters import ARCHITECTURES, PARTS
@@ -37,12 +38,11 @@ class Parts:
     """Which class of Hugging Face it is; by default what the config and the tensors say."""
     allow_missing: tuple[_Part, ...] = ()
     """Parts of the architecture that may be missing."""
-    drop: tuple[_Part, ...] = ()
-    """Parts to leave out."""
+    drop: tuple[Literal[(*PARTS[2:], "optimizer")], ...] = ()
+    """Parts to leave out, or the optimizer's state."""
 
     def read(self, path: Path, names: Optional[str] = None, config: Optional[Path] = None) -> checkpoint.Checkpoint:
-        given = configs.read(config) if config else None
-        return checkpoint.read(path, names, given, self.architecture, self.allow_missing, self.drop)
+        return checkpoint.read(path, names, config, self.architecture, self.allow_missing, self.drop)
 
 
 _Parts = tyro.conf.OmitArgPrefixes[Parts]
@@ -65,17 +65,17 @@ class Convert:
     """A config.json or bert_config.json, or a folder with one, instead of the one beside the source."""
     parts: _Parts = dataclasses.field(default_factory=Parts)
     dtype: Optional[Literal["float32", "float16", "bfloat16"]] = None
-    """Of the weights; by default they stay as they are. An optimizer's state always does."""
+    """Of the weights; by default they stay as they are. An optimizer's state is left out where they change."""
     overwrite: bool = False
-    """Replace a target that is there already."""
+    """Replace a target that is there already; never another model's config, nor a folder with anything else in it."""
     shard_size: Optional[int] = None
     """Megabytes of a shard, for a Hugging Face folder in several files."""
     optimize: bool = False
     """Apply ONNX Runtime's transformer fusions to an ONNX target."""
-    batch_size: int = 1
-    """Rows of a MindIR target."""
-    seq_length: int = 128
-    """Tokens a row of a MindIR target."""
+    batch_size: Optional[int] = None
+    """Rows of a MindIR target; by default 1."""
+    seq_length: Optional[int] = None
+    """Tokens a row of a MindIR target; by default 128."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -85,7 +85,7 @@ class Convert:
         settings = Settings(
             self.dtype,
             self.overwrite,
-            self.shard_size and self.shard_size * 10**6,
+            None if self.shard_size is None else self.shard_size * 10**6,
             self.optimize,
             self.batch_size,
             self.seq_length,
@@ -110,7 +110,7 @@ class Convert:
         optimizer = f", optimizer at step {source.scalars['step']}" if result.moments else ""
         print(
             f"{result.target} ({result.kind}): {source.architecture}, {report.totals(result.weights)}{optimizer}; "
-            f"from {source.source.path} ({source.source.container}, {source.spelling.family}), read back and equal"
+            f"from {source.source.path} ({source.source.container}, {source.spelling.family}), read back and compared"
         )
         for note in result.notes:
             print(f"  {note}")
@@ -131,7 +131,7 @@ class Inspect:
     """Print it as JSON."""
 
     def run(self) -> int:
-        told = report.inspect(self.file, self.from_, configs.read(self.config) if self.config else None)
+        told = report.inspect(self.file, self.from_, self.config)
         print(json.dumps(told, indent=2) if self.json else report.inspection_text(told))
         return 0
 
@@ -168,9 +168,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return error.exit_code
-    except OSError as error:
-        print(f"{PROGRAM}: {error}; nothing was written: check that the path is right and has room.", file=sys.stderr)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        done = "nothing was written; " if isinstance(command, Convert) else ""
+        print(f"{PROGRAM}: {error}; {done}check that the path is right, may be used and has room.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: interrupted; nothing was written.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -11,16 +12,27 @@ from pathlib import Path
 import numpy as np
 
 from conversion import configs
-from conversion.names import FAMILIES, TIED, Spelling, count_layers, spellings
-from conversion.parameters import ARCHITECTURES, BACKBONE, MODULES, PARTS, architecture_of, parameters, shapes
+from conversion.names import FAMILIES, Spelling, count_layers, spellings
+from conversion.parameters import (
+    ARCHITECTURES,
+    BACKBONE,
+    MODULES,
+    NEED_POOLER,
+    PARTS,
+    architecture_of,
+    parameters,
+    shapes,
+)
 from conversion.sources import Source, open_source
 from conversion.tensors import Tensor, Tensors, same_bytes
 from ms_bert.config import BertConfig
 from ms_bert.errors import UserError
+from ms_bert.run.checkpoints import TIED
 
 # Scalars of training that may lie beside the weights, and what they are where nothing is said.
-SCALARS = {"global_step": 0, "updates": None, "loss_scale": 1.0, "good_steps": 0}
-COMPANIONS = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "run.json")
+SCALARS = {"global_step": None, "updates": None, "loss_scale": 1.0, "good_steps": 0}
+TOKENIZER = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +44,8 @@ class Checkpoint:
         architecture: Hugging Face's class. parts: of `conversion.parameters.PARTS`.
         weights: by canonical names, in Hugging Face's order. moments: Adam's, as m.NAME and v.NAME; may be empty.
         scalars: step, updates, loss_scale, good_steps, where there are moments.
-        config: None where nothing beside the checkpoint says it.
+        config: None where nothing beside the checkpoint says it. config_left_out: its fields that are not kept, for
+            they change no number.
         left_out: (name, why) of what is in the file and is no weight.
     """
 
@@ -44,12 +57,13 @@ class Checkpoint:
     moments: Tensors
     scalars: dict
     config: BertConfig | None
+    config_left_out: tuple[str, ...]
     left_out: tuple[tuple[str, str], ...]
 
     @property
-    def companions(self) -> list[Path]:
-        """The tokenizer's files and the run's description, as far as they lie beside it."""
-        return [self.source.home / name for name in COMPANIONS if (self.source.home / name).is_file()]
+    def tokenizer(self) -> list[Path]:
+        """The tokenizer's files, as far as they lie beside it."""
+        return [self.source.home / name for name in TOKENIZER if (self.source.home / name).is_file()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +81,7 @@ class Fault:
 def read(
     path: Path,
     family: str | None = None,
-    config: BertConfig | None = None,
+    config: Path | None = None,
     architecture: str | None = None,
     allow_missing: Collection[str] = (),
     drop: Collection[str] = (),
@@ -76,27 +90,36 @@ def read(
 
     Args:
         family: of names, a key of `conversion.names.FAMILIES`; None: recognised.
-        config: None: the one beside the checkpoint, if any. architecture: None: by the config and the tensors.
-        allow_missing: parts of the architecture that may be missing. drop: parts to leave out.
+        config: a config file or a folder with one; None: the one beside the checkpoint, if any.
+        architecture: None: by the config and the tensors.
+        allow_missing: parts of the architecture that may be missing. drop: parts to leave out, or 'optimizer'.
 
     Raises:
         UserError: it cannot be read, or its tensors are not those of a BERT; all faults are told at once.
     """
-    source = open_source(path)
-    described = configs.find(source.home)
-    named = None
-    if config is None and described is not None:
-        config = configs.read(described)
-        named = configs.architecture(described)
-    mapping = _Mapping(source, family, config)
-    return mapping.checkpoint(named, architecture, frozenset(allow_missing), frozenset(drop))
+    return read_source(open_source(path), family, config, architecture, allow_missing, drop)
+
+
+def read_source(
+    source: Source,
+    family: str | None = None,
+    config: Path | None = None,
+    architecture: str | None = None,
+    allow_missing: Collection[str] = (),
+    drop: Collection[str] = (),
+) -> Checkpoint:
+    """`read` of a source that is open."""
+    path = config or configs.find(source.home)
+    mapping = _Mapping(source, family, configs.read(path) if path else None)
+    return mapping.checkpoint(architecture, frozenset(allow_missing), frozenset(drop))
 
 
 class _Mapping:
     """From the file's names to canonical ones, collecting faults."""
 
-    def __init__(self, source: Source, family: str | None, config: BertConfig | None):
-        self.source, self.config = source, config
+    def __init__(self, source: Source, family: str | None, described: configs.Described | None):
+        self.source, self.described = source, described
+        self.config = described.config if described else None
         self.spelling = _spelling(source, family)
         self.layers = count_layers(source.tensors)
         self.own = self.spelling.names(self.layers)  # the file's name by the canonical one
@@ -111,9 +134,15 @@ class _Mapping:
         for name, tensor in source.moments.items():
             moment, _, parameter = name.partition(".")
             if parameter in self.canonical and moment in ("m", "v"):
-                self.moments[f"{moment}.{self.canonical[parameter]}"] = tensor
+                self._add_moment(moment, self.canonical[parameter], tensor, name)
             else:
                 self.faults.append(Fault("unexpected", name))
+
+    def _add_moment(self, moment: str, canonical: str, tensor: Tensor, name: str) -> None:
+        key = f"{moment}.{canonical}"
+        if key in self.moments:
+            self.faults.append(Fault("unexpected", name, ": there is another moment of this weight"))
+        self.moments[key] = tensor
 
     def _place(self, name: str, tensor: Tensor) -> None:
         """Put one tensor of the file where it belongs."""
@@ -128,10 +157,10 @@ class _Mapping:
                 inner = name[len(before) : len(name) - len(after)]
                 if name.startswith(before) and name.endswith(after) and inner in self.canonical:
                     canonical = self.canonical[inner]
-                    self.moments[f"{moment}.{canonical}"] = self._turned(canonical, tensor)
+                    self._add_moment(moment, canonical, self._turned(canonical, tensor), name)
                     return
         if name in SCALARS and tensor.size == 1:
-            self.scalars[name] = tensor.read().reshape(-1)[0].item()
+            self._add_scalar(name, tensor.read().reshape(-1)[0].item())
         elif bare in TIED and self.own.get(TIED[bare]) in self.source.tensors:
             self._tied(name, tensor, self.own[TIED[bare]])
         elif bare.endswith("position_ids") and any(re.fullmatch(pattern, bare) for pattern in family.ignored):
@@ -143,23 +172,37 @@ class _Mapping:
         else:
             self.faults.append(Fault("unexpected", name))
 
+    def _add_scalar(self, name: str, value: float) -> None:
+        """A counter, which must be a whole number of steps, or the loss scale."""
+        if name == "loss_scale":
+            sound = math.isfinite(value) and value > 0
+        else:
+            sound = float(value).is_integer() and 0 <= value < 2**31
+            value = int(value) if sound else value
+        if not sound:
+            self.faults.append(Fault("wrong", name, f": found {value}"))
+        self.scalars[name] = value
+
     def _tied(self, name: str, tensor: Tensor, original: str) -> None:
-        if same_bytes(tensor, self.source.tensors[original]):
+        other = self.source.tensors[original]
+        if same_bytes(tensor, other):
             self.left_out.append((name, f"equal to {original}, which it is tied to"))
+        elif tensor.dtype != other.dtype:
+            kinds = f"{tensor.dtype.name}, and {original}, which it is tied to, is {other.dtype.name}"
+            self.faults.append(Fault("wrong", name, f": found {kinds}"))
         else:
             self.faults.append(Fault("wrong", name, f": differs from {original}, and this model ties the two"))
 
     def _turned(self, canonical: str, tensor: Tensor) -> Tensor:
         if not self.spelling.transposed(canonical) or len(tensor.shape) != 2:
             return tensor
-        return transposed(tensor)
+        return tensor.transposed()
 
-    def checkpoint(
-        self, named: str | None, demanded: str | None, allowed: frozenset[str], dropped: frozenset[str]
-    ) -> Checkpoint:
-        """What was collected, if it is whole; `named` is the config's architecture, `demanded` the user's."""
+    def checkpoint(self, demanded: str | None, allowed: frozenset[str], dropped: frozenset[str]) -> Checkpoint:
+        """What was collected, if it is whole; `demanded` is the architecture that the user names."""
+        named = self.described.architecture if self.described else None
         part_of = {name: MODULES[module].part for name, (module, _) in parameters(self.layers).items()}
-        self._drop(dropped, part_of)
+        self._drop(dropped, part_of, demanded)
         present = {part_of[name] for name in self.weights} | set(BACKBONE)
         architecture = demanded or _architecture(named, present, allowed)
         asked = ARCHITECTURES.get(demanded or named or architecture or "", frozenset())
@@ -167,9 +210,10 @@ class _Mapping:
         for name, part in part_of.items():
             if part in needed | present and name not in self.weights:
                 self.faults.append(Fault("missing", self.own.get(name, name)))
-            elif demanded and name in self.weights and part not in needed | {"pooler"}:
+            elif demanded and name in self.weights and part not in asked | {*BACKBONE, "pooler"}:
                 self.faults.append(Fault("unexpected", self.own[name], f" ({demanded} has no {part}; see --drop)"))
-        self._check_shapes(present)
+        self._check_dtypes()
+        self._check_shapes(present, architecture)
         self._check_moments()
         if architecture is None and not self.faults:
             heads = ", ".join(sorted(present - set(BACKBONE))) or "none"
@@ -190,15 +234,31 @@ class _Mapping:
             moments,
             self._scalars() if moments else {},
             self.config,
+            self.described.left_out if self.described else (),
             tuple(self.left_out),
         )
 
-    def _drop(self, parts: frozenset[str], part_of: dict[str, str]) -> None:
+    def _drop(self, parts: frozenset[str], part_of: dict[str, str], demanded: str | None) -> None:
+        """Leave out what the user asks to, if it is there and nothing that stays needs it."""
+        present = {part_of[name] for name in self.weights} | ({"optimizer"} if self.moments else set())
+        for part in sorted(parts - present):
+            raise UserError(f"{self.source.path} has no {part} to --drop; leave the option out.")
+        needing = sorted((present & NEED_POOLER) - parts) if "pooler" in parts else []
+        if needing and demanded is None:
+            raise UserError(
+                f"--drop pooler would leave {' and '.join(needing)} without what it stands on; drop that as well, or "
+                "say with --architecture what is to come out."
+            )
         for name, part in part_of.items():
             if part in parts and name in self.weights:
                 del self.weights[name]
-                self.moments.pop(f"m.{name}", None), self.moments.pop(f"v.{name}", None)
                 self.left_out.append((self.own[name], "dropped as asked"))
+                for moment in "mv":
+                    if self.moments.pop(f"{moment}.{name}", None) is not None:
+                        self.left_out.append((f"{moment} of {self.own[name]}", "dropped with its weight"))
+        if "optimizer" in parts:
+            self.moments.clear()
+            self.left_out.append(("the optimizer's state", "dropped as asked"))
 
     def _scalars(self) -> dict:
         if self.source.scalars:
@@ -207,28 +267,46 @@ class _Mapping:
         updates = self.scalars.pop("updates")
         return {"step": step, "updates": step if updates is None else updates, **self.scalars}
 
-    def _check_shapes(self, present: set[str]) -> None:
+    def _check_dtypes(self) -> None:
+        for name, tensor in self.weights.items():
+            if tensor.dtype.name not in FLOATS:
+                found = f": found {tensor.dtype.name}, expected {', '.join(FLOATS)}"
+                self.faults.append(Fault("wrong", self.own[name], found))
+
+    def _check_shapes(self, present: set[str], architecture: str | None) -> None:
+        if self.layers == 0:
+            self.faults.append(Fault("missing", "the encoder's layers"))
+            return
         config = self.config or _config_by_shapes(self.weights, self.layers)
         if config is None:
             return
-        if "classifier.weight" in self.weights and config.id2label is None:
-            labels = self.weights["classifier.weight"].shape[0]  # what Hugging Face calls them by default
+        classifier = self.weights.get("classifier.weight")
+        if classifier is not None and len(classifier.shape) == 2 and config.id2label is None:
+            labels = classifier.shape[0]  # what Hugging Face calls them by default
             config = config.replace(id2label={str(i): f"LABEL_{i}" for i in range(labels)})
             self.config = config if self.config else None
         if config.num_hidden_layers != self.layers:
             found = f": found {self.layers} layers, the config says {config.num_hidden_layers}"
             self.faults.append(Fault("wrong", "num_hidden_layers", found))
             return
-        for name, shape in shapes(config, present).items():
+        for name, shape in shapes(config, present, architecture).items():
             for key, tensors in ((name, self.weights), (f"m.{name}", self.moments), (f"v.{name}", self.moments)):
                 if key in tensors and tensors[key].shape != shape:
                     found = f": found {tensors[key].shape}, expected {shape}"
                     self.faults.append(Fault("wrong", self.own[name] if key == name else key, found))
 
     def _check_moments(self) -> None:
-        if self.moments:
-            wanted = [f"{k}.{name}" for k in "mv" for name in self.weights]
-            self.faults += [Fault("missing", name, " (moment)") for name in wanted if name not in self.moments]
+        if not self.moments:
+            lone = [name for name in SCALARS if self.scalars[name] != SCALARS[name]]
+            self.left_out += [(name, "there are no moments that it belongs to") for name in lone]
+            return
+        wanted = [f"{k}.{name}" for k in "mv" for name in self.weights]
+        remedy = " (moment; see --drop optimizer)"
+        self.faults += [Fault("missing", name, remedy) for name in wanted if name not in self.moments]
+        extra = self.moments.keys() - set(wanted)
+        self.faults += [Fault("unexpected", name, " (moment of a weight that is not there)") for name in sorted(extra)]
+        if self.scalars["global_step"] is None and not self.source.scalars:
+            self.faults.append(Fault("missing", "global_step", " (the step that the moments are of)"))
 
     def _all_faults(self, architecture: str | None) -> str:
         """Every fault in a line of its own, the missing and the unexpected with the nearest name of the other kind."""
@@ -237,7 +315,9 @@ class _Mapping:
         lines = []
         for fault in sorted(self.faults, key=lambda fault: ("missing", "unexpected", "wrong").index(fault.kind)):
             others = missing or list(self.canonical) if fault.kind == "unexpected" else unexpected
-            near = difflib.get_close_matches(fault.name, others, n=1, cutoff=0.5) if fault.kind != "wrong" else []
+            # Looking for the nearest of thousands by thousands would take minutes.
+            looked_for = fault.kind != "wrong" and len(lines) < 100
+            near = difflib.get_close_matches(fault.name, others[:2000], n=1, cutoff=0.5) if looked_for else []
             lines.append(f"{fault}{f'   (nearest: {near[0]})' if near else ''}")
         return (
             f"{self.source.path} is not a whole {architecture or 'BERT'} by the names of {self.spelling.family}: "
@@ -258,13 +338,10 @@ def _architecture(named: str | None, present: set[str], allowed: frozenset[str])
     return architecture_of(heads)
 
 
-def transposed(tensor: Tensor) -> Tensor:
-    """A matrix the other way round."""
-    return Tensor(tensor.dtype, tensor.shape[::-1], lambda: np.ascontiguousarray(tensor.read().T))
-
-
 def _spelling(source: Source, family: str | None) -> Spelling:
     if source.container == "ONNX":
+        if family not in (None, "hugging-face"):
+            raise UserError(f"{source.path}: an ONNX graph bears Hugging Face's names, not those of {family}.")
         return Spelling("hugging-face", ("bert.", ""))
     found = spellings(source.tensors, [family] if family else tuple(FAMILIES))
     if found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -25,14 +26,36 @@ _GOOGLE_ACTS = ("gelu", "relu")
 _GOOGLE_LEFT_OUT = ("classifier_dropout", "problem_type", "id2label", "label2id")
 
 
-def read(path: Path) -> BertConfig:
-    """The config in a file: Google's if it is named so, else Hugging Face's."""
+@dataclasses.dataclass(frozen=True)
+class Described:
+    """What a config file says.
+
+    Attributes:
+        architecture: the first of `architectures`, or None. left_out: fields that change no number and are not kept.
+    """
+
+    config: BertConfig
+    architecture: str | None
+    left_out: tuple[str, ...]
+
+
+# Fields that every config.json written here has again.
+_WRITTEN_AGAIN = {"architectures", "model_type", "position_embedding_type", "num_labels", "dtype", "torch_dtype"}
+
+
+def read(path: Path) -> Described:
+    """What a file says, config.json or bert_config.json, or the one in a folder: Google's fields are Hugging Face's."""
     if path.is_dir():
         found = find(path)
         if found is None:
             raise UserError(f"{path} has neither {HUGGING_FACE} nor {GOOGLE}; name a config with --config.")
         return read(found)
-    return BertConfig.from_json(path)
+    config = BertConfig.from_json(path)
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    named = fields.get("architectures")
+    first = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else None
+    known = {field.name for field in dataclasses.fields(BertConfig)} | _WRITTEN_AGAIN
+    return Described(config, first, tuple(name for name in fields if name not in known))
 
 
 def find(folder: Path) -> Path | None:
@@ -40,11 +63,11 @@ def find(folder: Path) -> Path | None:
     return next((folder / name for name in (HUGGING_FACE, GOOGLE) if (folder / name).is_file()), None)
 
 
-def hugging_face(config: BertConfig, architecture: str, dtype: str) -> bytes:
-    """The text of a config.json."""
+def hugging_face(config: BertConfig, architecture: str, dtypes: set[str]) -> bytes:
+    """The text of a config.json for weights of these dtypes; where they are several, none is named."""
     fields = {"architectures": [architecture], **config.to_dict()}
-    if dtype != "float32":
-        fields["dtype"] = dtype
+    if len(dtypes) == 1 and dtypes != {"float32"}:
+        fields["dtype"] = min(dtypes)
     return (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode()
 
 
@@ -68,11 +91,3 @@ def google(config: BertConfig) -> tuple[bytes, list[str]]:
         )
     left_out = [name for name in _GOOGLE_LEFT_OUT if name in fields]
     return (json.dumps({name: fields[name] for name in _GOOGLE_FIELDS}, indent=2) + "\n").encode(), left_out
-
-
-def architecture(path: Path) -> str | None:
-    """The first entry of `architectures` in a config file, if it has any."""
-    try:
-        return (json.loads(path.read_text(encoding="utf-8")).get("architectures") or [None])[0]
-    except (OSError, ValueError, AttributeError, TypeError, KeyError):
-        return None

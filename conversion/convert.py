@@ -9,12 +9,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
 
 from conversion import checkpoint, configs
-from conversion.checkpoint import Checkpoint, transposed
+from conversion.checkpoint import FLOATS, TOKENIZER, Checkpoint
 from conversion.formats import mindspore_ckpt, safetensors_file, tensorflow_bundle
 from conversion.names import FAMILIES, Spelling, count_layers, written
 from conversion.parameters import PARTS
@@ -24,27 +25,31 @@ from ms_bert.config import BertConfig
 from ms_bert.data.files import sync_folder, umask, write_atomically
 from ms_bert.errors import UserError
 from ms_bert.run import checkpoints
+from ms_bert.run.folder import RUN
 
 _NO_CONFIG = "there is no config beside the source, and so none beside the target; name one with --config"
-FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How a checkpoint is written.
+    """How a checkpoint is written; None is the default, and what a target does not know must be None or False.
 
     Attributes:
-        dtype: of the weights; None: as they are. overwrite: replace what is there.
-        shard_size: bytes of a shard of a folder; None: one file. optimize: ONNX Runtime's fusions.
-        batch_size, seq_length: of a MindIR graph.
+        dtype: of the weights; None: as they are. overwrite: replace a target that is there.
+        shard_size: of a folder: bytes of a shard; None: one file. optimize: of ONNX: ONNX Runtime's fusions.
+        batch_size, seq_length: of a MindIR graph; None: 1 and 128.
     """
 
     dtype: str | None = None
     overwrite: bool = False
     shard_size: int | None = None
     optimize: bool = False
-    batch_size: int = 1
-    seq_length: int = 128
+    batch_size: int | None = None
+    seq_length: int | None = None
+
+
+# Which targets know a setting, by their containers.
+_KNOWN_TO = {"shard_size": "folder", "optimize": "onnx", "batch_size": "mindir", "seq_length": "mindir"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Result:
     def leave_out_moments(self, where: str) -> None:
         """Write no optimizer state, and say so if there is any."""
         if self.moments:
-            self.notes.append(f"left out the optimizer's state: {where} has no place for it")
+            self.notes.append(f"left out the optimizer's state: there is no place for it {where}")
             self.moments.clear()
 
 
@@ -81,13 +86,24 @@ def convert(source: Checkpoint, path: Path, kind: str | None = None, settings: S
     """
     settings = settings or Settings()
     kind, path = target_of(path, kind)
-    _check_free(source, path, TARGETS[kind].container, settings)
+    container = TARGETS[kind].container
+    for name, known in _KNOWN_TO.items():
+        if getattr(settings, name) not in (None, False) and container != known:
+            raise UserError(f"--{name.replace('_', '-')} is nothing to a {kind} target; leave it out.")
+    _check_free(source, path, container, settings.overwrite)
     notes = [f"left out {name}: {why}" for name, why in source.left_out]
+    if source.config_left_out:
+        notes.append(f"left out of the config, for they change no number: {', '.join(source.config_left_out)}")
     weights = {name: _cast(name, tensor, settings.dtype) for name, tensor in source.weights.items()}
     result = Result(source, path, kind, weights, dict(source.moments), notes)
+    if any(weights[name].dtype != tensor.dtype for name, tensor in source.weights.items()):
+        result.leave_out_moments("beside weights of another dtype than they were trained in")
     with _staging(path) as staging:
-        _WRITERS[TARGETS[kind].container](result, staging, settings)
-        _place(staging, path, TARGETS[kind].container, settings.overwrite)
+        _WRITERS[container](result, staging, settings)
+        if container == "folder":
+            _place_folder(staging, path, settings.overwrite)
+        else:
+            _place_files(source, staging, path, container, settings.overwrite)
     return result
 
 
@@ -101,6 +117,8 @@ def _cast(name: str, tensor: Tensor, dtype: str | None) -> Tensor:
     def load() -> np.ndarray:
         values = tensor.read()
         with np.errstate(over="ignore", invalid="ignore"):
+            if dtype == "bfloat16" and values.dtype == np.float64:
+                values = _to_odd_float32(values)  # ml_dtypes goes by float32 and would round twice
             cast = values.astype(DTYPES[dtype])
         lost = int((np.isfinite(values) & ~np.isfinite(cast)).sum())
         if lost:
@@ -110,23 +128,68 @@ def _cast(name: str, tensor: Tensor, dtype: str | None) -> Tensor:
     return Tensor(DTYPES[dtype], tensor.shape, load)
 
 
+def _to_odd_float32(values: np.ndarray) -> np.ndarray:
+    """float64 to float32, what is inexact rounded to an odd last bit, so that rounding once more is right."""
+    nearest = values.astype(np.float32)
+    inexact = np.isfinite(nearest) & (nearest != values)
+    bits = nearest.view(np.uint32)
+    bits[inexact & (np.abs(nearest) > np.abs(values))] -= 1
+    bits[inexact] |= 1
+    return nearest
+
+
 # Where it goes
 
 
-def _check_free(source: Checkpoint, path: Path, container: str, settings: Settings) -> None:
-    """Raise unless the target may be written."""
-    main = path.with_name(path.name + ".index") if container == "tensorflow" else path
-    if main.resolve() in (source.source.path.resolve(), source.source.home.resolve()):
-        raise UserError(f"{path} is the source itself; name another target.")
-    if not main.exists() or (main.is_dir() and container == "folder" and not any(main.iterdir())):
+# What a conversion writes into a folder, as patterns of names: only such a folder is ever replaced.
+_OF_A_FOLDER = (
+    configs.HUGGING_FACE,
+    *TOKENIZER,
+    checkpoints.MODEL,
+    "model.safetensors.index.json",
+    "model-*.safetensors",
+)
+
+
+def _own_files(path: Path, container: str) -> set[str]:
+    """Names of the files of a target that are there, the config and the tokenizer aside."""
+    patterns = {"tensorflow": (f"{path.name}.index", f"{path.name}.data-*"), "onnx": (path.name, f"{path.name}.data")}
+    names = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+    return {name for name in names for pattern in patterns.get(container, (path.name,)) if fnmatch(name, pattern)}
+
+
+def _check_free(source: Checkpoint, path: Path, container: str, overwrite: bool) -> None:
+    """Raise unless the target may be written: nothing but a checkpoint is ever replaced, and that only if asked."""
+    read = source.source.path.resolve()
+    if container == "folder":
+        if not path.exists():
+            return
+        if not path.is_dir():
+            raise UserError(f"{path} is a file, and a folder is to be written; name another target.")
+        if read.is_relative_to(path.resolve()):
+            raise UserError(f"{path} holds the source itself; name another target.")
+        names = sorted(file.name for file in path.iterdir())
+        foreign = [name for name in names if not any(fnmatch(name, pattern) for pattern in _OF_A_FOLDER)]
+        if names and not overwrite:
+            raise UserError(f"{path} is there already; name another target, or replace it with --overwrite.")
+        if foreign:
+            raise UserError(
+                f"{path} holds {foreign[0]}, which no conversion would write again, so --overwrite does not replace "
+                "it; name another target."
+            )
         return
-    if not settings.overwrite:
-        raise UserError(f"{main} is there already; name another target, or replace it with --overwrite.")
-    if main.is_dir():
-        if (main / "run.json").exists():
-            raise UserError(f"{main} is the folder of a run, which --overwrite does not replace; name another target.")
-        if container != "folder" or not (main / configs.HUGGING_FACE).exists():
-            raise UserError(f"{main} is a folder, and not one of a checkpoint; name another target.")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, and a file is to be written; name another target.")
+    own = _own_files(path, container)
+    if read.parent == path.parent.resolve() and (read.name in own or f"{read.name}.index" in own):
+        raise UserError(f"{path} is the source itself; name another target.")
+    if own and not overwrite:
+        raise UserError(
+            f"{path.parent / min(own)} is there already; name another target, or replace it with --overwrite."
+        )
+    in_a_run = (path.parent / RUN).exists() and path.parent.resolve() != source.source.home.resolve()
+    if in_a_run or ((path.parent / RUN).exists() and path.name == checkpoints.MODEL):
+        raise UserError(f"{path.parent} is the folder of a run, whose files are its own; name another target.")
 
 
 @contextlib.contextmanager
@@ -144,32 +207,74 @@ def _staging(path: Path) -> Iterator[Path]:
             path.parent.rmdir()
 
 
-def _place(staging: Path, path: Path, container: str, overwrite: bool) -> None:
-    """Move what was written to its place: a folder at once; files with the one that makes it a checkpoint last."""
-    if container == "folder":
-        aside = path.with_name(f".{path.name}.replaced-{os.getpid()}")
-        if path.exists():
-            os.rename(path, aside)
-        try:
-            os.rename(staging, path)
-        except OSError:
-            if aside.exists():
-                os.rename(aside, path)
-            raise
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        files = sorted(staging.iterdir(), key=lambda file: (file.name in (path.name, f"{path.name}.index"), file.name))
-        for file in files:
-            other = path.parent / file.name
-            companion = not file.name.startswith(path.name)
-            if companion and other.exists() and other.read_bytes() != file.read_bytes() and not overwrite:
-                raise UserError(
-                    f"{other} is there already and says something else; choose a folder of its own for {path.name}, "
-                    "or replace both with --overwrite."
-                )
-        for file in files:
-            os.replace(file, path.parent / file.name)
+def _place_folder(staging: Path, path: Path, overwrite: bool) -> None:
+    """Rename the folder to its place; what came there meanwhile is not touched."""
+    aside = path.with_name(f".{path.name}.replaced-{os.getpid()}")
+    if overwrite and path.exists():
+        os.rename(path, aside)
+    try:
+        os.rename(staging, path)  # fails unless nothing, or an empty folder, is there
+    except OSError:
+        if aside.exists():
+            os.rename(aside, path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
     sync_folder(path.parent)
+
+
+def _place_files(source: Checkpoint, staging: Path, path: Path, container: str, overwrite: bool) -> None:
+    """Move the files to their place, the one that makes them a checkpoint last.
+
+    The config and the tokenizer lie beside the target; those of another model are neither replaced nor left to be taken
+    for this one's.
+    """
+    old = _own_files(path, container)
+    written = {file.name for file in staging.iterdir()}
+    companions = {configs.HUGGING_FACE, configs.GOOGLE, *TOKENIZER, RUN}
+    own_home = path.parent.resolve() == source.source.home.resolve()
+    for name in sorted(companions):
+        there = path.parent / name
+        if there.exists() and not own_home and (name not in written or not _same_companion(there, staging / name)):
+            raise UserError(
+                f"{there} is there already and is not that of this model; choose a folder of its own for {path.name}."
+            )
+    for name in sorted(written, key=lambda name: (name in (path.name, f"{path.name}.index"), name)):
+        target = path.parent / name
+        if name in companions:
+            if not target.exists():
+                os.replace(staging / name, target)
+        elif overwrite:
+            os.replace(staging / name, target)
+        else:
+            _move_to_free(staging / name, target)
+    for name in old - written:  # of a larger model that was there
+        (path.parent / name).unlink()
+    sync_folder(path.parent)
+
+
+def _same_companion(a: Path, b: Path) -> bool:
+    """Whether two files beside a checkpoint say the same."""
+    if a.name in (configs.HUGGING_FACE, configs.GOOGLE):
+        try:
+            one, other = configs.read(a), configs.read(b)
+        except UserError:
+            return False
+        return (one.config, one.architecture) == (other.config, other.architecture)
+    return a.read_bytes() == b.read_bytes()
+
+
+def _move_to_free(file: Path, target: Path) -> None:
+    """Rename a file, but never over another."""
+    try:
+        os.link(file, target)
+    except FileExistsError:
+        raise UserError(f"{target} came to be there meanwhile; name another target.") from None
+    except OSError:  # no hard links on this file system
+        if target.exists():
+            raise UserError(f"{target} came to be there meanwhile; name another target.") from None
+        os.replace(file, target)
+    else:
+        file.unlink()
 
 
 # How it is written: each writes to a staging folder, reads back and compares.
@@ -182,7 +287,7 @@ def _own_names(result: Result, spelling: Spelling) -> Tensors:
     if homeless:
         raise UserError(f"{result.kind} checkpoints have no place for {', '.join(homeless)}; leave it out with --drop.")
     return {
-        names[name]: transposed(tensor) if spelling.transposed(name) else tensor
+        names[name]: tensor.transposed() if spelling.transposed(name) else tensor
         for name, tensor in result.weights.items()
     }
 
@@ -196,7 +301,7 @@ def _own_moments(result: Result, spelling: Spelling) -> Tensors:
     for moment, pattern in zip("mv", FAMILIES[spelling.family].moments[0]):
         for name in result.weights:
             tensor = result.moments[f"{moment}.{name}"]
-            own[pattern.format(name=names[name])] = transposed(tensor) if spelling.transposed(name) else tensor
+            own[pattern.format(name=names[name])] = tensor.transposed() if spelling.transposed(name) else tensor
     scalars = result.source.scalars
     if TARGETS[result.kind].container == "tensorflow":
         own["global_step"] = Tensor.of(np.array(scalars["step"], np.int64))
@@ -212,7 +317,9 @@ def _own_moments(result: Result, spelling: Spelling) -> Tensors:
 
 
 def _copy_companions(result: Result, staging: Path) -> None:
-    for file in result.source.companions:
+    """The tokenizer; and the description of the run, where its optimizer's state goes too."""
+    run = result.source.source.home / RUN
+    for file in (*result.source.tokenizer, *([run] if result.moments and run.is_file() else [])):
         shutil.copyfile(file, staging / file.name)
 
 
@@ -220,8 +327,8 @@ def _write_config(result: Result, staging: Path) -> None:
     if result.source.config is None:
         result.notes.append(_NO_CONFIG)
         return
-    dtype = next(iter(result.weights.values())).dtype.name
-    text = configs.hugging_face(result.source.config, result.source.architecture, dtype)
+    dtypes = {tensor.dtype.name for tensor in result.weights.values()}
+    text = configs.hugging_face(result.source.config, result.source.architecture, dtypes)
     write_atomically(staging / configs.HUGGING_FACE, text)
 
 
@@ -241,8 +348,10 @@ def _read_back(result: Result, path: Path, family: str) -> None:
     missing = set(PARTS) - set(source.parts)
     with ThreadPoolExecutor(1) as pool:
         synced = pool.submit(_sync_files, folder)
-        back = checkpoint.read(path, family, source.config, source.architecture, allow_missing=missing)
+        back = checkpoint.read(path, family, None, source.architecture, allow_missing=missing)
         _compare(result, back.weights, back.moments)
+        if result.moments and back.scalars != source.scalars:
+            raise OSError(f"read back, the counters are {back.scalars} and not {source.scalars}")
         synced.result()
 
 
@@ -258,16 +367,18 @@ def _write_folder(result: Result, staging: Path, settings: Settings) -> None:
     if result.source.config is None:
         raise UserError(f"there is no config beside {result.source.source.path}, and a folder needs one; use --config.")
     _write_config(result, staging)
-    _copy_companions(result, staging)
     spelling = written("hugging-face", result.source.architecture)
     weights = _own_names(result, spelling)
     if settings.shard_size is not None:
+        result.leave_out_moments("in a folder of shards")
         safetensors_file.write_shards(staging, weights, {"format": "pt"}, settings.shard_size)
-        result.leave_out_moments("a folder of shards")
     else:
+        if {tensor.dtype.name for tensor in weights.values()} != {"float32"}:
+            result.leave_out_moments("in a run's folder, whose weights are float32,")
         safetensors_file.write(staging / checkpoints.MODEL, weights, {"format": "pt"})
         if result.moments:
             _write_training_state(result, staging, spelling)
+    _copy_companions(result, staging)
     _read_back(result, staging, "hugging-face")
 
 
@@ -276,11 +387,11 @@ def _write_training_state(result: Result, staging: Path, spelling: Spelling) -> 
     step = scalars.pop("step")
     folder = checkpoints.folder_of(staging, step)
     folder.mkdir(parents=True)
-    os.link(staging / checkpoints.MODEL, folder / checkpoints.MODEL)
+    checkpoints.link_or_copy(staging / checkpoints.MODEL, folder / checkpoints.MODEL)
     names = spelling.names(count_layers(result.weights), result.source.parts)
     moments = {f"{k}.{names[name]}": result.moments[f"{k}.{name}"] for k in "mv" for name in result.weights}
     safetensors_file.write(folder / checkpoints.OPTIMIZER, moments, {"format": "pt"})
-    checkpoints.write_state(folder, step, scalars, {"window": {}})
+    checkpoints.write_state(folder, step, scalars, result.source.source.position or {"window": {}})
     sync_folder(folder)
 
 
@@ -289,7 +400,7 @@ def _write_file(result: Result, staging: Path, settings: Settings) -> None:
     family = TARGETS[result.kind].family
     spelling = written(family, result.source.architecture)
     if family in ("hugging-face", "hugging-face-old"):
-        result.leave_out_moments("a single file for transformers")
+        result.leave_out_moments("in a single file for transformers")
     tensors = _own_names(result, spelling) | _own_moments(result, spelling)
     path = staging / result.target.name
     if path.suffix == ".ckpt":
@@ -300,10 +411,9 @@ def _write_file(result: Result, staging: Path, settings: Settings) -> None:
         safetensors_file.write(path, tensors, {"format": "ms" if native else "pt"})
     _write_config(result, staging)
     _copy_companions(result, staging)
-    if family.startswith("mindspore-models"):
-        result.notes.append(
-            "mindspore-ai/models computes with layer_norm_eps 1e-7 and the tanh GELU unless its code is told otherwise"
-        )
+    if FAMILIES[family].computes:
+        fixed = " and ".join(FAMILIES[family].computes)
+        result.notes.append(f"the code that bears these names computes with {fixed}, whatever the config says")
     _read_back(result, path, family)
 
 
@@ -325,7 +435,7 @@ def _graph_config(result: Result) -> BertConfig:
     """The config, which a graph cannot do without; the moments, which it has no place for, are left out."""
     if result.source.config is None:
         raise UserError(f"there is no config beside {result.source.source.path}, and a graph needs one; use --config.")
-    result.leave_out_moments("a graph")
+    result.leave_out_moments("in a graph")
     return result.source.config
 
 
@@ -355,7 +465,8 @@ def _write_mindir(result: Result, staging: Path, settings: Settings) -> None:
 
     config = _graph_config(result)
     path = staging / result.target.name
-    mindir.write(path, config, result.source.architecture, result.weights, settings.batch_size, settings.seq_length)
+    sizes = settings.batch_size or 1, settings.seq_length or min(128, config.max_position_embeddings)
+    mindir.write(path, config, result.source.architecture, result.weights, *sizes)
     _copy_companions(result, staging)
     _write_config(result, staging)
 

@@ -32,6 +32,8 @@ class Family:
         transposed: kinds whose weight is stored as (in, out).
         moments: names of Adam's moments as patterns around {name}; the first pair is written.
         ignored: patterns of what is no weight and may lie beside: it is left out, and said so.
+        bare_encoder: a BertModel is written without any prefix, as transformers does.
+        computes: what its code computes differently from what a config says; () where it follows the config.
     """
 
     source: str
@@ -43,6 +45,8 @@ class Family:
     transposed: frozenset[str] = frozenset()
     moments: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
+    bare_encoder: bool = False
+    computes: tuple[str, ...] = ()
 
 
 def _with_placeholders(module: str) -> str:
@@ -124,12 +128,6 @@ _MINDSPORE_STATE = (
 )
 _BUFFERS = (r"(bert\.)?embeddings\.(position_ids|token_type_ids)",)  # constants that old transformers stored
 
-# The tied output matrix of the MLM head, and what it must equal. Some writers store it once more.
-TIED = {
-    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-    "cls.predictions.decoder.bias": "cls.predictions.bias",
-}
-
 _HUGGING_FACE_PREFIXES = (("bert.", ""), ("", ""))
 _MODEL_ZOO_PREFIXES = (("bert.bert.", "bert."), ("bert.", ""), ("", ""))
 _NN_LEAVES = {**_PLAIN, "norm": _GAMMA_BETA, "embedding": {"weight": "embedding_table"}}
@@ -142,6 +140,7 @@ FAMILIES: dict[str, Family] = {
         _HUGGING_FACE_PREFIXES,
         moments=(("m.{name}", "v.{name}"), *_MINDSPORE_MOMENTS),
         ignored=(*_BUFFERS, *_MINDSPORE_STATE),
+        bare_encoder=True,
     ),
     "hugging-face-old": Family(
         "pytorch-pretrained-bert and what was converted from TensorFlow with it: LayerNorm's gamma and beta",
@@ -149,6 +148,7 @@ FAMILIES: dict[str, Family] = {
         {**_PLAIN, "norm": _GAMMA_BETA},
         _HUGGING_FACE_PREFIXES,
         ignored=_BUFFERS,
+        bare_encoder=True,
     ),
     "mindspore": Family(
         "MindSpore's own cells in Hugging Face's structure: nn.Dense, nn.Embedding, nn.LayerNorm",
@@ -157,6 +157,7 @@ FAMILIES: dict[str, Family] = {
         _HUGGING_FACE_PREFIXES,
         moments=_MINDSPORE_MOMENTS,
         ignored=_MINDSPORE_STATE,
+        bare_encoder=True,
     ),
     "mindnlp": Family(
         "mindnlp 0.2 to 0.4 (mindnlp/injection.py gives MindSpore's cells torch's names): as Hugging Face's",
@@ -165,6 +166,7 @@ FAMILIES: dict[str, Family] = {
         _HUGGING_FACE_PREFIXES,
         moments=_MINDSPORE_MOMENTS,
         ignored=(*_BUFFERS, *_MINDSPORE_STATE),
+        bare_encoder=True,
     ),
     "mindnlp-0.1": Family(
         "mindnlp 0.1 (mindnlp/models/bert/bert.py)",
@@ -173,6 +175,8 @@ FAMILIES: dict[str, Family] = {
         _HUGGING_FACE_PREFIXES,
         moments=_MINDSPORE_MOMENTS,
         ignored=_MINDSPORE_STATE,
+        bare_encoder=True,
+        computes=("layer_norm_eps 1e-12 within the layers",),
     ),
     "mindspore-models": Family(
         "mindspore-ai/models, official/nlp/Bert/src/bert_model.py; the prefix is that of run_pretrain.py",
@@ -181,6 +185,7 @@ FAMILIES: dict[str, Family] = {
         _MODEL_ZOO_PREFIXES,
         moments=(_MINDSPORE_MOMENTS[1], _MINDSPORE_MOMENTS[0], _MINDSPORE_MOMENTS[2]),
         ignored=_MINDSPORE_STATE,
+        computes=("layer_norm_eps 1e-7", "the tanh form of GELU for gelu"),
     ),
     "mindspore-models-old": Family(
         "the same in MindSpore's model_zoo before version 1.2",
@@ -190,6 +195,7 @@ FAMILIES: dict[str, Family] = {
         bare=frozenset({"bert.embeddings.position_embeddings", "bert.embeddings.token_type_embeddings"}),
         moments=(_MINDSPORE_MOMENTS[1], _MINDSPORE_MOMENTS[0], _MINDSPORE_MOMENTS[2]),
         ignored=_MINDSPORE_STATE,
+        computes=("layer_norm_eps 1e-7", "the tanh form of GELU for gelu"),
     ),
     "tensorflow": Family(
         "google-research/bert, modeling.py, run_classifier.py and run_squad.py",
@@ -244,9 +250,9 @@ class Spelling:
 
 
 def written(family: str, architecture: str) -> Spelling:
-    """The spelling in which a family's own writer stores an architecture: Hugging Face's BertModel has no prefix."""
+    """The spelling in which a family's own writer stores an architecture."""
     prefixes = FAMILIES[family].prefixes
-    bare = architecture == "BertModel" and FAMILIES[family].modules is HUGGING_FACE_MODULES
+    bare = architecture == "BertModel" and FAMILIES[family].bare_encoder
     return Spelling(family, ("", "") if bare else prefixes[0])
 
 

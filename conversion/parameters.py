@@ -62,6 +62,7 @@ MODULES: dict[str, Module] = {
 
 PARTS = ("embeddings", "encoder", "pooler", "mlm", "nsp", "classifier", "qa")
 BACKBONE = ("embeddings", "encoder")  # what every BERT has
+NEED_POOLER = {"nsp", "classifier"}  # heads that may stand on the pooler's output
 
 # Hugging Face's classes: the parts that each needs besides the backbone. A pooler may be there without need.
 ARCHITECTURES: dict[str, frozenset[str]] = {
@@ -115,15 +116,15 @@ def parameters(layers: int, parts: Iterable[str] = PARTS) -> dict[str, tuple[str
     return named
 
 
-def shapes(config: BertConfig, parts: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter of these parts."""
+def shapes(config: BertConfig, parts: Iterable[str], architecture: str | None = None) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter of these parts; a multiple choice has one label, whatever the config says."""
     sizes = {
         "V": config.vocab_size,
         "P": config.max_position_embeddings,
         "T": config.type_vocab_size,
         "H": config.hidden_size,
         "I": config.intermediate_size,
-        "N": config.num_labels,
+        "N": 1 if architecture == "BertForMultipleChoice" else config.num_labels,
         "two": 2,
     }
     named = parameters(config.num_hidden_layers, parts)

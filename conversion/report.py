@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,10 @@ from conversion import checkpoint, configs
 from conversion.checkpoint import Checkpoint
 from conversion.sources import open_source
 from conversion.tensors import Tensor, Tensors, same_bytes
-from ms_bert.config import BertConfig
 from ms_bert.errors import UserError
 
 
-def inspect(path: Path, family: str | None = None, config: BertConfig | None = None) -> dict:
+def inspect(path: Path, family: str | None = None, config: Path | None = None) -> dict:
     """What a file holds, by its own names, and what that is: JSON values.
 
     A file whose tensors are not those of a BERT is told all the same, with what is wrong under `not_a_bert`.
@@ -30,7 +30,7 @@ def inspect(path: Path, family: str | None = None, config: BertConfig | None = N
         "bytes": sum(tensor.nbytes for tensor in (source.tensors | source.moments).values()),
     }
     try:
-        found = checkpoint.read(path, family, config)
+        found = checkpoint.read_source(source, family, config)
     except UserError as error:
         described = configs.find(source.home)
         return told | {"not_a_bert": str(error), "config": str(described) if described else None}
@@ -50,7 +50,8 @@ def diff(a: Checkpoint, b: Checkpoint) -> dict:
     """How two checkpoints differ, tensor by tensor and field by field: JSON values.
 
     Equal means equal bytes. Where shapes agree and bytes do not, the differences are taken in float64: `largest` of
-    the absolute ones, `relative` their norm over that of a; NaN and infinities count as `not_finite` where they differ.
+    the absolute ones, `relative` their norm over that of a (null beyond float64); NaN and infinities count as
+    `not_finite` where they differ.
     """
     first, second = a.weights | a.moments, b.weights | b.moments
     differing = [
@@ -88,19 +89,20 @@ def _difference(a: Tensor, b: Tensor) -> dict:
         return kinds
     x, y = a.read().reshape(-1).astype(np.float64), b.read().reshape(-1).astype(np.float64)
     finite = np.isfinite(x) & np.isfinite(y)
-    with np.errstate(invalid="ignore"):
-        delta = np.abs(x - y)[finite]
+    with np.errstate(invalid="ignore", over="ignore"):
+        delta = np.abs(x[finite] - y[finite])
         other = int((~finite & ~((x == y) | (np.isnan(x) & np.isnan(y)))).sum())
-    norm = float(np.linalg.norm(x[finite]))
+        norm, largest = float(np.linalg.norm(x[finite])), float(delta.max(initial=0.0))
+        relative = float(np.linalg.norm(delta)) / norm if norm else math.nan
     return kinds | {
         "values": int((delta > 0).sum()),
-        "largest": float(delta.max(initial=0.0)),
-        "relative": float(np.linalg.norm(delta)) / norm if norm else None,
+        "largest": largest if math.isfinite(largest) else None,
+        "relative": relative if math.isfinite(relative) else None,
         "not_finite": other,
     }
 
 
-def inspection_text(told: dict, every: bool = True) -> str:
+def inspection_text(told: dict) -> str:
     """An inspection for people."""
     width = max((len(tensor["name"]) for tensor in told["tensors"]), default=0)
     lines = [f"{told['path']}: {told['container']}, {len(told['tensors'])} tensors, {told['bytes']:,} bytes"]
@@ -118,8 +120,7 @@ def inspection_text(told: dict, every: bool = True) -> str:
         else:
             lines.append("config: none beside it")
         lines += [f"no weight: {entry['name']} ({entry['why']})" for entry in told["no_weights"]]
-    if every:
-        lines += [f"  {t['name']:<{width}}  {t['dtype']:<8} {tuple(t['shape'])}" for t in told["tensors"]]
+    lines += [f"  {t['name']:<{width}}  {t['dtype']:<8} {tuple(t['shape'])}" for t in told["tensors"]]
     return "\n".join(lines)
 
 
@@ -135,9 +136,11 @@ def diff_text(told: dict) -> str:
         relative = f", relative {entry['relative']:.2e}" if entry["relative"] is not None else ""
         kinds = f" ({entry['a']} against {entry['b']})" if entry["a"] != entry["b"] else ""
         odd = f", {entry['not_finite']} not finite" if entry["not_finite"] else ""
-        lines.append(
-            f"  {entry['name']}: {entry['values']} values differ by up to {entry['largest']:.2e}{relative}{odd}{kinds}"
-        )
+        if not entry["values"] and not odd:
+            lines.append(f"  {entry['name']}: bits only, as of -0.0 against 0.0 or NaN against NaN{kinds}")
+            continue
+        largest = f"{entry['largest']:.2e}" if entry["largest"] is not None else "more than float64 holds"
+        lines.append(f"  {entry['name']}: {entry['values']} values differ by up to {largest}{relative}{odd}{kinds}")
     lines += [f"  only in {side}: {name}" for side in "ab" for name in told[f"only_in_{side}"]]
     for kind in ("config", "scalars"):
         lines += [f"  {kind} {entry['name']}: {entry['a']} against {entry['b']}" for entry in told[kind]]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from conversion.formats import mindspore_ckpt, safetensors_file, tensorflow_bundle, torch_bin
 from conversion.tensors import Tensors
+from ms_bert.data.files import file_hash
 from ms_bert.errors import UserError
 from ms_bert.run import checkpoints
 
@@ -21,7 +22,7 @@ class Source:
         path: the file, or the prefix of a TensorFlow checkpoint. container: the kind of file.
         home: the folder in which its config and tokenizer would lie.
         tensors: by the file's own names. moments: of a run folder, `m.NAME` and `v.NAME`; else empty.
-        scalars: of a run folder (step, updates, loss_scale, good_steps); else empty.
+        scalars: of a run folder (step, updates, loss_scale, good_steps); else empty. position: of its loop.
     """
 
     path: Path
@@ -30,6 +31,7 @@ class Source:
     tensors: Tensors
     moments: Tensors = dataclasses.field(default_factory=dict)
     scalars: dict = dataclasses.field(default_factory=dict)
+    position: dict = dataclasses.field(default_factory=dict)
 
 
 def _read_onnx(path: Path) -> Tensors:
@@ -47,7 +49,7 @@ _IN_FOLDERS = (
     "mindspore.ckpt",
     "mindspore_model.ckpt",
 )
-_PATTERNS = ("*.ckpt.index", "*.index", "*.ckpt", "*.safetensors", "*.onnx", "*.bin")
+_PATTERNS = ("*.index", "*.ckpt", "*.safetensors", "*.onnx", "*.bin")
 
 _FILES: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Tensors]], ...] = (
     ("safetensors", safetensors_file.is_safetensors, safetensors_file.read),
@@ -65,9 +67,10 @@ def open_source(path: Path) -> Source:
     """
     if path.is_dir():
         if (path / checkpoints.STATE).is_file():
-            return _run(path, path.parents[1])
+            step = path.resolve()
+            return _run(step, step.parents[1] if step.parent.name == "checkpoints" else step)
         if saved := checkpoints.steps(path):
-            return _run(checkpoints.folder_of(path, saved[-1]), path)
+            return _newest_of_run(path, checkpoints.folder_of(path, saved[-1]))
         return open_source(_weights_of(path))
     if path.name.endswith(".index.json"):
         container, read = ("PyTorch .bin", torch_bin.read) if ".bin." in path.name else _FILES[0][::2]
@@ -91,7 +94,7 @@ def _shards(path: Path, read: Callable[[Path], Tensors]) -> Tensors:
     try:
         places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         shards = sorted({str(shard) for shard in places.values()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is not an index of shards ({type(error).__name__}: {error}); fetch it anew.") from None
     tensors: Tensors = {}
     for shard in shards:
@@ -106,6 +109,17 @@ def _shards(path: Path, read: Callable[[Path], Tensors]) -> Tensors:
     return tensors
 
 
+def _newest_of_run(folder: Path, step: Path) -> Source:
+    """The newest checkpoint of a run, which its model.safetensors must be."""
+    source, published = _run(step, folder), folder / checkpoints.MODEL
+    if published.exists() and not published.samefile(step / checkpoints.MODEL):
+        if file_hash(published) != file_hash(step / checkpoints.MODEL):
+            raise UserError(
+                f"{published} is not the model of {step}, the newest checkpoint there; name the one or the other."
+            )
+    return source
+
+
 def _run(step: Path, home: Path) -> Source:
     """A checkpoint of a run, its checksums verified."""
     if fault := checkpoints.fault(step):
@@ -118,6 +132,7 @@ def _run(step: Path, home: Path) -> Source:
         safetensors_file.read(step / checkpoints.MODEL),
         safetensors_file.read(step / checkpoints.OPTIMIZER),
         {"step": state["step"], **state["scalars"]},
+        state["position"],
     )
 
 
@@ -125,12 +140,12 @@ def _weights_of(folder: Path) -> Path:
     for name in _IN_FOLDERS:
         if (folder / name).is_file():
             return folder / name
-    for pattern in _PATTERNS:
-        found = sorted(folder.glob(pattern))
-        if len(found) > 1:
-            raise UserError(f"{folder} holds {len(found)} checkpoints, {found[0].name} the first; name one of them.")
-        if found:
-            return found[0]
+    found = sorted(path for pattern in _PATTERNS for path in folder.glob(pattern))
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found[:5])
+        raise UserError(f"{folder} holds {len(found)} checkpoints ({names}); name one of them.")
+    if found:
+        return found[0]
     raise UserError(f"{folder} holds no checkpoint ({', '.join(_IN_FOLDERS)}, {', '.join(_PATTERNS)}); name one.")
 
 

@@ -14,26 +14,31 @@ class Target:
 
     Attributes:
         container: 'folder', 'file' (.safetensors or MindSpore .ckpt by its ending), 'tensorflow', 'onnx' or 'mindir'.
-        family: of names. help: what it is.
+        family: of names. help: what it is. endings: of which the name must have one; () for any name.
     """
 
     container: str
     family: str
     help: str
+    endings: tuple[str, ...] = ()
 
+
+_MINDSPORE = (".ckpt", ".safetensors")
 
 TARGETS: dict[str, Target] = {
     "hugging-face": Target("folder", "hugging-face", "a folder: config.json, model.safetensors; also a run's folder"),
-    "safetensors": Target("file", "hugging-face", "one .safetensors by Hugging Face's names"),
-    "hugging-face-old": Target("file", "hugging-face-old", "one .safetensors with LayerNorm's gamma and beta"),
-    "mindspore": Target("file", "mindspore", ".ckpt or .safetensors as MindSpore's own cells name parameters"),
-    "mindnlp": Target("file", "mindnlp", ".ckpt or .safetensors as mindnlp 0.2 to 0.4 names them"),
-    "mindnlp-0.1": Target("file", "mindnlp-0.1", ".ckpt or .safetensors as mindnlp 0.1 names them"),
-    "mindspore-models": Target("file", "mindspore-models", ".ckpt as mindspore-ai/models' BERT names them"),
-    "mindspore-models-old": Target("file", "mindspore-models-old", "the same before MindSpore 1.2"),
+    "safetensors": Target("file", "hugging-face", "one .safetensors by Hugging Face's names", (".safetensors",)),
+    "hugging-face-old": Target(
+        "file", "hugging-face-old", "one .safetensors with LayerNorm's gamma and beta", (".safetensors",)
+    ),
+    "mindspore": Target("file", "mindspore", ".ckpt or .safetensors as MindSpore's own cells name them", _MINDSPORE),
+    "mindnlp": Target("file", "mindnlp", ".ckpt or .safetensors as mindnlp 0.2 to 0.4 names them", _MINDSPORE),
+    "mindnlp-0.1": Target("file", "mindnlp-0.1", ".ckpt or .safetensors as mindnlp 0.1 names them", _MINDSPORE),
+    "mindspore-models": Target("file", "mindspore-models", ".ckpt as mindspore-ai/models' BERT names them", _MINDSPORE),
+    "mindspore-models-old": Target("file", "mindspore-models-old", "the same before MindSpore 1.2", _MINDSPORE),
     "tensorflow": Target("tensorflow", "tensorflow", "Google's TensorFlow 1 checkpoint, PREFIX.index and .data"),
-    "onnx": Target("onnx", "hugging-face", "a graph with dynamic batch and sequence axes"),
-    "mindir": Target("mindir", "hugging-face", "MindSpore's exported graph, of fixed shape"),
+    "onnx": Target("onnx", "hugging-face", "a graph with dynamic batch and sequence axes", (".onnx",)),
+    "mindir": Target("mindir", "hugging-face", "MindSpore's exported graph, of fixed shape", (".mindir",)),
 }
 
 _ENDINGS = {
@@ -61,10 +66,11 @@ def target_of(path: Path, kind: str | None) -> tuple[str, Path]:
             if path.suffix in _NOT_WRITTEN:
                 raise UserError(f"{path}: {path.suffix} files are not written; write .safetensors, or name a folder.")
             kind = "hugging-face"
-    container = TARGETS[kind].container
-    wanted = {"file": (".safetensors", ".ckpt"), "onnx": (".onnx",), "mindir": (".mindir",)}.get(container)
+    if path.name in ("", ".."):
+        raise UserError(f"{path} names no target but a folder that is there; add a name to it.")
+    wanted = TARGETS[kind].endings
     if wanted and path.suffix not in wanted:
         raise UserError(f"{path}: the name of a {kind} target must end in {' or '.join(wanted)}.")
-    if container == "tensorflow":
+    if TARGETS[kind].container == "tensorflow":
         path = path.with_name(path.name.removesuffix(".index"))
     return kind, path

@@ -125,6 +125,16 @@ class Tensor:
         for begin in range(0, len(data), _BLOCK):
             yield data[begin : begin + _BLOCK]
 
+    def transposed(self) -> Tensor:
+        """A matrix the other way round."""
+
+        def read() -> np.ndarray:
+            # As integers: no copy of a float may touch the bits of a NaN.
+            bits = self.read().view(f"u{self.dtype.itemsize}")
+            return np.ascontiguousarray(bits.T).view(self.dtype)
+
+        return Tensor(self.dtype, self.shape[::-1], read)
+
     @property
     def size(self) -> int:
         """Number of values."""

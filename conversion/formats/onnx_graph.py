@@ -216,15 +216,7 @@ def _is_transposed(name: str) -> bool:
 
 def _turned(name: str, tensor: Tensor) -> Tensor:
     """A weight from Hugging Face's orientation to the stored one, or back."""
-    if not _is_transposed(name):
-        return tensor
-
-    def read() -> np.ndarray:
-        # As integers: no copy of a float may touch the bits of a NaN.
-        bits = tensor.read().view(f"u{tensor.dtype.itemsize}")
-        return np.ascontiguousarray(bits.T).view(tensor.dtype)
-
-    return Tensor(tensor.dtype, tensor.shape[::-1], read)
+    return tensor.transposed() if _is_transposed(name) else tensor
 
 
 # --- the graph ---

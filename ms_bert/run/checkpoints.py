@@ -152,7 +152,7 @@ def fault(folder: Path) -> str | None:
         for name, digest in expected.items():
             if file_hash(folder / name) != digest:
                 return f"{name} is not what was written"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"{STATE} or a file it names cannot be read: {error}"
     return None
 

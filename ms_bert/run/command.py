@@ -132,7 +132,7 @@ def pretrain(framework: Framework, options: Options) -> int:
         state = checkpoints.load_newest(path, warn=lambda sentence: print(sentence, file=sys.stderr))
         if state is None and (checkpoints.steps(path) or (path / checkpoints.MODEL).exists()):
             raise UserError(
-                f"{path} holds weights and no whole checkpoint to go on from; restore one of its checkpoints, or begin a "
+                f"{path} holds weights and no whole checkpoint to go on from; restore one of these, or begin a "
                 "new run with --init."
             )
     else:

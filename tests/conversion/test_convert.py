@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from conversion import checkpoint, configs, report
+from conversion import convert as conversion_of_files
 from conversion.__main__ import main
 from conversion.convert import Settings, convert
-from conversion.formats import safetensors_file
+from conversion.formats import mindspore_ckpt, safetensors_file
 from conversion.names import FAMILIES, Spelling
 from conversion.parameters import ARCHITECTURES
 from conversion.targets import TARGETS, target_of
@@ -221,6 +222,76 @@ def test_a_damaged_checkpoint_of_a_run_is_refused(tmp_path):
         checkpoint.read(folder)
 
 
+def test_a_runs_folder_whose_weights_were_exchanged_is_not_taken_for_its_checkpoint(tmp_path):
+    folder = training_checkpoint(tmp_path / "source")
+    other = {name: value + 1 for name, value in random_weights(special=False).items()}
+    (folder / "model.safetensors").unlink()
+    safetensors_file.write(folder / "model.safetensors", tensors(other), {"format": "pt"})
+    with pytest.raises(UserError, match="is not the model of"):
+        checkpoint.read(folder)
+    found = checkpoint.read(folder / "model.safetensors")
+    assert all(same_bytes(tensor, Tensor.of(other[name])) for name, tensor in found.weights.items())
+    assert checkpoint.read(folder / "checkpoints" / "step-00000070").config == CONFIG
+
+
+def in_a_ckpt(folder: Path, change) -> Path:
+    """A MindSpore checkpoint with an optimizer's state, its tensors changed."""
+    convert(checkpoint.read(training_checkpoint(folder / "run")), folder / "m" / "a.ckpt")
+    named = mindspore_ckpt.read(folder / "m" / "a.ckpt")
+    values = {name: tensor.read() for name, tensor in named.items()}
+    change(values)
+    (folder / "m" / "a.ckpt").unlink()
+    mindspore_ckpt.write(folder / "m" / "a.ckpt", tensors(values))
+    return folder / "m" / "a.ckpt"
+
+
+@pytest.mark.parametrize("step", [np.float32(12.5), np.float32(np.nan), np.int64(2**40), np.int32(-3)])
+def test_a_step_that_is_no_count_is_refused(step, tmp_path):
+    path = in_a_ckpt(tmp_path, lambda values: values.update(global_step=np.array([step])))
+    with pytest.raises(UserError, match="wrong      global_step"):
+        checkpoint.read(path)
+
+
+def test_moments_that_do_not_fit_the_weights_are_told(tmp_path):
+    def without(*names):
+        return lambda values: [values.pop(name) for name in names]
+
+    prefix = "adam_m.cls.seq_relationship."
+    for number, (change, words) in enumerate(
+        (
+            (without("global_step"), "missing    global_step"),
+            (without(prefix + "weight", prefix + "bias"), "2 faults"),
+            (
+                without("cls.seq_relationship.weight", "cls.seq_relationship.bias"),
+                "moment of a weight that is not there",
+            ),
+            (
+                lambda values: values.update({"moment1.cls.predictions.bias": np.zeros(61, np.float32)}),
+                "another moment",
+            ),
+        )
+    ):
+        path = in_a_ckpt(tmp_path / str(number), change)
+        with pytest.raises(UserError, match=words):
+            checkpoint.read(path, allow_missing=["nsp"])
+    half = in_a_ckpt(tmp_path / "half", without(prefix + "weight", prefix + "bias"))
+    read = checkpoint.read(half, drop=["optimizer"])
+    assert not read.moments and ("the optimizer's state", "dropped as asked") in read.left_out
+    convert(read, tmp_path / "folder")
+
+
+def test_an_optimizers_state_stays_with_the_weights_it_belongs_to(tmp_path):
+    source = checkpoint.read(training_checkpoint(tmp_path / "run"))
+    (tmp_path / "run" / "run.json").write_text("{}")
+    for settings in (Settings(dtype="bfloat16"), Settings(shard_size=10**6)):
+        folder = tmp_path / f"folder-{settings.dtype}"
+        notes = convert(source, folder, settings=settings).notes
+        assert any("left out the optimizer's state" in note for note in notes)
+        assert not (folder / "checkpoints").exists() and not (folder / "run.json").exists()
+    convert(source, tmp_path / "whole")
+    assert (tmp_path / "whole" / "run.json").exists() and source.source.position == {"window": {}}
+
+
 # dtype
 
 
@@ -243,6 +314,15 @@ def test_a_value_too_large_for_the_dtype_is_refused(tmp_path):
     with pytest.raises(UserError, match="bert.pooler.dense.bias: 1 values are too large for float16"):
         convert(source, tmp_path / "half", settings=Settings(dtype="float16"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+def test_float64_is_rounded_once(tmp_path):
+    weights = random_weights(dtype="float64", special=False)
+    weights["bert.pooler.dense.bias"][:3] = 1 + 2.0**-8 + 2.0**-40, -(1 + 2.0**-8 + 2.0**-40), 1 + 2.0**-8
+    source = checkpoint.read(write_folder(tmp_path / "source", weights))
+    convert(source, tmp_path / "half", settings=Settings(dtype="bfloat16"))
+    found = checkpoint.read(tmp_path / "half").weights["bert.pooler.dense.bias"].read().astype(float)
+    assert found[:3].tolist() == [1.0078125, -1.0078125, 1.0]
 
 
 # Faults
@@ -290,6 +370,56 @@ def test_a_part_is_dropped_when_asked(tmp_path):
     assert checkpoint.read(tmp_path / "encoder").architecture == "BertModel"
     with pytest.raises(UserError, match="BertModel has no mlm; see --drop"):
         checkpoint.read(folder, architecture="BertModel")
+
+
+def test_what_a_kept_head_stands_on_is_not_dropped(tmp_path):
+    for architecture in ("BertForPreTraining", "BertForSequenceClassification"):
+        folder = write_folder(tmp_path / architecture, random_weights(architecture=architecture), CONFIG, architecture)
+        with pytest.raises(UserError, match="--drop pooler would leave"):
+            checkpoint.read(folder, drop=["pooler"])
+        with pytest.raises(UserError, match="has no qa to --drop"):
+            checkpoint.read(folder, drop=["qa"])
+    assert checkpoint.read(tmp_path / "BertForPreTraining", drop=["pooler", "nsp"]).architecture == "BertForMaskedLM"
+
+
+def test_a_given_config_says_the_architecture_too(tmp_path):
+    config = CONFIG.replace(id2label=None)
+    weights = random_weights(CONFIG.replace(id2label={"0": ""}), "BertForMultipleChoice")
+    folder = write_folder(tmp_path / "source", weights, config, "BertForMultipleChoice")
+    assert checkpoint.read(folder).architecture == "BertForMultipleChoice"
+    read = checkpoint.read(folder / "model.safetensors", config=folder / "config.json")
+    assert read.architecture == "BertForMultipleChoice"
+
+
+def test_an_allowed_part_may_be_there(tmp_path):
+    folder = write_folder(tmp_path / "source", random_weights())
+    assert checkpoint.read(folder, architecture="BertForPreTraining", allow_missing=["mlm"]).parts[-1] == "nsp"
+
+
+def test_weights_that_are_no_floats_and_a_model_without_layers_are_refused(tmp_path):
+    weights = random_weights(special=False)
+    integers = {**weights, "bert.pooler.dense.bias": np.zeros(12, np.int32)}
+    with pytest.raises(UserError, match="bert.pooler.dense.bias: found int32"):
+        checkpoint.read(write_folder(tmp_path / "integers", integers))
+    none = {name: value for name, value in weights.items() if ".layer." not in name}
+    with pytest.raises(UserError, match="the encoder's layers"):
+        checkpoint.read(write_folder(tmp_path / "none", none))
+
+
+def test_an_absurd_number_of_layers_is_told_soon(tmp_path):
+    weights = random_weights(special=False)
+    weights["bert.encoder.layer.9999.output.dense.bias"] = np.zeros(12, np.float32)
+    with pytest.raises(UserError, match="missing"):
+        checkpoint.read(write_folder(tmp_path / "source", weights))
+
+
+def test_mixed_dtypes_are_kept_and_none_is_named_in_the_config(tmp_path):
+    weights = random_weights()
+    name = "bert.embeddings.word_embeddings.weight"
+    weights[name] = random_array(np.random.default_rng(0), weights[name].shape, "float16")
+    convert(checkpoint.read(write_folder(tmp_path / "source", weights)), tmp_path / "back")
+    assert "dtype" not in json.loads((tmp_path / "back" / "config.json").read_text())
+    assert all(same_bytes(value, weights[name]) for name, value in arrays(tmp_path / "back").items())
 
 
 def test_more_heads_than_the_config_speaks_of_are_kept(tmp_path):
@@ -372,7 +502,7 @@ def test_googles_config_is_mapped_field_by_field(tmp_path):
     text, left_out = configs.google(config)
     assert not left_out and json.loads(text)["type_vocab_size"] == 3 and "layer_norm_eps" not in json.loads(text)
     (tmp_path / "bert_config.json").write_bytes(text)
-    assert configs.read(tmp_path) == config
+    assert configs.read(tmp_path).config == config
     # As published with the Chinese model.
     fields = {
         **json.loads(text),
@@ -381,7 +511,7 @@ def test_googles_config_is_mapped_field_by_field(tmp_path):
         "pooler_type": "first_token_transform",
     }
     (tmp_path / "bert_config.json").write_text(json.dumps(fields))
-    assert configs.read(tmp_path) == config
+    assert configs.read(tmp_path).config == config
     (tmp_path / "bert_config.json").write_text(json.dumps({**fields, "embedding_size": 128}))
     with pytest.raises(UserError, match="unknown field 'embedding_size'"):
         configs.read(tmp_path)
@@ -431,19 +561,102 @@ def test_what_is_there_is_not_overwritten_unless_asked(tmp_path):
     (tmp_path / "home" / "thesis.txt").write_text("precious")
     training_checkpoint(tmp_path / "run")
     (tmp_path / "run" / "run.json").write_text("{}")
-    for precious, words in ((tmp_path / "home", "not one of a checkpoint"), (tmp_path / "run", "folder of a run")):
+    for precious, words in ((tmp_path / "home", "holds thesis.txt"), (tmp_path / "run", "holds checkpoints")):
         with pytest.raises(UserError, match=words):
             convert(source, precious, settings=Settings(overwrite=True))
     assert (tmp_path / "home" / "thesis.txt").read_text() == "precious"
+
+
+def test_overwriting_a_folder_deletes_nothing_but_a_checkpoint(tmp_path):
+    source = checkpoint.read(write_folder(tmp_path / "source", random_weights()))
+    again = Settings(overwrite=True)
+    for number, precious in enumerate(("thesis.txt", "onnx", ".git", "checkpoints")):
+        target = tmp_path / f"target-{number}"
+        convert(source, target)
+        (target / precious).mkdir() if "." not in precious[1:] else (target / precious).write_text("precious")
+        with pytest.raises(UserError, match=f"holds {precious}"):
+            convert(source, target, settings=again)
+        assert (target / precious).exists()
+    inner = tmp_path / "outer" / "inner"
+    convert(source, inner / "a.ckpt")
+    with pytest.raises(UserError, match="holds the source itself"):
+        convert(checkpoint.read(inner / "a.ckpt"), tmp_path / "outer", settings=again)
+    (tmp_path / "note").write_text("precious")
+    with pytest.raises(UserError, match="is a file"):
+        convert(source, tmp_path / "note", settings=again)
+    with pytest.raises(UserError, match="is a folder"):
+        convert(source, inner, "tensorflow", again)
+    assert not list(tmp_path.rglob(".*writing*")) and not list(tmp_path.rglob(".*replaced*"))
+
+
+@pytest.mark.parametrize("target", ["folder", "m/a.ckpt"])
+def test_what_comes_to_be_there_meanwhile_is_not_touched(target, tmp_path, monkeypatch):
+    source = checkpoint.read(write_folder(tmp_path / "source", random_weights()))
+    path = tmp_path / target
+    real = conversion_of_files._read_back
+
+    def meanwhile(*arguments):
+        real(*arguments)
+        if path.suffix:
+            path.write_text("precious")
+        else:
+            path.mkdir()
+            (path / "thesis.txt").write_text("precious")
+
+    monkeypatch.setattr(conversion_of_files, "_read_back", meanwhile)
+    with pytest.raises((UserError, OSError)):
+        convert(source, path)
+    assert (path if path.suffix else path / "thesis.txt").read_text() == "precious"
+
+
+def test_a_files_neighbours_are_not_overwritten_whatever_they_are_called(tmp_path):
+    source = checkpoint.read(write_folder(tmp_path / "source", random_weights()))
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "bert_config.json").write_text('{"precious": 1}')
+    (tmp_path / "t" / "other.data-00000-of-00001").write_text("precious")
+    for name in ("bert", "other"):
+        with pytest.raises(UserError, match="is there already"):
+            convert(source, tmp_path / "t" / name, "tensorflow")
+    run = training_checkpoint(tmp_path / "run")
+    (run / "run.json").write_text("{}")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for target in (run / "a.ckpt", run / "model.safetensors"):
+        with pytest.raises(UserError, match="folder of a run"):
+            convert(source, target, settings=Settings(overwrite=True))
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_no_config_of_another_model_is_left_to_be_taken_for_the_targets(tmp_path):
+    safetensors_file.write(tmp_path / "bare.safetensors", tensors(random_weights()), {})
+    other = write_folder(tmp_path / "other", random_weights())
+    with pytest.raises(UserError, match="config.json is there already and is not that of this model"):
+        convert(checkpoint.read(tmp_path / "bare.safetensors"), other / "x.safetensors")
+
+
+def test_a_checkpoint_can_be_converted_within_its_own_folder(tmp_path):
+    folder = write_folder(tmp_path / "source", random_weights())
+    text = (folder / "config.json").read_text().replace("{", '{"transformers_version": "4.8.2", ', 1)
+    (folder / "config.json").write_text(text)
+    notes = convert(checkpoint.read(folder), folder / "mindspore.ckpt").notes
+    assert (folder / "config.json").read_text() == text
+    assert "left out of the config, for they change no number: transformers_version" in notes
+
+
+def test_overwriting_leaves_no_stale_part_of_the_old_checkpoint(tmp_path):
+    source = checkpoint.read(write_folder(tmp_path / "source", random_weights()))
+    convert(source, tmp_path / "t" / "a", "tensorflow")
+    (tmp_path / "t" / "a.data-00001-of-00002").write_text("old")
+    convert(source, tmp_path / "t" / "a", "tensorflow", Settings(overwrite=True))
+    assert sorted(p.name for p in (tmp_path / "t").glob("a.*")) == ["a.data-00000-of-00001", "a.index"]
 
 
 def test_another_models_config_beside_the_target_is_not_overwritten(tmp_path):
     convert(checkpoint.read(write_folder(tmp_path / "a", random_weights())), tmp_path / "m" / "a.ckpt")
     other = CONFIG.replace(hidden_act="relu")
     b = checkpoint.read(write_folder(tmp_path / "b", random_weights(), other))
-    with pytest.raises(UserError, match="config.json is there already and says something else"):
+    with pytest.raises(UserError, match="config.json is there already and is not that of this model"):
         convert(b, tmp_path / "m" / "b.ckpt")
-    assert not (tmp_path / "m" / "b.ckpt").exists() and configs.read(tmp_path / "m") == CONFIG
+    assert not (tmp_path / "m" / "b.ckpt").exists() and configs.read(tmp_path / "m").config == CONFIG
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path):
@@ -521,6 +734,47 @@ def test_fortran_ordered_and_strided_arrays_arrive_in_order():
 
 
 # The command
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("a.safetensors", "--shard-size", "5"), "--shard-size is nothing to a safetensors target"),
+        (("a.ckpt", "--optimize"), "--optimize is nothing"),
+        (("folder", "--seq-length", "9"), "--seq-length is nothing"),
+        (("a.ckpt", "--to", "safetensors"), "must end in .safetensors"),
+        ((".",), "names no target"),
+        (("a.bin",), "not written"),
+        (("a.ckpt", "--drop", "qa"), "has no qa"),
+        (("a.ckpt", "--from", "tensorflow"), "no word embeddings"),
+        (("a.ckpt", "--config", "nothing.json"), "there is no nothing.json"),
+    ],
+)
+def test_an_option_that_means_nothing_is_refused(arguments, words, tmp_path, monkeypatch, capsys):
+    write_folder(tmp_path / "source", random_weights())
+    monkeypatch.chdir(tmp_path)
+    assert main(["convert", "source", *arguments]) == 2
+    assert words in capsys.readouterr().err and [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100000, "[]", '{"num_labels": "abc"}', '{"architectures": [["x"]], "vocab_size": 61}', '{"no": 1}']
+)
+def test_a_strange_config_is_a_sentence(text, tmp_path, capsys):
+    (write_folder(tmp_path / "source", random_weights()) / "config.json").write_text(text)
+    assert main(["convert", str(tmp_path / "source"), str(tmp_path / "target")]) == 2
+    assert "Traceback" not in capsys.readouterr().err and not (tmp_path / "target").exists()
+
+
+def test_an_interrupt_leaves_nothing_and_says_so(tmp_path, monkeypatch, capsys):
+    source = write_folder(tmp_path / "source", random_weights())
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(conversion_of_files, "_read_back", interrupted)
+    assert main(["convert", str(source), str(tmp_path / "target")]) == 130
+    assert "interrupted" in capsys.readouterr().err and [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 def test_inspect_tells_what_a_file_holds(tmp_path, capsys):
