@@ -88,7 +88,7 @@ def convert(source: Checkpoint, path: Path, kind: str | None = None, settings: S
     kind, path = target_of(path, kind)
     container = TARGETS[kind].container
     for name, known in _KNOWN_TO.items():
-        if getattr(settings, name) not in (None, False) and container != known:
+        if getattr(settings, name) != getattr(Settings, name) and container != known:
             raise UserError(f"--{name.replace('_', '-')} is nothing to a {kind} target; leave it out.")
     _check_free(source, path, container, settings.overwrite)
     notes = [f"left out {name}: {why}" for name, why in source.left_out]
@@ -465,8 +465,9 @@ def _write_mindir(result: Result, staging: Path, settings: Settings) -> None:
 
     config = _graph_config(result)
     path = staging / result.target.name
-    sizes = settings.batch_size or 1, settings.seq_length or min(128, config.max_position_embeddings)
-    mindir.write(path, config, result.source.architecture, result.weights, *sizes)
+    rows = 1 if settings.batch_size is None else settings.batch_size
+    tokens = min(128, config.max_position_embeddings) if settings.seq_length is None else settings.seq_length
+    mindir.write(path, config, result.source.architecture, result.weights, rows, tokens)
     _copy_companions(result, staging)
     _write_config(result, staging)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -37,14 +36,14 @@ def write(
     others = sorted({tensor.dtype.name for tensor in tensors.values()} - {"float32"})
     if others:
         raise UserError(f"a MindIR graph is made from float32 weights, found {', '.join(others)}; use --dtype float32.")
-    os.environ.setdefault("GLOG_v", "3")
     try:
         import mindspore
     except ModuleNotFoundError:
         raise UserError("a MindIR graph needs MindSpore, which is not installed; pip install mindspore.") from None
     from conversion.formats.mindir_cell import Inference
+    from ms_bert.device import use_device
 
-    mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    use_device("CPU")
     cell = Inference(config, architecture, pooler="bert.pooler.dense.weight" in tensors)
     parameters = {parameter.name: parameter for parameter in cell.get_parameters()}
     if parameters.keys() != tensors.keys():
