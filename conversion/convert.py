@@ -337,9 +337,11 @@ def _compare(result: Result, weights: Tensors, moments: Tensors) -> None:
     for kind, wanted, found in (("weights", result.weights, weights), ("moments", result.moments, moments)):
         if wanted.keys() != found.keys():
             raise OSError(f"read back, the {kind} are others: {sorted(wanted.keys() ^ found.keys())[:3]}")
-        for name, tensor in wanted.items():
-            if not same_bytes(tensor, found[name]):
-                raise OSError(f"read back, {name} has other bytes than were written; the disk or memory is failing")
+        with ThreadPoolExecutor(2) as pool:
+            equal = pool.map(same_bytes, wanted.values(), [found[name] for name in wanted])
+            for name, same in zip(wanted, equal):
+                if not same:
+                    raise OSError(f"read back, {name} has other bytes than were written; the disk or memory is failing")
 
 
 def _read_back(result: Result, path: Path, family: str) -> None:
