@@ -19,8 +19,8 @@ _GOOGLE_FIELDS = (
 )
 # What Google's code has fixed: it has no field for it, so that another value cannot be told.
 _GOOGLE_FIXED = {"layer_norm_eps": 1e-12, "pad_token_id": 0}
-# Google's "gelu" was the erf form in 2018 and is the tanh form since 2019. Transformers reads it as erf whenever the
-# checkpoint is from, and so does everybody who took the published weights from there; so that is what it means here.
+# Google's "gelu" was the erf form when the published weights were trained, and is the tanh form since 2019 (commit
+# bee6030). Transformers reads it as erf, and so does everybody who took the weights from there; so it does here.
 _GOOGLE_ACTS = ("gelu", "relu")
 # Of what fine-tuning adds: it changes no number of the checkpoint, and Google's config has no place for it.
 _GOOGLE_LEFT_OUT = ("classifier_dropout", "problem_type", "id2label", "label2id")

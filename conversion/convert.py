@@ -27,6 +27,7 @@ from ms_bert.errors import UserError
 from ms_bert.run import checkpoints
 from ms_bert.run.folder import RUN
 
+_PROTOBUF_LIMIT = 2**31  # bytes
 _NO_CONFIG = "there is no config beside the source, and so none beside the target; name one with --config"
 
 
@@ -94,6 +95,10 @@ def convert(source: Checkpoint, path: Path, kind: str | None = None, settings: S
     notes = [f"left out {name}: {why}" for name, why in source.left_out]
     if source.config_left_out:
         notes.append(f"left out of the config, for they change no number: {', '.join(source.config_left_out)}")
+    for family in dict.fromkeys((source.spelling.family, TARGETS[kind].family)):
+        if FAMILIES[family].computes:
+            fixed = " and ".join(FAMILIES[family].computes)
+            notes.append(f"the code of {family} computes with {fixed}, whatever the config says")
     weights = {name: _cast(name, tensor, settings.dtype) for name, tensor in source.weights.items()}
     result = Result(source, path, kind, weights, dict(source.moments), notes)
     if any(weights[name].dtype != tensor.dtype for name, tensor in source.weights.items()):
@@ -407,15 +412,14 @@ def _write_file(result: Result, staging: Path, settings: Settings) -> None:
     path = staging / result.target.name
     if path.suffix == ".ckpt":
         mindspore_ckpt.write(path, tensors)
+        if path.stat().st_size >= _PROTOBUF_LIMIT:
+            result.notes.append("over 2 GiB, and MindSpore reads a .ckpt as one protobuf: take .safetensors with --to")
     else:
         # mindnlp and transformers refuse MindSpore's own mark, and MindSpore reads any.
         native = family in ("mindspore", "mindspore-models", "mindspore-models-old")
         safetensors_file.write(path, tensors, {"format": "ms" if native else "pt"})
     _write_config(result, staging)
     _copy_companions(result, staging)
-    if FAMILIES[family].computes:
-        fixed = " and ".join(FAMILIES[family].computes)
-        result.notes.append(f"the code that bears these names computes with {fixed}, whatever the config says")
     _read_back(result, path, family)
 
 

@@ -33,7 +33,7 @@ class Family:
         moments: names of Adam's moments as patterns around {name}; the first pair is written.
         ignored: patterns of what is no weight and may lie beside: it is left out, and said so.
         bare_encoder: a BertModel is written without any prefix, as transformers does.
-        computes: what its code computes differently from what a config says; () where it follows the config.
+        computes: what its code computes whatever a config says; () where it follows the config.
     """
 
     source: str
@@ -212,6 +212,8 @@ FAMILIES: dict[str, Family] = {
         transposed=frozenset({"linear"}),
         moments=(("{name}/adam_m", "{name}/adam_v"),),
         ignored=(r"(?!cls/|bert/).*(learning_rate|signal_early_stopping).*",),
+        # google-research/bert@bee6030; the published weights were trained with the erf form before it.
+        computes=("layer_norm_eps 1e-12", "the tanh form of GELU for gelu since 2019"),
     ),
 }
 

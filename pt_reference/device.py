@@ -8,7 +8,7 @@ from ms_bert.errors import UserError
 
 
 def use_device(device: str, compile: bool = False) -> None:
-    """Make torch ready to compute on a device.
+    """Check that torch can compute on a device.
 
     Args:
         device: 'CPU', 'GPU' or 'Ascend'. compile: torch.compile will be asked for.
@@ -31,8 +31,6 @@ def use_device(device: str, compile: bool = False) -> None:
         )
     if compile and device == "CPU" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
         raise UserError("--compile needs a C++ compiler on the CPU, and none is on the PATH; install g++ or clang++.")
-    # Setting the number keeps MKL from changing it by itself: products would round differently from run to run.
-    torch.set_num_threads(torch.get_num_threads())
 
 
 def torch_device(device: str):

@@ -59,6 +59,9 @@ def write_config(folder: Path, **changes) -> Path:
 
 def run(*arguments, package: str = "ms_bert", **options) -> subprocess.CompletedProcess:
     """The command of a package, to its end."""
+    # Importing MindSpore sets OMP_NUM_THREADS=1 behind os.environ's back, and torch rounds by the number of threads:
+    # a process gets the environment that is seen.
+    options.setdefault("env", dict(os.environ))
     return subprocess.run(
         [sys.executable, "-m", f"{package}.pretrain", *map(str, arguments)],
         text=True,

@@ -203,6 +203,21 @@ def test_a_run_goes_on_after_its_checkpoint_went_through_other_formats(options, 
     assert report.same(report.diff(checkpoint.read(tmp_path / "gone-on"), checkpoint.read(undisturbed)))
 
 
+def test_a_ckpt_that_mindspore_cannot_read_is_said(tmp_path, monkeypatch):
+    source = checkpoint.read(write_folder(tmp_path / "source", random_weights()))
+    monkeypatch.setattr(conversion_of_files, "_PROTOBUF_LIMIT", 1000)
+    assert any("over 2 GiB" in note for note in convert(source, tmp_path / "m" / "a.ckpt").notes)
+    assert not convert(source, tmp_path / "s" / "a.safetensors", "mindspore").notes
+
+
+@pytest.mark.parametrize("kind, words", [("tensorflow", "tanh form"), ("mindspore-models", "layer_norm_eps 1e-7")])
+def test_numbers_that_the_other_sides_code_has_fixed_are_said_both_ways(kind, words, tmp_path):
+    source = checkpoint.read(write_folder(tmp_path / "source", random_weights()))
+    target = tmp_path / "m" / ("a.ckpt" if kind != "tensorflow" else "a")
+    assert any(words in note for note in convert(source, target, kind).notes)
+    assert any(words in note for note in convert(checkpoint.read(target), tmp_path / "back").notes)
+
+
 def test_what_a_format_has_no_place_for_is_said(tmp_path):
     source = checkpoint.read(training_checkpoint(tmp_path / "source"))
     for target in ("model.safetensors", "model.onnx"):

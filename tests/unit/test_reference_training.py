@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -241,6 +242,9 @@ def test_what_the_machine_lacks_is_one_sentence(monkeypatch):
         use_torch_device("CPU", compile=True)
     with pytest.raises(UserError, match="pt_reference"):
         use_device("CPU", precision="float64")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match="pip install torch"):
+        use_torch_device("CPU")
 
 
 def test_no_option_of_training_is_ignored_by_one_framework():
