@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import os
 import shutil
 import tempfile
@@ -158,9 +159,10 @@ _OF_A_FOLDER = (
 
 def _own_files(path: Path, container: str) -> set[str]:
     """Names of the files of a target that are there, the config and the tokenizer aside."""
-    patterns = {"tensorflow": (f"{path.name}.index", f"{path.name}.data-*"), "onnx": (path.name, f"{path.name}.data")}
+    own = glob.escape(path.name)
+    patterns = {"tensorflow": (f"{own}.index", f"{own}.data-*"), "onnx": (own, f"{own}.data")}.get(container, (own,))
     names = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
-    return {name for name in names for pattern in patterns.get(container, (path.name,)) if fnmatch(name, pattern)}
+    return {name for name in names if any(fnmatch(name, pattern) for pattern in patterns)}
 
 
 def _check_free(source: Checkpoint, path: Path, container: str, overwrite: bool) -> None:
@@ -199,8 +201,8 @@ def _check_free(source: Checkpoint, path: Path, container: str, overwrite: bool)
 
 @contextlib.contextmanager
 def _staging(path: Path) -> Iterator[Path]:
-    """A folder beside the target, gone at the end; and so is the target's own folder if it was made for nothing."""
-    made = not path.parent.exists()
+    """A folder beside the target, gone at the end; and so are the folders above it that were made for nothing."""
+    made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.writing-"))
     os.chmod(folder, 0o777 & ~umask())
@@ -208,8 +210,9 @@ def _staging(path: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if made and not any(path.parent.iterdir()):
-            path.parent.rmdir()
+        for above in made:
+            if not any(above.iterdir()):
+                above.rmdir()
 
 
 def _place_folder(staging: Path, path: Path, overwrite: bool) -> None:
@@ -234,6 +237,8 @@ def _place_files(source: Checkpoint, staging: Path, path: Path, container: str, 
     for this one's.
     """
     old = _own_files(path, container)
+    if old and not overwrite:
+        raise UserError(f"{path.parent / min(old)} came to be there meanwhile; name another target.")
     written = {file.name for file in staging.iterdir()}
     companions = {configs.HUGGING_FACE, configs.GOOGLE, *TOKENIZER, RUN}
     own_home = path.parent.resolve() == source.source.home.resolve()

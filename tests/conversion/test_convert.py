@@ -678,7 +678,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
     """The system's limit of a file's size stands for the full disk."""
     source = write_folder(tmp_path / "source", random_weights())
     before = sorted(tmp_path.rglob("*"))
-    for target in ("folder", "m/a.ckpt", "t/a.ckpt.index", "o/a.onnx"):
+    for target in ("folder", "m/a.ckpt", "t/a.ckpt.index", "deep/er/a.onnx"):
         result = subprocess.run(
             [sys.executable, "-m", "conversion", "convert", str(source), str(tmp_path / target)],
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000)),
