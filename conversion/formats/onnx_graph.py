@@ -29,7 +29,7 @@ try:
     from google.protobuf.message import DecodeError
     from onnx import TensorProto, helper, numpy_helper
 except ImportError as error:
-    raise UserError(f"ONNX files need a package that is missing ({error}); pip install 'ms-bert[onnx]'.") from None
+    raise UserError(f"ONNX files need a package that is missing ({error}); pip install -e '.[onnx]'.") from None
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # int64, (batch, sequence) or (batch, choices, sequence)
 
@@ -140,7 +140,7 @@ def optimize(path: Path, config: BertConfig, target: Path) -> dict[str, int]:
         from onnxruntime.transformers.optimizer import optimize_by_fusion
     except ImportError as error:
         raise UserError(
-            f"fusing an ONNX model needs a package that is missing ({error}); pip install 'ms-bert[onnx]'."
+            f"fusing an ONNX model needs a package that is missing ({error}); pip install -e '.[onnx]'."
         ) from None
     model = _parse(path)
     for initializer in model.graph.initializer:
@@ -187,7 +187,7 @@ def difference(path: Path, other: Path, config: BertConfig) -> float:
         import onnxruntime
     except ImportError as error:
         raise UserError(
-            f"running an ONNX model needs a package that is missing ({error}); pip install 'ms-bert[onnx]'."
+            f"running an ONNX model needs a package that is missing ({error}); pip install -e '.[onnx]'."
         ) from None
     outputs = []
     for file in (path, other):

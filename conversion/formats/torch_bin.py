@@ -110,7 +110,7 @@ def read(path: Path) -> Tensors:
     try:
         import torch
     except ImportError as error:
-        raise UserError(f"{path} needs PyTorch to be read ({error}); pip install 'ms-bert[torch]'.") from None
+        raise UserError(f"{path} needs PyTorch to be read ({error}); pip install -e '.[torch]'.") from None
     try:
         size, magic = path.stat().st_size, _magic(path)
     except FileNotFoundError:
