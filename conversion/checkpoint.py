@@ -249,13 +249,14 @@ class _Mapping:
                 f"--drop pooler would leave {' and '.join(needing)} without what it stands on; drop that as well, or "
                 "say with --architecture what is to come out."
             )
-        for name, part in part_of.items():
-            if part in parts and name in self.weights:
+        for part in sorted(parts - {"optimizer"}):
+            names = [name for name in self.weights if part_of[name] == part]
+            moments = [key for name in names for key in (f"m.{name}", f"v.{name}") if key in self.moments]
+            for name in names:
                 del self.weights[name]
-                self.left_out.append((self.own[name], "dropped as asked"))
-                for moment in "mv":
-                    if self.moments.pop(f"{moment}.{name}", None) is not None:
-                        self.left_out.append((f"{moment} of {self.own[name]}", "dropped with its weight"))
+            for key in moments:
+                del self.moments[key]
+            self.left_out.append((part, f"{len(names)} weights and {len(moments)} moments, dropped as asked"))
         if "optimizer" in parts:
             self.moments.clear()
             self.left_out.append(("the optimizer's state", "dropped as asked"))

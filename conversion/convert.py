@@ -194,8 +194,9 @@ def _check_free(source: Checkpoint, path: Path, container: str, overwrite: bool)
         raise UserError(
             f"{path.parent / min(own)} is there already; name another target, or replace it with --overwrite."
         )
-    in_a_run = (path.parent / RUN).exists() and path.parent.resolve() != source.source.home.resolve()
-    if in_a_run or ((path.parent / RUN).exists() and path.name == checkpoints.MODEL):
+    there, own_run = path.parent / RUN, source.source.home / RUN
+    same_run = there.exists() and own_run.exists() and _same_companion(there, own_run)
+    if there.exists() and (not same_run or path.name == checkpoints.MODEL):
         raise UserError(f"{path.parent} is the folder of a run, whose files are its own; name another target.")
 
 
@@ -243,8 +244,8 @@ def _place_files(source: Checkpoint, staging: Path, path: Path, container: str, 
     companions = {configs.HUGGING_FACE, configs.GOOGLE, *TOKENIZER, RUN}
     own_home = path.parent.resolve() == source.source.home.resolve()
     for name in sorted(companions):
-        there = path.parent / name
-        if there.exists() and not own_home and (name not in written or not _same_companion(there, staging / name)):
+        there, own = path.parent / name, (staging if name in written else source.source.home) / name
+        if there.exists() and not own_home and not (own.exists() and _same_companion(there, own)):
             raise UserError(
                 f"{there} is there already and is not that of this model; choose a folder of its own for {path.name}."
             )

@@ -218,6 +218,17 @@ def test_numbers_that_the_other_sides_code_has_fixed_are_said_both_ways(kind, wo
     assert any(words in note for note in convert(checkpoint.read(target), tmp_path / "back").notes)
 
 
+def test_checkpoints_of_one_run_may_lie_side_by_side(tmp_path):
+    run = training_checkpoint(tmp_path / "run")
+    (run / "run.json").write_text('{"options": {}}')
+    place = tmp_path / "place"
+    convert(checkpoint.read(run), place / "base.ckpt")
+    convert(checkpoint.read(place / "base.ckpt"), place / "base.onnx")
+    convert(checkpoint.read(place / "base.ckpt"), place / "bert_model.ckpt", "tensorflow")
+    assert {"base.ckpt", "base.onnx", "bert_model.ckpt.index", "run.json"} <= {path.name for path in place.iterdir()}
+    assert checkpoint.read(place / "bert_model.ckpt").scalars["step"] == 70
+
+
 def test_what_a_format_has_no_place_for_is_said(tmp_path):
     source = checkpoint.read(training_checkpoint(tmp_path / "source"))
     for target in ("model.safetensors", "model.onnx"):

