@@ -38,7 +38,7 @@ def draw(path: Path, entropy: float | None = None) -> None:
 
     def plot_training(axes, field, color):
         for first, last, framework in spans:
-            lines = [line for line in metrics if first < line["step"] <= last]
+            lines = [line for line in metrics if first <= line["step"] <= last]  # joined
             label = f"training, {framework}" if several else "training"
             if label in axes.get_legend_handles_labels()[1]:
                 label = "_" + label  # named once
@@ -69,6 +69,7 @@ def draw(path: Path, entropy: float | None = None) -> None:
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
         lines = [*axes.lines, *(rate.lines if axes is speed else [])]
+        lines = [line for line in lines if not line.get_label().startswith("_")]
         if lines:
             axes.legend(lines, [line.get_label() for line in lines], frameon=False, fontsize=9)
     picture = io.BytesIO()
