@@ -175,8 +175,14 @@ def _records(rows, field: str, name) -> Iterator[list[str]]:
         raise UserError(
             f"{name} has no field {field!r}, only {', '.join(rows.column_names)}; name one with --text-field."
         )
-    for row in rows.select_columns(field):
-        yield [line.strip() for line in (row[field] or "").splitlines()]
+    try:
+        for row in rows.select_columns(field):
+            yield [line.strip() for line in (row[field] or "").splitlines()]
+    except UnicodeDecodeError as error:  # pyarrow looks at the bytes of a text no earlier
+        raise UserError(
+            f"{name} has a {field!r} that is not UTF-8 text ({error.reason} at its byte {error.start}); "
+            "convert it, for example with iconv."
+        ) from None
 
 
 def _content_hash(path: Path, cache: Path) -> str:

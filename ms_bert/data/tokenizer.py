@@ -56,6 +56,23 @@ class Vocabulary:
         entries = {i: token for token, i in self.tokenizer.get_vocab(with_added_tokens=True).items()}
         return "".join(f"{entries.get(i, f'[unused-gap-{i}]')}\n" for i in range(self.size))
 
+    def clean_up(self) -> dict:
+        """How text is cleaned up, in the words of tokenizer_config.json.
+
+        transformers' BertTokenizer goes by these and not by tokenizer.json; for a clean-up that is not BERT's there is
+        a class that goes by tokenizer.json.
+        """
+        normalizer = self.tokenizer.normalizer
+        if not isinstance(normalizer, normalizers.BertNormalizer):
+            return {"tokenizer_class": "PreTrainedTokenizerFast"}
+        lowercase, strip = normalizer.lowercase, normalizer.strip_accents
+        return {
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": lowercase,
+            "strip_accents": lowercase if strip is None else strip,
+            "tokenize_chinese_chars": normalizer.handle_chinese_chars,
+        }
+
     def fingerprint(self) -> str:
         """A hash that differs when any text may be tokenized differently."""
         return hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
@@ -94,13 +111,16 @@ def load(path: Path, cased: bool = False) -> Vocabulary:
         )
     if path.suffix == ".json":
         try:
-            return Vocabulary(Tokenizer.from_file(str(path)), str(path))
-        except UserError:
-            raise
+            tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # `tokenizers` raises nothing narrower
             raise UserError(f"{path} is not a tokenizer.json ({error}); name one, or a vocab.txt.") from None
+        # Some files also say how to cut and pad (sentence-transformers' do); the store is to hold whole sentences.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return Vocabulary(tokenizer, str(path))
     try:
-        tokens = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): bert-base-chinese has U+2028 as an entry, which would move all ids after it.
+        tokens = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as a vocab.txt ({error}); it is UTF-8 text, an entry a line.") from None
     entries = {token: i for i, token in enumerate(tokens) if token}

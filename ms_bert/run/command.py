@@ -141,7 +141,7 @@ def pretrain(framework: Framework, options: Options) -> int:
         trainer.load_weights(checkpoints.load_weights(options.model.init, trainer.shapes))
     if not resumed:
         description = _description(framework, options, config, store, trainer)
-        folder = RunFolder.create(path, description, config, vocabulary, options.text.cased, examples.seq_length)
+        folder = RunFolder.create(path, description, config, vocabulary, examples.seq_length)
     loop = Loop(options, trainer, folder, train, held_out, progress, store.unigram_entropy)
     if resumed:
         loop.resume(state)

@@ -39,7 +39,7 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, path: Path, description: dict, config: BertConfig, vocabulary: Vocabulary, cased: bool, longest: int
+        cls, path: Path, description: dict, config: BertConfig, vocabulary: Vocabulary, longest: int
     ) -> RunFolder:
         """Make a new run folder.
 
@@ -59,8 +59,7 @@ class RunFolder:
             path / "tokenizer_config.json",
             json.dumps(
                 {
-                    "tokenizer_class": "BertTokenizer",
-                    "do_lower_case": not cased,
+                    **vocabulary.clean_up(),
                     "model_max_length": longest,
                     "cls_token": "[CLS]",
                     "sep_token": "[SEP]",

@@ -72,7 +72,7 @@ def train(path, store, vocabulary):
         RunFolder(path)
         if begun
         else RunFolder.create(
-            path, {"options": OPTIONS.to_dict()}, BertConfig(vocab_size=vocabulary.size), vocabulary, False, 16
+            path, {"options": OPTIONS.to_dict()}, BertConfig(vocab_size=vocabulary.size), vocabulary, 16
         )
     )
     train_maker, held_out = (
