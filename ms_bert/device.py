@@ -22,6 +22,11 @@ PRECISIONS = {
 }
 
 
+def quiet_logs() -> None:
+    """Keep MindSpore, before it is imported, from warning in pages about plugins for devices that are not there."""
+    os.environ.setdefault("GLOG_v", "3")
+
+
 def use_device(device: str, precision: str = "float32", recompute: bool = False) -> None:
     """Make MindSpore compute on a device, in graph mode.
 
@@ -44,8 +49,7 @@ def use_device(device: str, precision: str = "float32", recompute: bool = False)
             f"--precision {precision} is not supported by MindSpore on {device}; use {' or '.join(PRECISIONS[device])} "
             f"there, or {elsewhere}."
         )
-    # MindSpore warns in pages about plugins for the devices that are not there.
-    os.environ.setdefault("GLOG_v", "3")
+    quiet_logs()
     import mindspore
 
     # Without the device MindSpore logs its own list of errors before it raises.

@@ -218,7 +218,7 @@ class BertPooler(nn.Cell):
         self.dense = Linear(config.hidden_size, config.hidden_size)
 
     def construct(self, sequence_output, cls_positions, tokens):
-        return ops.tanh(self.dense(gather_positions(sequence_output, cls_positions, tokens)))
+        return kernels.tanh(self.dense(gather_positions(sequence_output, cls_positions, tokens)))
 
 
 class BertModel(nn.Cell):

@@ -33,6 +33,11 @@ def relu(x):
     return functional.relu(x)
 
 
+def tanh(x):
+    """(e^x - e^-x) / (e^x + e^-x)."""
+    return torch.tanh(x)
+
+
 ACTIVATIONS = {"gelu": gelu, "gelu_new": gelu_new, "relu": relu}
 
 

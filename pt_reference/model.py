@@ -219,7 +219,7 @@ class BertPooler(nn.Module):
         self.dense = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, sequence_output, cls_positions, tokens):
-        return torch.tanh(self.dense(gather_positions(sequence_output, cls_positions, tokens)))
+        return kernels.tanh(self.dense(gather_positions(sequence_output, cls_positions, tokens)))
 
 
 class BertModel(nn.Module):

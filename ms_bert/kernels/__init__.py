@@ -9,7 +9,7 @@ Rows are tokens: an activation is (rows, width) with rows = B * S, in the comput
 
 from ms_bert.errors import UserError
 from ms_bert.kernels import ascend, stock
-from ms_bert.kernels.stock import adam_update, cross_entropy, dropout, gelu, gelu_new, layer_norm, linear, relu
+from ms_bert.kernels.stock import adam_update, cross_entropy, dropout, gelu, gelu_new, layer_norm, linear, relu, tanh
 
 ACTIVATIONS = {"gelu": gelu, "gelu_new": gelu_new, "relu": relu}
 
@@ -41,4 +41,5 @@ __all__ = [
     "layer_norm",
     "linear",
     "relu",
+    "tanh",
 ]

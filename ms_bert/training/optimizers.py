@@ -39,9 +39,7 @@ class Optimizer(nn.Cell):
     def construct(self, gradients, rate, keep):
         beta1, beta2, updates = Tensor(self.beta1, ms.float32), Tensor(self.beta2, ms.float32), self.updates + 1
         t = ops.cast(updates, ms.float32)
-        # 1 - beta^t, accurate in float32 for small t as well.
-        correction1 = -ops.expm1(t * math.log(self.beta1)) if self.beta1 else ops.ones_like(t)
-        correction2 = -ops.expm1(t * math.log(self.beta2)) if self.beta2 else ops.ones_like(t)
+        correction1, correction2 = one_minus_power(self.beta1, t), one_minus_power(self.beta2, t)
         if keep is not None:
             # With neither gradient nor rate, and moments that do not decay, the formulas change nothing.
             gradients = self.map(ops.partial(or_zero, keep), gradients)
@@ -49,6 +47,18 @@ class Optimizer(nn.Cell):
             rate, updates = or_zero(keep, rate), ops.select(keep, updates, self.updates * 1)
         changes = self.change(gradients, rate, beta1, beta2, correction1, correction2)
         return ops.depend(ops.assign(self.updates, updates), changes)
+
+
+def one_minus_power(beta, t):
+    """1 - beta^t, accurate in float32 for small t as well; t is () float32."""
+    if beta == 0.0:
+        return ops.ones_like(t)
+    x = t * math.log(beta)
+    # On CPU ops.expm1 is exp(x) - 1, at the first steps off by 1e-5 for beta 0.999. Near 0, its series.
+    series = ops.zeros_like(x)
+    for i in range(9, 0, -1):
+        series = (x / i) * (1.0 + series)
+    return -ops.select(x > -0.5, series, ops.exp(x) - 1.0)
 
 
 def or_zero(keep, x):

@@ -1,5 +1,7 @@
 """The nn.Cell BERT computes what transformers computes on the same weights, and names what is inside it."""
 
+import math
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from ms_bert.heads import (
 )
 from ms_bert.model import BertForPreTraining, BertModel, Numerics, initialize, named_intermediates
 from ms_bert.randomness import DropoutColumns, dropout_keys
+from ms_bert.training.optimizers import one_minus_power
 
 from .bert import CONFIG, LENGTHS, MASKED_POSITIONS, B, S, ragged_inputs, random_weights
 
@@ -283,3 +286,49 @@ def test_half_precision_stays_near_full_precision(inputs):
     assert b.dtype == ms.float16
     error = np.linalg.norm(a - b.asnumpy()) / np.linalg.norm(a)
     assert 1e-5 < error < 0.02
+
+
+# Where MindSpore's own CPU operations are rough: the function, and how far it may be from float64.
+FUNCTIONS = {
+    "tanh": (np.tanh, 3e-7),
+    "gelu": (lambda x: 0.5 * x * (1 + np.vectorize(math.erf)(x / 2**0.5)), 1e-6),
+    "gelu_new": (lambda x: 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))), 2e-6),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_activations_and_their_slopes_are_exact_to_rounding_from_end_to_end(name):
+    exact, bound = FUNCTIONS[name]
+    x = np.concatenate([np.linspace(-30, 30, 60001), [-90.0, 90.0]]).astype(np.float32)
+    function = getattr(kernels, name)
+
+    class Value(nn.Cell):
+        def construct(self, x):
+            return function(x)
+
+    wide, step = x.astype(np.float64), 1e-5
+    scale = 1 + np.abs(exact(wide))
+    assert (np.abs(Value()(Tensor(x)).asnumpy() - exact(wide)) / scale).max() < bound
+    slope = ms.grad(Value())(Tensor(x)).asnumpy()
+    assert np.abs(slope - (exact(wide + step) - exact(wide - step)) / (2 * step)).max() < 5e-6
+
+
+def test_the_loss_of_few_classes_is_as_exact_as_that_of_many():
+    rng = np.random.default_rng(0)
+    for classes, bound in ((2, 2e-6), (97, 6e-6), (8192, 6e-6)):
+        logits, labels = (3 * rng.normal(size=(64, classes))).astype(np.float32), rng.integers(0, classes, 64)
+        wide = logits.astype(np.float64)
+        exact = np.log(np.exp(wide).sum(1)) - wide[np.arange(64), labels]
+        found = kernels.cross_entropy(Tensor(logits), Tensor(labels.astype(np.int32))).asnumpy()
+        assert np.abs(found - exact).max() < bound
+        # Nor does it depend on the place in the array, so that whoever resumes a run repeats its bytes.
+        for first, last in ((0, 1), (3, 10), (5, 64)):
+            part = kernels.cross_entropy(Tensor(logits[first:last]), Tensor(labels[first:last].astype(np.int32)))
+            assert (part.asnumpy() == found[first:last]).all()
+
+
+def test_bias_correction_is_exact_from_the_first_step_to_the_millionth():
+    for beta in (0.0, 0.5, 0.9, 0.999, 0.9999):
+        for t in (1, 2, 3, 10, 500, 5000, 10**6):
+            found = float(one_minus_power(beta, Tensor(t, ms.float32)).asnumpy())
+            assert found == pytest.approx(-math.expm1(t * math.log(beta)) if beta else 1.0, rel=1e-6), (beta, t)
