@@ -1,4 +1,4 @@
-"""Convert, inspect and compare BERT checkpoints: `python -m conversion convert SOURCE TARGET`, `--help` for more."""
+"""Convert, inspect, compare and verify BERT checkpoints: `python -m conversion convert SOURCE TARGET`, `--help`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from typing import Annotated, Literal, Optional, Union
 import tyro
 
 from conversion import checkpoint, report
+from conversion.agreement import html_report as page
 from conversion.convert import Settings, convert
 from conversion.names import FAMILIES
 from conversion.parameters import ARCHITECTURES, PARTS
 from conversion.targets import TARGETS
+from ms_bert.device import quiet_logs
 from ms_bert.errors import UserError
 
 PROGRAM = "python -m conversion"
 DESCRIPTION = (
-    "Convert, inspect and compare BERT checkpoints. A checkpoint is a file, a folder that holds one (a run's folder "
-    "too), or the prefix of a TensorFlow checkpoint; its format is recognised from its content.\n\nTargets:\n"
+    "Convert, inspect, compare and verify BERT checkpoints. A checkpoint is a file, a folder that holds one (a run's "
+    "folder too), or the prefix of a TensorFlow checkpoint; its format is recognised from its content.\n\nTargets:\n"
     + "\n".join(f"  {name:<20} {target.help}" for name, target in TARGETS.items())
 )
 _Names = Annotated[Optional[Literal[tuple(FAMILIES)]], tyro.conf.arg(name="from")]
@@ -154,9 +156,73 @@ class Diff:
         return 0 if report.same(told) else 1
 
 
-def parse(arguments: Sequence[str] | None = None) -> Convert | Inspect | Diff:
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """Run A and B on the same inputs, in MindSpore's graph mode and in PyTorch, and say whether they compute the same.
+
+    Every sublayer, output and gradient is compared with the oracle, PyTorch in float64, by the error that PyTorch
+    itself makes at the same precision. Where they differ, the first sublayer that does is named, and the exit code is
+    1. Without A and B, MindSpore on this machine is compared with the oracle's numbers on file; --full compares all
+    frameworks, modes, precisions and sizes, plants faults and trains.
+    """
+
+    a: Annotated[tyro.conf.Positional[Optional[Path]], tyro.conf.arg(metavar="A")] = None
+    """The one checkpoint; the oracle computes with its weights."""
+    b: Annotated[tyro.conf.Positional[Optional[Path]], tyro.conf.arg(metavar="B")] = None
+    """The other."""
+    full: bool = False
+    """The whole agreement suite, which takes minutes."""
+    device: Literal["CPU", "GPU", "Ascend"] = "CPU"
+    """Device of MindSpore; everything else runs on the CPU."""
+    precision: Optional[Literal["float32", "float16", "bfloat16"]] = None
+    """Of MindSpore's activations and matrix products: by default float32 with A and B, and all that the device has
+    without; --full takes them all."""
+    text: Optional[Path] = None
+    """A file of text to run A and B on, of which the first 16 lines are taken, instead of a few built-in sentences."""
+    parts: _Parts = dataclasses.field(default_factory=Parts)
+    report: Path = Path("agreement.html")
+    """The report to write, an HTML page that needs nothing else; an older report is replaced, no other file is."""
+    json: bool = False
+    """Print the figures as JSON."""
+
+    def run(self) -> int:
+        if (self.a is None) != (self.b is None) or (self.full and self.a is not None):
+            raise UserError("verify takes two checkpoints, or none, and with --full none; name A and B.")
+        if (self.text and self.a is None) or (self.precision and self.full):
+            raise UserError("--text goes with two checkpoints, and --precision not with --full; leave it out.")
+        page.check_free(self.report)
+        quiet_logs()
+        made = self._verified()
+        page.write(self.report, made)
+        if self.json:
+            from conversion.agreement.full import summary
+
+            print(json.dumps({"verdict": made.verdict, "notes": made.notes, **summary(made)}, indent=2))
+        else:
+            print(f"{made.verdict} Report: {self.report}")
+            for line in () if made.agrees else [*made.notes, *page.beyond(made)]:
+                print(f"  {line}")
+        return 0 if made.agrees else 1
+
+    def _verified(self) -> page.Report:
+        if self.a is not None and self.b is not None:
+            from conversion.agreement.verify import Settings, verify
+
+            settings = Settings(self.device, self.precision or "float32", self.text)
+            return verify(self.parts.read(self.a), self.parts.read(self.b), settings)
+        from conversion.agreement import full
+
+        def tell(line: str) -> None:
+            print(line, file=sys.stderr, flush=True)
+
+        if self.full:
+            return full.everything(self.device, tell)
+        return full.against_goldens(self.device, (self.precision,) if self.precision else None, tell)
+
+
+def parse(arguments: Sequence[str] | None = None) -> Convert | Inspect | Diff | Verify:
     """The command from its command line."""
-    return tyro.cli(Union[Convert, Inspect, Diff], prog=PROGRAM, description=DESCRIPTION, args=arguments)
+    return tyro.cli(Union[Convert, Inspect, Diff, Verify], prog=PROGRAM, description=DESCRIPTION, args=arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -113,9 +113,9 @@ def cross_entropy(logits, labels):
     """-log softmax(logits)[label] for each row, in float32: (N, C), (N,) int32 -> (N,)."""
     logits = ops.cast(logits, ms.float32)
     if logits.shape[-1] < 64:
-        # On CPU LogSoftmax is off by up to 4e-6: nothing beside the loss over a vocabulary, where this form takes 4 times
-        # as long, but 15 times PyTorch's error over the two classes of next-sentence prediction. ops.log, unlike log1p,
-        # rounds by the place in the array, so that a resumed run would not repeat the bytes.
+        # On CPU LogSoftmax is off by up to 4e-6: nothing beside the loss over a vocabulary, where this form takes four
+        # times as long, but 15 times PyTorch's error over the two classes of next-sentence prediction. ops.log, unlike
+        # log1p, rounds by the place in the array, so that a resumed run would not repeat the bytes.
         centred = logits - ops.stop_gradient(_row_max(logits, -1))
         log_probabilities = centred - ops.log1p(_row_sum(ops.exp(centred), -1) - 1.0)
     else:

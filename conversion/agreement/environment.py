@@ -1,0 +1,31 @@
+"""What a comparison ran on: the machine and the versions, for its report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+PACKAGES = ("ms-bert", "mindspore", "torch", "onnxruntime", "transformers", "numpy")
+
+
+def environment(device: str) -> dict[str, str]:
+    """Names and values, for people."""
+    described = {"MindSpore's device": device, "processor": _processor(), "cores": str(len(os.sched_getaffinity(0)))}
+    described |= {"system": platform.platform(), "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            described[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            described[name] = "not installed"
+    return described
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,163 @@
+"""The suite as a whole: on a device against the goldens, or everything, planted faults and a training run included."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+
+from conversion.agreement import cases, goldens, suite, trajectories
+from conversion.agreement.environment import environment
+from conversion.agreement.figures import CaughtFault, Trajectory
+from conversion.agreement.findings import Finding, worst
+from conversion.agreement.html_report import Report
+from conversion.agreement.suite import Reference, findings
+from ms_bert.config import PRESETS
+from ms_bert.data.batches import BatchMaker
+from ms_bert.data.corpus import Corpus
+from ms_bert.data.store import open_store
+from ms_bert.data.tokenizer import vocabulary
+from ms_bert.device import PRECISIONS
+from ms_bert.options import ExampleOptions, Options, RunOptions, TextOptions, TrainingOptions
+
+SIZES = ("tiny", "mini", "small", "medium", "base")
+STEPS = 200  # of the training run
+Tell = Callable[[str], None]
+
+
+def against_goldens(device: str, precisions: tuple[str, ...] | None = None, tell: Tell = print) -> Report:
+    """MindSpore on a device against the oracle's numbers on file, without PyTorch.
+
+    Args:
+        precisions: None: all that MindSpore has on the device. tell: takes a line of progress.
+    """
+    from conversion.agreement.in_mindspore import MindSpore
+
+    oracle, found = goldens.Goldens(), []
+    for precision in precisions or PRECISIONS[device]:
+        contender = MindSpore(precision, device)
+        for problem, groups in goldens.problems().values():
+            groups = (*groups, *(suite.EXACT if len(groups) > 2 else ()))
+            found += findings(contender, problem, oracle, groups)
+        tell(f"MindSpore on {device} in {precision}: {_told(found, precision)}")
+    return _report(f"ms_bert on {device} against the oracle's numbers on file", device, found)
+
+
+def everything(device: str, tell: Tell = print) -> Report:
+    """All frameworks, modes and precisions of this machine, the preset sizes, the planted faults, a training run."""
+    import torch  # noqa: F401 - before MindSpore, whose import leaves later ones a single thread
+
+    from conversion.agreement import faults
+    from conversion.agreement.in_mindspore import MindSpore
+    from conversion.agreement.in_onnx import OnnxRuntime
+    from conversion.agreement.in_torch import PyTorch
+
+    small, quiet = ((problem, Reference(problem)) for problem in (cases.small_problem(), cases.quiet_problem()))
+    mindspore = MindSpore(device=device)
+    contenders = [
+        *(MindSpore(precision, device) for precision in PRECISIONS[device][1:]),
+        MindSpore(device=device, graph=False),
+        *(PyTorch(precision) for precision in goldens.PRECISIONS),
+        PyTorch(compiled=True),
+    ]
+    found: list[Finding] = []
+    for contender in (mindspore, *contenders):
+        before = len(found)
+        found += findings(contender, *small)
+        found += findings(contender, *quiet, ("forward", "gradients"))
+        for act in ("gelu_new", "relu"):
+            problem = cases.activation_problem(act)
+            found += findings(contender, problem, Reference(problem), ("forward", "gradients"))
+        tell(f"{contender.name} in {contender.precision}: {_told(found[before:])}")
+    for contender in (OnnxRuntime(), OnnxRuntime(fused=True)):
+        of_graph = findings(contender, cases.unpacked_only(small[0]), small[1], ("forward",))
+        found += of_graph
+        tell(f"{contender.name}: {_told(of_graph)}")
+    for size in SIZES:
+        problem = cases.large_problem(size, PRESETS[size])
+        of_size = findings(MindSpore(device=device), problem, Reference(problem), ("forward",))
+        found += of_size
+        tell(f"MindSpore, {size}: {_told(of_size)}")
+    curves, of_run = training_run([mindspore, MindSpore(device=device, graph=False), PyTorch(compiled=True)], device)
+    found += of_run
+    tell(f"{STEPS} steps of training: {_told(of_run)}")
+    caught = []
+    for name, fault in faults.FAULTS.items():
+        caught.append(as_caught(name, fault.what, faults.planted(fault, mindspore, *(quiet if fault.quiet else small))))
+        tell(f"fault {name}: {'caught' if caught[-1].caught else 'MISSED'} by {caught[-1].check}")
+    return _report("The agreement suite, whole", device, found, curves, caught)
+
+
+def as_caught(name: str, what: str, found: Iterable[Finding]) -> CaughtFault:
+    """A planted fault, by the finding that is farthest beyond its limit, infinities aside if there are others."""
+    found = list(found)
+    finite = [finding for finding in found if math.isfinite(finding.share)]
+    beyond = worst(finite) if finite and not worst(finite).agrees else worst(found)
+    by_norm = beyond.error.norm * beyond.limit.largest >= beyond.error.largest * beyond.limit.norm
+    error, limit = (beyond.error.norm, beyond.limit.norm) if by_norm else (beyond.error.largest, beyond.limit.largest)
+    return CaughtFault(name, what, f"{beyond.check}, {beyond.case}", beyond.name, error, limit, not beyond.agrees)
+
+
+def training_run(contenders: list, device: str = "CPU") -> tuple[Trajectory, list[Finding]]:
+    """The losses of a tiny BERT on the built-in corpus, dropout off, in all frameworks."""
+    text, examples = TextOptions(), ExampleOptions(seq_length=64)
+    corpus = Corpus(text)
+    entries = vocabulary(text, corpus)
+    store = open_store(text, corpus, entries)[0]
+    training = TrainingOptions(batch_size=16, steps=STEPS, warmup_steps=20, learning_rate=1e-3)
+    options = Options(examples=examples, training=training, run=RunOptions(device=device))
+    config = PRESETS["tiny"].replace(vocab_size=entries.size, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    return trajectories.compare(contenders, config, options, BatchMaker(store.train, entries, examples, 16, 1))
+
+
+def summary(report: Report) -> dict:
+    """The figures of a report as JSON values: what was compared, the noise and the smallest fault of each tolerance."""
+    by_tolerance: dict[str, list[Finding]] = collections.defaultdict(list)
+    for finding in report.findings:
+        by_tolerance[f"{kind(finding.check)} {finding.precision}"].append(finding)
+    smallest: dict[str, CaughtFault] = {}
+    for fault in report.faults:
+        check = kind(fault.check.split(",")[0])
+        if fault.caught and (check not in smallest or fault.times < smallest[check].times):
+            smallest[check] = fault
+    contenders = collections.Counter(f"{f.contender} {f.precision}" for f in report.findings)
+    return {
+        "agrees": report.agrees,
+        "tensors_compared": dict(contenders),
+        "tensors_beyond_their_limits": sum(not finding.agrees for finding in report.findings),
+        "tolerances": {
+            name: {
+                "largest_error": max(f.error.norm for f in of_kind),
+                "largest_share_of_limit": round(worst(of_kind).share, 3),
+                "where": f"{worst(of_kind).contender}, {worst(of_kind).case}, {worst(of_kind).name}",
+            }
+            for name, of_kind in by_tolerance.items()
+        },
+        "smallest_fault": {check: [fault.name, fault.error, fault.limit] for check, fault in smallest.items()},
+        "faults": [dataclasses.asdict(fault) for fault in report.faults],
+        "drift": {name: max(values) for name, values in report.trajectory.drift.items()} if report.trajectory else {},
+    }
+
+
+def kind(check: str) -> str:
+    """The kind of a check, as tolerances are told apart by."""
+    return check.split()[0]
+
+
+def _told(found: list[Finding], precision: str | None = None) -> str:
+    found = [finding for finding in found if precision in (None, finding.precision)]
+    beyond = sum(not finding.agrees for finding in found)
+    return f"{len(found)} tensors, " + (f"{beyond} BEYOND THEIR LIMITS" if beyond else "all within their limits")
+
+
+def _report(title: str, device: str, found: list[Finding], curves: Trajectory | None = None, caught=()) -> Report:
+    beyond, missed = sum(not finding.agrees for finding in found), sum(not fault.caught for fault in caught)
+    verdict = f"{len(found)} tensors were compared and {'all' if not beyond else len(found) - beyond} agree"
+    if caught:
+        verdict += (
+            f"; {len(caught)} faults were planted and {'all' if not missed else len(caught) - missed} were caught"
+        )
+    return Report(
+        title, f"{verdict}.", not beyond and not missed, tuple(found), environment(device), (), curves, tuple(caught)
+    )

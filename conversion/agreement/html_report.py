@@ -1,0 +1,275 @@
+"""The page of an agreement check: one HTML file that needs nothing else, no network and no script."""
+
+from __future__ import annotations
+
+import dataclasses
+import html as markup
+import io
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conversion.agreement import figures
+from conversion.agreement.figures import CaughtFault, Trajectory
+from conversion.agreement.findings import Finding
+from ms_bert.data.files import write_atomically
+from ms_bert.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+GENERATOR = "ms_bert agreement"
+MOST_BEYOND = 20  # rows of what is beyond its limit
+MOST_ROWS = 4000  # of the table of all findings, which is most of the page's size
+
+STYLE = """
+:root { color-scheme: light dark; --line: #d0d0d0; --faint: #666; --agrees: #e3f4ea; --differs: #fde5e1; }
+@media (prefers-color-scheme: dark) {
+  :root { --line: #444; --faint: #aaa; --agrees: #14402a; --differs: #5a1d14; }
+}
+body { font: 15px/1.45 system-ui, "DejaVu Sans", sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; }
+h1 { font-size: 1.5em; overflow-wrap: anywhere; }
+h2 { font-size: 1.15em; margin: 2em 0 .5em; }
+#verdict { padding: .7em 1em; border-left: 6px solid; overflow-wrap: anywhere; print-color-adjust: exact; }
+#verdict.agrees { background: var(--agrees); border-color: #1a7f47; }
+#verdict.differs { background: var(--differs); border-color: #c0321c; }
+figure { margin: 0; break-inside: avoid; }
+figure svg { display: block; width: 100%; height: auto; background: white; border-radius: 4px; }
+figcaption, .faint { color: var(--faint); font-size: .9em; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .85em; font-variant-numeric: tabular-nums; }
+th, td { padding: .2em .7em .2em 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
+td.number, th.number { text-align: right; white-space: nowrap; }
+tr.beyond td { background: var(--differs); print-color-adjust: exact; }
+summary { cursor: pointer; font-weight: bold; margin-top: 2em; }
+"""
+
+CAPTIONS = {
+    "errors": "Each sublayer's relative error against the float64 oracle, in the order of the forward pass: a "
+    "contender agrees where it is below the gray line, its limit, and a fault is where its line first leaves the rest.",
+    "ratios": "How many times PyTorch's own error at the same precision each contender's is, by the worse of norm and "
+    "largest element: a healthy one stays near 1 and below the gray line, k (the limit adds a floor to k times, so "
+    "that tiny errors may pass it), and a fault jumps.",
+    "gradients": "The relative error of each parameter's gradient, layer by layer, in the case that is nearest to its "
+    "limit, which is the gray dash above the points.",
+    "histograms": "How the errors of the single elements are spread over the decades: contenders of one precision "
+    "should lie on each other; the outermost bins also hold what is exact and what is not finite.",
+    "trajectory": "The losses of one training run in every framework, which should cover the oracle's wide line, and "
+    "how far they drift from it: rounding makes the drift grow step by step, a fault makes it jump.",
+    "faults": "How many times its limit the error of each planted fault is: right of the line, 1, the check finds the "
+    "fault; a hatched bar is one that it missed.",
+}
+
+COLUMNS = ("check", "case", "contender", "precision", "tensor", "measure", "error", "PyTorch's", "limit", "of limit")
+NUMBERS = {"error", "PyTorch's", "limit", "of limit", "times"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What the page tells.
+
+    Attributes:
+        title: what was compared. verdict: one sentence. environment: the machine and the versions.
+    """
+
+    title: str
+    verdict: str
+    agrees: bool
+    findings: tuple[Finding, ...]
+    environment: dict[str, str]
+    notes: tuple[str, ...] = ()
+    trajectory: Trajectory | None = None
+    faults: tuple[CaughtFault, ...] = ()
+
+
+def check_free(path: Path) -> None:
+    """Raise UserError unless a report can be written there: where there is nothing, or an older report."""
+    if not path.parent.is_dir():
+        raise UserError(f"there is no folder {path.parent}; make it, or name another --report.")
+    try:
+        taken = path.exists() and (path.is_dir() or GENERATOR.encode() not in path.read_bytes()[:4096])
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error}); name another --report.") from None
+    if taken:
+        raise UserError(f"{path} is there already and is no report of this command; name another --report.")
+
+
+def write(path: Path, report: Report) -> None:
+    """Write the page beside its place, then rename it."""
+    write_atomically(path, html(report).encode("utf-8"))
+
+
+def beyond(report: Report) -> list[str]:
+    """Lines on the findings that are beyond their limits, in the order in which they were computed, ten at most."""
+    found = [finding for finding in report.findings if not finding.agrees]
+    more = [f"... and {len(found) - 10} more"] if len(found) > 10 else []
+    missed = [f"the planted fault {fault.name} was not caught" for fault in report.faults if not fault.caught]
+    return [*map(str, found[:10]), *more, *missed]
+
+
+def html(report: Report) -> str:
+    """The page. It forbids itself whatever is not in it, should a name get past the escaping."""
+    title, state = _text(report.title), "agrees" if report.agrees else "differs"
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="generator" content="{GENERATOR}">
+<meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p id="verdict" class="{state}"><strong>{state.capitalize()}.</strong> {_text(report.verdict)}</p>
+{_beyond(report.findings)}
+{_figures(report)}
+{_worst(report.findings)}
+{_faults(report.faults)}
+{_all(report.findings)}
+{_notes(report.notes)}
+{_environment(report.environment)}
+</body>
+</html>
+"""
+
+
+def _beyond(findings: Iterable[Finding]) -> str:
+    beyond = [finding for finding in findings if not finding.agrees]
+    if not beyond:
+        return ""
+    # The forward pass first: what it gets wrong, losses and gradients inherit.
+    checks = {check: i for i, check in enumerate(dict.fromkeys(["forward", *(finding.check for finding in beyond)]))}
+    order = figures.forward_order(finding.name for finding in beyond)
+    beyond.sort(key=lambda finding: (checks[finding.check], order[finding.name], -figures.share(finding)))
+    told = f"<p class=faint>{min(len(beyond), MOST_BEYOND)} of the {len(beyond):,} findings beyond their limit, "
+    told += "in the order of the forward pass.</p>"
+    return f'<section id="beyond"><h2>Where it first fails</h2>{told}{_findings(beyond[:MOST_BEYOND])}</section>'
+
+
+def _figures(report: Report) -> str:
+    found, told = report.findings, report.trajectory
+    trained = [*told.losses, *told.drift] if told else []
+    colors = figures.palette([*(finding.contender for finding in found), *trained])
+    drawn = {
+        "errors": ("Error by sublayer", figures.errors_by_layer(found, colors)),
+        "ratios": ("Error as a multiple of PyTorch's own", figures.ratios_by_layer(found, colors)),
+        "gradients": ("Error of the gradients", figures.gradients(found, colors)),
+        "histograms": ("Errors of the elements", figures.histograms(found, colors)),
+        "trajectory": ("One training run in every framework", figures.trajectory(told, colors) if told else None),
+        "faults": ("Planted faults", figures.faults(report.faults)),
+    }
+    return "\n".join(
+        f'<figure id="{name}"><h2>{title}</h2>\n{_svg(name, title, figure)}'
+        f"<figcaption>{CAPTIONS[name]}</figcaption></figure>"
+        for name, (title, figure) in drawn.items()
+        if figure is not None
+    )
+
+
+def _svg(name: str, title: str, figure: Figure) -> str:
+    """The figure as an element of the page, with ids that no other figure has."""
+    import matplotlib
+
+    told = io.StringIO()
+    # Letters stay text, which the page can be searched for; without metadata the same figure is the same bytes.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(told, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    svg = told.getvalue()
+    svg = svg[svg.index("<svg ") :]  # less the XML declaration and the document type
+    own = re.compile(r'(\bid="|\bhref="#|url\(#)')
+    svg = re.sub(r"<[^<>]+>", lambda tag: own.sub(rf"\g<1>{name}-", tag[0]), svg)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{_text(title)}" ', 1)
+
+
+def _worst(findings: Iterable[Finding]) -> str:
+    worst: dict[tuple[str, str, str], Finding] = {}
+    for finding in findings:
+        key = (finding.check, finding.contender, finding.precision)
+        if key not in worst or figures.share(finding) > figures.share(worst[key]):
+            worst[key] = finding
+    if not worst:
+        return ""
+    return f'<section id="worst"><h2>The worst of each check</h2>{_findings(worst.values())}</section>'
+
+
+def _faults(planted: Sequence[CaughtFault]) -> str:
+    if not planted:
+        return ""
+    columns = ("fault", "what it is", "found by", "at", "error", "limit", "times", "found")
+    rows = []
+    for fault in sorted(planted, key=lambda fault: -fault.times):
+        named = (fault.name, fault.what, fault.check, fault.tensor)
+        numbers = (_number(fault.error), _number(fault.limit), figures.times(fault.times))
+        rows.append((not fault.caught, (*named, *numbers, "yes" if fault.caught else "missed")))
+    table = _table(columns, rows)
+    return f'<section id="planted"><h2>Planted faults, one by one</h2>{table}</section>'
+
+
+def _all(findings: Sequence[Finding]) -> str:
+    shown, told = list(findings), f"All {len(findings):,} findings"
+    if len(shown) > MOST_ROWS:
+        least = sorted(map(figures.share, shown), reverse=True)[MOST_ROWS - 1]
+        shown = [finding for finding in shown if figures.share(finding) >= least][:MOST_ROWS]
+        told = f"The {MOST_ROWS:,} of {len(findings):,} findings that are nearest to their limits or beyond"
+    return f'<details id="all"><summary>{told}</summary>{_findings(shown)}</details>'
+
+
+def _notes(notes: Sequence[str]) -> str:
+    items = "".join(f"<li>{_text(note)}</li>" for note in notes)
+    return f'<section id="notes"><h2>Notes</h2><ul>{items}</ul></section>' if notes else ""
+
+
+def _environment(environment: dict[str, str]) -> str:
+    table = _table(("", ""), [(False, row) for row in environment.items()])
+    return f'<section id="environment"><h2>Environment</h2>{table}</section>' if environment else ""
+
+
+def _findings(findings: Iterable[Finding]) -> str:
+    """A table: of each finding the measure that is nearer to its limit or farther beyond."""
+    rows = []
+    for finding in findings:
+        measure = max(("norm", "largest"), key=lambda measure: _share(finding, measure))
+        error, limit = getattr(finding.error, measure), getattr(finding.limit, measure)
+        own = _number(getattr(finding.yardstick, measure)) if finding.yardstick else "\u2013"
+        numbers = (_number(error), own, _number(limit), _percent(_share(finding, measure)))
+        named = (finding.check, finding.case, finding.contender, finding.precision, finding.name, measure)
+        rows.append((not finding.agrees, (*named, *numbers)))
+    return _table(COLUMNS, rows)
+
+
+def _share(finding: Finding, measure: str) -> float:
+    error, limit = getattr(finding.error, measure), getattr(finding.limit, measure)
+    if math.isnan(error) or not limit:
+        return 0.0 if error == 0.0 else math.inf
+    return error / limit
+
+
+def _table(columns: Sequence[str], rows: Iterable[tuple[bool, Sequence[str]]]) -> str:
+    """Rows are (whether it is beyond its limit, cells)."""
+    kinds = [" class=number" if column in NUMBERS else "" for column in columns]
+    head = "".join(f"<th{kind}>{_text(column)}</th>" for kind, column in zip(kinds, columns))
+    body = "\n".join(
+        f"<tr{' class=beyond' if beyond else ''}>"
+        + "".join(f"<td{kind}>{_text(cell)}</td>" for kind, cell in zip(kinds, cells))
+        + "</tr>"
+        for beyond, cells in rows
+    )
+    head = f"<thead><tr>{head}</tr></thead>\n" if any(columns) else ""
+    return f"<div class=scroll><table>{head}<tbody>{body}</tbody></table></div>"
+
+
+def _number(value: float) -> str:
+    return f"{value:.2e}" if math.isfinite(value) else "not finite"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share < 10 else f"{figures.times(share)}x"
+
+
+def _text(text: str) -> str:
+    """As text and as an attribute's value; a path's undecodable bytes become question marks."""
+    return markup.escape(text.encode("utf-8", "replace").decode("utf-8"))

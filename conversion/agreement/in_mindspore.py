@@ -1,0 +1,179 @@
+"""What ms_bert computes of a problem, in graph mode or in PyNative mode, on any device."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+from mindspore import ParameterTuple, Tensor, nn, ops
+
+from conversion.agreement import cases
+from conversion.agreement.cases import Problem
+from conversion.formats.mindir_cell import Heads
+from ms_bert import kernels
+from ms_bert.config import BertConfig
+from ms_bert.data.batches import FIELDS, Batch
+from ms_bert.device import use_device
+from ms_bert.model import (
+    BertForPreTraining,
+    BertModel,
+    Linear,
+    Numerics,
+    gather_positions,
+    named_intermediates,
+)
+from ms_bert.run.loop import SUMS
+from ms_bert.training.step import PreTrainingLoss
+from ms_bert.training.trainer import MindSporeTrainer
+
+
+class Probe(nn.Cell):
+    """`conversion.agreement.in_torch.Probe` as a cell."""
+
+    def __init__(self, config: BertConfig, numerics: Numerics, parts: tuple[str, ...], labels: int, tokens: bool):
+        super().__init__()
+        self.bert = BertModel(config, numerics, "pooler" in parts)
+        self.parts, self.tokens = parts, tokens
+        if "mlm" in parts or "nsp" in parts:
+            self.cls = Heads(config, "mlm" in parts, "nsp" in parts)
+        if "classifier" in parts:
+            self.classifier = Linear(config.hidden_size, labels)
+        if "qa" in parts:
+            self.qa_outputs = Linear(config.hidden_size, 2)
+
+    def construct(self, input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, masked_positions):
+        hidden, pooled, intermediates = self.bert(input_ids, token_type_ids, position_ids, sequence_ids, cls_positions)
+        outputs = ()
+        if "pooler" in self.parts:
+            outputs += (pooled,)
+        if "mlm" in self.parts:
+            masked = gather_positions(hidden, masked_positions, input_ids.shape[1])
+            outputs += (self.cls.predictions(masked, self.bert.embeddings.word_embeddings.weight),)
+        if "nsp" in self.parts:
+            outputs += (self.cls.seq_relationship(pooled),)
+        if "classifier" in self.parts:
+            outputs += (self.classifier(hidden if self.tokens else pooled),)
+        if "qa" in self.parts:
+            outputs += (self.qa_outputs(hidden),)
+        return intermediates, outputs
+
+
+class Along(nn.Cell):
+    """The sum of the products of a Probe's outputs with directions of their shapes, () float32."""
+
+    def __init__(self, probe: Probe):
+        super().__init__(auto_prefix=False)
+        self.probe = probe
+
+    def construct(self, *arguments):
+        _, outputs = self.probe(*arguments[:6])
+        total = Tensor(0.0, ms.float32)
+        for output, direction in zip(outputs, arguments[6:]):
+            total = total + (ops.cast(output, ms.float32) * direction).sum()
+        return total
+
+
+class Gradients(nn.Cell):
+    """The value of a loss cell, what it gives besides, and the gradient of each parameter.
+
+    Args:
+        dropout: whether the last two arguments of a call are dropout keys, which the loss takes as a pair. Tensors
+            within a tuple are constants to the compiler: a call with such an argument would compile each time.
+    """
+
+    def __init__(self, loss: nn.Cell, has_aux: bool = False, dropout: bool = False):
+        super().__init__(auto_prefix=False)
+        weights = ParameterTuple(loss.trainable_params())
+        self.function = ms.value_and_grad(loss, None, weights=weights, has_aux=has_aux)
+        self.dropout = dropout
+
+    def construct(self, *inputs):
+        if self.dropout:
+            return self.function(*inputs[:-2], (inputs[-2], inputs[-1]))
+        return self.function(*inputs)
+
+
+class MindSpore:
+    """A contender; see `conversion.agreement.suite.Contender`.
+
+    A compiled cell serves every problem of the same config and parts, with the weights of each.
+    """
+
+    def __init__(self, precision: str = "float32", device: str = "CPU", graph: bool = True):
+        self.name = "MindSpore" if graph else "MindSpore PyNative"
+        self.precision, self.device, self.graph = precision, device, graph
+        self.own_dropout = kernels.attention(device, precision) is not kernels.stock.attention
+        self._cells: dict = {}
+
+    def leaves_out(self, name: str) -> bool:
+        return self.own_dropout and name.endswith("probabilities")  # a fused attention forms none
+
+    def forward(self, problem: Problem, batch: Batch) -> dict[str, np.ndarray]:
+        intermediates, outputs = self._probe(problem)(*_tensors(batch, FIELDS[:6]))
+        named = named_intermediates(intermediates) | dict(zip(cases.outputs(problem), outputs))
+        return {name: _array(value) for name, value in named.items() if not isinstance(value, tuple)}
+
+    def output_gradients(self, problem: Problem, batch: Batch, directions: list[np.ndarray]) -> dict[str, np.ndarray]:
+        probe = self._probe(problem)
+        cell = self._cell("along", problem, lambda: Gradients(Along(probe)))
+        _, gradients = cell(*_tensors(batch, FIELDS[:6]), *[Tensor(d.astype(np.float32)) for d in directions])
+        return {p.name: _array(g) for p, g in zip(probe.trainable_params(), gradients)}
+
+    def losses_and_gradients(self, problem: Problem, batch: Batch, dropout: bool) -> tuple[dict, dict]:
+        model = self._cell("pretraining", problem, lambda: BertForPreTraining(problem.config, self._numerics()))
+        cell = self._cell(
+            f"gradients, dropout {dropout}", problem, lambda: Gradients(PreTrainingLoss(model), True, dropout)
+        )
+        _set(model, problem.weights)
+        scale = cases.scale(self.precision)
+        numbers = [Tensor(np.float32(value)) for value in (*cases.totals(batch), scale)]
+        keys = map(Tensor, cases.keys(problem.config, batch) if dropout else ())
+        (_, sums), gradients = cell(*_tensors(batch, FIELDS), *numbers, *keys)
+        named = {p.name: _array(g) / scale for p, g in zip(model.trainable_params(), gradients)}
+        return cases.losses(dict(zip(SUMS, map(float, sums.asnumpy()))), batch), named
+
+    def trainer(self, problem: Problem, options) -> MindSporeTrainer:
+        self._use()
+        return MindSporeTrainer(problem.config, cases.with_training(options, precision=self.precision))
+
+    def _use(self) -> None:
+        use_device(self.device, self.precision)
+        if not self.graph:
+            ms.set_context(mode=ms.PYNATIVE_MODE)
+
+    def _numerics(self) -> Numerics:
+        return Numerics(self.device, self.precision)
+
+    def _probe(self, problem: Problem) -> nn.Cell:
+        labels, tokens = cases.classifier(problem)
+        probe = self._cell(
+            "probe", problem, lambda: Probe(problem.config, self._numerics(), problem.parts, labels, tokens)
+        )
+        _set(probe, problem.weights)
+        return probe
+
+    def _cell(self, kind: str, problem: Problem, make) -> nn.Cell:
+        self._use()
+        key = (kind, problem.config.to_json(), problem.parts, cases.classifier(problem))
+        if key not in self._cells:
+            self._cells[key] = make()
+        return self._cells[key]
+
+
+def _tensors(batch: Batch, names) -> list[Tensor]:
+    return [Tensor(batch[name]) for name in names]
+
+
+def _set(cell: nn.Cell, weights: dict[str, np.ndarray]) -> None:
+    """Give a cell these weights: to each parameter its own, and none left over."""
+    parameters = {p.name: p for p in cell.trainable_params()}
+    if parameters.keys() != weights.keys():
+        raise ValueError(f"weights and parameters differ: {sorted(parameters.keys() ^ weights.keys())}")
+    for name, parameter in parameters.items():
+        parameter.set_data(Tensor(weights[name]))
+
+
+def _array(value: Tensor) -> np.ndarray:
+    """In NumPy, which has no bfloat16, as float64."""
+    if value.dtype == ms.bfloat16:
+        value = ops.cast(value, ms.float32)
+    return value.asnumpy().astype(np.float64)

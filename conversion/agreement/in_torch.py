@@ -1,0 +1,139 @@
+"""What pt_reference computes of a problem: the oracle in float64, the yardstick in float32 or half, and compiled."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from conversion.agreement import cases
+from conversion.agreement.cases import Problem
+from ms_bert.config import BertConfig
+from ms_bert.data.batches import FIELDS, Batch
+from ms_bert.run.loop import SUMS
+from pt_reference.model import (
+    BertForPreTraining,
+    BertLMPredictionHead,
+    BertModel,
+    Linear,
+    Numerics,
+    gather_positions,
+    named_intermediates,
+)
+from pt_reference.training.step import PreTrainingLoss
+from pt_reference.training.trainer import TorchTrainer
+
+
+class Heads(nn.Module):
+    """The MLM head, the NSP head, or both, by Hugging Face's names."""
+
+    def __init__(self, config: BertConfig, parts: tuple[str, ...]):
+        super().__init__()
+        if "mlm" in parts:
+            self.predictions = BertLMPredictionHead(config)
+        if "nsp" in parts:
+            self.seq_relationship = Linear(config.hidden_size, 2)
+
+
+class Probe(nn.Module):
+    """A BERT with any heads, that gives everything it computes.
+
+    Args:
+        parts: of the model. labels: of its classifier; tokens: whether that classifies tokens, not sequences.
+
+    Returns:
+        what BertModel gives, and the outputs of the heads by the names of `cases.outputs`.
+    """
+
+    def __init__(self, config: BertConfig, numerics: Numerics, parts: tuple[str, ...], labels: int, tokens: bool):
+        super().__init__()
+        self.bert = BertModel(config, numerics, "pooler" in parts)
+        self.parts, self.tokens = parts, tokens
+        if "mlm" in parts or "nsp" in parts:
+            self.cls = Heads(config, parts)
+        if "classifier" in parts:
+            self.classifier = Linear(config.hidden_size, labels)
+        if "qa" in parts:
+            self.qa_outputs = Linear(config.hidden_size, 2)
+
+    def forward(self, input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, masked_positions):
+        inputs = (input_ids, token_type_ids, position_ids, sequence_ids, cls_positions)
+        hidden, pooled, intermediates = self.bert(*inputs)
+        outputs = ()
+        if "pooler" in self.parts:
+            outputs += (pooled,)
+        if "mlm" in self.parts:
+            masked = gather_positions(hidden, masked_positions, input_ids.shape[1])
+            outputs += (self.cls.predictions(masked, self.bert.embeddings.word_embeddings.weight),)
+        if "nsp" in self.parts:
+            outputs += (self.cls.seq_relationship(pooled),)
+        if "classifier" in self.parts:
+            outputs += (self.classifier(hidden if self.tokens else pooled),)
+        if "qa" in self.parts:
+            outputs += (self.qa_outputs(hidden),)
+        return intermediates, outputs
+
+
+class PyTorch:
+    """A contender; see `conversion.agreement.suite.Contender`. float64 is the oracle."""
+
+    def __init__(self, precision: str = "float32", compiled: bool = False):
+        self.name = "PyTorch compiled" if compiled else "PyTorch"
+        self.precision, self.compiled, self.own_dropout = precision, compiled, False
+
+    def leaves_out(self, name: str) -> bool:
+        return self.compiled and name.endswith("probabilities")
+
+    def forward(self, problem: Problem, batch: Batch) -> dict[str, np.ndarray]:
+        with torch.no_grad():
+            intermediates, outputs = self._call(self._probe(problem), batch)
+        named = named_intermediates(intermediates) | dict(zip(cases.outputs(problem), outputs))
+        return {name: _array(value) for name, value in named.items() if not isinstance(value, tuple)}
+
+    def output_gradients(self, problem: Problem, batch: Batch, directions: list[np.ndarray]) -> dict[str, np.ndarray]:
+        model = self._probe(problem)
+        _, outputs = self._call(model, batch)
+        loss = sum((value.double() * torch.from_numpy(d)).sum() for value, d in zip(outputs, directions))
+        loss.backward()
+        return _gradients(model)
+
+    def losses_and_gradients(self, problem: Problem, batch: Batch, dropout: bool) -> tuple[dict, dict]:
+        model = self._weighted(BertForPreTraining(problem.config, self._numerics()), problem)
+        loss = PreTrainingLoss(model)
+        inputs = [torch.from_numpy(batch[name]) for name in FIELDS]
+        keys = tuple(map(torch.from_numpy, cases.keys(problem.config, batch))) if dropout else None
+        totals = [torch.tensor(value) for value in cases.totals(batch)]
+        scale = torch.tensor(cases.scale(self.precision))
+        value, sums = (torch.compile(loss, dynamic=False) if self.compiled else loss)(*inputs, *totals, scale, keys)
+        value.backward()
+        gradients = {name: value / cases.scale(self.precision) for name, value in _gradients(model).items()}
+        return cases.losses(dict(zip(SUMS, sums.tolist())), batch), gradients
+
+    def trainer(self, problem: Problem, options) -> TorchTrainer:
+        options = cases.with_training(options, precision=self.precision, compile=self.compiled)
+        return TorchTrainer(problem.config, options)
+
+    def _numerics(self) -> Numerics:
+        # The compiler is free to choose the fused attention, as a user's run does; it has no probabilities to give.
+        return Numerics(self.precision, probabilities=not self.compiled)
+
+    def _probe(self, problem: Problem) -> nn.Module:
+        labels, tokens = cases.classifier(problem)
+        model = self._weighted(Probe(problem.config, self._numerics(), problem.parts, labels, tokens), problem)
+        return torch.compile(model, dynamic=False) if self.compiled else model
+
+    def _weighted(self, model: nn.Module, problem: Problem) -> nn.Module:
+        model.load_state_dict({name: torch.from_numpy(value) for name, value in problem.weights.items()})
+        return model.double() if self.precision == "float64" else model
+
+    def _call(self, model: nn.Module, batch: Batch):
+        return model(*[torch.from_numpy(batch[name]) for name in FIELDS[:6]])
+
+
+def _gradients(model: nn.Module) -> dict[str, np.ndarray]:
+    return {name: np.zeros(p.shape) if p.grad is None else _array(p.grad) for name, p in model.named_parameters()}
+
+
+def _array(value: torch.Tensor) -> np.ndarray:
+    """In NumPy, which has no bfloat16, as float64."""
+    return value.detach().double().numpy()

@@ -1,0 +1,96 @@
+"""Every tensor that a framework computes, in every mode and precision it has here, is the oracle's up to rounding."""
+
+import numpy as np
+import pytest
+
+from conversion.agreement import cases, suite
+from conversion.agreement.findings import Finding
+from conversion.agreement.in_mindspore import MindSpore
+from conversion.agreement.in_onnx import OnnxRuntime
+from conversion.agreement.in_torch import PyTorch
+from ms_bert.config import PRESETS
+
+WHOLE = tuple(suite.CHECKS)
+CONTENDERS = {
+    "MindSpore float32": (MindSpore(), WHOLE),
+    "MindSpore PyNative float32": (MindSpore(graph=False), WHOLE),
+    "MindSpore float16": (MindSpore("float16"), ("forward", "gradients", "step adamw", "overflow", "evaluation")),
+    "PyTorch float32": (PyTorch(), WHOLE),
+    "PyTorch float16": (PyTorch("float16"), WHOLE),
+    "PyTorch bfloat16": (PyTorch("bfloat16"), WHOLE),
+    "PyTorch compiled float32": (PyTorch(compiled=True), ("forward", "gradients", "step adamw")),
+}
+# Each shape is a compilation: these two are compiled for all shapes by `python -m conversion verify --full` only.
+ONE_SHAPE = ("MindSpore float16", "PyTorch compiled float32")
+
+
+def assert_agree(findings: list[Finding]) -> None:
+    beyond = sorted((f for f in findings if not f.agrees), key=lambda f: -f.share)
+    assert not beyond, "\n".join([f"{len(beyond)} of {len(findings)} tensors", *map(str, beyond[:10])])
+
+
+@pytest.mark.parametrize("name, group", [(name, group) for name, (_, groups) in CONTENDERS.items() for group in groups])
+def test_every_tensor_agrees_with_the_oracle(name, group, small, quiet):
+    contender = CONTENDERS[name][0]
+    for problem, reference in (small, quiet):
+        if name in ONE_SHAPE:
+            problem = cases.of_one_shape(problem)
+        if problem is not quiet[0] or group in ("forward", "gradients"):
+            findings = suite.findings(contender, problem, reference, [group])
+            assert findings or (group == "overflow" and contender.precision != "float16")
+            assert_agree(findings)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_onnx_graph_agrees_with_the_oracle(fused, small):
+    problem, reference = small
+    assert_agree(suite.findings(OnnxRuntime(fused), cases.unpacked_only(problem), reference, ["forward"]))
+
+
+@pytest.mark.parametrize("act", ["gelu_new", "relu"])
+def test_the_other_activations_agree_with_the_oracle(act):
+    problem = cases.activation_problem(act)
+    assert_agree(suite.findings(MindSpore(), problem, suite.Reference(problem), ["forward", "gradients"]))
+
+
+@pytest.mark.parametrize("preset", ["tiny", "mini", "small", "base"])
+def test_the_forward_pass_of_a_whole_size_agrees_with_the_oracle(preset):
+    problem = cases.large_problem(preset, PRESETS[preset])
+    findings = suite.findings(MindSpore(), problem, suite.Reference(problem), ["forward"])
+    assert len(findings) == 1 + 3 * PRESETS[preset].num_hidden_layers + 3
+    assert_agree(findings)
+
+
+def test_every_parameter_and_sublayer_is_compared(small):
+    problem, reference = small
+    exact = reference.exact("gradients")["gradients", "ragged"]
+    assert exact.keys() == problem.weights.keys() | {"global norm"}
+    assert len(reference.exact("forward")["forward", "ragged"]) == 1 + 3 * 2 + 3
+    for check in suite.STEPS:
+        changed = reference.exact(check)[check, "ragged"]
+        assert len(changed) == 3 * len(problem.weights) + 2
+        assert (check, "first update") in reference.exact(check)
+
+
+def test_the_inputs_can_expose_faults(small, quiet):
+    """No two sizes alike, no weight as it is first, each position, segment and end of the vocabulary in use."""
+    problem, reference = small
+    config = problem.config
+    sizes = [config.vocab_size, config.hidden_size, config.intermediate_size, config.max_position_embeddings]
+    sizes += [config.head_size, config.num_attention_heads, cases.ROWS, cases.SLOTS]
+    assert len(set(sizes)) == len(sizes)
+    for weights in (problem.weights, quiet[0].weights):
+        assert all(value.all() and len(np.unique(value)) > 1 for value in weights.values())
+    batches = {case.name: case.batch for case in problem.cases}
+    real = {name: batch["sequence_ids"] > 0 for name, batch in batches.items()}
+    ragged, packed = batches["ragged"], batches["packed"]
+    assert set(ragged["position_ids"][real["ragged"]]) == set(range(config.max_position_embeddings))
+    assert {0, config.vocab_size - 1} <= set(ragged["input_ids"][real["ragged"]])
+    assert set(ragged["token_type_ids"][real["ragged"]]) == {0, 1} and len(set(real["ragged"].sum(1))) == cases.ROWS
+    assert packed["sequence_ids"].max() == cases.SEQUENCES
+    assert (ragged["masked_weights"].sum(1) == 0).any() and not batches["labels ignored"]["masked_weights"].any()
+    # The exact gradients are clipped, and none is nothing but that of the keys' biases.
+    gradients = reference.exact("gradients")["gradients", "ragged"]
+    assert gradients["global norm"] > 2 * cases.step_options("adamw", "float32", 4).training.clip_norm
+    for name, value in gradients.items():
+        assert name.endswith("key.bias") == (abs(value).max() < 1e-12), name

@@ -1,0 +1,263 @@
+"""`python -m conversion verify`: it tells checkpoints that compute the same from those that do not, and where first."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from conversion import checkpoint
+from conversion.__main__ import main
+from conversion.agreement import cases, faults, goldens
+from conversion.agreement.findings import worst
+from conversion.agreement.in_mindspore import MindSpore
+from conversion.agreement.verify import Settings, place, verify
+from conversion.parameters import ARCHITECTURES, BACKBONE, shapes
+from ms_bert.config import BertConfig
+from ms_bert.errors import UserError
+from tests.conversion.bert import write_folder
+
+CONFIG = BertConfig(
+    vocab_size=120,
+    hidden_size=48,
+    num_hidden_layers=4,
+    num_attention_heads=3,
+    intermediate_size=80,
+    max_position_embeddings=40,
+    id2label={str(i): f"LABEL_{i}" for i in range(5)},
+)
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "mat", "on", *"abcdefghijklmnopqrstuvwxyz"]
+VOCABULARY += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"] + list(".,;:-!()0123456789")
+
+
+def weights(architecture: str = "BertForPreTraining", config: BertConfig = CONFIG) -> dict[str, np.ndarray]:
+    parts = (*BACKBONE, *ARCHITECTURES[architecture])
+    return cases.random_weights(shapes(config, parts, architecture))
+
+
+def folder(path: Path, changed=None, config=CONFIG, architecture="BertForPreTraining", tokenizer=True) -> Path:
+    """A Hugging Face folder, some of whose tensors are changed."""
+    arrays = weights(architecture, config)
+    for name, change in (changed or {}).items():
+        arrays[name] = change(arrays[name])
+    write_folder(path, arrays, config, architecture)
+    (path / "vocab.txt").unlink()
+    if tokenizer:
+        (path / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory) -> Path:
+    return folder(tmp_path_factory.mktemp("good") / "model")
+
+
+def verified(a: Path, b: Path, **settings):
+    return verify(checkpoint.read(a), checkpoint.read(b), Settings(**settings))
+
+
+def dense(layer: int, part: str) -> str:
+    return f"bert.encoder.layer.{layer}.{part}"
+
+
+@pytest.mark.parametrize("target", ["model.ckpt", "model.ckpt.index", "model.onnx", "model.safetensors"])
+def test_a_conversion_to_every_format_agrees_with_its_source(target, good, tmp_path, capsys):
+    if target == "model.onnx":
+        pytest.importorskip("onnxruntime")
+    there = tmp_path / "to" / target
+    assert main(["convert", str(good), str(there)]) == 0
+    capsys.readouterr()
+    read = there.with_name("model.ckpt") if target.endswith(".index") else there
+    assert main(["verify", str(good), str(read), "--report", str(tmp_path / "report.html")]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 1 and told[0].startswith("A and B agree: ")
+    assert ("ONNX Runtime, B" in told[0]) == (target == "model.onnx")
+    assert (tmp_path / "report.html").stat().st_size > 100_000
+
+
+FAULTS = {
+    "projection transposed": (dense(2, "attention.output.dense.weight"), np.transpose, "layer 2, attention output"),
+    "bias lost": (dense(3, "intermediate.dense.bias"), np.zeros_like, "layer 3, output"),
+    "gamma lost": (dense(1, "output.LayerNorm.weight"), np.ones_like, "layer 1, output"),
+    "queries scaled": (
+        dense(1, "attention.self.query.weight"),
+        lambda w: w * np.float32(1.001),
+        "layer 1, attention probabilities",
+    ),
+    "one number changed": ("bert.pooler.dense.weight", lambda w: _with(w, (3, 4), 0.5), "pooled output"),
+    "positions shifted": ("bert.embeddings.position_embeddings.weight", lambda w: np.roll(w, 1, 0), "embeddings"),
+    "decoder bias lost": ("cls.predictions.bias", np.zeros_like, "mlm logits"),
+}
+
+
+def _with(array: np.ndarray, at: tuple, value: float) -> np.ndarray:
+    changed = array.copy()
+    changed[at] = value
+    return changed
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_of_a_checkpoint_is_named_where_it_first_shows(name, good, tmp_path):
+    tensor, change, where = FAULTS[name]
+    report = verified(good, folder(tmp_path / "bad", {tensor: lambda w: np.ascontiguousarray(change(w))}))
+    assert not report.agrees and f"first at {where}: " in report.verdict, report.verdict
+    # A itself agrees in MindSpore: what is wrong is B, and in both frameworks.
+    beyond = {finding.contender for finding in report.findings if not finding.agrees}
+    assert beyond == {"PyTorch, B", "MindSpore, B"}
+
+
+def test_the_command_tells_a_difference_and_exits_with_1(good, tmp_path, capsys):
+    bad = folder(tmp_path / "bad", {dense(2, "output.dense.weight"): lambda w: w * np.float32(1.01)})
+    report = tmp_path / "report.html"
+    assert main(["verify", str(good), str(bad), "--report", str(report)]) == 1
+    told = capsys.readouterr().out
+    assert "differ, first at layer 2, output: " in told and "x PyTorch's own error" in told
+    assert "layer.2.output" in report.read_text() and "Where it first fails" in report.read_text()
+    assert main(["verify", str(good), str(bad), "--report", str(report), "--json"]) == 1
+    figures = json.loads(capsys.readouterr().out)
+    assert not figures["agrees"] and figures["tensors_beyond_their_limits"] > 3
+
+
+def test_another_epsilon_in_the_config_is_a_difference(good, tmp_path):
+    quiet = {"bert.embeddings.word_embeddings.weight": lambda w: w * np.float32(0.01)}
+    one, other = folder(tmp_path / "a", quiet), folder(tmp_path / "b", quiet, CONFIG.replace(layer_norm_eps=1e-5))
+    report = verified(one, other)
+    assert "first at embeddings" in report.verdict
+    assert any("layer_norm_eps is 1e-12 in A's config and 1e-05 in B's" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_what_half_precision_costs_is_allowed_and_no_more(dtype, good, tmp_path):
+    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float16
+    names = weights()
+    stored = {name: lambda w: w.astype(kind) for name in names}
+    report = verified(good, folder(tmp_path / "half", stored))
+    assert report.agrees and {finding.precision for finding in report.findings} == {dtype}, report.verdict
+    spoiled = stored | {dense(0, "output.dense.weight"): lambda w: (w * 1.2).astype(kind)}
+    assert "layer 0, output" in verified(good, folder(tmp_path / "bad", spoiled)).verdict
+    # What lost nothing on its way is held to float32's tolerances.
+    exact = {name: lambda w: w.astype(kind).astype(np.float32) for name in names}
+    assert main(["convert", str(tmp_path / "half"), str(tmp_path / "back"), "--dtype", "float32"]) == 0
+    report = verified(folder(tmp_path / "exact", exact), tmp_path / "back")
+    assert report.agrees and {finding.precision for finding in report.findings} == {"float32"}
+
+
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "BertForPreTraining"])
+def test_every_architecture_is_run_with_its_heads(architecture, tmp_path):
+    config = CONFIG.replace(num_hidden_layers=1)
+    one, other = (folder(tmp_path / name, config=config, architecture=architecture) for name in "ab")
+    report = verified(one, other)
+    assert report.agrees, report.verdict
+    compared = {finding.name for finding in report.findings}
+    assert compared >= weights(architecture, config).keys() | {"embeddings", "layer.0.output"}
+    assert {"real text", "random tokens", "packed rows"} == {finding.case for finding in report.findings}
+
+
+def test_parts_that_only_one_has_are_left_out_and_told(good, tmp_path):
+    report = verified(good, folder(tmp_path / "bare", architecture="BertModel", tokenizer=False))
+    assert report.agrees and any("only A has mlm, nsp" in note for note in report.notes)
+    without = folder(tmp_path / "a", tokenizer=False)
+    report = verified(without, without)
+    assert any("no tokenizer lies beside" in note for note in report.notes)
+    assert {finding.case for finding in report.findings} == {"random tokens", "packed rows"}
+
+
+def test_a_text_of_the_users_is_run_on(good, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("the cat on the mat\n\nthe mat on the cat; on the mat!\n")
+    assert verified(good, good, text=text).agrees
+    with pytest.raises(UserError, match="holds no text"):
+        (tmp_path / "empty.txt").write_text("\n \n")
+        verified(good, good, text=tmp_path / "empty.txt")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (("--report", "/nowhere/report.html"), "there is no folder /nowhere"),
+        (("--report", "{good}/config.json"), "is there already and is no report"),
+        (("--device", "Ascend"), "no usable Ascend NPU"),
+        (("--precision", "bfloat16"), "not supported by MindSpore on CPU"),
+        (("--full",), "takes two checkpoints, or none"),
+    ],
+)
+def test_a_users_mistake_is_one_sentence(change, words, good, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = [argument.format(good=good) for argument in change]
+    assert main(["verify", str(good), str(good), *arguments]) == 2
+    told = capsys.readouterr()
+    assert words in told.err and len(told.err.strip().splitlines()) == 1 and not told.out
+    assert not (tmp_path / "agreement.html").exists()
+
+
+def test_other_sizes_and_one_checkpoint_alone_are_refused(good, tmp_path, capsys):
+    small = CONFIG.replace(max_position_embeddings=30)
+    with pytest.raises(UserError, match=r"position_embeddings.weight is \(40, 48\) .* it is \(30, 48\)"):
+        verified(good, folder(tmp_path / "other", config=small))
+    assert main(["verify", str(good)]) == 2
+    assert "takes two checkpoints" in capsys.readouterr().err
+
+
+def test_places_are_named_as_people_do():
+    assert place("layer.7.attention.output") == "layer 7, attention output"
+    assert place("pooled_output") == "pooled output"
+
+
+# Against the numbers on file
+
+
+def test_the_goldens_are_those_that_the_oracle_computes_now(small, quiet):
+    stored = goldens.Goldens()
+    for (_, groups), (_, reference) in zip(goldens.problems().values(), (small, quiet)):
+        for group in groups:
+            exact = reference.exact(group)
+            assert {case for _, case in exact.keys() - stored.exact(group).keys()} <= {"short"}
+            for key in exact.keys() & stored.exact(group).keys():
+                tensors = exact[key]
+                assert stored.exact(group)[key].keys() == tensors.keys()
+                for name, value in tensors.items():
+                    size = np.abs(value).max(initial=0.0)
+                    assert np.abs(stored.exact(group)[key][name] - value).max(initial=0.0) <= 1e-8 * size + 1e-16, name
+
+
+def test_goldens_of_other_sources_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(goldens, "fingerprint", lambda: "another")
+    with pytest.raises(UserError, match="made by other sources"):
+        goldens.Goldens()
+    with pytest.raises(UserError, match="cannot be read"):
+        goldens.Goldens(tmp_path / "nothing.npz")
+
+
+def test_a_machine_without_torch_can_be_checked(tmp_path):
+    program = """
+import sys
+from conversion.__main__ import main
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "torch":
+            raise ModuleNotFoundError("there is no torch on this machine", name="torch")
+
+sys.meta_path.insert(0, NoTorch())
+sys.exit(main(["verify", "--precision", "float32"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "tensors were compared and all agree" in done.stdout, done.stdout + done.stderr
+    assert (tmp_path / "agreement.html").stat().st_size > 50_000
+
+
+def test_a_fault_is_found_by_the_numbers_on_file():
+    problem, _ = goldens.problems()["quiet"]
+    fault = faults.FAULTS["epsilon-1e-7"]
+    found = faults.planted(fault, MindSpore(), problem, goldens.Goldens())
+    assert not all(finding.agrees for finding in found) and worst(found).share > 10
