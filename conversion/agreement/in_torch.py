@@ -80,58 +80,76 @@ class PyTorch:
     def __init__(self, precision: str = "float32", compiled: bool = False):
         self.name = "PyTorch compiled" if compiled else "PyTorch"
         self.precision, self.compiled, self.own_dropout = precision, compiled, False
+        self._modules: dict = {}
 
     def leaves_out(self, name: str) -> bool:
         return self.compiled and name.endswith("probabilities")
 
     def forward(self, problem: Problem, batch: Batch) -> dict[str, np.ndarray]:
         with torch.no_grad():
-            intermediates, outputs = self._call(self._probe(problem), batch)
+            intermediates, outputs = self._probe(problem)(*_tensors(batch, FIELDS[:6]))
         named = named_intermediates(intermediates) | dict(zip(cases.outputs(problem), outputs))
         return {name: _array(value) for name, value in named.items() if not isinstance(value, tuple)}
 
     def output_gradients(self, problem: Problem, batch: Batch, directions: list[np.ndarray]) -> dict[str, np.ndarray]:
         model = self._probe(problem)
-        _, outputs = self._call(model, batch)
+        _, outputs = model(*_tensors(batch, FIELDS[:6]))
         loss = sum((value.double() * torch.from_numpy(d)).sum() for value, d in zip(outputs, directions))
         loss.backward()
         return _gradients(model)
 
     def losses_and_gradients(self, problem: Problem, batch: Batch, dropout: bool) -> tuple[dict, dict]:
-        model = self._weighted(BertForPreTraining(problem.config, self._numerics()), problem)
-        loss = PreTrainingLoss(model)
-        inputs = [torch.from_numpy(batch[name]) for name in FIELDS]
+        loss = self._module(
+            "loss", problem, lambda: PreTrainingLoss(BertForPreTraining(problem.config, self._numerics()))
+        )
         keys = tuple(map(torch.from_numpy, cases.keys(problem.config, batch))) if dropout else None
-        totals = [torch.tensor(value) for value in cases.totals(batch)]
-        scale = torch.tensor(cases.scale(self.precision))
-        value, sums = (torch.compile(loss, dynamic=False) if self.compiled else loss)(*inputs, *totals, scale, keys)
+        scale = cases.scale(self.precision)
+        numbers = [torch.tensor(value) for value in (*cases.totals(batch), scale)]
+        value, sums = loss(*_tensors(batch, FIELDS), *numbers, keys)
         value.backward()
-        gradients = {name: value / cases.scale(self.precision) for name, value in _gradients(model).items()}
+        gradients = {name: value / scale for name, value in _gradients(loss).items()}
         return cases.losses(dict(zip(SUMS, sums.tolist())), batch), gradients
 
     def trainer(self, problem: Problem, options) -> TorchTrainer:
+        if self.compiled:
+            torch.compiler.reset()  # past a few graphs of one function torch would quietly run it uncompiled
+            self._modules.clear()
         options = cases.with_training(options, precision=self.precision, compile=self.compiled)
         return TorchTrainer(problem.config, options)
 
     def _numerics(self) -> Numerics:
-        # The compiler is free to choose the fused attention, as a user's run does; it has no probabilities to give.
+        # The compiled model has the fused attention of a user's run, which gives no probabilities.
         return Numerics(self.precision, probabilities=not self.compiled)
 
     def _probe(self, problem: Problem) -> nn.Module:
-        labels, tokens = cases.classifier(problem)
-        model = self._weighted(Probe(problem.config, self._numerics(), problem.parts, labels, tokens), problem)
-        return torch.compile(model, dynamic=False) if self.compiled else model
+        arguments = problem.config, self._numerics(), problem.parts, *cases.classifier(problem)
+        return self._module("probe", problem, lambda: Probe(*arguments))
 
-    def _weighted(self, model: nn.Module, problem: Problem) -> nn.Module:
-        model.load_state_dict({name: torch.from_numpy(value) for name, value in problem.weights.items()})
-        return model.double() if self.precision == "float64" else model
+    def _module(self, kind: str, problem: Problem, make) -> nn.Module:
+        """A module with the problem's weights; compiled ones are kept, for compiling takes long."""
+        key = (kind, problem.config.to_json(), problem.parts, cases.classifier(problem))
+        module = self._modules.get(key)
+        if module is None:
+            module = make().double() if self.precision == "float64" else make()
+            if self.compiled:
+                torch.compiler.reset()
+                self._modules = {key: module} | self._modules
+                module.compile(dynamic=False)
+        weights = {name: torch.from_numpy(value) for name, value in problem.weights.items()}
+        (module.model if kind == "loss" else module).load_state_dict(weights)
+        module.zero_grad()
+        return module
 
-    def _call(self, model: nn.Module, batch: Batch):
-        return model(*[torch.from_numpy(batch[name]) for name in FIELDS[:6]])
+
+def _tensors(batch: Batch, names) -> list[torch.Tensor]:
+    return [torch.from_numpy(batch[name]) for name in names]
 
 
 def _gradients(model: nn.Module) -> dict[str, np.ndarray]:
-    return {name: np.zeros(p.shape) if p.grad is None else _array(p.grad) for name, p in model.named_parameters()}
+    return {
+        name.removeprefix("model."): np.zeros(p.shape) if p.grad is None else _array(p.grad)
+        for name, p in model.named_parameters()
+    }
 
 
 def _array(value: torch.Tensor) -> np.ndarray:

@@ -13,6 +13,7 @@ from conversion.agreement.suite import Contender
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import Batch
 from ms_bert.options import Options
+from ms_bert.run.loop import Trainer
 from ms_bert.run.recipe import learning_rate
 
 
@@ -50,13 +51,18 @@ def compare(
 def train(contender: Contender, problem: cases.Problem, options: Options, batches: Sequence[Batch]) -> cases.Tensors:
     """The loss of each step (steps,), nats, and the change of all weights (parameters,), float64."""
     trainer = contender.trainer(problem, options)
-    before = np.concatenate([value.ravel().astype(np.float64) for value in trainer.state()[0].values()])
+    before = _joined(trainer)
     losses = []
     for step, batch in enumerate(batches):
         result = trainer.train_step(batch, step, learning_rate(options.training, step + 1))
         losses.append(loss_of(result.sums))
-    after = np.concatenate([value.ravel() for value in trainer.state()[0].values()])
-    return {"losses": np.array(losses), "change of all weights": after - before}
+    return {"losses": np.array(losses), "change of all weights": _joined(trainer) - before}
+
+
+def _joined(trainer: Trainer) -> np.ndarray:
+    # Not the keys' biases: their gradient is rounding alone, which Adam brings to the size of any other.
+    kept = [value for name, value in trainer.state()[0].items() if not name.endswith("key.bias")]
+    return np.concatenate([value.ravel().astype(np.float64) for value in kept])
 
 
 def loss_of(sums: dict[str, float]) -> float:
