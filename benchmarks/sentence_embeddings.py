@@ -43,7 +43,6 @@ def convert_through_all(home: Path) -> None:
 def encode(sentences: list[str], tokens: int = 128) -> dict[str, np.ndarray]:
     """input_ids, attention_mask and token_type_ids (sentences, tokens) int64."""
     encoder = tokenizer.load(minilm()).tokenizer
-    encoder.no_truncation(), encoder.no_padding()
     input_ids = np.zeros((len(sentences), tokens), np.int64)
     mask = np.zeros_like(input_ids)
     for row, sentence in enumerate(sentences):

@@ -24,11 +24,19 @@ class Error:
 
 @dataclasses.dataclass(frozen=True)
 class Tolerance:
-    """How far a tensor may be: k times PyTorch's own error plus the floor, and never beyond the cap."""
+    """How far a tensor may be: k times PyTorch's own error plus the floor, and never beyond the cap.
+
+    Attributes:
+        noise: the largest error, by norm, of any framework without a fault. fault: the smallest planted fault that is
+        caught, and its error; None where none was planted: MindSpore has bfloat16 on the NPU only. Both as
+        `python -m benchmarks agreement` measured them.
+    """
 
     k: float
     floor: Error
     cap: Error
+    noise: float
+    fault: tuple[str, float] | None
 
     def limit(self, yardstick: Error) -> Error:
         return Error(
@@ -41,26 +49,29 @@ def _both(value: float) -> Error:
     return Error(value, value)
 
 
-# By the check and the precision. A check that is not named here compares what has no rounding: nothing but 0 will do.
+# By the check and the precision: k, floor, cap, noise, fault. The floors are what MindSpore's CPU backend costs beyond
+# PyTorch's own error: its exp is right to 5e-6 (attention probabilities), its LogSoftmax to 4e-6, and the primitive
+# that updates Adam's moments takes 1 - beta2 in float32, right to 1e-5. A check that is not named here compares
+# what has no rounding: nothing but 0 will do.
 TOLERANCES: dict[tuple[str, str], Tolerance] = {
-    ("forward", "float32"): Tolerance(2.0, Error(5e-7, 2e-6), _both(1e-5)),
-    ("losses", "float32"): Tolerance(2.0, _both(1e-6), _both(5e-6)),
-    ("gradients", "float32"): Tolerance(2.0, _both(4e-6), _both(5e-5)),
-    ("step", "float32"): Tolerance(2.0, _both(8e-6), _both(2e-5)),
-    ("evaluation", "float32"): Tolerance(2.0, _both(1e-6), _both(5e-6)),
-    ("trajectory", "float32"): Tolerance(3.0, _both(1e-6), _both(2e-2)),
-    ("forward", "float16"): Tolerance(3.0, _both(2e-4), _both(1e-2)),
-    ("losses", "float16"): Tolerance(3.0, _both(2e-4), _both(2e-3)),
-    ("gradients", "float16"): Tolerance(3.0, _both(5e-4), _both(2e-2)),
-    ("step", "float16"): Tolerance(3.0, _both(2e-5), _both(2e-3)),
-    ("evaluation", "float16"): Tolerance(3.0, _both(2e-4), _both(2e-3)),
-    ("forward", "bfloat16"): Tolerance(3.0, _both(2e-3), _both(5e-2)),
-    ("losses", "bfloat16"): Tolerance(3.0, _both(2e-3), _both(1e-2)),
-    ("gradients", "bfloat16"): Tolerance(3.0, _both(5e-3), _both(1e-1)),
-    ("step", "bfloat16"): Tolerance(3.0, _both(2e-4), _both(1e-2)),
-    ("evaluation", "bfloat16"): Tolerance(3.0, _both(2e-3), _both(1e-2)),
+    ("forward", "float32"): Tolerance(2.0, Error(5e-7, 2e-6), _both(1e-5), 6.6e-06, ("epsilon-1e-7", 5.6e-05)),
+    ("losses", "float32"): Tolerance(2.0, _both(1e-6), _both(5e-6), 4.3e-07, ("nsp-labels-flipped", 1)),
+    ("gradients", "float32"): Tolerance(2.0, _both(4e-6), _both(5e-5), 5.4e-06, ("decoder-untied", 1)),
+    ("step", "float32"): Tolerance(2.0, _both(8e-6), _both(2e-5), 6.8e-06, ("decay-of-layer-norm", 0.054)),
+    ("evaluation", "float32"): Tolerance(2.0, _both(1e-6), _both(5e-6), 9.4e-08, ("dropout-in-evaluation", 0.13)),
+    ("trajectory", "float32"): Tolerance(3.0, _both(1e-6), _both(2e-2), 1.4e-04, None),
+    ("forward", "float16"): Tolerance(3.0, _both(2e-4), _both(1e-2), 1.5e-03, ("bias-dropped", 0.1)),
+    ("losses", "float16"): Tolerance(3.0, _both(2e-4), _both(2e-3), 3.3e-04, ("averaged-over-rows", 0.39)),
+    ("gradients", "float16"): Tolerance(3.0, _both(5e-4), _both(2e-2), 6.6e-03, ("ignored-labels-counted", 1.1)),
+    ("step", "float16"): Tolerance(3.0, _both(2e-5), _both(2e-3), 4.5e-04, None),
+    ("evaluation", "float16"): Tolerance(3.0, _both(2e-4), _both(2e-3), 1.1e-04, None),
+    ("forward", "bfloat16"): Tolerance(3.0, _both(2e-3), _both(5e-2), 1.2e-02, None),
+    ("losses", "bfloat16"): Tolerance(3.0, _both(2e-3), _both(1e-2), 4.3e-03, None),
+    ("gradients", "bfloat16"): Tolerance(3.0, _both(5e-3), _both(1e-1), 4.5e-02, None),
+    ("step", "bfloat16"): Tolerance(3.0, _both(2e-4), _both(1e-2), 9.5e-04, None),
+    ("evaluation", "bfloat16"): Tolerance(3.0, _both(2e-3), _both(1e-2), 2.7e-03, None),
 }
-_EXACT = Tolerance(1.0, _both(1e-15), _both(1e-15))
+_EXACT = Tolerance(1.0, _both(1e-15), _both(1e-15), 7.3e-17, ("warm-up-late", 0.49))
 
 
 def tolerance(check: str, name: str, precision: str) -> Tolerance:

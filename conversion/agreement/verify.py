@@ -67,7 +67,7 @@ class Side:
     """One checkpoint in one framework.
 
     Attributes:
-        name: as 'MindSpore, B'. precision: whose tolerances hold.
+        name: as 'MindSpore (B)'. precision: whose tolerances hold.
     """
 
     name: str
@@ -210,18 +210,18 @@ class _Verification:
             rounded = dataclasses.replace(self.problem_a, weights=weights)
         torch = PyTorch(self.settings.precision)
         mindspore = _mindspore(self.settings.precision, self.settings.device)
-        sides = [self._side("PyTorch, A", torch, rounded)]
+        sides = [self._side("PyTorch (A)", torch, rounded)]
         if not (self.equal and self.one_config):
-            sides.append(self._side("MindSpore, A", mindspore, self.problem_a))
-            sides.append(self._side("PyTorch, B", torch, self.problem_b))
-        return [*sides, self._side("MindSpore, B", mindspore, self.problem_b)]
+            sides.append(self._side("MindSpore (A)", mindspore, self.problem_a))
+            sides.append(self._side("PyTorch (B)", torch, self.problem_b))
+        return [*sides, self._side("MindSpore (B)", mindspore, self.problem_b)]
 
     def _graphs(self) -> list[Side]:
         """The ONNX files themselves."""
         from conversion.agreement.in_onnx import Graph
 
         return [
-            self._side(f"ONNX Runtime, {name}", Graph(one.source.path, one.architecture), self.problem_a)
+            self._side(f"ONNX Runtime ({name})", Graph(one.source.path, one.architecture), self.problem_a)
             for one, name in ((self.a, "A"), (self.b, "B"))
             if one.source.container == ONNX
         ]
@@ -293,7 +293,7 @@ def _judged(check: str, case: Case, sides: list[Side], computed: list[Tensors], 
 def first_beyond(findings: Sequence[Finding]) -> Finding | None:
     """The first sublayer, in the order of the forward pass, beyond its limit: of B where B's is; or a gradient."""
     beyond = [finding for finding in findings if not finding.agrees]
-    for check, contenders in itertools.product(("forward", "gradients"), (", B", "")):
+    for check, contenders in itertools.product(("forward", "gradients"), ("(B)", "")):
         order: dict[str, None] = dict.fromkeys(finding.name for finding in findings if finding.check == check)
         for name in order:
             at = [f for f in beyond if (f.check, f.name) == (check, name) and f.contender.endswith(contenders)]

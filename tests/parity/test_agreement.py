@@ -1,5 +1,8 @@
 """Every tensor that a framework computes, in every mode and precision it has here, is the oracle's up to rounding."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -8,6 +11,7 @@ from conversion.agreement.findings import Finding
 from conversion.agreement.in_mindspore import MindSpore
 from conversion.agreement.in_onnx import OnnxRuntime
 from conversion.agreement.in_torch import PyTorch
+from conversion.agreement.tolerances import TOLERANCES
 from ms_bert.config import PRESETS
 
 WHOLE = tuple(suite.CHECKS)
@@ -94,3 +98,19 @@ def test_the_inputs_can_expose_faults(small, quiet):
     assert gradients["global norm"] > 2 * cases.step_options("adamw", "float32", 4).training.clip_norm
     for name, value in gradients.items():
         assert name.endswith("key.bias") == (abs(value).max() < 1e-12), name
+
+
+def test_the_tolerances_say_what_the_last_full_run_measured():
+    results = Path(__file__).parents[2] / "benchmarks" / "results" / "agreement.json"
+    measured = json.loads(results.read_text())["result"]
+    for (check, precision), allowed in TOLERANCES.items():
+        found = measured["tolerances"][f"{check} {precision}"]
+        assert found["largest_share_of_limit"] <= 1
+        assert allowed.noise == pytest.approx(found["largest_error"], rel=0.1), (check, precision)
+        fault = measured["smallest_fault"].get(f"{check} {precision}")
+        assert (allowed.fault is None) == (fault is None), (check, precision)
+        if fault:
+            name, error, limit = fault
+            assert allowed.fault == (name.split(",")[0], pytest.approx(error, rel=0.1)) and error > 50 * limit
+            # No cap is so wide that a fault as small as this would pass where PyTorch itself is poor.
+            assert error > min(allowed.cap.norm, allowed.cap.largest)

@@ -75,7 +75,7 @@ def test_a_conversion_to_every_format_agrees_with_its_source(target, good, tmp_p
     assert main(["verify", str(good), str(read), "--report", str(tmp_path / "report.html")]) == 0
     told = capsys.readouterr().out.splitlines()
     assert len(told) == 1 and told[0].startswith("A and B agree: ")
-    assert ("ONNX Runtime, B" in told[0]) == (target == "model.onnx")
+    assert ("ONNX Runtime (B)" in told[0]) == (target == "model.onnx")
     assert (tmp_path / "report.html").stat().st_size > 100_000
 
 
@@ -107,7 +107,7 @@ def test_a_fault_of_a_checkpoint_is_named_where_it_first_shows(name, good, tmp_p
     assert not report.agrees and f"first at {where}: " in report.verdict, report.verdict
     # A itself agrees in MindSpore: what is wrong is B, and in both frameworks.
     beyond = {finding.contender for finding in report.findings if not finding.agrees}
-    assert beyond == {"PyTorch, B", "MindSpore, B"}
+    assert beyond == {"PyTorch (B)", "MindSpore (B)"}
 
 
 def test_the_command_tells_a_difference_and_exits_with_1(good, tmp_path, capsys):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from conversion import __main__ as conversion
+from conversion.agreement.faults import FAULTS
 from ms_bert.options import Options
 from ms_bert.run import command
 
@@ -130,6 +131,20 @@ def test_its_numbers_of_conversion_and_crossing_are_the_measured_ones():
         f"{max(result('sentence_embeddings')['largest_difference_from_float64'].values()):.1e}",
     ):
         assert number in README, number
+
+
+def test_its_numbers_of_agreement_are_the_measured_ones():
+    agreement = result("agreement")
+    faults = [fault for fault in agreement["faults"] if "," not in fault["name"]]
+    smallest = min(faults, key=lambda fault: fault["error"] / fault["limit"])
+    for words in (
+        f"compared {sum(agreement['tensors_compared'].values()):,} tensors",
+        f"planted {len(faults)} faults",
+        f"`{smallest['name']}` ({smallest['what']}), at {smallest['error'] / smallest['limit']:.0f} times",
+    ):
+        assert words in README, words
+    assert agreement["agrees"] and not agreement["tensors_beyond_their_limits"]
+    assert {fault["name"] for fault in faults} == FAULTS.keys() and all(fault["caught"] for fault in faults)
 
 
 def test_the_results_meet_what_was_required():
