@@ -205,15 +205,16 @@ class Verify:
         return 0 if made.agrees else 1
 
     def _verified(self) -> page.Report:
+        def tell(line: str) -> None:
+            print(line, file=sys.stderr, flush=True)
+
         if self.a is not None and self.b is not None:
             from conversion.agreement.verify import Settings, verify
 
             settings = Settings(self.device, self.precision or "float32", self.text)
-            return verify(self.parts.read(self.a), self.parts.read(self.b), settings)
+            seen = tell if sys.stderr.isatty() else lambda line: None
+            return verify(self.parts.read(self.a), self.parts.read(self.b), settings, seen)
         from conversion.agreement import full
-
-        def tell(line: str) -> None:
-            print(line, file=sys.stderr, flush=True)
 
         if self.full:
             return full.everything(self.device, tell)

@@ -1,7 +1,8 @@
 """The oracle's tensors on file, so that a machine without PyTorch can be checked against them.
 
-`python -m conversion.agreement.goldens` makes the file anew; it holds a hash of what it was made with, and a test holds
-the two equal. For the file's size values are float64 rounded to 28 bits (2e-9), and equal ones are kept once.
+`python -m conversion.agreement.goldens` makes the file anew. It holds the hash of this script and of the problems, and
+a test holds its values to those that pt_reference computes. For its size, values are float64 rounded to 28 bits (2e-9),
+and equal arrays are kept once.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ PRECISIONS = ("float32", "float16", "bfloat16")
 GROUPS = ("forward", "gradients", *suite.STEPS, "evaluation")
 _LEFT_OUT = ("short", "short, padded to 32")  # cases that a machine without PyTorch does without, for the file's size
 _BITS = 24  # of the mantissa that are rounded away
-_MADE_WITH = ("cases.py", "suite.py", "goldens.py", "in_torch.py")
 
 
 def problems() -> dict[str, tuple[Problem, tuple[str, ...]]]:
@@ -41,10 +41,8 @@ def problems() -> dict[str, tuple[Problem, tuple[str, ...]]]:
 
 
 def fingerprint() -> str:
-    """A hash of the sources that make the goldens, and of the problems as this NumPy draws them."""
-    digest = hashlib.sha256()
-    for name in _MADE_WITH:
-        digest.update(Path(__file__).with_name(name).read_bytes())
+    """A hash of this script and of the problems, as this NumPy draws them."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
     for problem, _ in problems().values():
         for tensors in (problem.weights, problem.moments, *(case.batch for case in problem.cases)):
             for name, value in sorted(tensors.items()):
@@ -110,8 +108,8 @@ class Goldens:
             raise UserError(f"{path} cannot be read ({error}); install the package again.") from None
         if about["fingerprint"] != fingerprint():
             raise UserError(
-                f"{path} was made by other sources, or another NumPy, than these; make it anew with "
-                "python -m conversion.agreement.goldens, which needs PyTorch."
+                f"{path} was made by another version of its script, or with other numbers than this NumPy draws; make "
+                "it anew with python -m conversion.agreement.goldens, which needs PyTorch."
             )
         self._exact: dict[Key, Tensors] = {}
         for name in (*arrays, *about["same"]):

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,16 +50,21 @@ class Settings:
     text: Path | None = None
 
 
-def verify(a: Checkpoint, b: Checkpoint, settings: Settings | None = None) -> Report:
+def verify(
+    a: Checkpoint, b: Checkpoint, settings: Settings | None = None, tell: Callable[[str], None] = lambda line: None
+) -> Report:
     """Run both checkpoints on the same real and random inputs, and judge every sublayer, output and gradient.
 
     The oracle is PyTorch in float64 with the weights of a. The yardstick is PyTorch in float32 (or at the precision
     asked for) with the weights of a, rounded as those of b are stored. MindSpore runs in graph mode.
 
+    Args:
+        tell: takes a line of progress.
+
     Raises:
         UserError: they cannot be compared: no config, other sizes, no part in common, no framework.
     """
-    return _Verification(a, b, settings or Settings()).report()
+    return _Verification(a, b, settings or Settings(), tell).report()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +85,8 @@ class Side:
 
 
 class _Verification:
-    def __init__(self, a: Checkpoint, b: Checkpoint, settings: Settings):
-        self.a, self.b, self.settings, self.notes = a, b, settings, []
+    def __init__(self, a: Checkpoint, b: Checkpoint, settings: Settings, tell: Callable[[str], None]):
+        self.a, self.b, self.settings, self.tell, self.notes = a, b, settings, tell, []
         self._check_frameworks()
         config_a, config_b = self._configs()
         self.parts = tuple(part for part in a.parts if part in b.parts)
@@ -236,6 +241,13 @@ class _Verification:
         precision = self.settings.precision if self.stored is None else self.stored.name
         return Side(name, precision, contender, problem)
 
+    def _computed(self, sides: list[Side], what: str, compute: Callable) -> list[Tensors]:
+        found = []
+        for side in sides:
+            self.tell(f"{side.name}: {what}")
+            found.append(compute(side.contender, side.problem))
+        return found
+
     def _forward(self, case: Case) -> list[Finding]:
         alone = case.batch["sequence_ids"].max() == 1 and case.batch["cls_positions"].shape[1] == 1
 
@@ -243,7 +255,7 @@ class _Verification:
             return cases.real_only(contender.forward(problem, case.batch), case.batch)
 
         sides = [*self.sides, *(self.graphs if alone else [])]
-        computed = [of(side.contender, side.problem) for side in sides]
+        computed = self._computed(sides, f"forward, {case.name}", of)
         return _judged("forward", case, sides, computed, of(self.oracle, self.problem_a))
 
     def _gradients(self, case: Case) -> list[Finding]:
@@ -253,7 +265,7 @@ class _Verification:
         def of(contender, problem: Problem) -> Tensors:
             return contender.output_gradients(problem, case.batch, directions)
 
-        computed = [of(side.contender, side.problem) for side in self.sides]
+        computed = self._computed(self.sides, f"gradients, {case.name}", of)
         return _judged("gradients", case, self.sides, computed, of(self.oracle, self.problem_a))
 
     def _verdict(self, findings: list[Finding]) -> str:

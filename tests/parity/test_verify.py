@@ -224,9 +224,9 @@ def test_the_goldens_are_those_that_the_oracle_computes_now(small, quiet):
                     assert np.abs(stored.exact(group)[key][name] - value).max(initial=0.0) <= 1e-8 * size + 1e-16, name
 
 
-def test_goldens_of_other_sources_are_refused(tmp_path, monkeypatch):
+def test_goldens_of_another_script_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(goldens, "fingerprint", lambda: "another")
-    with pytest.raises(UserError, match="made by other sources"):
+    with pytest.raises(UserError, match="made by another version"):
         goldens.Goldens()
     with pytest.raises(UserError, match="cannot be read"):
         goldens.Goldens(tmp_path / "nothing.npz")
