@@ -200,7 +200,7 @@ class Verify:
             print(json.dumps({"verdict": made.verdict, "notes": made.notes, **summary(made)}, indent=2))
         else:
             print(f"{made.verdict} Report: {self.report}")
-            for line in () if made.agrees else [*made.notes, *page.beyond(made)]:
+            for line in [*made.notes, *page.beyond(made)]:
                 print(f"  {line}")
         return 0 if made.agrees else 1
 

@@ -354,7 +354,10 @@ def without_dropout(problem: Problem) -> Problem:
 
 
 def outputs(problem: Problem) -> list[str]:
-    """Names of what the heads give, in their order: (rows, width) each, rows being tokens, sequences or slots."""
+    """Names of what the heads give, in their order: (rows, width) each, rows being tokens, sequences or slots.
+
+    A model without pooler and heads gives its last hidden state.
+    """
     named = {
         "pooler": "pooled_output",
         "mlm": "mlm_logits",
@@ -362,7 +365,7 @@ def outputs(problem: Problem) -> list[str]:
         "classifier": "token_logits" if classifier(problem)[1] else "sequence_logits",
         "qa": "qa_logits",
     }
-    return [name for part, name in named.items() if part in problem.parts]
+    return [name for part, name in named.items() if part in problem.parts] or ["last_hidden_state"]
 
 
 def directions(problem: Problem, batch: Batch, computed: Tensors) -> list[np.ndarray]:
@@ -400,7 +403,7 @@ def losses(sums: dict[str, float], batch: Batch) -> dict[str, np.ndarray]:
     }
 
 
-PER_TOKEN = ("embeddings", "token_logits", "qa_logits")
+PER_TOKEN = ("embeddings", "token_logits", "qa_logits", "last_hidden_state")
 PER_SEQUENCE = ("pooled_output", "nsp_logits", "sequence_logits")
 
 

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 from pathlib import Path
 
+from ms_bert.errors import UserError
+
 PACKAGES = ("ms-bert", "mindspore", "torch", "onnxruntime", "transformers", "numpy")
+
+
+def check_installed(*names: str) -> None:
+    """Raise UserError where a package that the comparison needs is not installed."""
+    for name in names:
+        try:
+            found = importlib.util.find_spec(name)
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            raise UserError(
+                f"this comparison needs {name}, which is not installed; pip install -e '.[torch,onnx]', or check this "
+                "machine against the oracle's numbers on file: python -m conversion verify."
+            )
 
 
 def environment(device: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from conversion.agreement import cases, goldens, suite, trajectories
-from conversion.agreement.environment import environment
+from conversion.agreement.environment import check_installed, environment
 from conversion.agreement.figures import CaughtFault, Trajectory
 from conversion.agreement.findings import Finding, worst
 from conversion.agreement.html_report import Report
@@ -46,6 +46,7 @@ def against_goldens(device: str, precisions: tuple[str, ...] | None = None, tell
 
 def everything(device: str, tell: Tell = print) -> Report:
     """All frameworks, modes and precisions of this machine, the preset sizes, the planted faults, a training run."""
+    check_installed("torch", "onnx", "onnxruntime")
     import torch  # noqa: F401 - before MindSpore, whose import leaves later ones a single thread
 
     from conversion.agreement import faults

@@ -12,6 +12,8 @@ import hashlib
 import io
 import json
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +106,7 @@ class Goldens:
             with np.load(path) as file:
                 arrays = {name: file[name] for name in file.files}
             about = json.loads(arrays.pop("about").tobytes())
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{path} cannot be read ({error}); install the package again.") from None
         if about["fingerprint"] != fingerprint():
             raise UserError(

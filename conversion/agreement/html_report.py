@@ -89,11 +89,15 @@ def check_free(path: Path) -> None:
     if not path.parent.is_dir():
         raise UserError(f"there is no folder {path.parent}; make it, or name another --report.")
     try:
-        taken = path.exists() and (path.is_dir() or GENERATOR.encode() not in path.read_bytes()[:4096])
+        taken = path.exists() and (path.is_dir() or not _is_report(path.read_bytes()[:4096]))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error}); name another --report.") from None
     if taken:
         raise UserError(f"{path} is there already and is no report of this command; name another --report.")
+
+
+def _is_report(begin: bytes) -> bool:
+    return begin.startswith(b"<!") and f'<meta name="generator" content="{GENERATOR}">'.encode() in begin
 
 
 def write(path: Path, report: Report) -> None:

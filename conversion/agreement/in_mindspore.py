@@ -9,6 +9,7 @@ from mindspore import ParameterTuple, Tensor, nn, ops
 from conversion.agreement import cases
 from conversion.agreement.cases import Problem
 from conversion.formats.mindir_cell import Heads
+from conversion.parameters import BACKBONE
 from ms_bert import kernels
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import FIELDS, Batch
@@ -33,6 +34,7 @@ class Probe(nn.Cell):
         super().__init__()
         self.bert = BertModel(config, numerics, "pooler" in parts)
         self.parts, self.tokens = parts, tokens
+        self.headless = set(parts) <= set(BACKBONE)
         if "mlm" in parts or "nsp" in parts:
             self.cls = Heads(config, "mlm" in parts, "nsp" in parts)
         if "classifier" in parts:
@@ -54,7 +56,7 @@ class Probe(nn.Cell):
             outputs += (self.classifier(hidden if self.tokens else pooled),)
         if "qa" in self.parts:
             outputs += (self.qa_outputs(hidden),)
-        return intermediates, outputs
+        return intermediates, (hidden,) if self.headless else outputs
 
 
 class Along(nn.Cell):

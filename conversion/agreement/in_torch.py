@@ -8,6 +8,7 @@ from torch import nn
 
 from conversion.agreement import cases
 from conversion.agreement.cases import Problem
+from conversion.parameters import BACKBONE
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import FIELDS, Batch
 from ms_bert.run.loop import SUMS
@@ -49,6 +50,7 @@ class Probe(nn.Module):
         super().__init__()
         self.bert = BertModel(config, numerics, "pooler" in parts)
         self.parts, self.tokens = parts, tokens
+        self.headless = set(parts) <= set(BACKBONE)
         if "mlm" in parts or "nsp" in parts:
             self.cls = Heads(config, parts)
         if "classifier" in parts:
@@ -71,7 +73,7 @@ class Probe(nn.Module):
             outputs += (self.classifier(hidden if self.tokens else pooled),)
         if "qa" in self.parts:
             outputs += (self.qa_outputs(hidden),)
-        return intermediates, outputs
+        return intermediates, (hidden,) if self.headless else outputs
 
 
 class PyTorch:

@@ -1,5 +1,6 @@
 """`python -m conversion verify`: it tells checkpoints that compute the same from those that do not, and where first."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -12,12 +13,14 @@ import pytest
 
 from conversion import checkpoint
 from conversion.__main__ import main
-from conversion.agreement import cases, faults, goldens
+from conversion.agreement import cases, faults, goldens, html_report
+from conversion.agreement import verify as verify_module
 from conversion.agreement.findings import worst
 from conversion.agreement.in_mindspore import MindSpore
-from conversion.agreement.verify import Settings, place, verify
+from conversion.agreement.verify import Settings, place, text_batch, verify
 from conversion.parameters import ARCHITECTURES, BACKBONE, shapes
 from ms_bert.config import BertConfig
+from ms_bert.data import tokenizer
 from ms_bert.errors import UserError
 from tests.conversion.bert import write_folder
 
@@ -107,7 +110,7 @@ def test_a_fault_of_a_checkpoint_is_named_where_it_first_shows(name, good, tmp_p
     assert not report.agrees and f"first at {where}: " in report.verdict, report.verdict
     # A itself agrees in MindSpore: what is wrong is B, and in both frameworks.
     beyond = {finding.contender for finding in report.findings if not finding.agrees}
-    assert beyond == {"PyTorch (B)", "MindSpore (B)"}
+    assert beyond - {"weights (B)"} == {"PyTorch (B)", "MindSpore (B)"}
 
 
 def test_the_command_tells_a_difference_and_exits_with_1(good, tmp_path, capsys):
@@ -135,15 +138,45 @@ def test_what_half_precision_costs_is_allowed_and_no_more(dtype, good, tmp_path)
     kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float16
     names = weights()
     stored = {name: lambda w: w.astype(kind) for name in names}
-    report = verified(good, folder(tmp_path / "half", stored))
-    assert report.agrees and {finding.precision for finding in report.findings} == {dtype}, report.verdict
-    spoiled = stored | {dense(0, "output.dense.weight"): lambda w: (w * 1.2).astype(kind)}
+    half = folder(tmp_path / "half", stored)
+    for pair, side in (((good, half), "B"), ((half, good), "A")):
+        report = verified(*pair)
+        assert report.agrees and {finding.precision for finding in report.findings} == {"float32"}, report.verdict
+        assert any(f"{side} stores " in note and f"tensors in {dtype}" in note for note in report.notes)
+    spoiled = stored | {dense(0, "output.dense.weight"): lambda w: (w * 1.02).astype(kind)}
     assert "layer 0, output" in verified(good, folder(tmp_path / "bad", spoiled)).verdict
-    # What lost nothing on its way is held to float32's tolerances.
+    # What lost nothing on its way is not spoken of.
     exact = {name: lambda w: w.astype(kind).astype(np.float32) for name in names}
-    assert main(["convert", str(tmp_path / "half"), str(tmp_path / "back"), "--dtype", "float32"]) == 0
-    report = verified(folder(tmp_path / "exact", exact), tmp_path / "back")
-    assert report.agrees and {finding.precision for finding in report.findings} == {"float32"}
+    report = verified(folder(tmp_path / "exact", exact), half)
+    assert report.agrees and not report.notes
+
+
+def test_one_tensor_in_half_precision_loosens_nothing_for_the_others(good, tmp_path):
+    one = {dense(1, "output.LayerNorm.bias"): lambda w: w.astype(ml_dtypes.bfloat16)}
+    report = verified(good, folder(tmp_path / "one", one))
+    assert report.agrees and any("B stores 1 of 78 tensors in bfloat16" in note for note in report.notes), report.notes
+    spoiled = one | {dense(3, "intermediate.dense.weight"): lambda w: w * np.float32(1.003)}
+    report = verified(good, folder(tmp_path / "bad", spoiled))
+    assert "first at layer 3, output" in report.verdict
+
+
+SIZE_OF = {"word": "vocab_size", "position": "max_position_embeddings"}
+
+
+@pytest.mark.parametrize("architecture", ["BertModel", "BertForPreTraining"])
+@pytest.mark.parametrize("table, row", [("word", 117), ("position", 599)])
+def test_a_row_that_no_input_shows_is_compared_too(architecture, table, row, tmp_path):
+    config = CONFIG.replace(num_hidden_layers=1, max_position_embeddings=600, vocab_size=30_000)
+    one = folder(tmp_path / "a", config=config, architecture=architecture)
+    name = f"bert.embeddings.{table}_embeddings.weight"
+    other = folder(
+        tmp_path / "b", {name: lambda w: _with(w, (row, 5), w[row, 5] * 1.001)}, config, architecture=architecture
+    )
+    report = verified(one, other)
+    assert not report.agrees
+    assert any(
+        f"{table}_embeddings.weight differs in 1 of its" in note and f"row {row}" in note for note in report.notes
+    )
 
 
 @pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "BertForPreTraining"])
@@ -154,22 +187,33 @@ def test_every_architecture_is_run_with_its_heads(architecture, tmp_path):
     assert report.agrees, report.verdict
     compared = {finding.name for finding in report.findings}
     assert compared >= weights(architecture, config).keys() | {"embeddings", "layer.0.output"}
-    assert {"real text", "random tokens", "packed rows"} == {finding.case for finding in report.findings}
+    assert {"every row", "real text", "random tokens", "packed rows"} == {finding.case for finding in report.findings}
 
 
-def test_parts_that_only_one_has_are_left_out_and_told(good, tmp_path):
-    report = verified(good, folder(tmp_path / "bare", architecture="BertModel", tokenizer=False))
-    assert report.agrees and any("only A has mlm, nsp" in note for note in report.notes)
+def test_parts_that_only_one_has_are_left_out_and_told(good, tmp_path, capsys):
+    bare = folder(tmp_path / "bare", architecture="BertModel", tokenizer=False)
+    assert main(["verify", str(good), str(bare), "--report", str(tmp_path / "report.html")]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("A and B agree on embeddings, encoder, pooler: ") and "only A has mlm, nsp" in told
     without = folder(tmp_path / "a", tokenizer=False)
     report = verified(without, without)
     assert any("no tokenizer lies beside" in note for note in report.notes)
-    assert {finding.case for finding in report.findings} == {"random tokens", "packed rows"}
+    assert {finding.case for finding in report.findings} == {"every row", "random tokens", "packed rows"}
 
 
-def test_a_text_of_the_users_is_run_on(good, tmp_path):
+def test_a_text_of_the_users_is_run_on(good, tmp_path, monkeypatch):
     text = tmp_path / "text.txt"
     text.write_text("the cat on the mat\n\nthe mat on the cat; on the mat!\n")
+    batch = text_batch(tokenizer.load(good), ["the cat on the mat"], 12)
+    assert batch["input_ids"][0].tolist() == [2, 5, 6, 3, 8, 5, 7, 3, 0, 0, 0, 0]
+    assert batch["token_type_ids"][0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0]
+    seen = []
+    monkeypatch.setattr(verify_module, "text_batch", lambda _, lines, *rest: seen.append(lines) or batch)
     assert verified(good, good, text=text).agrees
+    assert seen == [["the cat on the mat", "the mat on the cat; on the mat!"]]
+    without = folder(tmp_path / "without", tokenizer=False)
+    with pytest.raises(UserError, match="no tokenizer lies beside A or B, so that .*text.txt cannot be run on"):
+        verified(without, without, text=text)
     with pytest.raises(UserError, match="holds no text"):
         (tmp_path / "empty.txt").write_text("\n \n")
         verified(good, good, text=tmp_path / "empty.txt")
@@ -194,12 +238,98 @@ def test_a_users_mistake_is_one_sentence(change, words, good, tmp_path, capsys, 
     assert not (tmp_path / "agreement.html").exists()
 
 
+def test_no_file_but_an_older_report_is_replaced(good, tmp_path, capsys):
+    source = tmp_path / "html_report.py"
+    source.write_text(Path(html_report.__file__).read_text())  # it holds the mark of a report
+    assert main(["verify", str(good), str(good), "--report", str(source)]) == 2
+    assert "is there already and is no report" in capsys.readouterr().err
+    assert source.read_text() == Path(html_report.__file__).read_text()
+
+
 def test_other_sizes_and_one_checkpoint_alone_are_refused(good, tmp_path, capsys):
     small = CONFIG.replace(max_position_embeddings=30)
+    shorter = folder(tmp_path / "other", config=small)
+    with pytest.raises(UserError, match="max_position_embeddings is 40 in .* and 30 in"):
+        verified(good, shorter)
+    (shorter / "config.json").unlink()
     with pytest.raises(UserError, match=r"position_embeddings.weight is \(40, 48\) .* it is \(30, 48\)"):
-        verified(good, folder(tmp_path / "other", config=small))
+        verified(good, shorter)
     assert main(["verify", str(good)]) == 2
     assert "takes two checkpoints" in capsys.readouterr().err
+    heads = folder(tmp_path / "heads", config=CONFIG.replace(num_attention_heads=6))
+    with pytest.raises(UserError, match="num_attention_heads is 3 in .* and 6 in"):
+        verified(good, heads)
+    deeper = folder(tmp_path / "deeper", config=CONFIG.replace(num_hidden_layers=6))
+    (deeper / "config.json").unlink()
+    for pair in ((good, deeper), (deeper, good)):
+        with pytest.raises(UserError, match=r"holds bert.encoder.layer.4.* which the model of 4 layers .* has not"):
+            verified(*pair)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(value, good, tmp_path):
+    bad = folder(tmp_path / "bad", {dense(1, "output.dense.bias"): lambda w: _with(w, (2,), value)})
+    for pair in ((good, bad), (bad, good), (bad, bad)):
+        with pytest.raises(UserError, match=r"layer.1.output.dense.bias in .*bad.* holds values that are not finite"):
+            verified(*pair)
+
+
+def test_what_rounding_hides_is_said_to_be_hidden(tmp_path):
+    """With queries so large the softmax is a step, and PyTorch in float32 is itself beyond every limit."""
+    large = {dense(i, "attention.self.query.weight"): lambda w: w * np.float32(30) for i in range(4)}
+    wild = folder(tmp_path / "wild", large)
+    report = verified(wild, wild)
+    assert not report.agrees and report.verdict.startswith("A and B cannot be told apart: at "), report.verdict
+
+
+@pytest.mark.parametrize("one, other", [("BertForMaskedLM", "BertModel"), ("BertForQuestionAnswering", "BertModel")])
+def test_models_without_an_output_in_common_are_compared_by_their_hidden_states(one, other, tmp_path):
+    config = CONFIG.replace(num_hidden_layers=1)
+    pair = [folder(tmp_path / name, config=config, architecture=name) for name in (one, other)]
+    report = verified(*pair)
+    assert report.agrees and report.verdict.startswith("A and B agree on embeddings, encoder: "), report.verdict
+    assert {"last_hidden_state", dense(0, "output.dense.weight")} <= {finding.name for finding in report.findings}
+
+
+def test_classifiers_of_other_kinds_are_not_compared(tmp_path):
+    kinds = ("BertForSequenceClassification", "BertForTokenClassification")
+    config = CONFIG.replace(num_hidden_layers=1)
+    one, other = (folder(tmp_path / name, config=config, architecture=name) for name in kinds)
+    for pair in ((one, other), (other, one)):
+        report = verified(*pair)
+        assert report.agrees and any("their classifiers are not compared" in note for note in report.notes)
+        assert "classifier.weight" not in {finding.name for finding in report.findings}
+
+
+def test_a_model_of_one_token_type_is_compared(tmp_path):
+    one = folder(tmp_path / "a", config=CONFIG.replace(num_hidden_layers=1, type_vocab_size=1))
+    assert verified(one, one).agrees
+
+
+GRAPHS = {"pretraining": "BertForPreTraining", "masked": "BertForMaskedLM", "encoder": "BertModel", "bare": "BertModel"}
+
+
+@pytest.mark.parametrize("name, graph", [("encoder", "pretraining"), ("pretraining", "bare"), ("masked", "encoder")])
+def test_a_graph_is_run_for_what_it_shares_or_said_not_to_be(name, graph, tmp_path):
+    pytest.importorskip("onnxruntime")
+    config = CONFIG.replace(num_hidden_layers=1)
+    paths = {one: folder(tmp_path / one, config=config, architecture=GRAPHS[one]) for one in (name, graph)}
+    file = tmp_path / "graph" / "model.onnx"
+    drop = ["--drop", "pooler"] if graph == "bare" else []
+    assert main(["convert", str(paths[graph]), str(file), *drop]) == 0
+    plain, onnx = checkpoint.read(paths[name]), checkpoint.read(file, allow_missing=("pooler",))
+    for a, b, side in ((plain, onnx, "B"), (onnx, plain, "A")):
+        report = verify(a, b)
+        assert report.agrees, report.verdict
+        ran = any(finding.contender == f"ONNX Runtime ({side})" for finding in report.findings)
+        assert ran == (graph != "pretraining")
+        assert ran != any(f"the graph of {side} gives nothing that the other has too" in note for note in report.notes)
+
+
+def test_tokenizers_that_differ_are_told(good, tmp_path):
+    other = folder(tmp_path / "other")
+    (other / "vocab.txt").write_text("\n".join([*VOCABULARY[:6], "dog", *VOCABULARY[7:]]) + "\n")
+    assert any("do not give the same tokens" in note for note in verified(good, other).notes)
 
 
 def test_places_are_named_as_people_do():
@@ -230,6 +360,20 @@ def test_goldens_of_another_script_are_refused(tmp_path, monkeypatch):
         goldens.Goldens()
     with pytest.raises(UserError, match="cannot be read"):
         goldens.Goldens(tmp_path / "nothing.npz")
+    for size in (0, 1000, goldens.FILE.stat().st_size // 2):
+        (tmp_path / "torn.npz").write_bytes(goldens.FILE.read_bytes()[:size])
+        with pytest.raises(UserError, match="cannot be read"):
+            goldens.Goldens(tmp_path / "torn.npz")
+
+
+@pytest.mark.parametrize("name, arguments", [("torch", ["--full"]), ("torch", "pair"), ("onnxruntime", ["--full"])])
+def test_what_is_not_installed_is_one_sentence(name, arguments, good, tmp_path, monkeypatch, capsys):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda other: None if other == name else found(other))
+    arguments = [str(good), str(good)] if arguments == "pair" else arguments
+    assert main(["verify", *arguments, "--report", str(tmp_path / "report.html")]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1 and f"this comparison needs {name}, which is not installed" in told[0]
 
 
 def test_a_machine_without_torch_can_be_checked(tmp_path):

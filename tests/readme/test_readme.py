@@ -34,7 +34,7 @@ def test_the_two_commands_build_the_environment_and_run(target, tmp_path):
     assert any(line.startswith(f"make {target}") for line in LINES)
     # These tests run under make themselves, which hands its own flags on.
     environment = {
-        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "WORKERS")
     }
     plan = subprocess.run(
         ["make", "--no-print-directory", "--dry-run", target, f"VENV={tmp_path}/venv"],
@@ -46,7 +46,8 @@ def test_the_two_commands_build_the_environment_and_run(target, tmp_path):
     assert plan.returncode == 0, plan.stderr
     steps = plan.stdout.splitlines()
     assert steps[0].endswith(f"-m venv {tmp_path}/venv") and "--constraint constraints.txt" in steps[1]
-    assert steps[-1] == f"{tmp_path}/venv/bin/python -m " + {"pretrain": "ms_bert.pretrain", "test": "pytest"}[target]
+    last = {"pretrain": "ms_bert.pretrain", "test": "pytest --numprocesses 2 --dist loadfile"}[target]
+    assert steps[-1] == f"{tmp_path}/venv/bin/python -m {last}"
 
 
 def test_there_are_commands():
