@@ -16,7 +16,7 @@ from ms_bert.options import ExampleOptions, Options, TrainingOptions
 from ms_bert.training.trainer import MindSporeTrainer
 from pt_reference.device import use_device as use_torch_device
 from pt_reference.training.optimizers import OPTIMIZERS
-from pt_reference.training.step import Update
+from pt_reference.training.step import Update, global_norm
 from pt_reference.training.trainer import TorchTrainer
 
 torch = pytest.importorskip("torch")
@@ -180,6 +180,13 @@ def test_the_scale_doubles_after_a_thousand_good_steps():
         p.grad = torch.ones(3)
         update(1e-3)
     assert (update.loss_scale, update.good_steps) == (16.0, 0)
+
+
+def test_the_global_norm_of_large_gradients_is_right():
+    generator = torch.Generator().manual_seed(0)
+    gradients = [torch.randn(shape, generator=generator) * 1e-3 for shape in ((30_522, 256), (256,), (1, 7))]
+    exact = np.sqrt(sum((g.double() ** 2).sum().item() for g in gradients))
+    assert global_norm(gradients) == pytest.approx(exact, rel=1e-6)
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.5, 100.0])
