@@ -14,7 +14,7 @@ pretrain: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml constraints.txt setup.py $(wildcard ms_bert/kernels/native/*.h ms_bert/kernels/native/*.cpp)
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --editable .
 	touch $@

@@ -27,11 +27,12 @@ def quiet_logs() -> None:
     os.environ.setdefault("GLOG_v", "3")
 
 
-def use_device(device: str, precision: str = "float32", recompute: bool = False) -> None:
+def use_device(device: str, precision: str = "float32", recompute: bool = False, threads: int | None = None) -> None:
     """Make MindSpore compute on a device, in graph mode.
 
     Args:
         device: 'CPU', 'GPU' or 'Ascend'. precision, recompute: that will be asked of it.
+        threads: of the processor, for MindSpore's own operations and for the fused ones; None: all there are.
 
     Raises:
         UserError: the device or what it needs is missing, or it cannot do what is asked.
@@ -64,3 +65,9 @@ def use_device(device: str, precision: str = "float32", recompute: bool = False)
     finally:
         logging.disable(level)
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    if threads is not None:
+        from ms_bert.kernels import native
+
+        mindspore.set_context(runtime_num_threads=threads)
+        if not native.why_not():
+            native.set_threads(threads)

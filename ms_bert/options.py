@@ -154,6 +154,9 @@ class TrainingOptions:
     """Compute each layer again in the backward pass instead of keeping its activations."""
     compile: bool = False
     """Compile the model with torch.compile; MindSpore always compiles the whole step."""
+    kernels: Literal["fused", "stock"] = "fused"
+    """Operations of MindSpore on the CPU in float32: C++ ones that compute whole sublayers, or its own. Elsewhere, and
+    where the C++ ones were not built, its own are used."""
     seed: int = 1
     """Of the weights, the examples, the masks and dropout."""
 
@@ -191,6 +194,8 @@ class RunOptions:
 
     device: Literal["CPU", "GPU", "Ascend"] = "CPU"
     """Device to train on."""
+    threads: Optional[int] = None
+    """Threads of the processor to compute with; by default as many as it has."""
     output: Optional[Path] = None
     """Run folder to make; by default the first free of runs/PRESET, runs/PRESET-2, ..."""
     resume: Optional[Path] = None
@@ -211,6 +216,7 @@ class RunOptions:
     """Also keep the checkpoints of each multiple of this many steps. 0: none."""
 
     def __post_init__(self):
+        _require(self.threads is None or self.threads >= 1, f"--threads is {self.threads}", "choose at least 1")
         for name in ("log_every", "eval_sequences", "checkpoint_every", "keep"):
             _require(getattr(self, name) >= 1, f"--{_dashed(name)} is {getattr(self, name)}", "choose at least 1")
         for name in ("eval_every", "keep_every"):
@@ -261,6 +267,8 @@ RESUMABLE = {
     "recompute",
     "compile",
     "device",
+    "kernels",
+    "threads",
     "processes",
     "cache",
     "log_every",

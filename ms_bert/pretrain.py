@@ -17,7 +17,7 @@ class MindSpore:
     def check(self, options: Options) -> None:
         from ms_bert.device import use_device
 
-        use_device(options.run.device, options.training.precision, options.training.recompute)
+        use_device(options.run.device, options.training.precision, options.training.recompute, options.run.threads)
 
     def trainer(self, config: BertConfig, options: Options):
         from ms_bert.training.trainer import MindSporeTrainer
@@ -28,6 +28,18 @@ class MindSpore:
         import mindspore
 
         return {"mindspore": mindspore.__version__}
+
+    def kernels(self, options: Options) -> str:
+        from ms_bert.kernels import native, sublayers
+
+        if options.training.kernels == "stock" or (options.run.device, options.training.precision) != (
+            "CPU",
+            "float32",
+        ):
+            return "stock kernels"
+        if sublayers(options.run.device, options.training.precision) is None:
+            return f"stock kernels (not by the faster fused ones: {native.why_not()})"
+        return f"fused kernels ({native.instructions()}, threads: {native.threads()})"
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ import shutil
 from ms_bert.errors import UserError
 
 
-def use_device(device: str, compile: bool = False) -> None:
+def use_device(device: str, compile: bool = False, threads: int | None = None) -> None:
     """Check that torch can compute on a device.
 
     Args:
         device: 'CPU', 'GPU' or 'Ascend'. compile: torch.compile will be asked for.
+        threads: of the processor; None: as many as torch takes.
 
     Raises:
         UserError: torch, the device or what it needs is missing.
@@ -31,6 +32,8 @@ def use_device(device: str, compile: bool = False) -> None:
         )
     if compile and device == "CPU" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
         raise UserError("--compile needs a C++ compiler on the CPU, and none is on the PATH; install g++ or clang++.")
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def torch_device(device: str):

@@ -17,7 +17,7 @@ class PyTorch:
     def check(self, options: Options) -> None:
         from pt_reference.device import use_device
 
-        use_device(options.run.device, options.training.compile)
+        use_device(options.run.device, options.training.compile, options.run.threads)
 
     def trainer(self, config: BertConfig, options: Options):
         from pt_reference.training.trainer import TorchTrainer
@@ -28,6 +28,9 @@ class PyTorch:
         import torch
 
         return {"torch": torch.__version__}
+
+    def kernels(self, options: Options) -> str:
+        return "torch.compile" if options.training.compile else "eager kernels"
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ def everything(device: str, tell: Tell = print) -> Report:
     from conversion.agreement.in_mindspore import MindSpore
     from conversion.agreement.in_onnx import OnnxRuntime
     from conversion.agreement.in_torch import PyTorch
+    from ms_bert.kernels import sublayers
 
     small, quiet = ((problem, Reference(problem)) for problem in (cases.small_problem(), cases.quiet_problem()))
     mindspore = MindSpore(device=device)
@@ -61,6 +62,7 @@ def everything(device: str, tell: Tell = print) -> Report:
     contenders = [
         *halves,
         MindSpore(device=device, graph=False),
+        *([MindSpore(device=device, fused=True)] if sublayers(device, "float32") else []),
         *(PyTorch(precision) for precision in goldens.PRECISIONS),
         PyTorch(compiled=True),
     ]

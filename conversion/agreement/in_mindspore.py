@@ -36,7 +36,7 @@ class Probe(nn.Cell):
         self.parts, self.tokens = parts, tokens
         self.headless = set(parts) <= set(BACKBONE)
         if "mlm" in parts or "nsp" in parts:
-            self.cls = Heads(config, "mlm" in parts, "nsp" in parts)
+            self.cls = Heads(config, numerics, "mlm" in parts, "nsp" in parts)
         if "classifier" in parts:
             self.classifier = Linear(config.hidden_size, labels)
         if "qa" in parts:
@@ -100,14 +100,14 @@ class MindSpore:
     A compiled cell serves every problem of the same config and parts, with the weights of each.
     """
 
-    def __init__(self, precision: str = "float32", device: str = "CPU", graph: bool = True):
-        self.name = "MindSpore" if graph else "MindSpore PyNative"
-        self.precision, self.device, self.graph = precision, device, graph
+    def __init__(self, precision: str = "float32", device: str = "CPU", graph: bool = True, fused: bool = False):
+        self.name = f"MindSpore{'' if graph else ' PyNative'}{' fused' if fused else ''}"
+        self.precision, self.device, self.graph, self.fused = precision, device, graph, fused
         self.own_dropout = kernels.attention(device, precision) is not kernels.stock.attention
         self._cells: dict = {}
 
     def leaves_out(self, name: str) -> bool:
-        return self.own_dropout and name.endswith("probabilities")  # a fused attention forms none
+        return (self.own_dropout or self.fused) and name.endswith("probabilities")  # a fused attention forms none
 
     def forward(self, problem: Problem, batch: Batch) -> dict[str, np.ndarray]:
         intermediates, outputs = self._probe(problem)(*_tensors(batch, FIELDS[:6]))
@@ -135,7 +135,8 @@ class MindSpore:
 
     def trainer(self, problem: Problem, options) -> MindSporeTrainer:
         self._use()
-        return MindSporeTrainer(problem.config, cases.with_training(options, precision=self.precision))
+        kinds = "fused" if self.fused else "stock"
+        return MindSporeTrainer(problem.config, cases.with_training(options, precision=self.precision, kernels=kinds))
 
     def _use(self) -> None:
         use_device(self.device, self.precision)
@@ -143,7 +144,7 @@ class MindSpore:
             ms.set_context(mode=ms.PYNATIVE_MODE)
 
     def _numerics(self) -> Numerics:
-        return Numerics(self.device, self.precision)
+        return Numerics(self.device, self.precision, fused=self.fused)
 
     def _probe(self, problem: Problem) -> nn.Cell:
         labels, tokens = cases.classifier(problem)

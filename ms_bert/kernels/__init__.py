@@ -1,14 +1,15 @@
 """The few operations worth a device-specific form, behind one small interface.
 
 `stock` is written in MindSpore's own operations and runs on every device; `ascend` replaces what the NPU has a
-fused operation for. `attention(device, dtype)` picks the form.
+fused operation for: `attention(device, dtype)` picks the form. `fused` has, for the CPU in float32, whole sublayers as
+C++ operations, which `native` holds: `sublayers(device, dtype)` gives them where they can be used.
 
 Rows are tokens: an activation is (rows, width) with rows = B * S, in the compute dtype; what needs range
 (softmax, LayerNorm, GELU, losses) is computed in float32 inside.
 """
 
 from ms_bert.errors import UserError
-from ms_bert.kernels import ascend, stock
+from ms_bert.kernels import ascend, native, stock
 from ms_bert.kernels.stock import adam_update, cross_entropy, dropout, gelu, gelu_new, layer_norm, linear, relu, tanh
 
 ACTIVATIONS = {"gelu": gelu, "gelu_new": gelu_new, "relu": relu}
@@ -17,6 +18,15 @@ ACTIVATIONS = {"gelu": gelu, "gelu_new": gelu_new, "relu": relu}
 def attention(device: str, dtype: str):
     """The attention function for a device ('CPU', 'GPU' or 'Ascend') and a compute dtype."""
     return ascend.attention if device == "Ascend" and dtype in ascend.ATTENTION_DTYPES else stock.attention
+
+
+def sublayers(device: str, dtype: str):
+    """The module `fused` where it computes on this device in this dtype, and was built; else None."""
+    if device != "CPU" or dtype != "float32" or native.why_not():
+        return None
+    from ms_bert.kernels import fused
+
+    return fused
 
 
 def check(device: str, dtype: str, head_size: int, tokens: int) -> None:
@@ -41,5 +51,6 @@ __all__ = [
     "layer_norm",
     "linear",
     "relu",
+    "sublayers",
     "tanh",
 ]

@@ -43,6 +43,9 @@ class Framework(Protocol):
     def versions(self) -> dict[str, str]:
         """Of the framework."""
 
+    def kernels(self, options: Options) -> str:
+        """What computes the operations, for the line that says what is trained."""
+
 
 def main(framework: Framework, program: str, description: str, arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
@@ -154,7 +157,7 @@ def pretrain(framework: Framework, options: Options) -> int:
     progress.say(
         f"BERT of {config.num_hidden_layers} layers of {config.hidden_size} with {config.num_attention_heads} "
         f"heads, {_parameters(trainer):,} parameters, {framework.name} on {options.run.device} in "
-        f"{training.precision}; step {loop.step} of {training.steps} in {path}"
+        f"{training.precision} by {framework.kernels(options)}; step {loop.step} of {training.steps} in {path}"
     )
     try:
         loop.run()

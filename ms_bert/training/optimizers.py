@@ -23,10 +23,17 @@ class Optimizer(nn.Cell):
     Args of the call:
         gradients: as many as parameters, clipped, float32. rate: () float32. keep: () bool, False leaves everything
         as it was (the gradient overflowed), or None where that cannot happen.
+
+    Attributes:
+        takes_factor: `updated` clips, updates and does all else in one pass.
     """
 
-    def __init__(self, parameters, options: TrainingOptions):
+    is_adam = True  # the formula is `kernels.adam_update`, with other numbers
+
+    def __init__(self, parameters, options: TrainingOptions, fused=None):
         super().__init__(auto_prefix=False)
+        self.takes_factor = fused is not None and self.is_adam
+        self.fused_update = fused.adam_update if self.takes_factor else None
         self.p = ParameterTuple(parameters)
         self.m = ParameterTuple([Parameter(ops.zeros_like(p), name=f"m.{p.name}") for p in parameters])
         self.v = ParameterTuple([Parameter(ops.zeros_like(p), name=f"v.{p.name}") for p in parameters])
@@ -52,6 +59,31 @@ class Optimizer(nn.Cell):
         changes = self.change(gradients, rate, beta1, beta2, correction1, correction2)
         return ops.depend(ops.assign(self.updates, updates), changes)
 
+    def updated(self, gradients, factor, rate):
+        """The update with gradients that are still to be multiplied by factor () float32, in one pass."""
+        updates = self.updates + 1
+        t = ops.cast(updates, ms.float32)
+        # Here m and v take 1 - b as it is, not what float32 leaves of it, beside b rounded: what they weigh in all is
+        # (1 - b) (1 + b' + b'^2 + ...).
+        share1, share2 = self.weighed(self.beta1, self.rounded1), self.weighed(self.beta2, self.rounded2)
+        correction1 = one_minus_power(self.rounded1, t) * share1
+        correction2 = one_minus_power(self.rounded2, t) * share2
+        rate, epsilon, decay = self.numbers(rate, correction1, correction2)
+        constants = (self.beta1, 1.0 - self.beta1, self.beta2, 1.0 - self.beta2)
+        beta1, rest1, beta2, rest2 = [Tensor(value, ms.float32) for value in constants]
+        plain = ops.stack((rate, beta1, rest1, beta2, rest2, epsilon, ops.zeros_like(decay), factor))
+        decayed = ops.stack((rate, beta1, rest1, beta2, rest2, epsilon, decay, factor))
+        update = ops.partial(fused_adam, self.fused_update, plain, decayed)
+        changes = self.map(update, self.p, self.m, self.v, gradients, self.decayed)
+        return ops.depend(ops.assign(self.updates, updates), changes)
+
+    def weighed(self, beta, rounded):
+        return (1.0 - beta) / (1.0 - rounded)
+
+
+def fused_adam(update, plain, decayed, p, m, v, g, is_decayed):
+    return update(p, m, v, g, decayed if is_decayed else plain)
+
 
 def one_minus_power(beta, t):
     """1 - beta^t, accurate in float32 for small t as well; t is () float32."""
@@ -72,25 +104,25 @@ def or_zero(keep, x):
 class AdamW(Optimizer):
     """p = p (1 - r w) - r (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps): Loshchilov & Hutter, 2019, as in torch."""
 
-    def change(self, gradients, rate, beta1, beta2, correction1, correction2):
+    def numbers(self, rate, correction1, correction2):
         # The same without bias correction, with r sqrt(c2) / c1 for r, eps sqrt(c2) for eps and w c1 / sqrt(c2) for w.
         root = ops.sqrt(correction2)
-        update = ops.partial(
-            adam,
-            rate * (root / correction1),
-            beta1,
-            beta2,
-            self.epsilon * root,
-            self.weight_decay * (correction1 / root),
-        )
+        return rate * (root / correction1), self.epsilon * root, self.weight_decay * (correction1 / root)
+
+    def change(self, gradients, rate, beta1, beta2, correction1, correction2):
+        rate, epsilon, decay = self.numbers(rate, correction1, correction2)
+        update = ops.partial(adam, rate, beta1, beta2, epsilon, decay)
         return self.map(update, self.p, self.m, self.v, gradients, self.decayed)
 
 
 class AdamWeightDecay(Optimizer):
     """p = p - r (m / (sqrt(v) + eps) + w p): Google's optimization.py, Adam without bias correction."""
 
+    def numbers(self, rate, correction1, correction2):
+        return rate, Tensor(self.epsilon, ms.float32), Tensor(self.weight_decay, ms.float32)
+
     def change(self, gradients, rate, beta1, beta2, correction1, correction2):
-        epsilon, decay = Tensor(self.epsilon, ms.float32), Tensor(self.weight_decay, ms.float32)
+        rate, epsilon, decay = self.numbers(rate, correction1, correction2)
         update = ops.partial(adam, rate, beta1, beta2, epsilon, decay)
         return self.map(update, self.p, self.m, self.v, gradients, self.decayed)
 
@@ -104,6 +136,8 @@ class Lamb(Optimizer):
 
     The ratio is 1 where either norm is 0, and for biases and LayerNorm, as in Google's lamb_optimizer.py.
     """
+
+    is_adam = False
 
     def change(self, gradients, rate, beta1, beta2, correction1, correction2):
         update = ops.partial(self.lamb, rate, beta1, beta2, correction1, correction2)

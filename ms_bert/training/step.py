@@ -45,20 +45,21 @@ class PreTrainingLoss(nn.Cell):
         scale,
         dropout_keys=None,
     ):
-        masked_logits, next_sentence_logits = self.model(
-            input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, masked_positions, dropout_keys
+        masked, next_sentence = self.model.losses(
+            (input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, masked_positions),
+            ops.reshape(masked_labels, (-1,)),
+            ops.reshape(next_sentence_labels, (-1,)),
+            dropout_keys,
         )
-        masked = weighted_sums(masked_logits, masked_labels, masked_weights)
-        next_sentence = weighted_sums(next_sentence_logits, next_sentence_labels, next_sentence_weights)
+        masked = weighted_sums(masked[0], masked[1], masked_weights)
+        next_sentence = weighted_sums(next_sentence[0], next_sentence[1], next_sentence_weights)
         loss = masked[0] / masked_total + next_sentence[0] / next_sentence_total
         return loss * scale, ops.stack(masked + next_sentence)
 
 
-def weighted_sums(logits, labels, weights):
-    """Sums over rows of weight * cross-entropy, weight * (the label has the highest score), and weight."""
-    labels, weights = ops.reshape(labels, (-1,)), ops.reshape(weights, (-1,))
-    losses = kernels.cross_entropy(logits, labels)
-    correct = ops.cast(ops.equal(ops.argmax(logits, -1), labels), ms.float32)
+def weighted_sums(losses, correct, weights):
+    """Sums over rows of weight * loss, weight * correct, and weight."""
+    weights = ops.reshape(weights, (-1,))
     return (losses * weights).sum(), (correct * weights).sum(), weights.sum()
 
 
@@ -86,9 +87,11 @@ class Update(nn.Cell):
         the norm, whether it was skipped (0 or 1) and the next loss scale, (3,) float32.
     """
 
-    def __init__(self, parameters, options: TrainingOptions):
+    def __init__(self, parameters, options: TrainingOptions, device: str = "CPU"):
         super().__init__(auto_prefix=False)
-        self.optimizer = OPTIMIZERS[options.optimizer](parameters, options)
+        self.fused = kernels.sublayers(device, options.precision) if options.kernels == "fused" else None
+        self.optimizer = OPTIMIZERS[options.optimizer](parameters, options, self.fused)
+        self.sum_of_squares = self.fused.sum_of_squares if self.fused else sum_of_squares
         self.clip_norm = options.clip_norm
         self.scaled = options.precision == "float16"
         self.map = ops.HyperMap()
@@ -97,10 +100,13 @@ class Update(nn.Cell):
         self.good_steps = Parameter(Tensor(0, ms.int32), name="good_steps")
 
     def construct(self, gradients, rate):
-        norm = ops.sqrt(ops.stack(self.map(sum_of_squares, gradients)).sum()) / self.loss_scale
+        norm = ops.sqrt(ops.stack(self.map(self.sum_of_squares, gradients)).sum()) / self.loss_scale
         factor = 1.0 / self.loss_scale
         if self.clip_norm > 0.0:
             factor = factor * (self.clip_norm / ops.maximum(norm, Tensor(self.clip_norm, ms.float32)))
+        if self.optimizer.takes_factor:
+            done = self.optimizer.updated(gradients, factor, rate)
+            return ops.depend(ops.stack((norm, ops.zeros_like(norm), ops.ones_like(norm))), done)
         scaled = self.map(ops.partial(multiplied, factor), gradients)
         if not self.scaled:
             done = self.optimizer(scaled, rate, None)

@@ -29,12 +29,14 @@ class MindSporeTrainer:
         training = options.training
         self.training = training
         kernels.check(options.run.device, training.precision, config.head_size, options.examples.seq_length)
-        self.model = BertForPreTraining(config, Numerics(options.run.device, training.precision, training.recompute))
+        fused = training.kernels == "fused"
+        numerics = Numerics(options.run.device, training.precision, training.recompute, fused)
+        self.model = BertForPreTraining(config, numerics)
         initialize(self.model, config, training.seed, options.model.truncated_normal)
         parameters = self.model.trainable_params()
         self.shapes = {p.name: tuple(p.shape) for p in parameters}
         loss = PreTrainingLoss(self.model)
-        self.update = Update(parameters, training)
+        self.update = Update(parameters, training, options.run.device)
         self.columns = DropoutColumns(config).total
         self.evaluation = PreTrainingLoss(self.model)
         if training.accumulate == 1:

@@ -13,11 +13,13 @@ from conversion.agreement.in_onnx import OnnxRuntime
 from conversion.agreement.in_torch import PyTorch
 from conversion.agreement.tolerances import TOLERANCES
 from ms_bert.config import PRESETS
+from ms_bert.kernels import native
 
 WHOLE = tuple(suite.CHECKS)
 CONTENDERS = {
     "MindSpore float32": (MindSpore(), WHOLE),
     "MindSpore PyNative float32": (MindSpore(graph=False), ("forward", "gradients", "step adamw", "evaluation")),
+    "MindSpore fused float32": (MindSpore(fused=True), WHOLE),
     "MindSpore float16": (MindSpore("float16"), ("forward", "gradients", "step adamw", "overflow", "evaluation")),
     "PyTorch float32": (PyTorch(), WHOLE),
     "PyTorch float16": (PyTorch("float16"), WHOLE),
@@ -25,6 +27,7 @@ CONTENDERS = {
     "PyTorch compiled float32": (PyTorch(compiled=True), ("forward", "gradients", "step adamw")),
 }
 # Each shape is a compilation: these two are compiled for all shapes by `python -m conversion verify --full` only.
+NEEDS_KERNELS = pytest.mark.skipif(native.why_not() is not None, reason=f"the C++ kernels: {native.why_not()}")
 ONE_SHAPE = ("MindSpore float16", "PyTorch compiled float32")
 
 
@@ -33,7 +36,14 @@ def assert_agree(findings: list[Finding]) -> None:
     assert not beyond, "\n".join([f"{len(beyond)} of {len(findings)} tensors", *map(str, beyond[:10])])
 
 
-@pytest.mark.parametrize("name, group", [(name, group) for name, (_, groups) in CONTENDERS.items() for group in groups])
+@pytest.mark.parametrize(
+    "name, group",
+    [
+        pytest.param(name, group, marks=NEEDS_KERNELS if "fused" in name else ())
+        for name, (_, groups) in CONTENDERS.items()
+        for group in groups
+    ],
+)
 def test_every_tensor_agrees_with_the_oracle(name, group, small, quiet):
     contender = CONTENDERS[name][0]
     for problem, reference in (small, quiet):
@@ -51,17 +61,21 @@ def test_the_onnx_graph_agrees_with_the_oracle(fused, small):
     assert_agree(suite.findings(OnnxRuntime(fused), cases.unpacked_only(problem), reference, ["forward"]))
 
 
+@pytest.mark.parametrize("fused", [False, pytest.param(True, marks=NEEDS_KERNELS)])
 @pytest.mark.parametrize("act", ["gelu_new", "relu"])
-def test_the_other_activations_agree_with_the_oracle(act):
+def test_the_other_activations_agree_with_the_oracle(act, fused):
     problem = cases.activation_problem(act)
-    assert_agree(suite.findings(MindSpore(), problem, suite.Reference(problem), ["forward", "gradients"]))
+    assert_agree(suite.findings(MindSpore(fused=fused), problem, suite.Reference(problem), ["forward", "gradients"]))
 
 
-@pytest.mark.parametrize("preset", ["tiny", "mini", "small", "base"])
-def test_the_forward_pass_of_a_whole_size_agrees_with_the_oracle(preset):
+@pytest.mark.parametrize(
+    "preset, fused",
+    [("tiny", False), ("mini", False), ("base", False), pytest.param("base", True, marks=NEEDS_KERNELS)],
+)
+def test_the_forward_pass_of_a_whole_size_agrees_with_the_oracle(preset, fused):
     problem = cases.large_problem(preset, PRESETS[preset])
-    findings = suite.findings(MindSpore(), problem, suite.Reference(problem), ["forward"])
-    assert len(findings) == 1 + 3 * PRESETS[preset].num_hidden_layers + 3
+    findings = suite.findings(MindSpore(fused=fused), problem, suite.Reference(problem), ["forward"])
+    assert len(findings) == 1 + (2 if fused else 3) * PRESETS[preset].num_hidden_layers + 3
     assert_agree(findings)
 
 

@@ -259,5 +259,5 @@ def test_no_option_of_training_is_ignored_by_one_framework():
     assert {f.name for f in dataclasses.fields(TrainingOptions)} == {
         *("batch_size", "accumulate", "steps", "learning_rate", "warmup_steps", "decay_steps", "decay_power"),
         *("optimizer", "weight_decay", "beta1", "beta2", "epsilon", "clip_norm"),
-        *("precision", "loss_scale", "recompute", "compile", "seed"),
+        *("precision", "loss_scale", "recompute", "compile", "kernels", "seed"),
     }

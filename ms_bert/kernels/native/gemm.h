@@ -1,0 +1,146 @@
+// Single-precision matrix product of one thread, after Goto and van de Geijn (2008): the second factor is packed into
+// panels as wide as two vectors, of a size for the second-level cache; a few rows of the first into the first-level one.
+#pragma once
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "simd.h"
+
+namespace ms_bert {
+namespace MS_BERT_ISA {
+
+constexpr int MR = W == 16 ? 14 : 6;  // rows of a tile: with two vectors a row it fills the registers
+constexpr int NR = 2 * W;             // columns of a tile
+constexpr int KC = 256;               // depth of a panel: KC * NR floats are two thirds of a first-level cache
+constexpr int NC = 512;               // columns of a packed block
+constexpr int STRIDE = KC + 16;       // of the packed rows of the first factor: no two share a cache set
+
+// A matrix as an operand: element (i, j) at data[i * row + j * column]; one of the strides is 1.
+struct Matrix {
+  const float *data;
+  int64_t row, column;
+  Matrix at(int64_t i, int64_t j) const { return {data + i * row + j * column, row, column}; }
+};
+
+struct Workspace {  // of one thread
+  alignas(64) float b[NC * KC];
+  alignas(64) float a[MR * STRIDE];
+};
+
+// C (ROWS, NR) = or += A (ROWS, depth) B (depth, NR); element (i, k) of A at a[i * ROW + k * COLUMN].
+template <int ROWS, int ROW, int COLUMN>
+inline __attribute__((noinline)) void tile(int depth, const float *a, const float *b, float *c, int64_t ldc, bool add) {
+  Floats sum[ROWS][2];
+#pragma GCC unroll 16
+  for (int i = 0; i < ROWS; i++) sum[i][0] = sum[i][1] = Floats{};
+  for (int k = 0; k < depth; k++, a += COLUMN, b += NR) {
+    const Floats b0 = load(b), b1 = load(b + W);
+#pragma GCC unroll 16
+    for (int i = 0; i < ROWS; i++) {
+      const Floats x = all(a[i * ROW]);
+      sum[i][0] += x * b0;
+      sum[i][1] += x * b1;
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < ROWS; i++, c += ldc) {
+    if (add) {
+      sum[i][0] += load(c);
+      sum[i][1] += load(c + W);
+    }
+    store(c, sum[i][0]);
+    store(c + W, sum[i][1]);
+  }
+}
+
+using Tile = void (*)(int, const float *, const float *, float *, int64_t, bool);
+
+template <int ROW, int COLUMN>
+inline Tile tile_of(int rows) {
+  static constexpr Tile tiles[] = {
+      nullptr,
+      tile<1, ROW, COLUMN>, tile<2, ROW, COLUMN>, tile<3, ROW, COLUMN>, tile<4, ROW, COLUMN>, tile<5, ROW, COLUMN>,
+      tile<6, ROW, COLUMN>,
+#if MS_BERT_WIDTH == 16
+      tile<7, ROW, COLUMN>, tile<8, ROW, COLUMN>, tile<9, ROW, COLUMN>, tile<10, ROW, COLUMN>, tile<11, ROW, COLUMN>,
+      tile<12, ROW, COLUMN>, tile<13, ROW, COLUMN>, tile<14, ROW, COLUMN>,
+#endif
+  };
+  return tiles[rows];
+}
+
+// Pack B (depth, columns) into panels of NR columns, a row after the other; missing columns are 0.
+inline void pack_b(Matrix b, int depth, int columns, float *to) {
+  for (int j = 0; j < columns; j += NR, to += depth * NR) {
+    const int width = std::min(NR, columns - j);
+    const float *from = b.data + j * b.column;
+    if (b.column == 1) {
+      for (int k = 0; k < depth; k++) {
+        const float *row = from + k * b.row;
+        if (width == NR) {
+          store(to + k * NR, load(row));
+          store(to + k * NR + W, load(row + W));
+        } else {
+          for (int i = 0; i < NR; i++) to[k * NR + i] = i < width ? row[i] : 0.0f;
+        }
+      }
+      continue;
+    }
+    for (int half = 0; half < NR; half += W) {
+      const int valid = std::clamp(width - half, 0, W);
+      int k = 0;
+      for (; k + W <= depth; k += W) {
+        Floats rows[W];
+        for (int i = 0; i < W; i++) rows[i] = i < valid ? load(from + (half + i) * b.column + k) : Floats{};
+        transpose(rows);
+        for (int i = 0; i < W; i++) store(to + (k + i) * NR + half, rows[i]);
+      }
+      for (; k < depth; k++)
+        for (int i = 0; i < W; i++) to[k * NR + half + i] = i < valid ? from[(half + i) * b.column + k] : 0.0f;
+    }
+  }
+}
+
+// C (rows, columns), rows ldc apart, = A (rows, depth) B (depth, columns), or added to it.
+inline void gemm(int rows, int columns, int depth, Matrix a, Matrix b, float *c, int64_t ldc, bool add, Workspace &ws) {
+  for (int n = 0; n < columns; n += NC) {
+    const int block = std::min(NC, columns - n);
+    for (int k = 0; k < depth; k += KC) {
+      const int deep = std::min(KC, depth - k);
+      const bool onto = add || k > 0;
+      pack_b(b.at(k, n), deep, block, ws.b);
+      for (int m = 0; m < rows; m += MR) {
+        const int high = std::min(MR, rows - m);
+        const Matrix part = a.at(m, k);
+        Tile compute;
+        if (a.column == 1) {
+          for (int i = 0; i < high; i++) memcpy(ws.a + i * STRIDE, part.data + i * part.row, deep * sizeof(float));
+          compute = tile_of<STRIDE, 1>(high);
+        } else {
+          for (int j = 0; j < deep; j++)
+            for (int i = 0; i < high; i++) ws.a[j * MR + i] = part.data[j * part.column + i];
+          compute = tile_of<1, MR>(high);
+        }
+        for (int j = 0; j < block; j += NR) {
+          float *out = c + m * ldc + n + j;
+          const float *panel = ws.b + j * deep;
+          if (j + NR <= block) {
+            compute(deep, ws.a, panel, out, ldc, onto);
+            continue;
+          }
+          alignas(64) float edge[MR * NR];
+          compute(deep, ws.a, panel, edge, NR, false);
+          for (int i = 0; i < high; i++)
+            for (int l = 0; l < block - j; l++) {
+              float &x = out[i * ldc + l];
+              x = onto ? x + edge[i * NR + l] : edge[i * NR + l];
+            }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace MS_BERT_ISA
+}  // namespace ms_bert

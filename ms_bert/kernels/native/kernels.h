@@ -1,0 +1,49 @@
+// The kernels by name, and how MindSpore hands them their arrays.
+#pragma once
+
+#include <cstdint>
+
+// Every kernel of the library; `MS_BERT_KERNELS(X)` expands X(name) for each.
+#define MS_BERT_KERNELS(X)                                             \
+  X(linear) X(linear_gradient)                                         \
+  X(projections) X(projections_gradient)                               \
+  X(linear_gelu) X(linear_gelu_gradient)                               \
+  X(linear_gelu_new) X(linear_gelu_new_gradient)                       \
+  X(linear_relu) X(linear_relu_gradient)                               \
+  X(linear_dropout_add_norm) X(linear_dropout_add_norm_gradient)       \
+  X(layer_norm) X(layer_norm_gradient)                                 \
+  X(embed) X(embed_gradient)                                           \
+  X(attention) X(attention_gradient)                                   \
+  X(linear_cross_entropy) X(linear_cross_entropy_gradient)             \
+  X(sum_of_squares) X(adam)
+
+namespace ms_bert {
+
+// The arrays of one call, inputs first, then outputs, in the order that `ms_bert/kernels/fused.py` gives them.
+struct Arrays {
+  void **data;
+  const int *ranks;
+  int64_t **shapes;
+  const float *floats(int i) const { return static_cast<const float *>(data[i]); }
+  const int32_t *ints(int i) const { return static_cast<const int32_t *>(data[i]); }
+  float *out(int i) const { return static_cast<float *>(data[i]); }
+  int64_t size(int i, int axis) const { return shapes[i][axis]; }
+  int64_t count(int i) const {
+    int64_t n = 1;
+    for (int axis = 0; axis < ranks[i]; axis++) n *= shapes[i][axis];
+    return n;
+  }
+};
+
+struct Kernels {
+#define MS_BERT_DECLARE(name) void (*name)(const Arrays &);
+  MS_BERT_KERNELS(MS_BERT_DECLARE)
+#undef MS_BERT_DECLARE
+};
+
+// For each instruction set that the library was built for.
+namespace avx512 { extern const Kernels kernels; }
+namespace avx2 { extern const Kernels kernels; }
+namespace baseline { extern const Kernels kernels; }
+
+}  // namespace ms_bert

@@ -1,0 +1,112 @@
+// What MindSpore calls: each kernel by its name, for the widest instruction set that both the processor and the build
+// have. Compiled for the least that any processor has.
+#include <array>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <string_view>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+#include "kernels.h"
+#include "threads.h"
+
+namespace ms_bert {
+namespace {
+
+std::atomic<int> wanted_threads{0};
+
+struct Choice {
+  const char *name;
+  const Kernels *kernels;
+};
+
+// Those that the processor has, the widest first.
+const Choice *choices() {
+  static const auto found = [] {
+    std::array<Choice, 4> all{};
+    int count = 0;
+#if defined(MS_BERT_AVX512)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512bw"))
+      all[count++] = {"avx512", &avx512::kernels};
+#endif
+#if defined(MS_BERT_AVX2)
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) all[count++] = {"avx2", &avx2::kernels};
+#endif
+    all[count++] = {"baseline", &baseline::kernels};
+    return all;
+  }();
+  return found.data();
+}
+
+std::atomic<const Choice *> used{nullptr};
+
+const Choice &chosen() {
+  const Choice *choice = used.load(std::memory_order_relaxed);
+  return choice ? *choice : *choices();
+}
+
+}  // namespace
+
+int threads() {
+  const int wanted = wanted_threads.load(std::memory_order_relaxed);
+#if defined(_OPENMP)
+  return wanted > 0 ? wanted : omp_get_max_threads();
+#else
+  return 1;
+#endif
+}
+
+float *scratch(int64_t floats) {
+  struct Free {
+    void operator()(float *p) const { std::free(p); }
+  };
+  static thread_local std::unique_ptr<float, Free> memory;
+  static thread_local int64_t size = 0;
+  if (floats > size) {
+    memory.reset();
+    memory.reset(static_cast<float *>(std::aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64)));
+    if (!memory) throw std::bad_alloc();
+    size = floats;
+  }
+  return memory.get();
+}
+
+}  // namespace ms_bert
+
+extern "C" {
+
+// How many threads the kernels use; 0: as many as OpenMP says.
+void ms_bert_set_threads(int threads) { ms_bert::wanted_threads = threads; }
+int ms_bert_threads() { return ms_bert::threads(); }
+const char *ms_bert_instructions() { return ms_bert::chosen().name; }
+
+// Use these instructions and no wider ones; 0 where the processor or the build has them not.
+int ms_bert_use(const char *name) {
+  for (const ms_bert::Choice *choice = ms_bert::choices(); choice->name; choice++)
+    if (std::string_view(choice->name) == name) {
+      ms_bert::used = choice;
+      return 1;
+    }
+  return 0;
+}
+
+#define MS_BERT_ENTRY(name)                                                                                   \
+  int ms_bert_##name(int count, void **data, int *ranks, int64_t **shapes, const char **types, void *, void *) { \
+    try {                                                                                                     \
+      ms_bert::chosen().kernels->name({data, ranks, shapes});                                                 \
+      return 0;                                                                                               \
+    } catch (const std::bad_alloc &) {                                                                        \
+      std::fprintf(stderr, "ms_bert: there is no memory left for " #name ".\n");                              \
+      return 1;                                                                                               \
+    }                                                                                                         \
+  }
+MS_BERT_KERNELS(MS_BERT_ENTRY)
+#undef MS_BERT_ENTRY
+
+}  // extern "C"

@@ -1,0 +1,141 @@
+// Linear layers: x (rows, in) weight (out, in)^T + bias, and what follows them, each with its gradient.
+#pragma once
+
+#include "functions.h"
+#include "gemm.h"
+#include "norm.h"
+#include "threads.h"
+
+namespace ms_bert {
+namespace MS_BERT_ISA {
+
+inline Workspace &workspace() {
+  static thread_local std::unique_ptr<Workspace> own(new Workspace);
+  return *own;
+}
+
+inline Matrix rows_of(const float *data, int64_t width) { return {data, width, 1}; }
+inline Matrix transposed(const float *data, int64_t width) { return {data, 1, width}; }
+
+// y = A B, then for each part of y, while it is near, finish(first row, rows, first column, columns).
+template <typename F>
+void multiply(int64_t rows, int64_t columns, int64_t depth, Matrix a, Matrix b, float *y, bool add, F finish) {
+  Cut(rows, columns, MR, NR).run([&](int64_t m, int64_t high, int64_t n, int64_t wide) {
+    gemm(high, wide, depth, a.at(m, 0), b.at(0, n), y + m * columns + n, columns, add, workspace());
+    finish(m, high, n, wide);
+  });
+}
+
+inline void multiply(int64_t rows, int64_t columns, int64_t depth, Matrix a, Matrix b, float *y, bool add = false) {
+  multiply(rows, columns, depth, a, b, y, add, [](int64_t, int64_t, int64_t, int64_t) {});
+}
+
+struct Shape {
+  int64_t rows, inputs, outputs;
+};
+
+// y = x weight^T + bias
+inline void linear(Shape s, const float *x, const float *weight, const float *bias, float *y) {
+  multiply(s.rows, s.outputs, s.inputs, rows_of(x, s.inputs), transposed(weight, s.inputs), y, false,
+           [&](int64_t m, int64_t high, int64_t n, int64_t wide) {
+             for (int64_t i = m; i < m + high; i++) {
+               float *row = y + i * s.outputs + n;
+               along(wide, [&](int64_t j, int k) { put(row + j, get(row + j, k) + get(bias + n + j, k), k); });
+             }
+           });
+}
+
+// y = f(x weight^T + bias), and what f was applied to.
+template <typename Function>
+void linear_activation(Shape s, const float *x, const float *weight, const float *bias, float *y, float *before) {
+  multiply(s.rows, s.outputs, s.inputs, rows_of(x, s.inputs), transposed(weight, s.inputs), before, false,
+           [&](int64_t m, int64_t high, int64_t n, int64_t wide) {
+             for (int64_t i = m; i < m + high; i++) {
+               float *z = before + i * s.outputs + n, *row = y + i * s.outputs + n;
+               along(wide, [&](int64_t j, int k) {
+                 const Floats v = get(z + j, k) + get(bias + n + j, k);
+                 put(z + j, v, k);
+                 put(row + j, Function::value(v), k);
+               });
+             }
+           });
+}
+
+// sums (width) = the column sums of x (rows, width); in pieces of rows, so that rounding errors do not pile up.
+inline void column_sums(int64_t rows, int64_t width, const float *x, float *sums) {
+  parallel_pieces(width, 4 * NR, [&](int64_t begin, int64_t end) {
+    const int64_t wide = end - begin;
+    float piece[4 * NR];
+    std::fill(sums + begin, sums + end, 0.0f);
+    for (int64_t first = 0; first < rows; first += 64) {
+      std::fill(piece, piece + wide, 0.0f);
+      for (int64_t i = first; i < std::min(rows, first + 64); i++)
+        along(wide, [&](int64_t j, int k) { put(piece + j, get(piece + j, k) + get(x + i * width + begin + j, k), k); });
+      for (int64_t j = 0; j < wide; j++) sums[begin + j] += piece[j];
+    }
+  });
+}
+
+// dx = (or, where told, is added) dy weight, dweight = dy^T x, dbias = the column sums of dy
+inline void linear_gradient(Shape s, const float *dy, const float *x, const float *weight, float *dx, float *dweight,
+                            float *dbias, bool add = false) {
+  multiply(s.rows, s.inputs, s.outputs, rows_of(dy, s.outputs), rows_of(weight, s.inputs), dx, add);
+  multiply(s.outputs, s.inputs, s.rows, transposed(dy, s.outputs), rows_of(x, s.inputs), dweight);
+  column_sums(s.rows, s.outputs, dy, dbias);
+}
+
+template <typename Function>
+void linear_activation_gradient(Shape s, const float *dy, const float *before, const float *x, const float *weight,
+                                float *dx, float *dweight, float *dbias) {
+  float *dz = scratch(s.rows * s.outputs);
+  parallel_pieces(s.rows * s.outputs, 1 << 14, [&](int64_t begin, int64_t end) {
+    along(end - begin, [&](int64_t j, int k) {
+      put(dz + begin + j, get(dy + begin + j, k) * Function::slope(get(before + begin + j, k)), k);
+    });
+  });
+  linear_gradient(s, dz, x, weight, dx, dweight, dbias);
+}
+
+// y = LayerNorm(residual + dropout(x weight^T + bias))
+inline void linear_dropout_add_norm(Shape s, const float *x, const float *weight, const float *bias,
+                                    const float *residual, Norm norm, Dropout dropout, const int32_t *row_keys,
+                                    const int32_t *column_keys, float *y, float *normalized, float *scale) {
+  const int64_t width = s.outputs;
+  multiply(s.rows, width, s.inputs, rows_of(x, s.inputs), transposed(weight, s.inputs), normalized);
+  parallel_pieces(s.rows, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      float *z = normalized + i * width;
+      along(width, [&](int64_t j, int k) {
+        Floats v = get(z + j, k) + get(bias + j, k);
+        if (dropout.on) v *= dropout.factors(row_keys[i], get(column_keys + j, k));
+        put(z + j, v + get(residual + i * width + j, k), k);
+      });
+      scale[i] = norm.apply(width, z, y + i * width);
+    }
+  });
+}
+
+inline void linear_dropout_add_norm_gradient(Shape s, const float *dy, const float *normalized, const float *scale,
+                                             const float *x, const float *weight, const float *gamma, Dropout dropout,
+                                             const int32_t *row_keys, const int32_t *column_keys, float *dx,
+                                             float *dweight, float *dbias, float *dresidual, float *dgamma,
+                                             float *dbeta) {
+  const int64_t width = s.outputs;
+  norm_gradient(s.rows, width, dy, normalized, scale, gamma, dresidual, dgamma, dbeta);
+  const float *dz = dresidual;
+  if (dropout.on) {
+    float *kept = scratch(s.rows * width);
+    parallel_pieces(s.rows, 32, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++)
+        along(width, [&](int64_t j, int k) {
+          const Floats factors = dropout.factors(row_keys[i], get(column_keys + j, k));
+          put(kept + i * width + j, get(dresidual + i * width + j, k) * factors, k);
+        });
+    });
+    dz = kept;
+  }
+  linear_gradient(s, dz, x, weight, dx, dweight, dbias);
+}
+
+}  // namespace MS_BERT_ISA
+}  // namespace ms_bert

@@ -1,0 +1,53 @@
+"""Builds the C++ library of fused CPU kernels with the package; without a compiler the package does without it."""
+
+import platform
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+NATIVE = Path("ms_bert/kernels/native")
+# -fno-math-errno lets sqrt be one instruction; nothing here changes a result, as -ffast-math would.
+FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-g0"]
+INSTRUCTIONS = {
+    "baseline": [],
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma"],
+}
+
+
+class BuildKernels(build_ext):
+    """Compiles kernels.cpp once for each instruction set, into one shared library that is no Python module."""
+
+    def get_ext_filename(self, name):
+        return name.replace(".", "/") + ".so"
+
+    def get_export_symbols(self, extension):
+        return []  # not a Python module: there is no PyInit
+
+    def build_extension(self, extension):
+        wide = platform.machine().lower() in ("x86_64", "amd64")
+        sets = INSTRUCTIONS if wide else {"baseline": []}
+        common = [*FLAGS, "-fopenmp"]
+        objects = []
+        for name, flags in sets.items():
+            output = str(Path(self.build_temp) / name)
+            objects += self.compiler.compile([str(NATIVE / "kernels.cpp")], output, extra_postargs=[*common, *flags])
+        macros = [(f"MS_BERT_{name.upper()}", None) for name in sets]
+        sources = [str(NATIVE / "library.cpp")]
+        objects += self.compiler.compile(sources, self.build_temp, macros=macros, extra_postargs=common)
+        library = self.get_ext_fullpath(extension.name)
+        self.compiler.link_shared_object(objects, library, extra_postargs=["-fopenmp"], target_lang="c++")
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "ms_bert.kernels.native.libms_bert_kernels",
+            sources=[str(NATIVE / "kernels.cpp"), str(NATIVE / "library.cpp")],
+            depends=[str(path) for path in sorted(NATIVE.glob("*.h"))],
+            optional=True,
+        )
+    ],
+    cmdclass={"build_ext": BuildKernels},
+)

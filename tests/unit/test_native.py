@@ -1,0 +1,316 @@
+"""Every C++ kernel and its gradient against float64, for each instruction set, at sizes that are multiples of nothing.
+
+Not through MindSpore: so that the same tests run under sanitizers, and no other operation is in the way.
+"""
+
+import numpy as np
+import pytest
+
+from ms_bert.kernels import native
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.skipif(native.why_not() is not None, reason=f"the C++ kernels: {native.why_not()}")
+
+NO_KEYS = (np.ones((1, 1), np.int32), np.ones(1, np.int32))
+EPSILON = 1e-12
+TOLERANCE = 2e-6  # of the norm, and of the largest element
+
+
+@pytest.fixture(params=native.INSTRUCTIONS, autouse=True)
+def instructions(request):
+    """Each instruction set that this processor has; the widest is in use again afterwards."""
+    if not native.use(request.param):
+        pytest.skip(f"this processor has no {request.param}")
+    yield request.param
+    native.set_threads(0)
+    next(filter(native.use, native.INSTRUCTIONS))
+
+
+def numbers(*shape, seed=0, scale=1.0) -> np.ndarray:
+    return (scale * np.random.default_rng([seed, *shape]).standard_normal(shape)).astype(np.float32)
+
+
+def keys(rows, columns):
+    rng = np.random.default_rng(3)
+    draw = [rng.integers(-(2**31), 2**31, shape).astype(np.int32) | 1 for shape in ((rows, 1), (columns,))]
+    return tuple(draw)
+
+
+def factors(row_keys, column_keys, rate) -> torch.Tensor:
+    with np.errstate(over="ignore"):
+        kept = row_keys * column_keys >= np.int32(-(2**31) + int(rate * 2**32))
+    return torch.from_numpy(kept / (1.0 - rate))
+
+
+def call(name, inputs, *shapes) -> list[np.ndarray]:
+    outputs = [np.full(shape, np.nan, np.float32) for shape in shapes]
+    native.call(name, inputs, outputs)
+    return outputs
+
+
+def assert_close(found, expected, tolerance=TOLERANCE):
+    for i, (one, other) in enumerate(zip(found, expected, strict=True)):
+        exact = other.detach().numpy() if isinstance(other, torch.Tensor) else other
+        assert one.shape == exact.shape
+        difference, scale = np.abs(one - exact), np.abs(exact).max(initial=1e-30)
+        assert np.isfinite(one).all(), i
+        assert difference.max(initial=0.0) <= tolerance * scale, (i, difference.max(initial=0.0) / scale)
+
+
+def doubles(*arrays) -> list[torch.Tensor]:
+    return [torch.from_numpy(array.astype(np.float64)).requires_grad_() for array in arrays]
+
+
+def gradients(output, direction, inputs) -> list[torch.Tensor]:
+    return list(torch.autograd.grad(output, inputs, torch.from_numpy(direction.astype(np.float64))))
+
+
+SHAPES = [(1, 1, 1), (3, 5, 2), (37, 50, 33), (130, 300, 70), (300, 33, 520)]  # rows, inputs, outputs
+
+
+@pytest.mark.parametrize("rows, inputs, outputs", SHAPES)
+def test_linear(rows, inputs, outputs):
+    x, w, b, dy = numbers(rows, inputs), numbers(outputs, inputs), numbers(outputs), numbers(rows, outputs, seed=1)
+    exact = doubles(x, w, b)
+    y = exact[0] @ exact[1].T + exact[2]
+    assert_close(call("linear", [x, w, b], (rows, outputs)), [y])
+    assert_close(call("linear_gradient", [dy, x, w], x.shape, w.shape, b.shape), gradients(y, dy, exact))
+
+
+@pytest.mark.parametrize("rows, inputs, outputs", SHAPES)
+def test_projections(rows, inputs, outputs):
+    x, dys = numbers(rows, inputs), [numbers(rows, outputs, seed=i) for i in range(3)]
+    layers = [(numbers(outputs, inputs, seed=i), numbers(outputs, seed=i)) for i in range(3)]
+    exact, pairs = doubles(x)[0], [doubles(*layer) for layer in layers]
+    ys = [exact @ w.T + b for w, b in pairs]
+    flat = [array for layer in layers for array in layer]
+    assert_close(call("projections", [x, *flat], *[(rows, outputs)] * 3), ys)
+    summed = sum((y * torch.from_numpy(dy.astype(np.float64))).sum() for y, dy in zip(ys, dys))
+    expected = torch.autograd.grad(summed, [exact, *[t for pair in pairs for t in pair]])
+    shapes = [x.shape, *[array.shape for array in flat]]
+    assert_close(call("projections_gradient", [*dys, x, *[w for w, _ in layers]], *shapes), expected)
+
+
+ACTIVATIONS = {
+    "gelu": torch.nn.functional.gelu,
+    "gelu_new": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+    "relu": torch.relu,
+}
+
+
+@pytest.mark.parametrize("rows, inputs, outputs", SHAPES)
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_linear_and_activation(name, rows, inputs, outputs):
+    x, w, b, dy = numbers(rows, inputs), numbers(outputs, inputs), numbers(outputs), numbers(rows, outputs, seed=1)
+    w *= np.float32(inputs**-0.5)
+    exact = doubles(x, w, b)
+    z = exact[0] @ exact[1].T + exact[2]
+    y = ACTIVATIONS[name](z)
+    found = call(f"linear_{name}", [x, w, b], (rows, outputs), (rows, outputs))
+    assert_close(found, [y, z])
+    found = call(f"linear_{name}_gradient", [dy, found[1], x, w], x.shape, w.shape, b.shape)
+    assert_close(found, gradients(y, dy, exact))
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_is_right_everywhere(name):
+    x = np.concatenate([np.linspace(-14, 14, 20_001), [1e-30, -1e-30, 0.0, 1e30, -1e30, 3e38]]).astype(np.float32)[
+        :, None
+    ]
+    one, none = np.ones((1, 1), np.float32), np.zeros(1, np.float32)
+    exact = doubles(x)[0]
+    y = ACTIVATIONS[name](exact)
+    value, before = call(f"linear_{name}", [x, one, none], x.shape, x.shape)
+    # Relative to x: where the function is tiny, so is what it adds to anything.
+    assert (np.abs(value - y.detach().numpy()) <= 2.5e-7 * np.abs(x) + 1e-37).all()
+    slope = call(f"linear_{name}_gradient", [np.ones_like(x), before, x, one], x.shape, (1, 1), (1,))[0]
+    away = np.abs(x) < 1e30
+    expected = gradients(y, np.ones_like(x), [exact])[0].numpy()
+    assert np.abs(slope - expected)[away & (x != 0)].max() <= 5e-7
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_has_its_limits_and_keeps_nan(name):
+    x = np.array([[np.inf], [-np.inf], [np.nan]], np.float32)
+    one, none = np.ones((1, 1), np.float32), np.zeros(1, np.float32)
+    value, before = call(f"linear_{name}", [x, one, none], x.shape, x.shape)
+    assert value[0, 0] == np.inf and value[1, 0] == 0.0 and np.isnan(value[2, 0])
+    slope = call(f"linear_{name}_gradient", [np.ones_like(x), before, x, one], x.shape, (1, 1), (1,))[0]
+    assert slope[0, 0] == 1.0 and slope[1, 0] == 0.0 and np.isnan(slope[2, 0])
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize("rows, inputs, outputs", SHAPES[1:])
+def test_linear_dropout_add_norm(rows, inputs, outputs, rate):
+    x, w, b = numbers(rows, inputs), numbers(outputs, inputs), numbers(outputs)
+    residual, gamma, beta = numbers(rows, outputs, seed=2), 1 + numbers(outputs, seed=3, scale=0.1), numbers(outputs)
+    dy = numbers(rows, outputs, seed=4)
+    drawn = keys(rows, outputs) if rate else NO_KEYS
+    exact = doubles(x, w, b, residual, gamma, beta)
+    z = exact[0] @ exact[1].T + exact[2]
+    z = exact[3] + (z * factors(*drawn, rate) if rate else z)
+    y = torch.nn.functional.layer_norm(z, (outputs,), exact[4], exact[5], EPSILON)
+    settings = np.array([rate, EPSILON], np.float32)
+    wide, narrow = (rows, outputs), (rows,)
+    found = call("linear_dropout_add_norm", [x, w, b, residual, gamma, beta, *drawn, settings], wide, wide, narrow)
+    assert_close(found[:1], [y], 2e-5 if outputs == 2 else TOLERANCE)  # of two numbers, which may be near each other
+    if outputs == 2:
+        return
+    inputs_ = [dy, found[1], found[2], x, w, gamma, *drawn, settings]
+    found = call("linear_dropout_add_norm_gradient", inputs_, x.shape, w.shape, b.shape, wide, b.shape, b.shape)
+    assert_close(found, gradients(y, dy, exact), 4e-6)
+
+
+def test_layer_norm_keeps_nothing_of_a_large_mean():
+    x = numbers(40, 50) + 1e3
+    gamma, beta = numbers(50), numbers(50, seed=1)
+    exact = doubles(x, gamma, beta)
+    y = torch.nn.functional.layer_norm(exact[0], (50,), exact[1], exact[2], EPSILON)
+    found = call("layer_norm", [x, gamma, beta, np.array([EPSILON], np.float32)], x.shape, x.shape, (40,))
+    assert_close(found[:1], [y], 1e-4)
+    dy = numbers(40, 50, seed=5)
+    found = call("layer_norm_gradient", [dy, found[1], found[2], gamma], x.shape, (50,), (50,))
+    assert_close(found, gradients(y, dy, exact), 1e-4)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_embed(rate):
+    rows, width, sizes = (4, 19), 50, (23, 2, 31)
+    rng = np.random.default_rng(0)
+    ids = [rng.integers(0, size, rows).astype(np.int32) for size in sizes]
+    ids[0][0, :5] = 7  # many of one token
+    tables = [numbers(size, width, seed=i) for i, size in enumerate(sizes)]
+    gamma, beta, dy = 1 + numbers(width, scale=0.1), numbers(width, seed=6), numbers(4 * 19, width, seed=7)
+    drawn = keys(4 * 19, width) if rate else NO_KEYS
+    exact = doubles(*tables, gamma, beta)
+    z = sum(table[torch.from_numpy(one.reshape(-1)).long()] for table, one in zip(exact, ids))
+    y = torch.nn.functional.layer_norm(z, (width,), exact[3], exact[4], EPSILON)
+    y = y * factors(*drawn, rate) if rate else y
+    settings, wide = np.array([rate, EPSILON], np.float32), (4 * 19, width)
+    found = call("embed", [*ids, *tables, gamma, beta, *drawn, settings], wide, wide, (4 * 19,))
+    assert_close(found[:1], [y])
+    inputs = [dy, found[1], found[2], *ids, gamma, *drawn, settings, *tables]
+    found = call("embed_gradient", inputs, *[t.shape for t in tables], gamma.shape, beta.shape)
+    assert_close(found, gradients(y, dy, exact))
+
+
+def test_an_id_that_a_table_has_not_reads_no_other_memory():
+    ids = [np.array([[0, 99, -1]], np.int32), np.zeros((1, 3), np.int32), np.array([[0, 1, 2**31 - 1]], np.int32)]
+    tables = [numbers(4, 8), numbers(2, 8, seed=1), numbers(3, 8, seed=2)]
+    ones, settings = np.ones(8, np.float32), np.array([0.0, EPSILON], np.float32)
+    found = call("embed", [*ids, *tables, ones, ones * 0, *NO_KEYS, settings], (3, 8), (3, 8), (3,))
+    assert np.isfinite(found[0]).all()
+    inputs = [found[0], found[1], found[2], *ids, ones, *NO_KEYS, settings, *tables]
+    assert np.isfinite(call("embed_gradient", inputs, (4, 8), (2, 8), (3, 8), (8,), (8,))[0]).all()
+
+
+def packed(batch, tokens):
+    """Rows of several sequences, of one and of none, padding among them."""
+    ids = np.zeros((batch, tokens), np.int32)
+    for row, cuts in enumerate([(0, 1), (0, 0.3, 0.8), (0.2, 0.5, 0.9), (0, 0)][:batch]):
+        for number, (begin, end) in enumerate(zip(cuts, cuts[1:])):
+            ids[row, int(begin * tokens) : int(end * tokens)] = number + 1
+    return ids
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize("tokens, heads, size", [(1, 1, 1), (5, 3, 7), (61, 2, 32), (530, 2, 33)])
+def test_attention(tokens, heads, size, rate):
+    batch = 4
+    ids, shape = packed(batch, tokens), (batch * tokens, heads * size)
+    q, k, v, dc = (numbers(*shape, seed=i) for i in range(4))
+    row_keys, column_keys = keys(batch * tokens, heads * tokens) if rate else NO_KEYS
+    exact = doubles(q, k, v)
+    split = [x.reshape(batch, tokens, heads, size).transpose(1, 2) for x in exact]
+    mask = torch.from_numpy((ids[:, :, None] == ids[:, None, :]) & (ids[:, :, None] > 0))[:, None]
+    scores = (split[0] @ split[1].transpose(2, 3)) / size**0.5
+    p = torch.where(mask, scores, -torch.inf).softmax(-1).nan_to_num(0.0)
+    if rate:
+        p = p * factors(row_keys.reshape(batch, 1, tokens, 1), column_keys.reshape(heads, 1, tokens), rate)
+    context = (p @ split[2]).transpose(1, 2).reshape(shape)
+    drawn, settings = (row_keys, column_keys), np.array([rate, heads], np.float32)
+    found = call("attention", [q, k, v, ids, *drawn, settings], shape, (batch, heads, tokens, 2))
+    assert_close(found[:1], [context])
+    assert not found[0][ids.reshape(-1) == 0].any()
+    inside = torch.where(mask, scores, 0.0)
+    p = torch.where(mask, torch.exp(inside - torch.where(mask, scores, -torch.inf).amax(-1, True).nan_to_num(0.0)), 0.0)
+    p = p / p.sum(-1, keepdim=True).clamp(min=1e-300)
+    if rate:
+        p = p * factors(row_keys.reshape(batch, 1, tokens, 1), column_keys.reshape(heads, 1, tokens), rate)
+    again = (p @ split[2]).transpose(1, 2).reshape(shape)
+    expected = gradients(again, dc, exact)
+    found = call("attention_gradient", [dc, q, k, v, ids, found[1], *drawn, settings], *[shape] * 3)
+    if tokens == 1:  # the softmax of one score is 1 whatever it is
+        assert not found[0].any() and not found[1].any()
+        found, expected = found[2:], expected[2:]
+    assert_close(found, expected, 5e-6)
+
+
+def test_attention_hides_no_nan_and_gives_padding_none():
+    ids = np.array([[1, 1, 2, 2, 2, 0]], np.int32)
+    q, k, v = (numbers(6, 8, seed=i) for i in range(3))
+    k[1, 0], v[1, 0] = np.nan, np.inf
+    settings = np.array([0.0, 1], np.float32)
+    found = call("attention", [q, k, v, ids, *NO_KEYS, settings], (6, 8), (1, 1, 6, 2))[0]
+    assert np.isnan(found[:2]).any(1).all() and not found[5].any()
+
+
+@pytest.mark.parametrize("rows, inputs, outputs", [(1, 1, 1), (7, 5, 3), (50, 33, 1000), (29, 70, 611)])
+def test_linear_cross_entropy(rows, inputs, outputs):
+    x, w, b = numbers(rows, inputs), numbers(outputs, inputs), numbers(outputs)
+    labels = np.random.default_rng(0).integers(0, outputs, rows).astype(np.int32)
+    dy = np.abs(numbers(rows, seed=9))
+    dy[::3] = 0.0  # ignored
+    exact = doubles(x, w, b)
+    scores = exact[0] @ exact[1].T + exact[2]
+    right = scores.argmax(-1).numpy()
+    labels[: rows // 2] = right[: rows // 2]
+    losses = torch.nn.functional.cross_entropy(scores, torch.from_numpy(labels).long(), reduction="none")
+    found = call("linear_cross_entropy", [x, w, b, labels], (rows,), (rows,), (rows, outputs))
+    assert np.abs(found[0] - losses.detach().numpy()).max() <= 2e-6 * max(1.0, float(scores.abs().max()))
+    assert (found[1] == (right == labels)).all()
+    found = call("linear_cross_entropy_gradient", [dy, found[2], x, w], x.shape, w.shape, b.shape)
+    if outputs > 1:
+        assert_close(found, gradients(losses, dy, exact), 4e-6)
+
+
+def test_the_first_of_equal_scores_is_the_answer_and_a_label_that_is_none_gives_nan():
+    x, w, b = np.ones((3, 1), np.float32), np.zeros((5, 1), np.float32), np.array([0, 1, 0, 1, 0], np.float32)
+    labels = np.array([1, 3, 9], np.int32)
+    losses, correct, _ = call("linear_cross_entropy", [x, w, b, labels], (3,), (3,), (3, 5))
+    assert correct.tolist() == [1, 0, 0] and np.isfinite(losses[:2]).all() and np.isnan(losses[2])
+
+
+@pytest.mark.parametrize("count", [1, 5, 16, 1000, 100_003])
+def test_the_optimizer(count):
+    p, m, g = numbers(count), numbers(count, seed=1, scale=0.1), numbers(count, seed=2)
+    v = np.abs(numbers(count, seed=3, scale=0.01))
+    settings = np.array([0.1, 0.9, 0.1, 0.99, 0.01, 1e-3, 0.02, 0.5], np.float32)
+    r, b1, c1, b2, c2, epsilon, decay, factor = settings.astype(np.float64)
+    gd = g.astype(np.float64) * factor
+    new_m, new_v = b1 * m + c1 * gd, b2 * v + c2 * gd * gd
+    new_p = p - r * (new_m / (np.sqrt(new_v) + epsilon) + decay * p)
+    call("adam", [p, m, v, g, settings], (1,))
+    assert_close([p, m, v], [new_p, new_m, new_v], 1e-6)
+    exact = np.square(g.astype(np.float64)).sum()
+    assert call("sum_of_squares", [g], (1,))[0][0] == pytest.approx(exact, rel=1e-6)
+    g[count // 2] = np.nan
+    assert np.isnan(call("sum_of_squares", [g], (1,))[0][0])
+
+
+def test_the_number_of_threads_changes_no_bit():
+    x, w, b, dy = numbers(300, 200), numbers(530, 200), numbers(530), numbers(300, 530, seed=1)
+    ids, settings = packed(4, 75), np.array([0.0, 4], np.float32)
+    labels = np.arange(300, dtype=np.int32)
+    results = []
+    for threads in (1, 2, 3, 7):
+        native.set_threads(threads)
+        assert native.threads() == threads
+        found = call("linear_gelu", [x, w, b], dy.shape, dy.shape)
+        found += call("linear_gelu_gradient", [dy, found[1], x, w], x.shape, w.shape, b.shape)
+        found += call("attention", [x, x, x, ids, *NO_KEYS, settings], x.shape, (4, 4, 75, 2))
+        found += call("linear_cross_entropy", [x, w, b, labels], (300,), (300,), dy.shape)
+        found += call("linear_cross_entropy_gradient", [labels.astype(np.float32), dy, x, w], x.shape, w.shape, b.shape)
+        found += call("sum_of_squares", [w], (1,))
+        results.append([array.tobytes() for array in found])
+    assert all(one == results[0] for one in results[1:])
