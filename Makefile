@@ -6,13 +6,20 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: pretrain test clean
+.PHONY: pretrain test sanitize clean
 
 pretrain: $(VENV)/installed
 	$(BIN)/python -m ms_bert.pretrain
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
+# The C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer, each instruction set that this machine has.
+sanitize: $(VENV)/installed-test
+	MS_BERT_SANITIZE=1 $(BIN)/python setup.py --quiet build_ext --build-lib build/sanitized --build-temp build/temporary
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	UBSAN_OPTIONS=halt_on_error=1 MS_BERT_KERNELS=build/sanitized/ms_bert/kernels/native/libms_bert_kernels.so \
+	$(BIN)/python -m pytest tests/unit/test_native.py -p no:cacheprovider
 
 $(VENV)/installed: pyproject.toml constraints.txt setup.py $(wildcard ms_bert/kernels/native/*.h ms_bert/kernels/native/*.cpp)
 	$(PYTHON) -m venv $(VENV)

@@ -1,5 +1,6 @@
 """Builds the C++ library of fused CPU kernels with the package; without a compiler the package does without it."""
 
+import os
 import platform
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from setuptools.command.build_ext import build_ext
 NATIVE = Path("ms_bert/kernels/native")
 # -fno-math-errno lets sqrt be one instruction; nothing here changes a result, as -ffast-math would.
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-g0"]
+if os.environ.get("MS_BERT_SANITIZE"):  # see `make sanitize`
+    FLAGS += ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 INSTRUCTIONS = {
     "baseline": [],
     "avx2": ["-mavx2", "-mfma"],
@@ -37,7 +40,8 @@ class BuildKernels(build_ext):
         sources = [str(NATIVE / "library.cpp")]
         objects += self.compiler.compile(sources, self.build_temp, macros=macros, extra_postargs=common)
         library = self.get_ext_fullpath(extension.name)
-        self.compiler.link_shared_object(objects, library, extra_postargs=["-fopenmp"], target_lang="c++")
+        sanitizers = [flag for flag in FLAGS if flag.startswith("-fsanitize")]
+        self.compiler.link_shared_object(objects, library, extra_postargs=["-fopenmp", *sanitizers], target_lang="c++")
 
 
 setup(
