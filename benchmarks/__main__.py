@@ -11,12 +11,11 @@ import benchmarks
 from benchmarks.machine import describe
 
 RESULTS = Path(__file__).parent / "results"
+NO_QUESTIONS = ("__main__", "contenders", "machine")
 
 
 def main() -> int:
-    questions = sorted(
-        m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name not in ("__main__", "machine")
-    )
+    questions = sorted(m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name not in NO_QUESTIONS)
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "questions", nargs="+", choices=questions, metavar="QUESTION", help="what to measure: " + ", ".join(questions)
