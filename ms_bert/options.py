@@ -69,8 +69,12 @@ class ExampleOptions:
     """Next-sentence prediction on sentence pairs; without it, examples are runs of text of one document."""
     short_sequences: float = 0.1
     """Share of the examples that aim at a random shorter length, so that short inputs are seen too."""
+    pack: int = 1
+    """Examples that may share a row: one that leaves room is followed by another that fits into it, and neither sees
+    the other. Saves the time that padding takes, where documents are shorter than rows."""
 
     def __post_init__(self):
+        _require(self.pack >= 1, f"--pack is {self.pack}", "choose at least 1 example a row")
         _require(self.seq_length >= 8, f"--seq-length is {self.seq_length}", "choose at least 8 tokens")
         _require(0.0 < self.mask_rate < 1.0, f"--mask-rate is {self.mask_rate}", "choose a share between 0 and 1")
         _require(

@@ -14,9 +14,9 @@ PAIRS, MASKING, DROPOUT, ORDER, WEIGHTS = range(1, 6)
 HELD_OUT = 16  # added to PAIRS, MASKING and ORDER for evaluation
 
 
-def generator(seed: int, stream: int, step: int) -> np.random.Generator:
-    """The generator for one purpose at one step."""
-    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, step, 0]))
+def generator(seed: int, stream: int, step: int, turn: int = 0) -> np.random.Generator:
+    """The generator for one purpose at one step; turn: where a step draws several times for one purpose."""
+    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, step, turn]))
 
 
 def permuted(index: np.ndarray, size: int, seed: int, stream: int, epoch: np.ndarray) -> np.ndarray:

@@ -17,8 +17,8 @@ from ms_bert.randomness import HELD_OUT, MASKING, generator
 
 Batch = dict[str, np.ndarray]
 
-# The arrays of a batch in the order in which the models take them: B rows of S tokens, P masked slots, N = 1
-# sequences a row.
+# The arrays of a batch in the order in which the models take them: B rows of S tokens, P masked slots, N sequences a
+# row, as many as --pack says.
 FIELDS = (
     "input_ids",
     "token_type_ids",
@@ -61,34 +61,42 @@ class BatchMaker:
     def __call__(self, step: int) -> Batch:
         """The arrays of FIELDS, plus nothing: int32, weights float32.
 
-        `sequence_ids` is 1 for text and 0 for padding; label 0 says that B is the next sentence, 1 that it is not.
-        Without NSP, next_sentence_weights is 0.
+        `sequence_ids` is 1 ... N for the tokens of a row's sequences and 0 for padding; positions begin anew with each
+        sequence. Label 0 says that B is the next sentence, 1 that it is not. Without NSP, next_sentence_weights is 0.
         """
-        segments = self.sampler.draw(step, self.batch_size)
-        rows, vocabulary = self.batch_size, self.vocabulary
-        a_end = 1 + segments.a_length[:, None]  # [CLS] A [SEP] B [SEP]
-        b_end = a_end + np.where(segments.b_length > 0, 1 + segments.b_length, 0)[:, None]
+        rows, vocabulary, sequences = self.batch_size, self.vocabulary, self.options.pack
+        shape = rows, self.options.seq_length
         column = np.arange(self.options.seq_length)
-        in_a = (column >= 1) & (column < a_end)
-        in_b = (column > a_end) & (column < b_end)
-        place = np.where(in_b, segments.b_start[:, None] + column - a_end - 1, segments.a_start[:, None] + column - 1)
-        text = in_a | in_b
-        input_ids = np.full(text.shape, vocabulary.pad, np.int32)
-        input_ids[text] = self.split.tokens[place[text]]
-        input_ids[:, 0] = vocabulary.cls
-        input_ids[(column == a_end) | (column == b_end)] = vocabulary.sep
-        inside = column <= b_end
-        rng = generator(self.seed, self.stream, step)
-        weights = np.full((rows, 1), float(self.options.nsp), np.float32)
-        return {
-            **mask(rng, input_ids, text, self.options, vocabulary),
-            "token_type_ids": (inside & (column > a_end)).astype(np.int32),
-            "position_ids": np.broadcast_to(column.astype(np.int32), text.shape).copy(),
-            "sequence_ids": inside.astype(np.int32),
-            "cls_positions": np.zeros((rows, 1), np.int32),
-            "next_sentence_labels": segments.is_random.astype(np.int32)[:, None],
-            "next_sentence_weights": weights,
-        }
+        input_ids = np.full(shape, vocabulary.pad, np.int32)
+        text = np.zeros(shape, bool)
+        made = {name: np.zeros(shape, np.int32) for name in ("token_type_ids", "sequence_ids")}
+        made["position_ids"] = np.broadcast_to(column.astype(np.int32), shape).copy()
+        made |= {name: np.zeros((rows, sequences), np.int32) for name in ("cls_positions", "next_sentence_labels")}
+        made["next_sentence_weights"] = np.zeros((rows, sequences), np.float32)
+        begin = np.zeros((rows, 1), np.int64)
+        for number, segments in enumerate(self.sampler.draw(step, rows)):
+            there = (segments.a_length > 0)[:, None]
+            a_end = begin + 1 + segments.a_length[:, None]  # [CLS] A [SEP] B [SEP]
+            b_end = a_end + np.where(segments.b_length > 0, 1 + segments.b_length, 0)[:, None]
+            in_a = there & (column > begin) & (column < a_end)
+            in_b = there & (column > a_end) & (column < b_end)
+            in_text = in_a | in_b
+            place = np.where(
+                in_b, segments.b_start[:, None] + column - a_end - 1, segments.a_start[:, None] + column - begin - 1
+            )
+            inside = there & (column >= begin) & (column <= b_end)
+            text |= in_text
+            input_ids[in_text] = self.split.tokens[place[in_text]]
+            input_ids[there & (column == begin)] = vocabulary.cls
+            input_ids[there & ((column == a_end) | (column == b_end))] = vocabulary.sep
+            made["token_type_ids"][inside & (column > a_end)] = 1
+            made["sequence_ids"][inside] = number + 1
+            made["position_ids"][inside] = (column - begin)[inside]
+            made["cls_positions"][:, number] = np.where(there, begin, 0)[:, 0]
+            made["next_sentence_labels"][:, number] = segments.is_random
+            made["next_sentence_weights"][:, number] = self.options.nsp * there[:, 0]
+            begin = np.where(there, b_end + 1, begin)
+        return {**mask(generator(self.seed, self.stream, step), input_ids, text, self.options, vocabulary), **made}
 
 
 def prefetched(make: Callable[[int], Batch], steps: range, ahead: int = 4) -> Iterator[Batch]:

@@ -3,6 +3,8 @@
 Google's recipe (create_pretraining_data.py), but drawn instead of enumerated: an example begins at the sentence that
 holds a given token position; positions are spread evenly over the text, shifted and visited in a new order in each
 epoch. So any example can be made alone, and no copy of the data lies on disk.
+
+Where rows are packed, the examples of a row are drawn one after the other, each for the room that is left.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ from ms_bert.errors import UserError
 from ms_bert.options import ExampleOptions
 from ms_bert.randomness import HELD_OUT, ORDER, PAIRS, generator, permuted
 
+LEAST_ROOM = 32  # tokens that a further example of a row must have: shorter ones teach little
+
 
 @dataclasses.dataclass(frozen=True)
 class Segments:
-    """Where the tokens of B examples lie in the token column.
+    """Where the tokens of B examples lie in the token column; where both lengths are 0 there is no example.
 
     Attributes:
         a_start, a_length, b_start, b_length: (B,) int64; without NSP, b_length is 0.
@@ -65,13 +69,33 @@ class PairSampler:
                 f"each of the {name} documents has one sentence, and next-sentence prediction needs "
                 "documents of two or more (a blank line ends a document); use --no-nsp."
             )
-        self.longest = options.seq_length - (3 if options.nsp else 2)  # [CLS] A [SEP] B [SEP], or [CLS] A [SEP]
+        self.special = 3 if options.nsp else 2  # [CLS] A [SEP] B [SEP], or [CLS] A [SEP]
+        self.longest = options.seq_length - self.special
         self.per_epoch = max(1, counts["tokens"] // self.longest)
 
-    def draw(self, step: int, rows: int) -> Segments:
-        """The segments of examples step * rows ... step * rows + rows - 1."""
-        split, rng = self.split, generator(self.seed, PAIRS + self.shift, step)
-        sentence = self._first_sentences(step * rows + np.arange(rows))
+    def draw(self, step: int, rows: int) -> list[Segments]:
+        """The examples of a step: the first of each row, the second, and so on, as many as a row may hold."""
+        room = np.full(rows, self.options.seq_length)
+        drawn = []
+        for turn in range(self.options.pack):
+            segments = self._draw(step, rows, turn, np.maximum(room - self.special, 2))
+            if turn:
+                there = room >= LEAST_ROOM
+                segments = dataclasses.replace(
+                    segments,
+                    a_length=np.where(there, segments.a_length, 0),
+                    b_length=np.where(there, segments.b_length, 0),
+                    is_random=segments.is_random & there,
+                )
+            drawn.append(segments)
+            taken = segments.a_length + segments.b_length
+            room = room - np.where(taken > 0, taken + self.special, 0)
+        return drawn
+
+    def _draw(self, step: int, rows: int, turn: int, longest: np.ndarray) -> Segments:
+        """An example for each row, of at most longest (B,) tokens, [CLS] and [SEP] aside."""
+        split, rng = self.split, generator(self.seed, PAIRS + self.shift, step, turn)
+        sentence = self._first_sentences((step * self.options.pack + turn) * rows + np.arange(rows))
         document = split.documents.last_not_above(sentence)
         if self.options.nsp:
             # A document of one sentence has no next one: draw another place, a few times.
@@ -81,7 +105,7 @@ class PairSampler:
                 sentence = np.where(alone, other, sentence)
                 document = split.documents.last_not_above(sentence)
         short = rng.random(rows) < self.options.short_sequences
-        target = np.where(short, rng.integers(2, self.longest + 1, rows), self.longest)
+        target = np.where(short, rng.integers(2, longest + 1, rows), longest)
         end = split.documents[document + 1]
         if not self.options.nsp:
             start = split.sentences[sentence]
@@ -107,7 +131,7 @@ class PairSampler:
         b_stop = np.where(is_random, self._reach(b_sentence, np.maximum(target - a_length, 1), end), stop)
         b_start = split.sentences[b_sentence]
         b_length = split.sentences[b_stop] - b_start
-        return self._truncate(rng, a_start, a_length, b_start, b_length, is_random)
+        return self._truncate(rng, longest, a_start, a_length, b_start, b_length, is_random)
 
     def _first_sentences(self, example: np.ndarray) -> np.ndarray:
         """The sentence at which each example of the epochs begins."""
@@ -123,9 +147,9 @@ class PairSampler:
         last = self.split.sentences.last_not_above(self.split.sentences[sentence] + tokens - 1)
         return np.minimum(last + 1, end)
 
-    def _truncate(self, rng, a_start, a_length, b_start, b_length, is_random) -> Segments:
+    def _truncate(self, rng, longest, a_start, a_length, b_start, b_length, is_random) -> Segments:
         """Shorten the longer segment until both fit; each token goes from the front or the back, at random."""
-        longest, half = self.longest, self.longest // 2
+        half = longest // 2
         over = a_length + b_length > longest
         # Cutting the longer one token by token, and B when both are equal, ends here:
         a_kept = np.where(b_length <= half, longest - b_length, np.minimum(a_length, longest - half))

@@ -123,7 +123,8 @@ class _Clock:
         """Seconds of this step, the wait for its batch included."""
         now = time.perf_counter()
         seconds = now - self._began
-        self.size = len(batch["input_ids"]), int((batch["sequence_ids"] > 0).sum())
+        ids = batch["sequence_ids"]
+        self.size = int(ids.max(1).sum()), int((ids > 0).sum())
         if self._first:
             self._first = False
             self._sums["first_step_seconds"] = seconds

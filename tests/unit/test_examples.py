@@ -8,7 +8,7 @@ import pytest
 from ms_bert.data.batches import FIELDS, BatchMaker, prefetched
 from ms_bert.data.corpus import Corpus
 from ms_bert.data.masking import _choose, mask
-from ms_bert.data.pairs import PairSampler
+from ms_bert.data.pairs import LEAST_ROOM, PairSampler
 from ms_bert.data.store import open_store
 from ms_bert.errors import UserError
 from ms_bert.options import ExampleOptions
@@ -58,7 +58,7 @@ def test_a_batch_has_the_promised_arrays(store, vocabulary):
 
 
 def test_a_row_reads_cls_a_sep_b_sep_and_padding(store, vocabulary):
-    batch, segments = maker(store, vocabulary)(2), PairSampler(store.train, OPTIONS, 3).draw(2, 64)
+    batch, segments = maker(store, vocabulary)(2), PairSampler(store.train, OPTIONS, 3).draw(2, 64)[0]
     ids = batch["input_ids"].copy()
     rows = np.arange(64)[:, None]
     used = batch["masked_weights"] > 0
@@ -73,11 +73,55 @@ def test_a_row_reads_cls_a_sep_b_sep_and_padding(store, vocabulary):
         assert 1 <= len(a) and 1 <= len(b)
 
 
+@pytest.mark.parametrize("nsp", [True, False])
+def test_a_packed_row_holds_examples_one_after_the_other(nsp, store, vocabulary):
+    """Each as if alone, but for its place: [CLS] A [SEP] B [SEP], positions and segments from 0 on."""
+    options = dataclasses.replace(OPTIONS, seq_length=160, pack=3, nsp=nsp, short_sequences=0.5)
+    batch, drawn = maker(store, vocabulary, options)(4), PairSampler(store.train, options, 3).draw(4, 64)
+    assert batch.keys() == set(FIELDS) and batch["cls_positions"].shape == (64, 3) and len(drawn) == 3
+    ids = batch["input_ids"].copy()
+    rows, used = np.arange(64)[:, None], batch["masked_weights"] > 0
+    ids[np.broadcast_to(rows, used.shape)[used], batch["masked_positions"][used]] = batch["masked_labels"][used]
+    for i in range(64):
+        row, places, types, numbers, begins = [], [], [], [], []
+        for number, segments in enumerate(drawn):
+            a = store.train.tokens[segments.a_start[i] + np.arange(segments.a_length[i])].tolist()
+            b = store.train.tokens[segments.b_start[i] + np.arange(segments.b_length[i])].tolist()
+            if not a:
+                assert not batch["next_sentence_weights"][i, number] and not batch["cls_positions"][i, number]
+                assert 160 - len(row) < LEAST_ROOM
+                continue
+            one = [vocabulary.cls, *a, vocabulary.sep] + ([*b, vocabulary.sep] if nsp else [])
+            assert bool(b) == nsp and batch["next_sentence_weights"][i, number] == nsp
+            assert batch["next_sentence_labels"][i, number] == segments.is_random[i]
+            begins.append(len(row))
+            row += one
+            places += range(len(one))
+            types += [0] * (len(a) + 2) + [1] * (len(one) - len(a) - 2)
+            numbers += [number + 1] * len(one)
+        end = len(row)
+        assert ids[i].tolist() == row + [vocabulary.pad] * (160 - end)
+        assert batch["position_ids"][i, :end].tolist() == places and batch["token_type_ids"][i, :end].tolist() == types
+        assert batch["sequence_ids"][i].tolist() == numbers + [0] * (160 - end)
+        assert batch["cls_positions"][i, : len(begins)].tolist() == begins
+
+
+def test_packing_fills_the_rows_and_draws_no_example_twice(store, vocabulary):
+    options = dataclasses.replace(OPTIONS, seq_length=512, short_sequences=1.0)
+    alone, packed = (maker(store, vocabulary, dataclasses.replace(options, pack=pack))(0) for pack in (1, 6))
+    shares = [(batch["sequence_ids"] > 0).mean() for batch in (alone, packed)]
+    assert shares[0] < 0.6 and shares[1] > 0.9
+    # Every example begins at a place of its own: what a step draws is spread over the text.
+    drawn = PairSampler(store.train, dataclasses.replace(options, pack=6), 3).draw(0, 8)
+    starts = np.concatenate([one.a_start[one.a_length > 0] for one in drawn])
+    assert len(set(starts.tolist())) > 0.9 * len(starts)
+
+
 def test_half_of_the_pairs_are_next_sentences_and_half_other_documents(store):
     split, random = store.train, 0
     sampler = PairSampler(split, ExampleOptions(seq_length=128), seed=1)
     for step in range(20):
-        segments = sampler.draw(step, 200)
+        segments = sampler.draw(step, 200)[0]
         a_document, _ = place(split, segments.a_start)
         b_document, _ = place(split, segments.b_start)
         assert (a_document[~segments.is_random] == b_document[~segments.is_random]).all()
@@ -91,22 +135,21 @@ def test_half_of_the_pairs_are_next_sentences_and_half_other_documents(store):
 
 def test_nothing_crosses_the_end_of_its_document(store):
     split = store.train
-    segments = PairSampler(split, OPTIONS, seed=1).draw(0, 1000)
+    segments = PairSampler(split, OPTIONS, seed=1).draw(0, 1000)[0]
     for start, length in ((segments.a_start, segments.a_length), (segments.b_start, segments.b_length)):
         assert (place(split, start)[0] == place(split, start + length - 1)[0]).all()
 
 
 def test_lengths_follow_the_recipe(store):
-    long = PairSampler(store.train, ExampleOptions(seq_length=128, short_sequences=0.0), 1).draw(0, 2000)
-    short = PairSampler(store.train, ExampleOptions(seq_length=128, short_sequences=1.0), 1).draw(0, 2000)
+    long = PairSampler(store.train, ExampleOptions(seq_length=128, short_sequences=0.0), 1).draw(0, 2000)[0]
+    short = PairSampler(store.train, ExampleOptions(seq_length=128, short_sequences=1.0), 1).draw(0, 2000)[0]
     total = long.a_length + long.b_length
     assert total.max() == 125 and (total == 125).mean() > 0.7
     assert (short.a_length + short.b_length).mean() < total.mean() - 20
 
 
 def test_truncation_takes_from_the_longer_segment_at_both_ends():
-    sampler = object.__new__(PairSampler)
-    sampler.longest = 29
+    sampler, longest = object.__new__(PairSampler), np.full(69 * 69, 29)
 
     def google(a, b):
         while a + b > 29:
@@ -115,7 +158,7 @@ def test_truncation_takes_from_the_longer_segment_at_both_ends():
 
     a, b = (side.ravel() for side in np.meshgrid(np.arange(1, 70), np.arange(1, 70)))
     zeros = np.zeros(len(a), np.int64)
-    cut = sampler._truncate(generator(1, 1, 1), zeros, a, zeros, b, zeros > 0)
+    cut = sampler._truncate(generator(1, 1, 1), longest, zeros, a, zeros, b, zeros > 0)
     assert [google(x, y) for x, y in zip(a, b)] == list(zip(cut.a_length.tolist(), cut.b_length.tolist()))
     assert (cut.a_start >= 0).all() and (cut.a_start + cut.a_length <= a).all()
     front = cut.b_start[(a < 10) & (b > 60)] / (b - cut.b_length)[(a < 10) & (b > 60)]
