@@ -244,11 +244,11 @@ def _infer_mindspore(fused: bool):
         from mindspore import Tensor
 
         from ms_bert.device import use_device
-        from ms_bert.model import BertModel, Numerics
+        from ms_bert.model import BertModel
         from ms_bert.pretrained import load
 
         use_device("CPU", threads=THREADS)
-        model, batch = load(BertModel, minilm(), Numerics(fused=fused)), batch_of(work)
+        model, batch = load(BertModel, minilm(), fused=fused), batch_of(work)
 
         def once() -> float:
             hidden, _, _ = model(*[Tensor(batch[name]) for name in INPUTS])

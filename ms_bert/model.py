@@ -23,12 +23,10 @@ class Numerics:
         device: 'CPU', 'GPU' or 'Ascend'; picks the form of the kernels.
         dtype: of the activations and matrix products: 'float32', 'float16' or 'bfloat16'. Parameters are float32.
         recompute: compute each encoder layer again in the backward pass instead of keeping its activations.
-        fused: compute whole sublayers in one operation, where `kernels.sublayers` has them.
     """
 
-    def __init__(self, device: str = "CPU", dtype: str = "float32", recompute: bool = False, fused: bool = False):
+    def __init__(self, device: str = "CPU", dtype: str = "float32", recompute: bool = False):
         self.attention = kernels.attention(device, dtype)
-        self.fused = kernels.sublayers(device, dtype) if fused else None
         self.dtype = getattr(ms, dtype)
         self.recompute = recompute
 
@@ -63,15 +61,14 @@ class Embedding(nn.Cell):
 class LayerNorm(nn.Cell):
     """Normalisation of the last axis, with the config's epsilon."""
 
-    def __init__(self, config: BertConfig, numerics: Numerics):
+    def __init__(self, config: BertConfig):
         super().__init__()
         self.weight = _parameter(config.hidden_size, value=1.0)
         self.bias = _parameter(config.hidden_size)
         self.epsilon = config.layer_norm_eps
-        self.layer_norm = numerics.fused.layer_norm if numerics.fused else kernels.layer_norm
 
     def construct(self, x):
-        return self.layer_norm(x, self.weight, self.bias, self.epsilon)
+        return kernels.layer_norm(x, self.weight, self.bias, self.epsilon)
 
 
 class Dropout(nn.Cell):
@@ -81,17 +78,11 @@ class Dropout(nn.Cell):
         super().__init__()
         self.rate, self.begin, self.end = rate, first_column, first_column + width
 
-    def of(self, dropout_keys):
-        """The rate in force, the row keys and the column keys of this place."""
-        if dropout_keys is None or self.rate == 0.0:
-            return 0.0, None, None
-        return self.rate, dropout_keys[0], dropout_keys[1][self.begin : self.end]
-
     def construct(self, x, dropout_keys):
-        rate, row_keys, column_keys = self.of(dropout_keys)
-        if rate == 0.0:
+        if dropout_keys is None or self.rate == 0.0:
             return x
-        return kernels.dropout(x, rate, row_keys, column_keys)
+        row_keys, column_keys = dropout_keys
+        return kernels.dropout(x, self.rate, row_keys, column_keys[self.begin : self.end])
 
 
 class BertEmbeddings(nn.Cell):
@@ -102,25 +93,11 @@ class BertEmbeddings(nn.Cell):
         self.word_embeddings = Embedding(config.vocab_size, config.hidden_size)
         self.position_embeddings = Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = Embedding(config.type_vocab_size, config.hidden_size)
-        self.LayerNorm = LayerNorm(config, numerics)
+        self.LayerNorm = LayerNorm(config)
         self.dropout = Dropout(config.hidden_dropout_prob, config.hidden_size, first_column=0)
         self.dtype = numerics.dtype
-        self.fused = numerics.fused.embed if numerics.fused else None
 
     def construct(self, input_ids, token_type_ids, position_ids, dropout_keys):
-        if self.fused is not None:
-            return self.fused(
-                input_ids,
-                token_type_ids,
-                position_ids,
-                self.word_embeddings.weight,
-                self.token_type_embeddings.weight,
-                self.position_embeddings.weight,
-                self.LayerNorm.weight,
-                self.LayerNorm.bias,
-                self.LayerNorm.epsilon,
-                *self.dropout.of(dropout_keys),
-            )
         rows = (-1,)
         summed = (
             self.word_embeddings(ops.reshape(input_ids, rows))
@@ -141,9 +118,6 @@ class BertSelfAttention(nn.Cell):
         self.value = Linear(config.hidden_size, config.hidden_size)
         self.attention = numerics.attention
         self.heads = config.num_attention_heads
-        self.is_fused = numerics.fused is not None
-        if self.is_fused:
-            self.projections, self.fused = numerics.fused.projections, numerics.fused.Attention(self.heads)
         self.rate = config.attention_probs_dropout_prob
         self.first_column = first_column
 
@@ -152,17 +126,6 @@ class BertSelfAttention(nn.Cell):
         if dropout_keys is not None and self.rate > 0.0:
             end = self.first_column + self.heads * sequence_ids.shape[1]
             rate, row_keys, column_keys = self.rate, dropout_keys[0], dropout_keys[1][self.first_column : end]
-        if self.is_fused:
-            query, key, value = self.projections(
-                hidden_states,
-                self.query.weight,
-                self.query.bias,
-                self.key.weight,
-                self.key.bias,
-                self.value.weight,
-                self.value.bias,
-            )
-            return self.fused(query, key, value, sequence_ids, rate, row_keys, column_keys), ()
         return self.attention(
             self.query(hidden_states),
             self.key(hidden_states),
@@ -178,26 +141,13 @@ class BertSelfAttention(nn.Cell):
 class BertSelfOutput(nn.Cell):
     """LayerNorm(residual + dropout(dense(x))): the end of the attention and of the feed-forward sublayer."""
 
-    def __init__(self, config: BertConfig, numerics: Numerics, inputs: int, first_column: int):
+    def __init__(self, config: BertConfig, inputs: int, first_column: int):
         super().__init__()
         self.dense = Linear(inputs, config.hidden_size)
-        self.LayerNorm = LayerNorm(config, numerics)
+        self.LayerNorm = LayerNorm(config)
         self.dropout = Dropout(config.hidden_dropout_prob, config.hidden_size, first_column)
-        self.fused = numerics.fused.linear_dropout_add_norm if numerics.fused else None
 
     def construct(self, x, residual, dropout_keys):
-        if self.fused is not None:
-            norm = self.LayerNorm
-            return self.fused(
-                x,
-                self.dense.weight,
-                self.dense.bias,
-                residual,
-                norm.weight,
-                norm.bias,
-                norm.epsilon,
-                *self.dropout.of(dropout_keys),
-            )
         return self.LayerNorm(residual + self.dropout(self.dense(x), dropout_keys))
 
 
@@ -207,7 +157,7 @@ class BertAttention(nn.Cell):
     def __init__(self, config: BertConfig, numerics: Numerics, first_column: int, first_output_column: int):
         super().__init__()
         self.self = BertSelfAttention(config, numerics, first_column)  # Hugging Face's name for it
-        self.output = BertSelfOutput(config, numerics, config.hidden_size, first_output_column)
+        self.output = BertSelfOutput(config, config.hidden_size, first_output_column)
 
     def construct(self, hidden_states, sequence_ids, dropout_keys):
         context, probabilities = self.self(hidden_states, sequence_ids, dropout_keys)
@@ -217,15 +167,12 @@ class BertAttention(nn.Cell):
 class BertIntermediate(nn.Cell):
     """The widening half of the feed-forward sublayer."""
 
-    def __init__(self, config: BertConfig, numerics: Numerics):
+    def __init__(self, config: BertConfig):
         super().__init__()
         self.dense = Linear(config.hidden_size, config.intermediate_size)
         self.activation = kernels.ACTIVATIONS[config.hidden_act]
-        self.fused = numerics.fused.LINEAR_ACTIVATIONS[config.hidden_act] if numerics.fused else None
 
     def construct(self, hidden_states):
-        if self.fused is not None:
-            return self.fused(hidden_states, self.dense.weight, self.dense.bias)
         return self.activation(self.dense(hidden_states))
 
 
@@ -236,8 +183,8 @@ class BertLayer(nn.Cell):
         super().__init__()
         columns = DropoutColumns(config)
         self.attention = BertAttention(config, numerics, columns.attention(index), columns.hidden(2 * index + 1))
-        self.intermediate = BertIntermediate(config, numerics)
-        self.output = BertSelfOutput(config, numerics, config.intermediate_size, columns.hidden(2 * index + 2))
+        self.intermediate = BertIntermediate(config)
+        self.output = BertSelfOutput(config, config.intermediate_size, columns.hidden(2 * index + 2))
 
     def construct(self, hidden_states, sequence_ids, dropout_keys):
         attended, probabilities = self.attention(hidden_states, sequence_ids, dropout_keys)
@@ -310,45 +257,34 @@ class BertModel(nn.Cell):
 class BertPredictionHeadTransform(nn.Cell):
     """LayerNorm(activation(dense(x))), the MLM head's own hidden layer."""
 
-    def __init__(self, config: BertConfig, numerics: Numerics):
+    def __init__(self, config: BertConfig):
         super().__init__()
         self.dense = Linear(config.hidden_size, config.hidden_size)
         self.activation = kernels.ACTIVATIONS[config.hidden_act]
-        self.LayerNorm = LayerNorm(config, numerics)
-        self.fused = numerics.fused.LINEAR_ACTIVATIONS[config.hidden_act] if numerics.fused else None
+        self.LayerNorm = LayerNorm(config)
 
     def construct(self, x):
-        if self.fused is not None:
-            return self.LayerNorm(self.fused(x, self.dense.weight, self.dense.bias))
         return self.LayerNorm(self.activation(self.dense(x)))
 
 
 class BertLMPredictionHead(nn.Cell):
     """Scores over the vocabulary; the output matrix is the word embedding (tied)."""
 
-    def __init__(self, config: BertConfig, numerics: Numerics):
+    def __init__(self, config: BertConfig):
         super().__init__()
         self.bias = _parameter(config.vocab_size)
-        self.transform = BertPredictionHeadTransform(config, numerics)
-        self.linear = numerics.fused.linear if numerics.fused else kernels.linear
-        self.fused_losses = numerics.fused.linear_cross_entropy if numerics.fused else None
+        self.transform = BertPredictionHeadTransform(config)
 
     def construct(self, x, word_embeddings):
-        return self.linear(self.transform(x), word_embeddings, self.bias)
-
-    def losses(self, x, word_embeddings, labels):
-        """Cross-entropy of the scores, and whether the label's is the highest: labels (N,) int32 -> (N,), (N,)."""
-        if self.fused_losses is not None:
-            return self.fused_losses(self.transform(x), word_embeddings, self.bias, labels)
-        return losses_of(self.construct(x, word_embeddings), labels)
+        return kernels.linear(self.transform(x), word_embeddings, self.bias)
 
 
 class BertPreTrainingHeads(nn.Cell):
     """The MLM head and the NSP head."""
 
-    def __init__(self, config: BertConfig, numerics: Numerics):
+    def __init__(self, config: BertConfig):
         super().__init__()
-        self.predictions = BertLMPredictionHead(config, numerics)
+        self.predictions = BertLMPredictionHead(config)
         self.seq_relationship = Linear(config.hidden_size, 2)
 
 
@@ -365,45 +301,19 @@ class BertForPreTraining(nn.Cell):
     def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
         self.bert = BertModel(config, numerics)
-        self.cls = BertPreTrainingHeads(config, numerics)
-
-    def hidden_states(
-        self, input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, masked_positions, dropout_keys
-    ):
-        """What the heads take: the masked tokens' (B * P, H) and the sequences' (B * N, H)."""
-        # Unpacking the intermediates too, only to drop them, makes MindSpore warn of eliminated nodes.
-        outputs = self.bert(input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, dropout_keys)
-        return gather_positions(outputs[0], masked_positions, input_ids.shape[1]), outputs[1]
+        self.cls = BertPreTrainingHeads(config)
 
     def construct(
         self, input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, masked_positions, dropout_keys=None
     ):
-        masked, pooled = self.hidden_states(
-            input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, masked_positions, dropout_keys
+        sequence_output, pooled_output, _ = self.bert(
+            input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, dropout_keys
         )
+        masked = gather_positions(sequence_output, masked_positions, input_ids.shape[1])
         return (
             self.cls.predictions(masked, self.bert.embeddings.word_embeddings.weight),
-            self.cls.seq_relationship(pooled),
+            self.cls.seq_relationship(pooled_output),
         )
-
-    def losses(self, inputs, masked_labels, next_sentence_labels, dropout_keys):
-        """The losses of both heads, and which answers are right, each ((N,), (N,)) float32.
-
-        Args:
-            inputs: the six arrays before dropout_keys. masked_labels: (B * P,). next_sentence_labels: (B * N,).
-        """
-        masked, pooled = self.hidden_states(*inputs, dropout_keys)
-        embeddings = self.bert.embeddings.word_embeddings.weight
-        return (
-            self.cls.predictions.losses(masked, embeddings, masked_labels),
-            losses_of(self.cls.seq_relationship(pooled), next_sentence_labels),
-        )
-
-
-def losses_of(logits, labels):
-    """Cross-entropy, and whether the label has the highest score: (N, C), (N,) int32 -> (N,), (N,) float32."""
-    correct = ops.cast(ops.equal(ops.argmax(logits, -1), labels), ms.float32)
-    return kernels.cross_entropy(logits, labels), correct
 
 
 def gather_positions(sequence_output, positions, tokens):

@@ -8,14 +8,18 @@ from pathlib import Path
 from mindspore import Tensor, nn
 
 from ms_bert.config import BertConfig
+from ms_bert.fused import fuse
 from ms_bert.model import Numerics
 from ms_bert.run.checkpoints import load_weights
 
 
-def load(kind: type[nn.Cell], folder: str | os.PathLike, numerics: Numerics | None = None, **arguments) -> nn.Cell:
+def load(
+    kind: type[nn.Cell], folder: str | os.PathLike, numerics: Numerics | None = None, fused: bool = False, **arguments
+) -> nn.Cell:
     """A model of a class of ms_bert.model or ms_bert.heads, from config.json and model.safetensors of a folder.
 
     Args:
+        fused: let its sublayers compute by fused operations, see `ms_bert.fused`; CPU, float32.
         arguments: further ones of the class, as `choices`.
 
     Raises:
@@ -26,4 +30,4 @@ def load(kind: type[nn.Cell], folder: str | os.PathLike, numerics: Numerics | No
     weights = load_weights(Path(folder), {name: tuple(p.shape) for name, p in parameters.items()})
     for name, parameter in parameters.items():
         parameter.set_data(Tensor(weights[name]))
-    return model
+    return fuse(model) if fused else model

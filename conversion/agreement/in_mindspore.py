@@ -14,6 +14,7 @@ from ms_bert import kernels
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import FIELDS, Batch
 from ms_bert.device import use_device
+from ms_bert.fused import fuse
 from ms_bert.model import (
     BertForPreTraining,
     BertModel,
@@ -23,7 +24,7 @@ from ms_bert.model import (
     named_intermediates,
 )
 from ms_bert.run.loop import SUMS
-from ms_bert.training.step import PreTrainingLoss
+from ms_bert.training.step import FusedPreTrainingLoss, PreTrainingLoss
 from ms_bert.training.trainer import MindSporeTrainer
 
 
@@ -36,7 +37,7 @@ class Probe(nn.Cell):
         self.parts, self.tokens = parts, tokens
         self.headless = set(parts) <= set(BACKBONE)
         if "mlm" in parts or "nsp" in parts:
-            self.cls = Heads(config, numerics, "mlm" in parts, "nsp" in parts)
+            self.cls = Heads(config, "mlm" in parts, "nsp" in parts)
         if "classifier" in parts:
             self.classifier = Linear(config.hidden_size, labels)
         if "qa" in parts:
@@ -121,10 +122,10 @@ class MindSpore:
         return {p.name: _array(g) for p, g in zip(probe.trainable_params(), gradients)}
 
     def losses_and_gradients(self, problem: Problem, batch: Batch, dropout: bool) -> tuple[dict, dict]:
-        model = self._cell("pretraining", problem, lambda: BertForPreTraining(problem.config, self._numerics()))
-        cell = self._cell(
-            f"gradients, dropout {dropout}", problem, lambda: Gradients(PreTrainingLoss(model), True, dropout)
+        model = self._cell(
+            "pretraining", problem, lambda: self._fused(BertForPreTraining(problem.config, self._numerics()))
         )
+        cell = self._cell(f"gradients, dropout {dropout}", problem, lambda: Gradients(self._loss(model), True, dropout))
         _set(model, problem.weights)
         scale = cases.scale(self.precision)
         numbers = [Tensor(np.float32(value)) for value in (*cases.totals(batch), scale)]
@@ -144,12 +145,21 @@ class MindSpore:
             ms.set_context(mode=ms.PYNATIVE_MODE)
 
     def _numerics(self) -> Numerics:
-        return Numerics(self.device, self.precision, fused=self.fused)
+        return Numerics(self.device, self.precision)
+
+    def _fused(self, model: nn.Cell) -> nn.Cell:
+        return fuse(model, self.device, self.precision) if self.fused else model
+
+    def _loss(self, model: BertForPreTraining) -> PreTrainingLoss:
+        operations = kernels.sublayers(self.device, self.precision) if self.fused else None
+        return FusedPreTrainingLoss(model, operations) if operations else PreTrainingLoss(model)
 
     def _probe(self, problem: Problem) -> nn.Cell:
         labels, tokens = cases.classifier(problem)
         probe = self._cell(
-            "probe", problem, lambda: Probe(problem.config, self._numerics(), problem.parts, labels, tokens)
+            "probe",
+            problem,
+            lambda: self._fused(Probe(problem.config, self._numerics(), problem.parts, labels, tokens)),
         )
         _set(probe, problem.weights)
         return probe

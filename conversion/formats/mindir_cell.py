@@ -10,10 +10,10 @@ from ms_bert.model import BertLMPredictionHead, BertModel, Linear, Numerics
 class Heads(nn.Cell):
     """The MLM head, the NSP head, or both, by Hugging Face's names."""
 
-    def __init__(self, config: BertConfig, numerics: Numerics, mlm: bool, nsp: bool):
+    def __init__(self, config: BertConfig, mlm: bool, nsp: bool):
         super().__init__()
         if mlm:
-            self.predictions = BertLMPredictionHead(config, numerics)
+            self.predictions = BertLMPredictionHead(config)
         if nsp:
             self.seq_relationship = Linear(config.hidden_size, 2)
 
@@ -23,13 +23,12 @@ class Inference(nn.Cell):
 
     def __init__(self, config: BertConfig, architecture: str, pooler: bool):
         super().__init__()
-        numerics = Numerics()
-        self.bert = BertModel(config, numerics, pooler)
+        self.bert = BertModel(config, Numerics(), pooler)
         self.architecture, self.pooler = architecture, pooler
         self.mlm = architecture in ("BertForPreTraining", "BertForMaskedLM")
         self.nsp = architecture in ("BertForPreTraining", "BertForNextSentencePrediction")
         if self.mlm or self.nsp:
-            self.cls = Heads(config, numerics, self.mlm, self.nsp)
+            self.cls = Heads(config, self.mlm, self.nsp)
         if architecture == "BertForMultipleChoice":
             self.classifier = Linear(config.hidden_size, 1)
         elif architecture in ("BertForSequenceClassification", "BertForTokenClassification"):

@@ -10,7 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from ms_bert.kernels import native
+from ms_bert.kernels import native, stock
 
 NO_ROW_KEYS = Tensor(np.ones((1, 1), np.int32))
 NO_COLUMN_KEYS = Tensor(np.ones((1,), np.int32))
@@ -99,7 +99,10 @@ _linear_gelu, _linear_gelu_gradient = _activation("gelu", _linear_gelu_bprop)
 _linear_gelu_new, _linear_gelu_new_gradient = _activation("gelu_new", _linear_gelu_new_bprop)
 _linear_relu, _linear_relu_gradient = _activation("relu", _linear_relu_bprop)
 
-LINEAR_ACTIVATIONS = {"gelu": linear_gelu, "gelu_new": linear_gelu_new, "relu": linear_relu}
+
+def of_activation(activation):
+    """The linear layer that ends in one of `kernels.ACTIVATIONS`."""
+    return {stock.gelu: linear_gelu, stock.gelu_new: linear_gelu_new, stock.relu: linear_relu}[activation]
 
 
 # Layer normalisation, and what stands before it

@@ -30,10 +30,10 @@ class Optimizer(nn.Cell):
 
     is_adam = True  # the formula is `kernels.adam_update`, with other numbers
 
-    def __init__(self, parameters, options: TrainingOptions, fused=None):
+    def __init__(self, parameters, options: TrainingOptions, operations=None):
         super().__init__(auto_prefix=False)
-        self.takes_factor = fused is not None and self.is_adam
-        self.fused_update = fused.adam_update if self.takes_factor else None
+        self.takes_factor = operations is not None and self.is_adam
+        self.fused_update = operations.adam_update if self.takes_factor else None
         self.p = ParameterTuple(parameters)
         self.m = ParameterTuple([Parameter(ops.zeros_like(p), name=f"m.{p.name}") for p in parameters])
         self.v = ParameterTuple([Parameter(ops.zeros_like(p), name=f"v.{p.name}") for p in parameters])

@@ -4,7 +4,7 @@ import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from ms_bert import kernels
-from ms_bert.model import BertForPreTraining
+from ms_bert.model import BertForPreTraining, gather_positions
 from ms_bert.options import TrainingOptions
 from ms_bert.run.recipe import GROWTH_INTERVAL
 from ms_bert.training.optimizers import OPTIMIZERS
@@ -45,7 +45,7 @@ class PreTrainingLoss(nn.Cell):
         scale,
         dropout_keys=None,
     ):
-        masked, next_sentence = self.model.losses(
+        masked, next_sentence = self.losses(
             (input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, masked_positions),
             ops.reshape(masked_labels, (-1,)),
             ops.reshape(next_sentence_labels, (-1,)),
@@ -55,6 +55,34 @@ class PreTrainingLoss(nn.Cell):
         next_sentence = weighted_sums(next_sentence[0], next_sentence[1], next_sentence_weights)
         loss = masked[0] / masked_total + next_sentence[0] / next_sentence_total
         return loss * scale, ops.stack(masked + next_sentence)
+
+    def losses(self, inputs, masked_labels, next_sentence_labels, dropout_keys):
+        """For both heads the loss of each answer, and whether it is right: (rows,), (rows,) float32."""
+        masked_logits, next_sentence_logits = self.model(*inputs, dropout_keys)
+        return losses_of(masked_logits, masked_labels), losses_of(next_sentence_logits, next_sentence_labels)
+
+
+class FusedPreTrainingLoss(PreTrainingLoss):
+    """The same of a fused model; the scores over the vocabulary turn into their gradient where they are."""
+
+    def __init__(self, model: BertForPreTraining, operations):
+        super().__init__(model)
+        self.linear_cross_entropy = operations.linear_cross_entropy
+
+    def losses(self, inputs, masked_labels, next_sentence_labels, dropout_keys):
+        outputs = self.model.bert(*inputs[:5], dropout_keys)
+        masked = gather_positions(outputs[0], inputs[5], inputs[0].shape[1])
+        head, embeddings = self.model.cls.predictions, self.model.bert.embeddings.word_embeddings.weight
+        return (
+            self.linear_cross_entropy(head.transform(masked), embeddings, head.bias, masked_labels),
+            losses_of(self.model.cls.seq_relationship(outputs[1]), next_sentence_labels),
+        )
+
+
+def losses_of(logits, labels):
+    """Cross-entropy, and whether the label has the highest score: (N, C), (N,) int32 -> (N,), (N,) float32."""
+    correct = ops.cast(ops.equal(ops.argmax(logits, -1), labels), ms.float32)
+    return kernels.cross_entropy(logits, labels), correct
 
 
 def weighted_sums(losses, correct, weights):
@@ -83,15 +111,17 @@ class Update(nn.Cell):
     In float16 the loss is scaled (Micikevicius et al., 2018): a norm that is not finite skips the update and halves the
     scale, and it doubles after 1000 good steps in a row.
 
+    Args:
+        operations: `ms_bert.kernels.fused`, to use what it has; None: stock ones.
+
     Returns:
         the norm, whether it was skipped (0 or 1) and the next loss scale, (3,) float32.
     """
 
-    def __init__(self, parameters, options: TrainingOptions, device: str = "CPU"):
+    def __init__(self, parameters, options: TrainingOptions, operations=None):
         super().__init__(auto_prefix=False)
-        self.fused = kernels.sublayers(device, options.precision) if options.kernels == "fused" else None
-        self.optimizer = OPTIMIZERS[options.optimizer](parameters, options, self.fused)
-        self.sum_of_squares = self.fused.sum_of_squares if self.fused else sum_of_squares
+        self.optimizer = OPTIMIZERS[options.optimizer](parameters, options, operations)
+        self.sum_of_squares = operations.sum_of_squares if operations else sum_of_squares
         self.clip_norm = options.clip_norm
         self.scaled = options.precision == "float16"
         self.map = ops.HyperMap()

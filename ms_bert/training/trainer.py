@@ -9,13 +9,21 @@ from mindspore import Parameter, Tensor, ops
 from ms_bert import kernels
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import FIELDS, Batch
+from ms_bert.fused import fuse
 from ms_bert.model import BertForPreTraining, Numerics, initialize
 from ms_bert.options import Options
 from ms_bert.randomness import DropoutColumns
 from ms_bert.run.checkpoints import Arrays
 from ms_bert.run.loop import SUMS, StepResult
 from ms_bert.run.recipe import parts
-from ms_bert.training.step import AccumulateStep, PreTrainingLoss, TrainStep, Update, UpdateFromBuffers
+from ms_bert.training.step import (
+    AccumulateStep,
+    FusedPreTrainingLoss,
+    PreTrainingLoss,
+    TrainStep,
+    Update,
+    UpdateFromBuffers,
+)
 
 
 class MindSporeTrainer:
@@ -29,16 +37,20 @@ class MindSporeTrainer:
         training = options.training
         self.training = training
         kernels.check(options.run.device, training.precision, config.head_size, options.examples.seq_length)
-        fused = training.kernels == "fused"
-        numerics = Numerics(options.run.device, training.precision, training.recompute, fused)
-        self.model = BertForPreTraining(config, numerics)
+        self.model = BertForPreTraining(config, Numerics(options.run.device, training.precision, training.recompute))
         initialize(self.model, config, training.seed, options.model.truncated_normal)
         parameters = self.model.trainable_params()
         self.shapes = {p.name: tuple(p.shape) for p in parameters}
-        loss = PreTrainingLoss(self.model)
-        self.update = Update(parameters, training, options.run.device)
+        operations = None
+        if training.kernels == "fused":
+            operations = kernels.sublayers(options.run.device, training.precision)
+        if operations is None:
+            loss, self.evaluation = PreTrainingLoss(self.model), PreTrainingLoss(self.model)
+        else:
+            fuse(self.model)
+            loss, self.evaluation = (FusedPreTrainingLoss(self.model, operations) for _ in range(2))
+        self.update = Update(parameters, training, operations)
         self.columns = DropoutColumns(config).total
-        self.evaluation = PreTrainingLoss(self.model)
         if training.accumulate == 1:
             self.step = TrainStep(loss, self.update, parameters)
         else:

@@ -1,0 +1,137 @@
+"""The sublayers of `ms_bert.model`, each as one of the fused operations of `ms_bert.kernels.fused`.
+
+`model.py` says what is computed; `fuse` replaces how, in a model that is made already. Parameters and their names stay,
+and so do numbers, up to rounding. Attention probabilities are then never formed: () stands for them.
+"""
+
+from mindspore import nn
+
+from ms_bert import kernels, model
+
+
+def fuse(cell: nn.Cell, device: str = "CPU", dtype: str = "float32") -> nn.Cell:
+    """Let the sublayers within a cell compute by fused operations, where there are any for this device and dtype."""
+    operations = kernels.sublayers(device, dtype)
+    if operations is not None:
+        for _, inner in cell.cells_and_names():
+            fused = FUSED.get(type(inner))
+            if fused is not None:
+                object.__setattr__(inner, "__class__", fused)  # nn.Cell keeps other attributes in places of its own
+                inner.use(operations)
+    return cell
+
+
+class LayerNorm(model.LayerNorm):
+    def use(self, operations):
+        self.layer_norm = operations.layer_norm
+
+    def construct(self, x):
+        return self.layer_norm(x, self.weight, self.bias, self.epsilon)
+
+
+class BertEmbeddings(model.BertEmbeddings):
+    def use(self, operations):
+        self.embed = operations.embed
+
+    def construct(self, input_ids, token_type_ids, position_ids, dropout_keys):
+        rate, row_keys, column_keys = in_force(self.dropout, dropout_keys)
+        return self.embed(
+            input_ids,
+            token_type_ids,
+            position_ids,
+            self.word_embeddings.weight,
+            self.token_type_embeddings.weight,
+            self.position_embeddings.weight,
+            self.LayerNorm.weight,
+            self.LayerNorm.bias,
+            self.LayerNorm.epsilon,
+            rate,
+            row_keys,
+            column_keys,
+        )
+
+
+class BertSelfAttention(model.BertSelfAttention):
+    def use(self, operations):
+        self.projections, self.fused_attention = operations.projections, operations.Attention(self.heads)
+
+    def construct(self, hidden_states, sequence_ids, dropout_keys):
+        rate, row_keys, column_keys = 0.0, None, None
+        if dropout_keys is not None and self.rate > 0.0:
+            end = self.first_column + self.heads * sequence_ids.shape[1]
+            rate, row_keys, column_keys = self.rate, dropout_keys[0], dropout_keys[1][self.first_column : end]
+        query, key, value = self.projections(
+            hidden_states,
+            self.query.weight,
+            self.query.bias,
+            self.key.weight,
+            self.key.bias,
+            self.value.weight,
+            self.value.bias,
+        )
+        return self.fused_attention(query, key, value, sequence_ids, rate, row_keys, column_keys), ()
+
+
+class BertSelfOutput(model.BertSelfOutput):
+    def use(self, operations):
+        self.linear_dropout_add_norm = operations.linear_dropout_add_norm
+
+    def construct(self, x, residual, dropout_keys):
+        rate, row_keys, column_keys = in_force(self.dropout, dropout_keys)
+        return self.linear_dropout_add_norm(
+            x,
+            self.dense.weight,
+            self.dense.bias,
+            residual,
+            self.LayerNorm.weight,
+            self.LayerNorm.bias,
+            self.LayerNorm.epsilon,
+            rate,
+            row_keys,
+            column_keys,
+        )
+
+
+class BertIntermediate(model.BertIntermediate):
+    def use(self, operations):
+        self.linear_activation = operations.of_activation(self.activation)
+
+    def construct(self, hidden_states):
+        return self.linear_activation(hidden_states, self.dense.weight, self.dense.bias)
+
+
+class BertPredictionHeadTransform(model.BertPredictionHeadTransform):
+    def use(self, operations):
+        self.linear_activation = operations.of_activation(self.activation)
+
+    def construct(self, x):
+        return self.LayerNorm(self.linear_activation(x, self.dense.weight, self.dense.bias))
+
+
+class BertLMPredictionHead(model.BertLMPredictionHead):
+    def use(self, operations):
+        self.linear = operations.linear
+
+    def construct(self, x, word_embeddings):
+        return self.linear(self.transform(x), word_embeddings, self.bias)
+
+
+def in_force(dropout, dropout_keys):
+    """The rate of a Dropout, the row keys and its column keys; 0 and none where there is no dropout."""
+    if dropout_keys is None or dropout.rate == 0.0:
+        return 0.0, None, None
+    return dropout.rate, dropout_keys[0], dropout_keys[1][dropout.begin : dropout.end]
+
+
+FUSED = {
+    getattr(model, cell.__name__): cell
+    for cell in (
+        LayerNorm,
+        BertEmbeddings,
+        BertSelfAttention,
+        BertSelfOutput,
+        BertIntermediate,
+        BertPredictionHeadTransform,
+        BertLMPredictionHead,
+    )
+}

@@ -1,0 +1,119 @@
+"""The fused operations within models: the same names and numbers, and none where they were not built."""
+
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+from conversion.agreement import cases
+from ms_bert import fused, pretrain
+from ms_bert.config import BertConfig
+from ms_bert.data.batches import FIELDS
+from ms_bert.device import use_device
+from ms_bert.kernels import native, sublayers
+from ms_bert.model import BertModel, Numerics, initialize
+from ms_bert.options import ExampleOptions, Options, RunOptions, TrainingOptions
+from ms_bert.training.trainer import MindSporeTrainer
+
+CONFIG = BertConfig(
+    vocab_size=90,
+    hidden_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    intermediate_size=80,
+    max_position_embeddings=32,
+)
+needs_kernels = pytest.mark.skipif(native.why_not() is not None, reason=f"the C++ kernels: {native.why_not()}")
+
+
+@pytest.fixture
+def batch():
+    return cases.make_batch(CONFIG, ((20,), (31, 1), (9, 12, 3), (2,)), 32)
+
+
+def options(kernels="fused", **changes):
+    training = TrainingOptions(batch_size=4, kernels=kernels, clip_norm=0.1, **changes)
+    return Options(training=training, examples=ExampleOptions(seq_length=32, pack=cases.SEQUENCES))
+
+
+@pytest.fixture
+def not_built(monkeypatch, tmp_path):
+    monkeypatch.setattr(native, "LIBRARY", tmp_path / "missing.so")
+
+
+@needs_kernels
+def test_a_fused_model_has_the_same_names_and_gives_the_same(batch):
+    use_device("CPU")
+    stock, other = (BertModel(CONFIG, Numerics()) for _ in range(2))
+    names = [p.name for p in other.get_parameters()]
+    for one in (stock, other):
+        initialize(one, CONFIG, seed=1)
+    assert fused.fuse(other) is other and [p.name for p in other.get_parameters()] == names
+    fused.fuse(other)  # twice is once
+    inputs = [Tensor(batch[name]) for name in FIELDS[:5]]
+    expected, found = (one(*inputs)[0].asnumpy() for one in (stock, other))
+    real = batch["sequence_ids"].reshape(-1) > 0
+    assert np.abs(found - expected)[real].max() < 3e-6
+    assert all(issubclass(cell, plain) for plain, cell in fused.FUSED.items())
+
+
+@needs_kernels
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("optimizer", ["adamw", "adam-weight-decay", "lamb"])
+def test_fused_and_stock_steps_train_alike(optimizer, accumulate, batch):
+    use_device("CPU")
+    trainers = [
+        MindSporeTrainer(CONFIG, options(k, optimizer=optimizer, accumulate=accumulate)) for k in ("fused", "stock")
+    ]
+    for step in range(3):
+        one, other = (trainer.train_step(batch, step, 1e-2) for trainer in trainers)
+        assert one.sums == pytest.approx(other.sums, rel=2e-5)
+        assert one.gradient_norm == pytest.approx(other.gradient_norm, rel=2e-4)
+    (weights, moments, scalars), (expected, _, _) = (trainer.state() for trainer in trainers)
+    assert scalars["updates"] == 3
+    moved = 3e-2  # three updates of nearly the rate each
+    assert max(np.abs(value - expected[name]).max() for name, value in weights.items()) < 0.02 * moved
+    assert all(np.isfinite(value).all() for value in moments.values())
+
+
+@needs_kernels
+def test_a_step_gives_the_same_bytes_whatever_the_threads(batch):
+    use_device("CPU")
+    states = []
+    for threads in (1, 2, 3):
+        native.set_threads(threads)
+        trainer = MindSporeTrainer(CONFIG, options())
+        trainer.train_step(batch, 0, 1e-2)
+        states.append({name: value.tobytes() for name, value in trainer.state()[0].items()})
+    native.set_threads(0)
+    # MindSpore's own operations in the step have no part that depends on the threads either.
+    assert states[0] == states[1] == states[2]
+
+
+def test_without_the_library_stock_operations_train_and_it_is_said(not_built, batch):
+    use_device("CPU")
+    assert native.why_not() == "they were not built when this package was installed"
+    assert sublayers("CPU", "float32") is None
+    trainer = MindSporeTrainer(CONFIG, options("fused"))
+    assert not any(type(cell) in fused.FUSED.values() for _, cell in trainer.model.cells_and_names())
+    assert trainer.train_step(batch, 0, 1e-3).gradient_norm > 0
+    told = pretrain.MindSpore().kernels(options("fused"))
+    assert told == "stock kernels (not by the faster fused ones: they were not built when this package was installed)"
+
+
+def test_a_library_that_cannot_be_loaded_is_none(monkeypatch, tmp_path):
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"no library")
+    monkeypatch.setattr(native, "LIBRARY", broken)
+    native._library.cache_clear()
+    assert native.why_not() == "broken.so cannot be loaded here"
+    native._library.cache_clear()
+
+
+@needs_kernels
+def test_what_computes_is_told():
+    tell = pretrain.MindSpore().kernels
+    assert tell(options("fused")).startswith(f"fused kernels ({native.instructions()}, threads: ")
+    assert tell(options("stock")) == "stock kernels" == tell(options("fused", precision="float16"))
+    for device in ("GPU", "Ascend"):
+        assert sublayers(device, "float32") is None and sublayers("CPU", "float16") is None
+        assert tell(Options(run=RunOptions(device=device))) == "stock kernels"
