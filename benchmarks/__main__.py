@@ -1,4 +1,7 @@
-"""`python -m benchmarks QUESTION ...`: measure, print, and keep the result with machine, versions and commit."""
+"""`python -m benchmarks QUESTION ...`: measure, print, and keep the result with machine, versions and commit.
+
+`python -m benchmarks report` draws the charts and the README's tables of speed from the results on file.
+"""
 
 import argparse
 import importlib
@@ -8,22 +11,30 @@ import sys
 from pathlib import Path
 
 import benchmarks
+from benchmarks import report
 from benchmarks.machine import describe
 
 RESULTS = Path(__file__).parent / "results"
-NO_QUESTIONS = ("__main__", "contenders", "machine")
+NO_QUESTIONS = ("__main__", "contenders", "machine", "report")
 
 
 def main() -> int:
     questions = sorted(m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name not in NO_QUESTIONS)
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "questions", nargs="+", choices=questions, metavar="QUESTION", help="what to measure: " + ", ".join(questions)
+        "questions",
+        nargs="+",
+        choices=[*questions, "report"],
+        metavar="QUESTION",
+        help=f"what to measure: {', '.join(questions)}; or report",
     )
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results (default: %(default)s)")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     for question in arguments.questions:
+        if question == "report":
+            report.write()
+            continue
         module = importlib.import_module(f"benchmarks.{question}")
         # Described before, for the commit must be that of the measured code.
         result = {"question": module.__doc__.splitlines()[0], **describe()}
