@@ -65,7 +65,7 @@ def gradients(output, direction, inputs) -> list[torch.Tensor]:
     return list(torch.autograd.grad(output, inputs, torch.from_numpy(direction.astype(np.float64))))
 
 
-SHAPES = [(1, 1, 1), (3, 5, 2), (37, 50, 33), (130, 300, 70), (300, 33, 520)]  # rows, inputs, outputs
+SHAPES = [(1, 1, 1), (3, 5, 2), (37, 50, 33), (45, 270, 301), (130, 300, 70), (300, 33, 520)]  # rows, inputs, outputs
 
 
 @pytest.mark.parametrize("rows, inputs, outputs", SHAPES)

@@ -142,5 +142,39 @@ inline void gemm(int rows, int columns, int depth, Matrix a, Matrix b, float *c,
   }
 }
 
+// Y (rows, columns) = X (rows, depth) V^T for few rows and a V (columns, depth) that is too large to be packed for them:
+// here X is the packed factor, for the transpose V X^T, whose tiles are turned round as they are stored. `packed` holds X
+// in panels of NR rows (`pack_b` of its transpose). Computes columns first ... end - 1.
+inline void gemm_few_rows(int rows, int64_t first, int64_t end, int depth, const float *packed, Matrix v, float *y,
+                          int64_t ldy, Workspace &ws) {
+  constexpr int HIGH = MR < W ? MR : W;  // of a tile, which is turned round as a square of W
+  const int panels = (rows + NR - 1) / NR;
+  for (int64_t n = first; n < end; n += HIGH) {
+    const int high = static_cast<int>(std::min<int64_t>(HIGH, end - n));
+    const Tile compute = tile_of<STRIDE, 1>(high);
+    for (int k = 0; k < depth; k += KC) {
+      const int deep = std::min(KC, depth - k);
+      for (int i = 0; i < high; i++) memcpy(ws.a + i * STRIDE, v.data + (n + i) * v.column + k, deep * sizeof(float));
+      for (int p = 0; p < panels; p++)
+        compute(deep, ws.a, packed + (static_cast<int64_t>(p) * depth + k) * NR, ws.b + p * HIGH * NR, NR, k > 0);
+    }
+    for (int p = 0; p < panels; p++)
+      for (int half = 0; half < NR; half += W) {
+        Floats turned[W];
+        for (int i = 0; i < W; i++) turned[i] = i < high ? load(ws.b + (p * HIGH + i) * NR + half) : Floats{};
+        transpose(turned);
+        const int begin = p * NR + half, count = std::clamp(rows - begin, 0, W);
+        for (int i = 0; i < count; i++) {
+          float *out = y + (begin + i) * ldy + n;
+          if (high == HIGH) {
+            memcpy(out, &turned[i], HIGH * sizeof(float));
+          } else {
+            store_first(out, turned[i], high);
+          }
+        }
+      }
+  }
+}
+
 }  // namespace MS_BERT_ISA
 }  // namespace ms_bert

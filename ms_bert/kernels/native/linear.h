@@ -17,9 +17,27 @@ inline Workspace &workspace() {
 inline Matrix rows_of(const float *data, int64_t width) { return {data, width, 1}; }
 inline Matrix transposed(const float *data, int64_t width) { return {data, 1, width}; }
 
+constexpr int64_t FEW_ROWS = 512;       // more of them are worth the packing of the other factor
+constexpr int64_t FEW_FLOATS = 1 << 18;  // packed, they share a second-level cache with the tiles
+
 // y = A B, then for each part of y, while it is near, finish(first row, rows, first column, columns).
 template <typename F>
 void multiply(int64_t rows, int64_t columns, int64_t depth, Matrix a, Matrix b, float *y, bool add, F finish) {
+  const int64_t panels = (rows + NR - 1) / NR;
+  const bool transposed_weight = a.column == 1 && b.row == 1 && b.column != 1;
+  if (transposed_weight && !add && rows <= FEW_ROWS && columns >= rows && panels * NR * depth <= FEW_FLOATS) {
+    float *packed = scratch(panels * NR * depth);
+    parallel(panels, [&](int64_t p) {
+      const int count = static_cast<int>(std::min<int64_t>(NR, rows - p * NR));
+      pack_b({a.data + p * NR * a.row, 1, a.row}, depth, count, packed + p * NR * depth);
+    });
+    const int64_t pieces = threads() == 1 ? 1 : 2 * threads();
+    parallel_pieces(columns, Cut::rounded((columns + pieces - 1) / pieces, MR), [&](int64_t begin, int64_t end) {
+      gemm_few_rows(rows, begin, end, depth, packed, b, y, columns, workspace());
+      finish(0, rows, begin, end - begin);
+    });
+    return;
+  }
   Cut(rows, columns, MR, NR).run([&](int64_t m, int64_t high, int64_t n, int64_t wide) {
     gemm(high, wide, depth, a.at(m, 0), b.at(0, n), y + m * columns + n, columns, add, workspace());
     finish(m, high, n, wide);
