@@ -10,9 +10,6 @@ WORKS = (
     Work("train", "tiny", rows=16, tokens=128, slots=20),
     Work("train", "mini", rows=16, tokens=128, slots=20),
     Work("train", "small", rows=16, tokens=128, slots=20),
-    Work("train", "base", rows=8, tokens=128, slots=20),
-    Work("train", "mini", rows=4, tokens=512, slots=76),
-    Work("train", "base", rows=2, tokens=512, slots=76),
 )
 ROUNDS = 11
 
