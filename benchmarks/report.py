@@ -95,4 +95,7 @@ def draw(path: Path, results: Path = RESULTS) -> None:
 
 
 def _result(results: Path, name: str):
-    return json.loads((results / f"{name}.json").read_text())["result"]
+    path = results / f"{name}.json"
+    if not path.exists():
+        raise SystemExit(f"{path} is missing; measure it first: python -m benchmarks {name}")
+    return json.loads(path.read_text())["result"]
