@@ -31,24 +31,24 @@ class BuildKernels(build_ext):
     def build_extension(self, extension):
         wide = platform.machine().lower() in ("x86_64", "amd64")
         sets = INSTRUCTIONS if wide else {"baseline": []}
-        common = [*FLAGS, "-fopenmp"]
+        common = [*FLAGS, "-pthread"]
         objects = []
         for name, flags in sets.items():
             output = str(Path(self.build_temp) / name)
             objects += self.compiler.compile([str(NATIVE / "kernels.cpp")], output, extra_postargs=[*common, *flags])
         macros = [(f"MS_BERT_{name.upper()}", None) for name in sets]
-        sources = [str(NATIVE / "library.cpp")]
+        sources = [str(NATIVE / "library.cpp"), str(NATIVE / "threads.cpp")]
         objects += self.compiler.compile(sources, self.build_temp, macros=macros, extra_postargs=common)
         library = self.get_ext_fullpath(extension.name)
         sanitizers = [flag for flag in FLAGS if flag.startswith("-fsanitize")]
-        self.compiler.link_shared_object(objects, library, extra_postargs=["-fopenmp", *sanitizers], target_lang="c++")
+        self.compiler.link_shared_object(objects, library, extra_postargs=["-pthread", *sanitizers], target_lang="c++")
 
 
 setup(
     ext_modules=[
         Extension(
             "ms_bert.kernels.native.libms_bert_kernels",
-            sources=[str(NATIVE / "kernels.cpp"), str(NATIVE / "library.cpp")],
+            sources=[str(path) for path in sorted(NATIVE.glob("*.cpp"))],
             depends=[str(path) for path in sorted(NATIVE.glob("*.h"))],
             optional=True,
         )

@@ -46,7 +46,7 @@ def use(instructions: str) -> bool:
 
 
 def set_threads(threads: int) -> None:
-    """Let the kernels use so many threads; 0: as many as OpenMP says."""
+    """Let the kernels use so many threads; 0: as many as the process may run on."""
     _library().ms_bert_set_threads(threads)
 
 

@@ -155,8 +155,18 @@ inline void gemm_few_rows(int rows, int64_t first, int64_t end, int depth, const
     for (int k = 0; k < depth; k += KC) {
       const int deep = std::min(KC, depth - k);
       for (int i = 0; i < high; i++) memcpy(ws.a + i * STRIDE, v.data + (n + i) * v.column + k, deep * sizeof(float));
-      for (int p = 0; p < panels; p++)
+      // V comes from memory, each row once: what is next is fetched while this is computed with.
+      const bool last = k + KC >= depth;
+      const int64_t next_n = last ? n + HIGH : n;
+      const int next_k = last ? 0 : k + KC, next_deep = std::min(KC, depth - next_k);
+      const int next_high = static_cast<int>(std::clamp<int64_t>(end - next_n, 0, HIGH));
+      for (int p = 0; p < panels; p++) {
+        for (int i = p * next_high / panels; i < (p + 1) * next_high / panels; i++) {
+          const float *row = v.data + (next_n + i) * v.column + next_k;
+          for (int j = 0; j < next_deep; j += 16) __builtin_prefetch(row + j, 0, 3);
+        }
         compute(deep, ws.a, packed + (static_cast<int64_t>(p) * depth + k) * NR, ws.b + p * HIGH * NR, NR, k > 0);
+      }
     }
     for (int p = 0; p < panels; p++)
       for (int half = 0; half < NR; half += W) {

@@ -3,22 +3,14 @@
 #include <array>
 #include <atomic>
 #include <cstdio>
-#include <cstdlib>
-#include <memory>
 #include <new>
 #include <string_view>
-
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
 
 #include "kernels.h"
 #include "threads.h"
 
 namespace ms_bert {
 namespace {
-
-std::atomic<int> wanted_threads{0};
 
 struct Choice {
   const char *name;
@@ -53,36 +45,12 @@ const Choice &chosen() {
 
 }  // namespace
 
-int threads() {
-  const int wanted = wanted_threads.load(std::memory_order_relaxed);
-#if defined(_OPENMP)
-  return wanted > 0 ? wanted : omp_get_max_threads();
-#else
-  return 1;
-#endif
-}
-
-float *scratch(int64_t floats) {
-  struct Free {
-    void operator()(float *p) const { std::free(p); }
-  };
-  static thread_local std::unique_ptr<float, Free> memory;
-  static thread_local int64_t size = 0;
-  if (floats > size) {
-    memory.reset();
-    memory.reset(static_cast<float *>(std::aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64)));
-    if (!memory) throw std::bad_alloc();
-    size = floats;
-  }
-  return memory.get();
-}
-
 }  // namespace ms_bert
 
 extern "C" {
 
-// How many threads the kernels use; 0: as many as OpenMP says.
-void ms_bert_set_threads(int threads) { ms_bert::wanted_threads = threads; }
+// How many threads the kernels use; 0: as many as the process may run on.
+void ms_bert_set_threads(int threads) { ms_bert::set_threads(threads); }
 int ms_bert_threads() { return ms_bert::threads(); }
 const char *ms_bert_instructions() { return ms_bert::chosen().name; }
 

@@ -20,24 +20,34 @@ inline Matrix transposed(const float *data, int64_t width) { return {data, 1, wi
 constexpr int64_t FEW_ROWS = 512;       // more of them are worth the packing of the other factor
 constexpr int64_t FEW_FLOATS = 1 << 18;  // packed, they share a second-level cache with the tiles
 
+// Whether x (rows, depth) is to be packed rather than the weight (columns, depth) that it is multiplied with.
+inline bool few(int64_t rows, int64_t columns, int64_t depth) {
+  return rows <= FEW_ROWS && columns >= rows && (rows + NR - 1) / NR * NR * depth <= FEW_FLOATS;
+}
+
+// For each i of `layers`, y[i] (rows, columns) = x weight[i]^T of few rows, and for each part of it, while it is near,
+// finish(i, first row, rows, first column, columns). x is packed once for all.
+template <typename F>
+void multiply_few(int64_t rows, int64_t columns, int64_t depth, const float *x, int layers, const float *const *weight,
+                  float *const *y, F finish) {
+  const int64_t panels = (rows + NR - 1) / NR;
+  float *packed = scratch(panels * NR * depth);
+  parallel(panels, [&](int64_t p) {
+    const int count = static_cast<int>(std::min<int64_t>(NR, rows - p * NR));
+    pack_b({x + p * NR * depth, 1, depth}, depth, count, packed + p * NR * depth);
+  });
+  const int64_t wanted = threads() == 1 ? 1 : 2 * threads();
+  const int64_t wide = Cut::rounded((columns + wanted - 1) / wanted, MR), pieces = (columns + wide - 1) / wide;
+  parallel(layers * pieces, [&](int64_t task) {
+    const int64_t i = task / pieces, begin = task % pieces * wide, end = std::min(columns, begin + wide);
+    gemm_few_rows(rows, begin, end, depth, packed, transposed(weight[i], depth), y[i], columns, workspace());
+    finish(i, 0, rows, begin, end - begin);
+  });
+}
+
 // y = A B, then for each part of y, while it is near, finish(first row, rows, first column, columns).
 template <typename F>
 void multiply(int64_t rows, int64_t columns, int64_t depth, Matrix a, Matrix b, float *y, bool add, F finish) {
-  const int64_t panels = (rows + NR - 1) / NR;
-  const bool transposed_weight = a.column == 1 && b.row == 1 && b.column != 1;
-  if (transposed_weight && !add && rows <= FEW_ROWS && columns >= rows && panels * NR * depth <= FEW_FLOATS) {
-    float *packed = scratch(panels * NR * depth);
-    parallel(panels, [&](int64_t p) {
-      const int count = static_cast<int>(std::min<int64_t>(NR, rows - p * NR));
-      pack_b({a.data + p * NR * a.row, 1, a.row}, depth, count, packed + p * NR * depth);
-    });
-    const int64_t pieces = threads() == 1 ? 1 : 2 * threads();
-    parallel_pieces(columns, Cut::rounded((columns + pieces - 1) / pieces, MR), [&](int64_t begin, int64_t end) {
-      gemm_few_rows(rows, begin, end, depth, packed, b, y, columns, workspace());
-      finish(0, rows, begin, end - begin);
-    });
-    return;
-  }
   Cut(rows, columns, MR, NR).run([&](int64_t m, int64_t high, int64_t n, int64_t wide) {
     gemm(high, wide, depth, a.at(m, 0), b.at(0, n), y + m * columns + n, columns, add, workspace());
     finish(m, high, n, wide);
@@ -52,31 +62,46 @@ struct Shape {
   int64_t rows, inputs, outputs;
 };
 
-// y = x weight^T + bias
+// y[i] = x weight[i]^T for some layers of one shape, then finish(i, first row, rows, first column, columns) for parts of it
+template <typename F>
+void products(Shape s, const float *x, int layers, const float *const *weight, float *const *y, F finish) {
+  if (few(s.rows, s.outputs, s.inputs)) {
+    multiply_few(s.rows, s.outputs, s.inputs, x, layers, weight, y, finish);
+    return;
+  }
+  for (int i = 0; i < layers; i++)
+    multiply(s.rows, s.outputs, s.inputs, rows_of(x, s.inputs), transposed(weight[i], s.inputs), y[i], false,
+             [&](int64_t m, int64_t high, int64_t n, int64_t wide) { finish(i, m, high, n, wide); });
+}
+
+// y[i] = x weight[i]^T + bias[i]
+inline void linear(Shape s, const float *x, int layers, const float *const *weight, const float *const *bias,
+                   float *const *y) {
+  products(s, x, layers, weight, y, [&](int64_t which, int64_t m, int64_t high, int64_t n, int64_t wide) {
+    for (int64_t i = m; i < m + high; i++) {
+      float *row = y[which] + i * s.outputs + n;
+      along(wide, [&](int64_t j, int k) { put(row + j, get(row + j, k) + get(bias[which] + n + j, k), k); });
+    }
+  });
+}
+
 inline void linear(Shape s, const float *x, const float *weight, const float *bias, float *y) {
-  multiply(s.rows, s.outputs, s.inputs, rows_of(x, s.inputs), transposed(weight, s.inputs), y, false,
-           [&](int64_t m, int64_t high, int64_t n, int64_t wide) {
-             for (int64_t i = m; i < m + high; i++) {
-               float *row = y + i * s.outputs + n;
-               along(wide, [&](int64_t j, int k) { put(row + j, get(row + j, k) + get(bias + n + j, k), k); });
-             }
-           });
+  linear(s, x, 1, &weight, &bias, &y);
 }
 
 // y = f(x weight^T + bias), and what f was applied to.
 template <typename Function>
 void linear_activation(Shape s, const float *x, const float *weight, const float *bias, float *y, float *before) {
-  multiply(s.rows, s.outputs, s.inputs, rows_of(x, s.inputs), transposed(weight, s.inputs), before, false,
-           [&](int64_t m, int64_t high, int64_t n, int64_t wide) {
-             for (int64_t i = m; i < m + high; i++) {
-               float *z = before + i * s.outputs + n, *row = y + i * s.outputs + n;
-               along(wide, [&](int64_t j, int k) {
-                 const Floats v = get(z + j, k) + get(bias + n + j, k);
-                 put(z + j, v, k);
-                 put(row + j, Function::value(v), k);
-               });
-             }
-           });
+  products(s, x, 1, &weight, &before, [&](int64_t, int64_t m, int64_t high, int64_t n, int64_t wide) {
+    for (int64_t i = m; i < m + high; i++) {
+      float *z = before + i * s.outputs + n, *row = y + i * s.outputs + n;
+      along(wide, [&](int64_t j, int k) {
+        const Floats v = get(z + j, k) + get(bias + n + j, k);
+        put(z + j, v, k);
+        put(row + j, Function::value(v), k);
+      });
+    }
+  });
 }
 
 // sums (width) = the column sums of x (rows, width); in pieces of rows, so that rounding errors do not pile up.
@@ -119,7 +144,7 @@ inline void linear_dropout_add_norm(Shape s, const float *x, const float *weight
                                     const float *residual, Norm norm, Dropout dropout, const int32_t *row_keys,
                                     const int32_t *column_keys, float *y, float *normalized, float *scale) {
   const int64_t width = s.outputs;
-  multiply(s.rows, width, s.inputs, rows_of(x, s.inputs), transposed(weight, s.inputs), normalized);
+  products(s, x, 1, &weight, &normalized, [](int64_t, int64_t, int64_t, int64_t, int64_t) {});
   parallel_pieces(s.rows, 16, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
       float *z = normalized + i * width;

@@ -8,19 +8,21 @@
 
 namespace ms_bert {
 
+using Task = void (*)(void *context, int64_t i);
+
+void set_threads(int threads);   // 0: as many as the process may run on
 int threads();                   // how many may be used
+void share(int64_t tasks, void *context, Task task);  // task(context, i) for each i, by all of them
 float *scratch(int64_t floats);  // aligned memory of the calling thread, valid until it asks again; never shrinks
 
 // f(i) for i = 0 .. tasks - 1, in any order and at once. What f computes must not depend on the order.
 template <typename F>
 void parallel(int64_t tasks, F f) {
-  const int team = static_cast<int>(std::min<int64_t>(tasks, threads()));
-  if (team <= 1) {
+  if (tasks <= 1 || threads() == 1) {
     for (int64_t i = 0; i < tasks; i++) f(i);
     return;
   }
-#pragma omp parallel for schedule(dynamic, 1) num_threads(team)
-  for (int64_t i = 0; i < tasks; i++) f(i);
+  share(tasks, &f, [](void *context, int64_t i) { (*static_cast<F *>(context))(i); });
 }
 
 // f(begin, end) for pieces of 0 .. total - 1, each `piece` long but the last.

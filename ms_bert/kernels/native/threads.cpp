@@ -1,0 +1,164 @@
+// The threads of the kernels: one pool for the whole process.
+//
+// Not OpenMP's, which keeps a pool for each thread that calls: MindSpore calls from several, on a processor that has
+// none to spare, so that threads of one pool wait where those of another work, and each call wakes sleepers. Here a
+// caller never waits for a thread that has not begun: what is left to do it does itself.
+#include "threads.h"
+
+#include <pthread.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <new>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace ms_bert {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// An idle thread looks out for work for so long before it sleeps: kernels of a step follow each other within that.
+constexpr auto ALERT = std::chrono::microseconds(200);
+
+std::atomic<int> wanted{0};
+
+void relax() {
+#if defined(__x86_64__)
+  _mm_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+class Pool {
+ public:
+  // task(context, i) for i = 0 .. tasks - 1, by this thread and `helpers` others.
+  void run(int64_t tasks, int helpers, void *context, Task task) {
+    const std::unique_lock<std::mutex> mine(busy_, std::try_to_lock);
+    if (!mine || tasks >= static_cast<int64_t>(COUNT)) {  // another thread's kernel has the pool
+      for (int64_t i = 0; i < tasks; i++) task(context, i);
+      return;
+    }
+    if (static_cast<int>(helpers_.size()) != helpers) resize(helpers);
+    task_ = task, context_ = context, failed_ = false;
+    unfinished_ = tasks;
+    open_ = (open_ / COUNT + 1) * COUNT + tasks;
+    if (asleep_ > 0) {
+      { const std::lock_guard<std::mutex> guard(sleep_); }
+      wake_.notify_all();
+    }
+    work();
+    for (int turn = 0; unfinished_.load(std::memory_order_acquire) > 0; turn++)
+      turn < 10000 ? relax() : std::this_thread::yield();
+    if (failed_) throw std::bad_alloc();
+  }
+
+ private:
+  static constexpr uint64_t COUNT = uint64_t{1} << 32;
+
+  // Take tasks while there are any.
+  void work() {
+    uint64_t open = open_.load(std::memory_order_acquire);
+    while (open % COUNT > 0) {
+      if (!open_.compare_exchange_weak(open, open - 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+      // This task is not finished, so the job is the one that it was taken from.
+      try {
+        task_(context_, open % COUNT - 1);
+      } catch (...) {  // there is no memory, which the caller says
+        failed_ = true;
+      }
+      unfinished_.fetch_sub(1, std::memory_order_acq_rel);
+      open = open_.load(std::memory_order_acquire);
+    }
+  }
+
+  void help() {
+    for (auto begun = Clock::now(); !stop_;) {
+      for (int turn = 0; turn < 64 && open_.load(std::memory_order_relaxed) % COUNT == 0; turn++) relax();
+      if (open_ % COUNT > 0) {
+        work();
+        begun = Clock::now();
+      } else if (Clock::now() - begun > ALERT) {
+        std::unique_lock<std::mutex> guard(sleep_);
+        asleep_++;
+        wake_.wait(guard, [this] { return open_ % COUNT > 0 || stop_; });
+        asleep_--;
+        begun = Clock::now();
+      }
+    }
+  }
+
+  void resize(int helpers) {
+    {
+      const std::lock_guard<std::mutex> guard(sleep_);
+      stop_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread &helper : helpers_) helper.join();
+    helpers_.clear();
+    stop_ = false;
+    for (int i = 0; i < helpers; i++) helpers_.emplace_back([this] { help(); });
+  }
+
+  std::mutex busy_;  // held by the thread whose job it is
+  Task task_ = nullptr;
+  void *context_ = nullptr;
+  alignas(64) std::atomic<uint64_t> open_{0};  // the job's number * COUNT + the tasks that nobody has taken
+  alignas(64) std::atomic<int64_t> unfinished_{0};
+  std::atomic<bool> failed_{false}, stop_{false};
+  std::mutex sleep_;
+  std::condition_variable wake_;
+  std::atomic<int> asleep_{0};
+  std::vector<std::thread> helpers_;
+};
+
+Pool *pool = nullptr;  // is never freed: its threads end with the process
+
+// A forked process has the memory of the pool and none of its threads: it begins another.
+void begin() { pool = new Pool; }
+
+Pool &the_pool() {
+  static const bool begun = [] {
+    begin();
+    pthread_atfork(nullptr, nullptr, begin);
+    return true;
+  }();
+  (void)begun;
+  return *pool;
+}
+
+}  // namespace
+
+void set_threads(int threads) { wanted = threads; }
+
+int threads() {
+  static const int all = std::max(1u, std::thread::hardware_concurrency());
+  const int given = wanted.load(std::memory_order_relaxed);
+  return given > 0 ? given : all;
+}
+
+void share(int64_t tasks, void *context, Task task) { the_pool().run(tasks, threads() - 1, context, task); }
+
+float *scratch(int64_t floats) {
+  struct Free {
+    void operator()(float *p) const { std::free(p); }
+  };
+  static thread_local std::unique_ptr<float, Free> memory;
+  static thread_local int64_t size = 0;
+  if (floats > size) {
+    memory.reset();
+    memory.reset(static_cast<float *>(std::aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64)));
+    if (!memory) throw std::bad_alloc();
+    size = floats;
+  }
+  return memory.get();
+}
+
+}  // namespace ms_bert
