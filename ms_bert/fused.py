@@ -1,7 +1,8 @@
 """The sublayers of `ms_bert.model`, each as one of the fused operations of `ms_bert.kernels.fused`.
 
 `model.py` says what is computed; `fuse` replaces how, in a model that is made already. Parameters and their names stay,
-and so do numbers, up to rounding. Attention probabilities are then never formed: () stands for them.
+and so do numbers, up to rounding. Attention probabilities are then never formed: () stands for them. For inference
+alone, a layer is one operation, and () stands for all that it would give besides its output.
 """
 
 from mindspore import nn
@@ -9,12 +10,17 @@ from mindspore import nn
 from ms_bert import kernels, model
 
 
-def fuse(cell: nn.Cell, device: str = "CPU", dtype: str = "float32") -> nn.Cell:
-    """Let the sublayers within a cell compute by fused operations, where there are any for this device and dtype."""
+def fuse(cell: nn.Cell, device: str = "CPU", dtype: str = "float32", inference: bool = False) -> nn.Cell:
+    """Let the sublayers within a cell compute by fused operations, where there are any for this device and dtype.
+
+    Args:
+        inference: nobody will ask for gradients, dropout or intermediates: whole layers become one operation.
+    """
     operations = kernels.sublayers(device, dtype)
     if operations is not None:
+        replaced = {**FUSED, **INFERENCE} if inference else FUSED
         for _, inner in cell.cells_and_names():
-            fused = FUSED.get(type(inner))
+            fused = replaced.get(type(inner))
             if fused is not None:
                 object.__setattr__(inner, "__class__", fused)  # nn.Cell keeps other attributes in places of its own
                 inner.use(operations)
@@ -100,6 +106,50 @@ class BertIntermediate(model.BertIntermediate):
         return self.linear_activation(hidden_states, self.dense.weight, self.dense.bias)
 
 
+class BertLayer(model.BertLayer):
+    """For inference."""
+
+    def use(self, operations):
+        epsilon, activation = self.output.LayerNorm.epsilon, self.intermediate.activation
+        self.encoder_layer = operations.EncoderLayer(self.attention.self.heads, epsilon, activation)
+
+    def construct(self, hidden_states, sequence_ids, dropout_keys):
+        attention, output = self.attention, self.output
+        hidden_states = self.encoder_layer(
+            hidden_states,
+            sequence_ids,
+            attention.self.query.weight,
+            attention.self.query.bias,
+            attention.self.key.weight,
+            attention.self.key.bias,
+            attention.self.value.weight,
+            attention.self.value.bias,
+            attention.output.dense.weight,
+            attention.output.dense.bias,
+            attention.output.LayerNorm.weight,
+            attention.output.LayerNorm.bias,
+            self.intermediate.dense.weight,
+            self.intermediate.dense.bias,
+            output.dense.weight,
+            output.dense.bias,
+            output.LayerNorm.weight,
+            output.LayerNorm.bias,
+        )
+        return hidden_states, ((), ())
+
+
+class BertEncoder(model.BertEncoder):
+    """For inference."""
+
+    def use(self, operations):
+        pass
+
+    def construct(self, hidden_states, sequence_ids, dropout_keys):
+        for layer in self.layer:
+            hidden_states, _ = layer(hidden_states, sequence_ids, dropout_keys)
+        return hidden_states, ()
+
+
 class BertPredictionHeadTransform(model.BertPredictionHeadTransform):
     def use(self, operations):
         self.linear_activation = operations.of_activation(self.activation)
@@ -135,3 +185,4 @@ FUSED = {
         BertLMPredictionHead,
     )
 }
+INFERENCE = {model.BertLayer: BertLayer, model.BertEncoder: BertEncoder}

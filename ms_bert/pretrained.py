@@ -14,12 +14,18 @@ from ms_bert.run.checkpoints import load_weights
 
 
 def load(
-    kind: type[nn.Cell], folder: str | os.PathLike, numerics: Numerics | None = None, fused: bool = False, **arguments
+    kind: type[nn.Cell],
+    folder: str | os.PathLike,
+    numerics: Numerics | None = None,
+    fused: bool = False,
+    inference: bool = False,
+    **arguments,
 ) -> nn.Cell:
     """A model of a class of ms_bert.model or ms_bert.heads, from config.json and model.safetensors of a folder.
 
     Args:
-        fused: let its sublayers compute by fused operations, see `ms_bert.fused`; CPU, float32.
+        fused: let its sublayers compute by fused operations, see `ms_bert.fused`; CPU, float32. inference: whole
+        layers, without gradients and intermediates.
         arguments: further ones of the class, as `choices`.
 
     Raises:
@@ -30,4 +36,4 @@ def load(
     weights = load_weights(Path(folder), {name: tuple(p.shape) for name, p in parameters.items()})
     for name, parameter in parameters.items():
         parameter.set_data(Tensor(weights[name]))
-    return fuse(model) if fused else model
+    return fuse(model, inference=inference) if fused or inference else model

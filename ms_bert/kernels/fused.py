@@ -100,9 +100,12 @@ _linear_gelu_new, _linear_gelu_new_gradient = _activation("gelu_new", _linear_ge
 _linear_relu, _linear_relu_gradient = _activation("relu", _linear_relu_bprop)
 
 
+ACTIVATIONS = (stock.gelu, stock.gelu_new, stock.relu)  # in the order that the library counts them
+
+
 def of_activation(activation):
     """The linear layer that ends in one of `kernels.ACTIVATIONS`."""
-    return {stock.gelu: linear_gelu, stock.gelu_new: linear_gelu_new, stock.relu: linear_relu}[activation]
+    return (linear_gelu, linear_gelu_new, linear_relu)[ACTIVATIONS.index(activation)]
 
 
 # Layer normalisation, and what stands before it
@@ -233,6 +236,34 @@ def _attention_bprop(query, key, value, ids, row_keys, column_keys, settings, ou
 
 
 _attention_gradient = _operation("attention_gradient", 3, lambda dc, q, *_: (q, q, q))
+
+
+class EncoderLayer(nn.Cell):
+    """A whole encoder layer without dropout and without a gradient: hidden states (N, H) -> (N, H).
+
+    Args:
+        heads, epsilon, activation: of the layer, the latter one of `kernels.ACTIVATIONS`.
+
+    Args of the call:
+        hidden_states: (N, H) float32. sequence_ids: (B, S) int32.
+        parameters: weight and bias of query, key, value, output, of the LayerNorm after it, of the widening and the
+        narrowing linear layer, and of the last LayerNorm: 16 in all.
+    """
+
+    def __init__(self, heads: int, epsilon: float, activation):
+        super().__init__()
+        self.settings = Tensor([heads, epsilon, ACTIVATIONS.index(activation)], ms.float32)
+        # The second output is memory to work in.
+        self.operation = _operation(
+            "encoder_layer", 2, lambda x, *others: (x, (x[0] * (5 * x[1] + others[11][0] + 2 * heads + 1),)), _no_bprop
+        )
+
+    def construct(self, hidden_states, sequence_ids, *parameters):
+        return self.operation(hidden_states, sequence_ids, *parameters, self.settings)[0]
+
+
+def _no_bprop(*_):
+    raise RuntimeError("a model that was fused for inference has no gradients; fuse it without inference=True.")
 
 
 # The MLM head's loss

@@ -1,5 +1,6 @@
 """The fused operations within models: the same names and numbers, and none where they were not built."""
 
+import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
@@ -54,6 +55,40 @@ def test_a_fused_model_has_the_same_names_and_gives_the_same(batch):
     real = batch["sequence_ids"].reshape(-1) > 0
     assert np.abs(found - expected)[real].max() < 3e-6
     assert all(issubclass(cell, plain) for plain, cell in fused.FUSED.items())
+
+
+@needs_kernels
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])
+def test_a_model_fused_for_inference_gives_the_same_and_no_intermediates(activation, batch):
+    use_device("CPU")
+    config = CONFIG.replace(hidden_act=activation)
+    stock, other = (BertModel(config, Numerics()) for _ in range(2))
+    for one in (stock, other):
+        initialize(one, config, seed=1)
+    names = [p.name for p in other.get_parameters()]
+    fused.fuse(other, inference=True)
+    assert [p.name for p in other.get_parameters()] == names
+    inputs = [Tensor(batch[name]) for name in FIELDS[:5]]
+    expected, (found, pooled, (_, layers)) = stock(*inputs), other(*inputs)
+    real = batch["sequence_ids"].reshape(-1) > 0
+    assert np.abs(found.asnumpy() - expected[0].asnumpy())[real].max() < 3e-6
+    assert np.abs(pooled.asnumpy() - expected[1].asnumpy()).max() < 3e-6
+    assert layers == ()
+
+
+@needs_kernels
+def test_a_model_fused_for_inference_refuses_gradients(batch):
+    use_device("CPU")
+    model = BertModel(CONFIG, Numerics())
+    initialize(model, CONFIG, seed=1)
+    fused.fuse(model, inference=True)
+
+    def total(*inputs):
+        return model(*inputs)[0].sum()
+
+    gradients = ms.value_and_grad(total, None, weights=model.trainable_params())
+    with pytest.raises(RuntimeError, match="fused for inference has no gradients"):
+        gradients(*[Tensor(batch[name]) for name in FIELDS[:5]])
 
 
 @needs_kernels

@@ -3,6 +3,11 @@
 Not through MindSpore: so that the same tests run under sanitizers, and no other operation is in the way.
 """
 
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -255,6 +260,27 @@ def test_attention_hides_no_nan_and_gives_padding_none():
     assert np.isnan(found[:2]).any(1).all() and not found[5].any()
 
 
+@pytest.mark.parametrize("activation", range(3))
+@pytest.mark.parametrize("tokens, heads, size, inner", [(1, 1, 1, 1), (13, 3, 5, 31), (130, 2, 24, 70)])
+def test_a_layer_is_its_sublayers_one_after_the_other(tokens, heads, size, inner, activation):
+    batch, width = 4, heads * size
+    ids, rows = packed(batch, tokens), batch * tokens
+    x, settings = numbers(rows, width), np.array([heads, 1e-6, activation], np.float32)
+    shapes = [*[(width, width), (width,)] * 4, (width,), (width,), (inner, width), (inner,), (width, inner)]
+    w = [numbers(*shape, seed=i) for i, shape in enumerate([*shapes, (width,), (width,), (width,)])]
+    found = call("encoder_layer", [x, ids, *w, settings], x.shape, (rows * (5 * width + inner + 2 * heads + 1),))[0]
+    projected = call("projections", [x, *w[:6]], *[x.shape] * 3)
+    no_dropout = [*NO_KEYS, np.array([0, heads], np.float32)]
+    context = call("attention", [*projected, ids, *no_dropout], x.shape, (batch, heads, tokens, 2))[0]
+    last = [*NO_KEYS, np.array([0, 1e-6], np.float32)]
+    kept = x.shape, x.shape, (rows,)
+    attended = call("linear_dropout_add_norm", [context, *w[6:8], x, *w[8:10], *last], *kept)[0]
+    name = ("linear_gelu", "linear_gelu_new", "linear_relu")[activation]
+    wide = call(name, [attended, *w[10:12]], *[(rows, inner)] * 2)[0]
+    expected = call("linear_dropout_add_norm", [wide, *w[12:14], attended, *w[14:], *last], *kept)[0]
+    assert found.tobytes() == expected.tobytes()
+
+
 @pytest.mark.parametrize("rows, inputs, outputs", [(1, 1, 1), (7, 5, 3), (50, 33, 1000), (29, 70, 611)])
 def test_linear_cross_entropy(rows, inputs, outputs):
     x, w, b = numbers(rows, inputs), numbers(outputs, inputs), numbers(outputs)
@@ -296,6 +322,41 @@ def test_the_optimizer(count):
     assert call("sum_of_squares", [g], (1,))[0][0] == pytest.approx(exact, rel=1e-6)
     g[count // 2] = np.nan
     assert np.isnan(call("sum_of_squares", [g], (1,))[0][0])
+
+
+def test_many_may_call_at_once_and_change_the_number_of_threads():
+    x, w, b = numbers(40, 33), numbers(70, 33), numbers(70)
+    expected = call("linear", [x, w, b], (40, 70))[0].tobytes()
+
+    def calls(number):
+        for turn in range(200):
+            if turn % 20 == number:
+                native.set_threads(1 + (turn // 20 + number) % 4)
+            if call("linear", [x, w, b], (40, 70))[0].tobytes() != expected:
+                return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(calls, range(4)))
+
+
+def test_a_forked_process_has_threads_of_its_own():
+    x, w, b = numbers(300, 64), numbers(300, 64), numbers(300)
+    native.set_threads(3)
+    expected = call("linear", [x, w, b], (300, 300))[0].tobytes()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if call("linear", [x, w, b], (300, 300))[0].tobytes() == expected else 1)
+    for _ in range(300):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert done and status == 0
+    assert call("linear", [x, w, b], (300, 300))[0].tobytes() == expected
 
 
 def test_the_number_of_threads_changes_no_bit():

@@ -4,6 +4,7 @@
 #include "attention.h"
 #include "cross_entropy.h"
 #include "embeddings.h"
+#include "layer.h"
 #include "linear.h"
 #include "norm.h"
 #include "optimizer.h"
@@ -21,8 +22,9 @@ void linear(const Arrays &a) {
 }
 
 void projections(const Arrays &a) {
-  for (int i = 0; i < 3; i++)
-    MS_BERT_ISA::linear(shape_of(a, 0, 1), a.floats(0), a.floats(1 + 2 * i), a.floats(2 + 2 * i), a.out(7 + i));
+  const float *weights[] = {a.floats(1), a.floats(3), a.floats(5)}, *biases[] = {a.floats(2), a.floats(4), a.floats(6)};
+  float *y[] = {a.out(7), a.out(8), a.out(9)};
+  MS_BERT_ISA::linear(shape_of(a, 0, 1), a.floats(0), 3, weights, biases, y);
 }
 
 void projections_gradient(const Arrays &a) {
@@ -109,6 +111,19 @@ void attention(const Arrays &a) { attention_of(a, 0, 3, 4).forward(a.out(7), a.o
 
 void attention_gradient(const Arrays &a) {
   attention_of(a, 1, 4, 6).backward(a.floats(0), a.floats(5), a.out(9), a.out(10), a.out(11));
+}
+
+void encoder_layer(const Arrays &a) {
+  const float *settings = a.floats(18);
+  const auto dense = [&](int i) { return Dense{a.floats(i), a.floats(i + 1)}; };
+  const auto norm = [&](int i) { return Norm{a.floats(i), a.floats(i + 1), settings[1]}; };
+  const EncoderLayer layer{a.size(1, 0), a.size(1, 1), static_cast<int64_t>(settings[0]), a.size(0, 1), a.size(12, 0),
+                           dense(2),     dense(4),     dense(6),                          dense(8),     dense(12),
+                           dense(14),    norm(10),     norm(16)};
+  const auto forward = settings[2] == 0.0f   ? &EncoderLayer::forward<Gelu>
+                       : settings[2] == 1.0f ? &EncoderLayer::forward<GeluNew>
+                                             : &EncoderLayer::forward<Relu>;
+  (layer.*forward)(a.floats(0), a.ints(1), a.out(19), a.out(20));
 }
 
 void linear_cross_entropy(const Arrays &a) {
