@@ -43,7 +43,7 @@ class TextOptions:
     processes: int = dataclasses.field(default_factory=lambda: len(os.sched_getaffinity(0)))
     """Processes that make the token store."""
     cache: Path = dataclasses.field(default_factory=_cache_folder)
-    """Folder of the token stores and trained vocabularies, kept for the next run."""
+    """Folder of token stores, trained vocabularies and compiled graphs, kept for the next run."""
 
     def __post_init__(self):
         _require(bool(self.corpus), "--corpus names nothing", "name at least one file, glob, dataset or `builtin`")
@@ -200,6 +200,8 @@ class RunOptions:
     """Device to train on."""
     threads: Optional[int] = None
     """Threads of the processor to compute with; by default as many as it has."""
+    graph_cache: bool = True
+    """Keep MindSpore's compiled training step in --cache: the next run of the same shape loads it and begins sooner."""
     output: Optional[Path] = None
     """Run folder to make; by default the first free of runs/PRESET, runs/PRESET-2, ..."""
     resume: Optional[Path] = None
@@ -273,6 +275,7 @@ RESUMABLE = {
     "device",
     "kernels",
     "threads",
+    "graph_cache",
     "processes",
     "cache",
     "log_every",

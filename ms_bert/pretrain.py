@@ -22,7 +22,8 @@ class MindSpore:
     def trainer(self, config: BertConfig, options: Options):
         from ms_bert.training.trainer import MindSporeTrainer
 
-        return MindSporeTrainer(config, options)
+        graphs = options.text.cache / "graphs" if options.run.graph_cache else None
+        return MindSporeTrainer(config, options, graphs)
 
     def versions(self) -> dict[str, str]:
         import mindspore

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
+
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, ops
@@ -16,6 +19,7 @@ from ms_bert.randomness import DropoutColumns
 from ms_bert.run.checkpoints import Arrays
 from ms_bert.run.loop import SUMS, StepResult
 from ms_bert.run.recipe import parts
+from ms_bert.training import graph_cache
 from ms_bert.training.step import (
     AccumulateStep,
     FusedPreTrainingLoss,
@@ -29,11 +33,14 @@ from ms_bert.training.step import (
 class MindSporeTrainer:
     """See `ms_bert.run.loop.Trainer`.
 
+    Args:
+        graphs: the folder in which compiled training steps are kept; None: each is compiled anew.
+
     Attributes:
         model: the BertForPreTraining. shapes: of its parameters, by name.
     """
 
-    def __init__(self, config: BertConfig, options: Options):
+    def __init__(self, config: BertConfig, options: Options, graphs: Path | None = None):
         training = options.training
         self.training = training
         kernels.check(options.run.device, training.precision, config.head_size, options.examples.seq_length)
@@ -51,6 +58,9 @@ class MindSporeTrainer:
             loss, self.evaluation = (FusedPreTrainingLoss(self.model, operations) for _ in range(2))
         self.update = Update(parameters, training, operations)
         self.columns = DropoutColumns(config).total
+        self.compiling = contextlib.nullcontext()
+        if graphs is not None:
+            self.compiling = graph_cache.kept(graphs, graph_cache.key(config, options))
         if training.accumulate == 1:
             self.step = TrainStep(loss, self.update, parameters)
         else:
@@ -71,7 +81,11 @@ class MindSporeTrainer:
         ]
 
     def train_step(self, batch: Batch, step: int, rate: float) -> StepResult:
-        inputs = self.step_inputs(batch, step, rate)
+        compiling, self.compiling = self.compiling, contextlib.nullcontext()
+        with compiling:
+            return self._train_step(self.step_inputs(batch, step, rate), rate)
+
+    def _train_step(self, inputs: list[list[Tensor]], rate: float) -> StepResult:
         if len(inputs) == 1:
             sums, result = self.step(*inputs[0])
             sums = sums.asnumpy().astype(np.float64)

@@ -1,0 +1,171 @@
+"""Compiled training steps that are kept: whose they are, that they are whole, and that nothing depends on them."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from ms_bert.config import PRESETS
+from ms_bert.options import ExampleOptions, Options
+from ms_bert.training import graph_cache
+from ms_bert.training.graph_cache import PLACE, SWITCH, kept, key
+from tests import runs
+
+CONFIG = PRESETS["tiny"]
+BEGUN = Options()
+
+
+def with_training(**changes) -> Options:
+    return dataclasses.replace(BEGUN, training=dataclasses.replace(BEGUN.training, **changes))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        (CONFIG.replace(hidden_dropout_prob=0.2), BEGUN),
+        (CONFIG.replace(num_hidden_layers=3), BEGUN),
+        (CONFIG, with_training(batch_size=8)),
+        (CONFIG, with_training(kernels="stock")),
+        (CONFIG, with_training(clip_norm=2.0)),
+        (CONFIG, with_training(optimizer="lamb")),
+        (CONFIG, dataclasses.replace(BEGUN, examples=ExampleOptions(seq_length=64))),
+        (CONFIG, dataclasses.replace(BEGUN, examples=ExampleOptions(pack=2))),
+        (CONFIG, dataclasses.replace(BEGUN, run=dataclasses.replace(BEGUN.run, device="GPU"))),
+    ],
+)
+def test_another_graph_has_another_name(other):
+    assert key(*other) != key(CONFIG, BEGUN)
+
+
+def test_a_longer_run_of_the_same_shape_has_the_same_name():
+    assert key(CONFIG, with_training(steps=7, seed=3, learning_rate=1e-5, warmup_steps=9)) == key(CONFIG, BEGUN)
+
+
+def test_another_source_or_library_has_another_name(monkeypatch):
+    before = key(CONFIG, BEGUN)
+    whole = graph_cache.file_hash
+    for changed in ("model.py", "libms_bert_kernels.so"):
+        with monkeypatch.context() as patch:
+            patch.setattr(graph_cache, "file_hash", lambda path: "x" if Path(path).name == changed else whole(path))
+            assert key(CONFIG, BEGUN) != before, changed
+
+
+def compile_in(root: Path, name: str = "a", content: bytes = b"graph") -> bool:
+    """What MindSpore does within `kept`; whether it found a graph there."""
+    with kept(root, name):
+        assert os.environ[SWITCH] == "1"
+        graph = Path(os.environ[PLACE]) / "rank_0" / "graph_cache" / "compile_cache_0.mindir"
+        found = graph.exists()
+        if found:
+            assert graph.read_bytes() == content
+        else:
+            graph.parent.mkdir(parents=True, exist_ok=True)
+            graph.write_bytes(content)
+    assert SWITCH not in os.environ and PLACE not in os.environ
+    graph_cache.told = False  # as in another process
+    return found
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.delenv(SWITCH, raising=False)
+    monkeypatch.delenv(PLACE, raising=False)
+    monkeypatch.setattr(graph_cache, "told", False)
+    monkeypatch.setattr("sys.argv", [__file__])
+    return tmp_path / "graphs"
+
+
+def names(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir())
+
+
+def test_a_graph_is_found_again_and_no_other(root):
+    assert [compile_in(root), compile_in(root), compile_in(root, "b"), compile_in(root)] == [False, True, False, True]
+    assert names(root) == ["a", "b"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "no hashes", "torn hashes"])
+def test_a_damaged_graph_is_made_anew(root, damage):
+    compile_in(root)
+    graph, hashes = next((root / "a").rglob("*.mindir")), root / "a" / graph_cache.HASHES
+    if damage == "flip":
+        graph.write_bytes(b"grapx")
+    elif damage == "cut":
+        graph.write_bytes(b"gr")
+    elif damage == "remove":
+        graph.unlink()
+    elif damage == "no hashes":
+        hashes.unlink()
+    else:
+        hashes.write_text(hashes.read_text()[:-3])
+    assert not compile_in(root)
+    assert compile_in(root)
+
+
+def test_what_failed_is_not_kept(root):
+    with pytest.raises(ZeroDivisionError), kept(root, "a"):
+        (Path(os.environ[PLACE]) / "part").write_text("half")
+        raise ZeroDivisionError
+    assert names(root) == [] and SWITCH not in os.environ
+
+
+def test_where_nothing_can_be_written_nothing_is_kept(root):
+    root.write_text("a file where the folder should be")
+    with kept(root, "a"):
+        assert SWITCH not in os.environ
+
+
+def test_who_sets_mindspores_cache_keeps_it(root, monkeypatch):
+    monkeypatch.setenv(SWITCH, "0")
+    with kept(root, "a"):
+        assert os.environ[SWITCH] == "0"
+    assert os.environ[SWITCH] == "0" and not root.exists()
+
+
+def test_without_a_script_there_is_no_cache(root, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["-c"])
+    with kept(root, "a"):
+        assert SWITCH not in os.environ
+
+
+def test_only_the_last_used_are_kept(root):
+    for number in range(graph_cache.KEPT):
+        compile_in(root, f"graph-{number:02}")
+        os.utime(root / f"graph-{number:02}", (number, number))
+    compile_in(root, "graph-00")  # is used again
+    left = root / ".making-by-a-killed-process"
+    left.mkdir()
+    os.utime(left, (0, 0))
+    compile_in(root, "new")
+    kept_now = names(root)
+    assert len(kept_now) == graph_cache.KEPT and {"graph-00", "new"} <= set(kept_now)
+    assert "graph-01" not in kept_now and left.name not in kept_now
+
+
+def test_mindspore_is_told_one_place_only(root, monkeypatch):
+    compile_in(root)
+    monkeypatch.setattr(graph_cache, "told", True)
+    with kept(root, "b"):
+        assert SWITCH not in os.environ
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_kept_step_computes_the_same(tmp_path, corpus_file, accumulate):
+    """Whole runs: without a cache, with one that is empty, with one that is not; then one of another shape."""
+    command = [
+        *runs.small_run(corpus_file, tmp_path / "cache", runs.write_config(tmp_path)),
+        "--accumulate",
+        accumulate,
+    ]
+    graphs, contents = tmp_path / "cache" / "graphs", []
+    for number, more in enumerate((["--no-graph-cache"], [], [])):
+        result = runs.run(*command, *more, "--output", tmp_path / str(number))
+        assert result.returncode == 0 and "ERROR" not in result.stderr, result.stderr
+        contents.append(runs.content(tmp_path / str(number)))
+        files = [path for path in graphs.rglob("*.mindir")] if graphs.exists() else []
+        assert len(files) == (0 if more else accumulate)  # of a step in parts, the part and the update
+    assert contents[0] == contents[1] == contents[2]
+    if accumulate == 1:
+        assert runs.run(*command, "--seq-length", 24, "--output", tmp_path / "other").returncode == 0
+        assert len(names(graphs)) == 2
