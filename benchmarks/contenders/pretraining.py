@@ -1,0 +1,124 @@
+"""A pre-training step: forward pass, gradients, clipping, AdamW; float32, dropout on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from benchmarks.contenders import THREADS, Work
+
+
+def batch_of(work: Work) -> dict[str, np.ndarray]:
+    """Random tokens, no padding: rows of two segments, every slot in use."""
+    rng, vocabulary = np.random.default_rng(0), work.config.vocab_size
+    rows, tokens, slots = work.rows, work.tokens, work.slots
+    positions = np.stack([np.sort(rng.choice(tokens, slots, replace=False)) for _ in range(rows)])
+    return {
+        "input_ids": rng.integers(0, vocabulary, (rows, tokens)).astype(np.int32),
+        "token_type_ids": np.tile((np.arange(tokens) >= tokens // 2).astype(np.int32), (rows, 1)),
+        "position_ids": np.tile(np.arange(tokens, dtype=np.int32), (rows, 1)),
+        "sequence_ids": np.ones((rows, tokens), np.int32),
+        "cls_positions": np.zeros((rows, 1), np.int32),
+        "masked_positions": positions.astype(np.int32),
+        "masked_labels": rng.integers(0, vocabulary, (rows, slots)).astype(np.int32),
+        "masked_weights": np.ones((rows, slots), np.float32),
+        "next_sentence_labels": rng.integers(0, 2, (rows, 1)).astype(np.int32),
+        "next_sentence_weights": np.ones((rows, 1), np.float32),
+    }
+
+
+def options_of(work: Work, **training):
+    from ms_bert.options import ExampleOptions, Options, RunOptions, TrainingOptions
+
+    training = TrainingOptions(batch_size=work.rows, **training)
+    return Options(training=training, examples=ExampleOptions(seq_length=work.tokens), run=RunOptions(threads=THREADS))
+
+
+def use_mindspore(graph: bool = True) -> None:
+    from ms_bert.device import use_device
+
+    use_device("CPU", threads=THREADS)
+    if not graph:
+        import mindspore
+
+        mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
+
+
+def _mindspore(kernels: str, graph: bool = True):
+    def make(work: Work) -> Callable[[], float]:
+        use_mindspore(graph)
+        from ms_bert.training.trainer import MindSporeTrainer
+
+        return _steps(MindSporeTrainer(work.config, options_of(work, kernels=kernels)), work)
+
+    return make
+
+
+def _reference(compile: bool):
+    def make(work: Work) -> Callable[[], float]:
+        from pt_reference.device import use_device
+        from pt_reference.training.trainer import TorchTrainer
+
+        use_device("CPU", compile, THREADS)
+        return _steps(TorchTrainer(work.config, options_of(work, compile=compile)), work)
+
+    return make
+
+
+def _steps(trainer, work: Work) -> Callable[[], float]:
+    batch, steps = batch_of(work), iter(range(10**9))
+
+    def once() -> float:
+        sums = trainer.train_step(batch, next(steps), 1e-4).sums
+        return sums["masked_loss"] / (work.rows * work.slots) + sums["next_sentence_loss"] / work.rows
+
+    return once
+
+
+def _transformers(work: Work) -> Callable[[], float]:
+    """BertForPreTraining as it is: its MLM head scores every token."""
+    import torch
+    import transformers
+
+    batch = {name: torch.from_numpy(value).long() for name, value in batch_of(work).items()}
+    labels = torch.full_like(batch["input_ids"], -100)
+    labels.scatter_(1, batch["masked_positions"], batch["masked_labels"])
+    config = transformers.BertConfig(**work.config.to_dict())
+    torch.manual_seed(1)
+    inputs = {
+        "input_ids": batch["input_ids"],
+        "attention_mask": batch["sequence_ids"],
+        "token_type_ids": batch["token_type_ids"],
+        "labels": labels,
+        "next_sentence_label": batch["next_sentence_labels"].reshape(-1),
+    }
+    return transformers_steps(transformers.BertForPreTraining(config), inputs)
+
+
+def transformers_steps(model, inputs: dict) -> Callable[[], float]:
+    import torch
+
+    torch.set_num_threads(THREADS)
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def once() -> float:
+        loss = model(**inputs).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return once
+
+
+MAKERS = {
+    "ms_bert fused": _mindspore("fused"),
+    "ms_bert stock": _mindspore("stock"),
+    "pt_reference": _reference(False),
+    "pt_reference --compile": _reference(True),
+    "ms_bert PyNative": _mindspore("stock", graph=False),
+    "transformers": _transformers,
+}
