@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 from benchmarks.contenders import THREADS, Work
+
+GRAPHS = "MS_BERT_BENCHMARK_GRAPHS"  # the folder in which compiled steps are kept, where it is set
 
 
 def batch_of(work: Work) -> dict[str, np.ndarray]:
@@ -50,7 +54,9 @@ def _mindspore(kernels: str, graph: bool = True):
         use_mindspore(graph)
         from ms_bert.training.trainer import MindSporeTrainer
 
-        return _steps(MindSporeTrainer(work.config, options_of(work, kernels=kernels)), work)
+        graphs = os.environ.get(GRAPHS)
+        options = options_of(work, kernels=kernels)
+        return _steps(MindSporeTrainer(work.config, options, Path(graphs) if graphs else None), work)
 
     return make
 

@@ -47,7 +47,7 @@ class Pool {
       return;
     }
     if (static_cast<int>(helpers_.size()) != helpers) resize(helpers);
-    task_ = task, context_ = context, failed_ = false;
+    task_ = task, context_ = context, tasks_ = tasks, failed_ = false;
     unfinished_ = tasks;
     open_ = (open_ / COUNT + 1) * COUNT + tasks;
     if (asleep_ > 0) {
@@ -70,7 +70,7 @@ class Pool {
       if (!open_.compare_exchange_weak(open, open - 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
       // This task is not finished, so the job is the one that it was taken from.
       try {
-        task_(context_, open % COUNT - 1);
+        task_(context_, tasks_ - static_cast<int64_t>(open % COUNT));
       } catch (...) {  // there is no memory, which the caller says
         failed_ = true;
       }
@@ -110,6 +110,7 @@ class Pool {
   std::mutex busy_;  // held by the thread whose job it is
   Task task_ = nullptr;
   void *context_ = nullptr;
+  int64_t tasks_ = 0;
   alignas(64) std::atomic<uint64_t> open_{0};  // the job's number * COUNT + the tasks that nobody has taken
   alignas(64) std::atomic<int64_t> unfinished_{0};
   std::atomic<bool> failed_{false}, stop_{false};

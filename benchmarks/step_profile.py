@@ -1,0 +1,137 @@
+"""Where does the time of a pre-training step with the fused kernels go, and how far is it from the machine's limit?
+
+Each kernel of the step alone, on arrays of the step's shapes, by turns with the whole step; float32, dropout on. What
+the kernels do not account for is MindSpore's: launches, the operations that are not fused, Python.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from benchmarks.contenders import FIRST, THREADS, Work, gemm_peak, makers
+from ms_bert.kernels import native
+
+WORKS = (
+    Work("pretraining", "mini", rows=16, tokens=128, slots=20),
+    Work("pretraining", "mini", rows=4, tokens=512, slots=77),
+    Work("pretraining", "base", rows=8, tokens=128, slots=20),
+)
+ROUNDS = 9
+
+
+def measure(output):
+    native.set_threads(THREADS)
+    for work in WORKS:
+        yield profile(work)
+
+
+def profile(work: Work) -> dict:
+    once, kernels, peak = makers(work.kind)[FIRST](work), list(kernels_of(work)), 0.0
+    once()
+    whole, alone = [], [[] for _ in kernels]
+    for _ in range(ROUNDS):
+        whole.append(_timed(once))
+        peak = max(peak, gemm_peak(rounds=1)["ms_bert"])
+        for seconds, (_, _, _, run) in zip(alone, kernels):
+            seconds.append(_timed(run))
+    rows = []
+    for seconds, (name, times, flops, _) in zip(alone, kernels):
+        median = statistics.median(seconds)
+        row = {"kernel": name, "times": times, "milliseconds": round(1e3 * times * median, 2)}
+        if flops:
+            row["share_of_gemm_peak"] = round(flops / median / 1e9 / peak, 3)
+        rows.append(row)
+    total = 1e3 * statistics.median(whole)
+    products = work.flops / peak / 1e6
+    return {
+        "preset": work.preset,
+        "rows": work.rows,
+        "tokens": work.tokens,
+        "step_milliseconds": round(total, 1),
+        "products_at_gemm_peak_milliseconds": round(products, 1),
+        "gemm_peak_gflops_a_second": peak,
+        "kernels": sorted(rows, key=lambda row: -row["milliseconds"]),
+        "not_in_kernels_milliseconds": round(total - sum(row["milliseconds"] for row in rows), 1),
+    }
+
+
+def kernels_of(work: Work) -> Iterator[tuple[str, int, float, Callable[[], None]]]:
+    """Name, how often a step runs it, FLOPs of its products, and a function that runs it once."""
+    c, rng = work.config, np.random.default_rng(0)
+    n, h, i, heads, v = work.rows * work.tokens, c.hidden_size, c.intermediate_size, c.num_attention_heads, c.vocab_size
+    layers, scored = c.num_hidden_layers, work.rows * work.slots
+
+    def f(*shape):
+        return rng.standard_normal(shape, np.float32) * np.float32(0.05)
+
+    def k(*shape):
+        return rng.integers(-(2**31), 2**31, shape, dtype=np.int32) | np.int32(1)
+
+    def kernel(name, times, flops, inputs, *shapes):
+        outputs = [np.empty(shape, np.float32) for shape in shapes]
+        return name, times, flops, lambda: native.call(name, inputs, outputs)
+
+    x, wide, b, bi, settings = f(n, h), f(n, i), f(h), f(i), np.array([0.1, 1e-12], np.float32)
+    square, up, down = f(h, h), f(i, h), f(h, i)
+    drawn, scale = (k(n, 1), k(h)), np.abs(f(n))
+    one = [square, b]
+    yield kernel("projections", layers, 6 * n * h * h, [x, *one * 3], *[(n, h)] * 3)
+    yield kernel("projections_gradient", layers, 12 * n * h * h, [x] * 4 + [square] * 3, (n, h), *[(h, h), (h,)] * 3)
+    ids = np.ones((work.rows, work.tokens), np.int32)
+    keys = (k(n, 1), k(heads * work.tokens), np.array([0.1, heads], np.float32))
+    scores = 2 * n * work.tokens * h
+    statistics_ = f(work.rows, heads, work.tokens, 2)
+    yield kernel("attention", layers, 2 * scores, [x, x, x, ids, *keys], (n, h), statistics_.shape)
+    # The five products of the gradient, one of which computes the scores again.
+    gradient = [x, x, x, x, ids, statistics_, *keys]
+    yield kernel("attention_gradient", layers, 5 * scores, gradient, *[(n, h)] * 3)
+    for name, y, w in (("attention output", x, square), ("feed-forward output", wide, down)):
+        inputs, flops, width = [y, w, b, x, b, b, *drawn, settings], 2 * n * w.size, y.shape[1]
+        _, *rest = kernel("linear_dropout_add_norm", layers, flops, inputs, (n, h), (n, h), (n,))
+        yield f"linear_dropout_add_norm, {name}", *rest
+        inputs, shapes = [x, x, scale, y, w, b, *drawn, settings], ((n, width), w.shape, (h,), (n, h), (h,), (h,))
+        _, *rest = kernel("linear_dropout_add_norm_gradient", layers, 2 * flops, inputs, *shapes)
+        yield f"linear_dropout_add_norm_gradient, {name}", *rest
+    yield kernel("linear_gelu", layers, 2 * n * h * i, [x, up, bi], (n, i), (n, i))
+    yield kernel("linear_gelu_gradient", layers, 4 * n * h * i, [wide, wide, x, up], (n, h), (i, h), (i,))
+
+    tables = [f(v, h), f(c.type_vocab_size, h), f(c.max_position_embeddings, h)]
+    numbers = [rng.integers(0, len(table), ids.shape).astype(np.int32) for table in tables]
+    yield kernel("embed", 1, 0, [*numbers, *tables, b, b, *drawn, settings], (n, h), (n, h), (n,))
+    shapes = [*[table.shape for table in tables], (h,), (h,)]
+    yield kernel("embed_gradient", 1, 0, [x, x, scale, *numbers, b, *drawn, settings, *tables], *shapes)
+
+    y, few, labels = f(scored, h), (scored, h), rng.integers(0, v, scored).astype(np.int32)
+    slopes, product = f(scored, v), 2 * scored * h * v
+    yield kernel("linear_cross_entropy", 1, product, [y, tables[0], f(v), labels], (scored,), (scored,), (scored, v))
+    head = [np.abs(f(scored)), slopes, y, tables[0]]
+    yield kernel("linear_cross_entropy_gradient", 1, 2 * product, head, few, (v, h), (v,))
+    _, *rest = kernel("linear_gelu", 1, 2 * scored * h * h, [y, square, b], few, few)
+    yield "linear_gelu, MLM head", *rest
+    _, *rest = kernel("linear_gelu_gradient", 1, 4 * scored * h * h, [y, y, y, square], few, (h, h), (h,))
+    yield "linear_gelu_gradient, MLM head", *rest
+
+    from ms_bert.model import BertForPreTraining, Numerics
+
+    flat = [f(*p.shape) for p in BertForPreTraining(c, Numerics()).trainable_params()]
+    moments, settings = [np.abs(p) for p in flat], np.array([0, 0.9, 0.1, 0.999, 0.001, 1e-8, 0, 1], np.float32)
+    total, done = np.empty(1, np.float32), np.empty(1, np.float32)
+
+    def norm():
+        for p in flat:
+            native.call("sum_of_squares", [p], [total])
+
+    def update():
+        for p, m in zip(flat, moments):
+            native.call("adam", [p, m, m, p, settings], [done])
+
+    yield "sum_of_squares, all parameters", 1, 0, norm
+    yield "adam, all parameters", 1, 0, update
+
+
+def _timed(run: Callable[[], None]) -> float:
+    begun = time.perf_counter()
+    run()
+    return time.perf_counter() - begun
