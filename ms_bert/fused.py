@@ -144,6 +144,16 @@ class BertEncoder(model.BertEncoder):
     def use(self, operations):
         pass
 
+    # MindSpore sets this on a cell and all within it at each call, 7 us a cell; those here need it when it changes.
+    @property
+    def compile_phase(self):
+        return nn.Cell.compile_phase.fget(self)
+
+    @compile_phase.setter
+    def compile_phase(self, value):
+        if value != self.compile_phase:
+            nn.Cell.compile_phase.fset(self, value)
+
     def construct(self, hidden_states, sequence_ids, dropout_keys):
         for layer in self.layer:
             hidden_states, _ = layer(hidden_states, sequence_ids, dropout_keys)

@@ -6,6 +6,10 @@
 #include "threads.h"
 
 #include <pthread.h>
+#if defined(__linux__)
+#include <sched.h>
+#include <unistd.h>
+#endif
 
 #include <atomic>
 #include <chrono>
@@ -34,6 +38,19 @@ void relax() {
   _mm_pause();
 #else
   std::this_thread::yield();
+#endif
+}
+
+// Keep this thread to one of the processors that the process may use, so that it wakes beside its caller and not in the
+// caller's place. A caller, which may run anywhere, does the work of a helper whose processor is taken.
+void stay(int place) {
+#if defined(__linux__)
+  cpu_set_t usable, one;
+  if (sched_getaffinity(getpid(), sizeof usable, &usable) != 0 || CPU_COUNT(&usable) <= place) return;
+  CPU_ZERO(&one);
+  for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+    if (CPU_ISSET(cpu, &usable) && place-- == 0) CPU_SET(cpu, &one);
+  pthread_setaffinity_np(pthread_self(), sizeof one, &one);
 #endif
 }
 
@@ -104,7 +121,11 @@ class Pool {
     for (std::thread &helper : helpers_) helper.join();
     helpers_.clear();
     stop_ = false;
-    for (int i = 0; i < helpers; i++) helpers_.emplace_back([this] { help(); });
+    for (int i = 0; i < helpers; i++)
+      helpers_.emplace_back([this, i] {
+        stay(i + 1);
+        help();
+      });
   }
 
   std::mutex busy_;  // held by the thread whose job it is
