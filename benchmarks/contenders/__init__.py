@@ -1,9 +1,11 @@
 """Contenders of a benchmark, each in a process of its own, that take turns at the same work.
 
 A process sets its contender up, runs it once (compilation included) and waits; each round lets each contender run a
-few times, one after the other, so that a machine whose speed drifts hits all alike. The modules of this package say who
-contends at which kind of work; `python -m benchmarks.contenders` is such a process, which reads lines from standard
-input and answers with a line of JSON each.
+few times, one after the other, so that a machine whose speed drifts hits all alike. Who begins changes from round to
+round, and each turn waits until the threads of the one before are asleep: ONNX Runtime's and torch's look out for work
+for a while, on processors that are then the next one's. The modules of this package say who contends at which kind of
+work; `python -m benchmarks.contenders` is such a process, which reads lines from standard input and answers with a line
+of JSON each.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import numpy as np
 
 THREADS = len(os.sched_getaffinity(0))
 FIRST = "ms_bert fused"  # whom all others are compared with
+REST = 0.1  # seconds between two turns
 TOGETHER = 6  # contenders that are held in memory at once, where the work does not say otherwise
 
 
@@ -100,7 +103,8 @@ class Process:
         self.peak_memory_gb = begun["peak_memory_gb"]
 
     def run(self, times: int) -> float:
-        """Seconds of one of so many runs, on average."""
+        """Seconds of one of so many runs, on average; where they are many, another one before them does not count."""
+        time.sleep(REST)
         self._process.stdin.write(f"{times}\n")
         self._process.stdin.flush()
         told = self._answer()
@@ -145,8 +149,12 @@ def _take_turns(work: Work, names: list[str], rounds: int, seconds: float) -> di
         for name in names:
             processes.append(Process(name, work))
             print(f"  {name}: first run {processes[-1].first_seconds:.1f} s", flush=True)
-        times = [max(1, round(seconds / process.run(1))) for process in processes]
-        seen = [[process.run(n) for process, n in zip(processes, times)] for _ in range(rounds)]
+        times = [max(1, round(seconds / process.run(3))) for process in processes]
+        seen = [[0.0] * len(processes) for _ in range(rounds)]
+        for number, row in enumerate(seen):
+            for turn in range(len(processes)):
+                place = (number + turn) % len(processes)
+                row[place] = processes[place].run(times[place])
     finally:
         for process in processes:
             process.close()
