@@ -67,7 +67,10 @@ def run_pretraining(*arguments, watch: str | None = None, package: str = "ms_ber
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"the measured command failed: {' '.join(map(str, arguments))}")
-    result = {"seconds": round(time.perf_counter() - begun, 2), "peak_memory_gb": round(usage.ru_maxrss / 1e6, 2)}
+    result = {
+        "seconds": round(time.perf_counter() - begun, 2),
+        "peak_memory_gb": round(usage.ru_maxrss * 1024 / 1e9, 2),
+    }
     if watch is not None:
         result["watched_seconds"] = round(watched, 2)
     return {**result, "lines": lines}

@@ -12,7 +12,7 @@ from benchmarks.contenders import Work, makers
 def peak_memory_gb() -> float:
     """The most that was resident of this process; getrusage would count what its parent held before it began."""
     status = Path("/proc/self/status").read_text()
-    return round(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1e6, 2)
+    return round(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024 / 1e9, 2)
 
 
 def main(name: str, work: str) -> None:

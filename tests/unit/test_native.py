@@ -4,7 +4,10 @@ Not through MindSpore: so that the same tests run under sanitizers, and no other
 """
 
 import os
+import resource
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -357,6 +360,42 @@ def test_a_forked_process_has_threads_of_its_own():
         os.waitpid(child, 0)
     assert done and status == 0
     assert call("linear", [x, w, b], (300, 300))[0].tobytes() == expected
+
+
+def in_a_process(script: str, stack: int = 8 << 20) -> str:
+    def limit():
+        resource.setrlimit(resource.RLIMIT_STACK, (stack, resource.getrlimit(resource.RLIMIT_STACK)[1]))
+
+    done = subprocess.run([sys.executable, "-c", script], text=True, capture_output=True, timeout=100, preexec_fn=limit)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_there_are_as_many_threads_as_the_process_may_use():
+    one = min(os.sched_getaffinity(0))
+    script = (
+        f"import os; os.sched_setaffinity(0, {{{one}}}); from ms_bert.kernels import native; print(native.threads())"
+    )
+    assert in_a_process(script) == "1"
+
+
+def test_where_no_more_threads_may_be_made_fewer_do():
+    script = """
+import os
+import resource
+import numpy as np
+from ms_bert.kernels import native
+native.set_threads(64)
+before = resource.getrlimit(resource.RLIMIT_AS)
+x, w, b, y = np.ones((300, 8), "f4"), np.ones((300, 8), "f4"), np.ones(300, "f4"), np.empty((300, 300), "f4")
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + (700 << 20), before[1]))  # of addresses: two threads' stacks and a rest
+for _ in range(3):
+    native.call("linear", [x, w, b], [y])
+resource.setrlimit(resource.RLIMIT_AS, before)
+print((y == 9).all(), len(os.listdir("/proc/self/task")) < 64)
+"""
+    assert in_a_process(script, stack=256 << 20) == "True True"
 
 
 def test_the_number_of_threads_changes_no_bit():

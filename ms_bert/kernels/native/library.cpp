@@ -69,7 +69,7 @@ int ms_bert_use(const char *name) {
     try {                                                                                                     \
       ms_bert::chosen().kernels->name({data, ranks, shapes});                                                 \
       return 0;                                                                                               \
-    } catch (const std::bad_alloc &) {                                                                        \
+    } catch (const std::exception &) {                                                                        \
       std::fprintf(stderr, "ms_bert: there is no memory left for " #name ".\n");                              \
       return 1;                                                                                               \
     }                                                                                                         \

@@ -16,6 +16,7 @@
 #include <condition_variable>
 #include <mutex>
 #include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -41,16 +42,33 @@ void relax() {
 #endif
 }
 
-// Keep this thread to one of the processors that the process may use, so that it wakes beside its caller and not in the
-// caller's place. A caller, which may run anywhere, does the work of a helper whose processor is taken.
+#if defined(__linux__)
+// The processors that the process may run on.
+cpu_set_t usable() {
+  cpu_set_t set;
+  if (sched_getaffinity(getpid(), sizeof set, &set) != 0) CPU_ZERO(&set);
+  return set;
+}
+#endif
+
+int processors() {
+#if defined(__linux__)
+  const cpu_set_t set = usable();
+  if (CPU_COUNT(&set) > 0) return CPU_COUNT(&set);
+#endif
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
+// Keep this thread to the processor at a place among the usable ones, so that it does not wake in its caller's place. The
+// caller may run anywhere; what a helper has not begun it does itself.
 void stay(int place) {
 #if defined(__linux__)
-  cpu_set_t usable, one;
-  if (sched_getaffinity(getpid(), sizeof usable, &usable) != 0 || CPU_COUNT(&usable) <= place) return;
+  const cpu_set_t all = usable();
+  cpu_set_t one;
   CPU_ZERO(&one);
   for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
-    if (CPU_ISSET(cpu, &usable) && place-- == 0) CPU_SET(cpu, &one);
-  pthread_setaffinity_np(pthread_self(), sizeof one, &one);
+    if (CPU_ISSET(cpu, &all) && place-- == 0) CPU_SET(cpu, &one);
+  if (CPU_COUNT(&one) == 1) pthread_setaffinity_np(pthread_self(), sizeof one, &one);
 #endif
 }
 
@@ -63,7 +81,7 @@ class Pool {
       for (int64_t i = 0; i < tasks; i++) task(context, i);
       return;
     }
-    if (static_cast<int>(helpers_.size()) != helpers) resize(helpers);
+    if (helpers != wanted_) resize(helpers);
     task_ = task, context_ = context, tasks_ = tasks, failed_ = false;
     unfinished_ = tasks;
     open_ = (open_ / COUNT + 1) * COUNT + tasks;
@@ -121,11 +139,17 @@ class Pool {
     for (std::thread &helper : helpers_) helper.join();
     helpers_.clear();
     stop_ = false;
-    for (int i = 0; i < helpers; i++)
-      helpers_.emplace_back([this, i] {
-        stay(i + 1);
-        help();
-      });
+    wanted_ = helpers;
+    // With fewer threads than processors, other processes may want the rest: then the system chooses.
+    const bool all = helpers + 1 == processors();
+    try {
+      for (int i = 0; i < helpers; i++)
+        helpers_.emplace_back([this, i, all] {
+          if (all) stay(i + 1);
+          help();
+        });
+    } catch (const std::system_error &) {  // the process may have no more threads: those that there are will do
+    }
   }
 
   std::mutex busy_;  // held by the thread whose job it is
@@ -139,6 +163,7 @@ class Pool {
   std::condition_variable wake_;
   std::atomic<int> asleep_{0};
   std::vector<std::thread> helpers_;
+  int wanted_ = 0;  // helpers; there may be fewer
 };
 
 Pool *pool = nullptr;  // is never freed: its threads end with the process
@@ -161,7 +186,7 @@ Pool &the_pool() {
 void set_threads(int threads) { wanted = threads; }
 
 int threads() {
-  static const int all = std::max(1u, std::thread::hardware_concurrency());
+  static const int all = processors();
   const int given = wanted.load(std::memory_order_relaxed);
   return given > 0 ? given : all;
 }
@@ -176,6 +201,7 @@ float *scratch(int64_t floats) {
   static thread_local int64_t size = 0;
   if (floats > size) {
     memory.reset();
+    size = 0;
     memory.reset(static_cast<float *>(std::aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64)));
     if (!memory) throw std::bad_alloc();
     size = floats;
