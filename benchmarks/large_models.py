@@ -28,6 +28,7 @@ def measure(output):
                 30522,
                 "--held-out",
                 0,
+                "--no-graph-cache",
                 "--log-every",
                 1,
                 "--output",

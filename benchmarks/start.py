@@ -16,10 +16,14 @@ STARTS = 5
 def measure(output):
     starts = []
     with tempfile.TemporaryDirectory() as folder:
-        run_pretraining("--steps", 1, "--eval-every", 0, "--output", Path(folder) / "first")  # makes the store
+        run_pretraining(
+            "--steps", 1, "--eval-every", 0, "--no-graph-cache", "--output", Path(folder) / "first"
+        )  # makes the store
         for number in range(STARTS):
             run = Path(folder) / str(number)
-            seconds = run_pretraining("--steps", 2, "--eval-every", 0, "--output", run, watch="first step")
+            seconds = run_pretraining(
+                "--steps", 2, "--eval-every", 0, "--no-graph-cache", "--output", run, watch="first step"
+            )
             line = json.loads((run / "throughput.jsonl").read_text().splitlines()[0])
             starts.append(
                 {

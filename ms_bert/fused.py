@@ -155,6 +155,8 @@ class BertEncoder(model.BertEncoder):
             nn.Cell.compile_phase.fset(self, value)
 
     def construct(self, hidden_states, sequence_ids, dropout_keys):
+        if dropout_keys is not None:
+            raise ValueError("a model that was fused for inference has no dropout; fuse it without inference=True.")
         for layer in self.layer:
             hidden_states, _ = layer(hidden_states, sequence_ids, dropout_keys)
         return hidden_states, ()

@@ -26,6 +26,7 @@ class Numerics:
     """
 
     def __init__(self, device: str = "CPU", dtype: str = "float32", recompute: bool = False):
+        self.device, self.precision = device, dtype
         self.attention = kernels.attention(device, dtype)
         self.dtype = getattr(ms, dtype)
         self.recompute = recompute

@@ -31,9 +31,12 @@ def load(
     Raises:
         UserError: the folder holds no such model; every weight must be there, and none too many.
     """
-    model = kind(BertConfig.from_json(folder), numerics or Numerics(), **arguments)
+    numerics = numerics or Numerics()
+    model = kind(BertConfig.from_json(folder), numerics, **arguments)
     parameters = {parameter.name: parameter for parameter in model.get_parameters()}
     weights = load_weights(Path(folder), {name: tuple(p.shape) for name, p in parameters.items()})
     for name, parameter in parameters.items():
         parameter.set_data(Tensor(weights[name]))
-    return fuse(model, inference=inference) if fused or inference else model
+    if not fused and not inference:
+        return model
+    return fuse(model, numerics.device, numerics.precision, inference)

@@ -40,7 +40,7 @@ def key(config: BertConfig, options: Options) -> str:
     """A name for the training step of these options, by this code on this MindSpore."""
     training = {k: v for k, v in dataclasses.asdict(options.training).items() if k not in NOT_IN_THE_GRAPH}
     package = Path(ms_bert.__file__).parent
-    sources = sorted(package.rglob("*.py"))
+    sources = [path for path in sorted(package.rglob("*.py")) if path.is_file()]
     library = [native.LIBRARY] if not native.why_not() else []
     whole = {
         "config": config.to_dict(),
@@ -50,51 +50,76 @@ def key(config: BertConfig, options: Options) -> str:
         "versions": [mindspore.__version__, sys.version],
         # Whole paths, for a graph holds that of the library.
         "sources": [[str(path), file_hash(path)] for path in (*sources, *library)],
+        # MindSpore compares the script that was started and what it imports from outside sys.path.
+        "script": [_script(), [path for path in sys.path if str(package).startswith(path)]],
     }
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _script() -> list[str] | None:
+    """The path and the hash of the script that was started; MindSpore reads it as Python."""
+    path = Path(sys.argv[0]).absolute()
+    return [str(path), file_hash(path)] if path.suffix == ".py" and path.is_file() else None
 
 
 @contextlib.contextmanager
 def kept(root: Path, name: str) -> Iterator[None]:
     """Within it, MindSpore takes the graphs that it compiles from the folder `name` of `root`, or puts them there.
 
-    A folder that does not hold what was written to it is thrown away. That nothing can be kept is no error.
+    A folder that does not hold what was written to it, or from which MindSpore took nothing, or with which the step
+    failed, is thrown away. That nothing can be kept or read is no error.
     """
     global told
     folder = root / name
-    # MindSpore reads the script that was started, which must be a file.
-    if told or SWITCH in os.environ or not Path(sys.argv[0]).is_file():
+    before = _whole(folder)
+    place = None
+    if not told and SWITCH not in os.environ and _script():
+        with contextlib.suppress(OSError):
+            place = _copy(folder) if before else _beside(folder)
+    if place is None:
         yield
         return
-    if not _whole(folder):
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            beside = Path(tempfile.mkdtemp(dir=root, prefix=".making-"))
-        except OSError:
-            yield
-            return
-    else:
-        os.utime(folder)
-        beside = None
     told = True
-    os.environ.update({SWITCH: "1", PLACE: str(beside or folder)})
+    os.environ.update({SWITCH: "1", PLACE: str(place)})
     try:
         yield
-        if beside is not None:
-            _publish(beside, folder)
+        if not before:
+            _publish(place, folder)
+        elif _hashes(place) != before:
+            shutil.rmtree(folder, ignore_errors=True)
+    except Exception:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     finally:
         del os.environ[SWITCH], os.environ[PLACE]
-        if beside is not None:
-            shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
 
 
-def _publish(beside: Path, folder: Path) -> None:
+def _copy(folder: Path) -> Path:
+    """A copy to work with, for MindSpore writes where it does not like what it finds."""
+    place = Path(tempfile.mkdtemp(prefix="ms_bert-graphs-"))
+    try:
+        shutil.copytree(folder, place, dirs_exist_ok=True)
+    except OSError:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+    with contextlib.suppress(OSError):  # the cache may be for reading only
+        os.utime(folder)
+    return place
+
+
+def _beside(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
+
+
+def _publish(place: Path, folder: Path) -> None:
     with contextlib.suppress(OSError):  # the disk is full, or another process was faster
-        hashes = _hashes(beside)
+        hashes = _hashes(place)
         if hashes:
-            (beside / HASHES).write_text(json.dumps(hashes))
-            os.replace(beside, folder)
+            (place / HASHES).write_text(json.dumps(hashes))
+            os.replace(place, folder)
     with contextlib.suppress(OSError):
         folders = [path for path in folder.parent.iterdir() if not path.name.startswith(".")]
         left = [path for path in folder.parent.glob(".making-*") if time.time() - path.stat().st_mtime > DAY]
@@ -102,11 +127,13 @@ def _publish(beside: Path, folder: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _whole(folder: Path) -> bool:
+def _whole(folder: Path) -> dict[str, str] | None:
+    """The hashes of the files of a folder that holds what was written to it, else None."""
     try:
-        return json.loads((folder / HASHES).read_text()) == _hashes(folder)
+        hashes = json.loads((folder / HASHES).read_text())
+        return hashes if hashes == _hashes(folder) else None
     except (OSError, ValueError):
-        return False
+        return None
 
 
 def _hashes(folder: Path) -> dict[str, str]:

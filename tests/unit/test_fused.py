@@ -1,9 +1,12 @@
 """The fused operations within models: the same names and numbers, and none where they were not built."""
 
+import json
+
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
+from safetensors.numpy import save_file
 
 from conversion.agreement import cases
 from ms_bert import fused, pretrain
@@ -12,7 +15,10 @@ from ms_bert.data.batches import FIELDS
 from ms_bert.device import use_device
 from ms_bert.kernels import native, sublayers
 from ms_bert.model import BertModel, Numerics, initialize
+from ms_bert.model import BertSelfAttention as PlainAttention
 from ms_bert.options import ExampleOptions, Options, RunOptions, TrainingOptions
+from ms_bert.pretrained import load
+from ms_bert.randomness import DropoutColumns, dropout_keys
 from ms_bert.training.trainer import MindSporeTrainer
 
 CONFIG = BertConfig(
@@ -87,8 +93,36 @@ def test_a_model_fused_for_inference_refuses_gradients(batch):
         return model(*inputs)[0].sum()
 
     gradients = ms.value_and_grad(total, None, weights=model.trainable_params())
+    inputs = [Tensor(batch[name]) for name in FIELDS[:5]]
     with pytest.raises(RuntimeError, match="fused for inference has no gradients"):
-        gradients(*[Tensor(batch[name]) for name in FIELDS[:5]])
+        gradients(*inputs)
+    keys = dropout_keys(1, 0, batch["input_ids"].size, DropoutColumns(CONFIG).total)
+    with pytest.raises(ValueError, match="fused for inference has no dropout"):
+        model(*inputs, tuple(map(Tensor, keys)))
+
+
+@needs_kernels
+def test_a_loaded_model_is_fused_as_its_numerics_say(tmp_path, batch):
+    use_device("CPU")
+    model = BertModel(CONFIG, Numerics())
+    initialize(model, CONFIG, seed=1)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG.to_dict()))
+    weights = {p.name: p.asnumpy() for p in model.get_parameters()}
+    save_file(weights, tmp_path / "model.safetensors")
+    inputs = [Tensor(batch[name]) for name in FIELDS[:5]]
+    expected = model(*inputs)[0].asnumpy()
+    real = batch["sequence_ids"].reshape(-1) > 0
+    for dtype, inference, kind in (
+        ("float32", False, fused.BertSelfAttention),
+        ("float32", True, fused.BertSelfAttention),
+        ("float16", True, PlainAttention),
+    ):
+        loaded = load(BertModel, tmp_path, Numerics(dtype=dtype), fused=True, inference=inference)
+        layer = loaded.encoder.layer[0]
+        assert type(layer.attention.self) is kind
+        assert isinstance(layer, fused.BertLayer) == (inference and dtype == "float32")
+        found = loaded(*inputs)[0].asnumpy()
+        assert np.abs(found - expected)[real].max() < (3e-6 if dtype == "float32" else 3e-2)
 
 
 @needs_kernels

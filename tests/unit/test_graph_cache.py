@@ -110,6 +110,36 @@ def test_what_failed_is_not_kept(root):
     assert names(root) == [] and SWITCH not in os.environ
 
 
+def test_what_a_step_failed_with_is_thrown_away(root):
+    compile_in(root)
+    with pytest.raises(ZeroDivisionError), kept(root, "a"):
+        raise ZeroDivisionError
+    assert names(root) == []
+
+
+def test_what_mindspore_does_not_take_is_thrown_away_and_was_never_changed(root):
+    compile_in(root)
+    published = next((root / "a").rglob("*.mindir"))
+    with kept(root, "a"):
+        graph = next(Path(os.environ[PLACE]).rglob("*.mindir"))
+        graph.write_bytes(b"compiled anew")
+        assert published.read_bytes() == b"graph"
+    assert names(root) == [] and not graph.exists()
+
+
+def test_a_cache_that_can_only_be_read_is_read(root, monkeypatch):
+    compile_in(root)
+    change = os.utime
+
+    def refuse(path, *times, **more):
+        if root in Path(path).parents:
+            raise PermissionError("read-only file system")
+        return change(path, *times, **more)
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert compile_in(root)
+
+
 def test_where_nothing_can_be_written_nothing_is_kept(root):
     root.write_text("a file where the folder should be")
     with kept(root, "a"):
@@ -123,8 +153,9 @@ def test_who_sets_mindspores_cache_keeps_it(root, monkeypatch):
     assert os.environ[SWITCH] == "0" and not root.exists()
 
 
-def test_without_a_script_there_is_no_cache(root, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["-c"])
+@pytest.mark.parametrize("script", ["-c", "", "/bin/true", "missing.py"])
+def test_without_a_script_in_python_there_is_no_cache(root, monkeypatch, script):
+    monkeypatch.setattr("sys.argv", [script])
     with kept(root, "a"):
         assert SWITCH not in os.environ
 
@@ -150,22 +181,23 @@ def test_mindspore_is_told_one_place_only(root, monkeypatch):
         assert SWITCH not in os.environ
 
 
+LOADED = "Use the compilation cache"  # MindSpore says so
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_kept_step_computes_the_same(tmp_path, corpus_file, accumulate):
-    """Whole runs: without a cache, with one that is empty, with one that is not; then one of another shape."""
-    command = [
-        *runs.small_run(corpus_file, tmp_path / "cache", runs.write_config(tmp_path)),
-        "--accumulate",
-        accumulate,
-    ]
+def test_a_kept_step_computes_the_same(tmp_path, corpus_file, accumulate, monkeypatch):
+    """Whole runs: one that compiles, one that loads, and for other weights one that loads and one without a cache."""
+    monkeypatch.setenv("GLOG_v", "2")
+    command = runs.small_run(corpus_file, tmp_path / "cache", runs.write_config(tmp_path))
+    command += ["--accumulate", accumulate]
     graphs, contents = tmp_path / "cache" / "graphs", []
-    for number, more in enumerate((["--no-graph-cache"], [], [])):
+    for number, more in enumerate(([], [], ["--seed", 7], ["--seed", 7, "--no-graph-cache"])):
         result = runs.run(*command, *more, "--output", tmp_path / str(number))
         assert result.returncode == 0 and "ERROR" not in result.stderr, result.stderr
+        assert result.stderr.count(LOADED) == (accumulate if number in (1, 2) else 0)
         contents.append(runs.content(tmp_path / str(number)))
-        files = [path for path in graphs.rglob("*.mindir")] if graphs.exists() else []
-        assert len(files) == (0 if more else accumulate)  # of a step in parts, the part and the update
-    assert contents[0] == contents[1] == contents[2]
+        assert len(list(graphs.rglob("*.mindir"))) == accumulate  # of a step in parts, the part and the update
+    assert contents[0] == contents[1] and contents[2] == contents[3] != contents[1]
     if accumulate == 1:
         assert runs.run(*command, "--seq-length", 24, "--output", tmp_path / "other").returncode == 0
         assert len(names(graphs)) == 2

@@ -1,0 +1,88 @@
+"""The harness of the benchmarks: contenders take turns, do the same work, and what they say is kept."""
+
+import json
+import sys
+import types
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import contenders
+from benchmarks.contenders import FIRST, Process, Work
+
+TINY = {
+    "pretraining": Work("pretraining", "tiny", rows=2, tokens=16, slots=2),
+    "finetuning": Work("finetuning", "tiny", rows=2, tokens=16),
+}
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_contenders_begin_with_the_same_loss(kind):
+    """MindSpore and PyTorch, each in its own process; then both run on."""
+    losses = []
+    for name in (FIRST, "pt_reference"):
+        process = Process(name, TINY[kind])
+        losses.append(process.loss)
+        assert process.run(2) > 0 and process.first_seconds > 0 and 0.1 < process.peak_memory_gb < 4
+        process.close()
+    assert losses[0] == pytest.approx(losses[1], abs=2e-5)
+
+
+def test_a_contender_that_fails_is_named():
+    with pytest.raises(SystemExit, match="the contender nobody ended with exit code 1"):
+        Process("nobody", TINY["pretraining"])
+
+
+class Fake:
+    """A contender whose runs take 1 s, 2 s, ... by its place among all, twice as long in every other round."""
+
+    alive, most = 0, 0
+
+    def __init__(self, name, work):
+        self.name, self.first_seconds, self.loss, self.peak_memory_gb = name, 9.0, 1.0, 0.5
+        self.seconds, self.rounds = 1.0 + list(contenders.makers(work.kind)).index(name), 0
+        Fake.alive += 1
+        Fake.most = max(Fake.most, Fake.alive)
+
+    def run(self, times):
+        self.rounds += 1
+        return self.seconds * (1 + self.rounds % 2)
+
+    def close(self):
+        Fake.alive -= 1
+
+
+@pytest.mark.parametrize("together, most", [(6, 6), (3, 3), (2, 2)])
+def test_ratios_are_taken_pair_by_pair_in_groups_that_fit(together, most, monkeypatch):
+    monkeypatch.setattr(contenders, "Process", Fake)
+    Fake.alive = Fake.most = 0
+    found = contenders.compare(TINY["pretraining"], rounds=5, together=together)
+    assert list(found) == list(contenders.makers("pretraining"))
+    ratios = [one["times_the_first"]["median"] for one in found.values()]
+    assert ratios == [1, 2, 3, 4, 5, 6]
+    assert all(one["times_the_first"]["quartiles"] == [ratio] * 2 for one, ratio in zip(found.values(), ratios))
+    assert Fake.most == most and Fake.alive == 0
+
+
+def test_flops_are_those_of_the_literature():
+    base = Work("pretraining", "base", rows=1, tokens=128, slots=20)
+    assert base.flops / 1e9 == pytest.approx(69.9, abs=0.1)
+    assert Work("pretraining", "base", 1, 512, 76).flops / 1e9 == pytest.approx(300.9, abs=0.2)
+    encoder = Work("inference", "base", 1, 128).flops
+    assert base.flops - 3 * encoder == pytest.approx((base.flops_scoring_all - 3 * encoder) * 20 / 128)
+
+
+def test_what_is_measured_is_kept_part_by_part(tmp_path, monkeypatch, capsys):
+    def measure(output):
+        yield {"part": 1}
+        assert json.loads((tmp_path / "packing.json").read_text())["result"] == [{"part": 1}]
+        yield {"part": 2}
+        raise KeyboardInterrupt
+
+    module = types.SimpleNamespace(__doc__="In how many parts?", measure=measure)
+    monkeypatch.setitem(sys.modules, "benchmarks.packing", module)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "packing", "--output", str(tmp_path)])
+    monkeypatch.setattr(command, "describe", dict)
+    with pytest.raises(KeyboardInterrupt):
+        command.main()
+    assert [part["part"] for part in json.loads((tmp_path / "packing.json").read_text())["result"]] == [1, 2]
