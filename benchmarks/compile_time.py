@@ -9,10 +9,7 @@ import tempfile
 from benchmarks.contenders import Process, Work, spread
 from benchmarks.contenders.pretraining import GRAPHS
 
-WORKS = (
-    Work("pretraining", "mini", rows=16, tokens=128, slots=20),
-    Work("pretraining", "base", rows=8, tokens=128, slots=20),
-)
+WORKS = (Work("pretraining", "base", rows=8, tokens=128, slots=20),)
 CONTENDERS = ("ms_bert fused", "ms_bert stock", "pt_reference --compile")
 REPEATS, LATER = 3, 2
 
