@@ -1,0 +1,74 @@
+"""What the README says of speed is what was measured, and what was required is met but where the limit is known."""
+
+import json
+import re
+
+import pytest
+
+from benchmarks import report
+from benchmarks.contenders import FIRST
+from ms_bert.config import PRESETS
+
+README = report.README.read_text(encoding="utf-8")
+# Three times as fast as the stock operations would be the machine's peak, or beyond it.
+NOT_MET = {
+    "pretraining, mini, 16 x 128: ms_bert stock / ms_bert fused, seconds",
+    "pretraining, base, 8 x 128: ms_bert stock / ms_bert fused, seconds",
+}
+
+
+def test_the_readme_has_the_tables_of_the_results_on_file():
+    assert report.block() in README
+
+
+def test_what_was_required_is_met():
+    found = list(report.requirements())
+    assert len(found) > 20
+    assert {what for what, _, _, met in found if not met} == NOT_MET
+
+
+def test_three_times_as_fast_as_stock_would_be_the_peak_itself():
+    for work in report.load(report.RESULTS, "pretraining_step"):
+        title = f"pretraining, {work['preset']}, {work['rows']} x {work['tokens']}: ms_bert stock / {FIRST}, seconds"
+        if title in NOT_MET:
+            assert work["contenders"]["ms_bert stock"]["share_of_gemm_peak"] > 0.9 / 3
+
+
+def test_contenders_computed_the_same():
+    for name in ("pretraining_step", "finetuning_step", "inference"):
+        for work in report.load(report.RESULTS, name):
+            losses = {who: one["loss_of_first_run"] for who, one in work["contenders"].items()}
+            if name != "inference":
+                losses.pop("transformers")  # draws its own weights and masks
+            assert max(losses.values()) - min(losses.values()) < 1e-4, (work, losses)
+
+
+def test_every_size_was_measured():
+    sizes = {(work["preset"], work["tokens"]) for work in report.load(report.RESULTS, "pretraining_step")}
+    assert sizes == {(preset, tokens) for preset in ("tiny", "mini", "small", "base") for tokens in (128, 512)}
+    assert {preset for preset, _ in sizes} < PRESETS.keys()
+
+
+@pytest.mark.parametrize("draw", [report.draw_speed, report.draw_profile])
+def test_the_charts_can_be_drawn(draw, tmp_path):
+    draw(tmp_path / "chart.png")
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_report_replaces_its_own_part_only(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    results = tmp_path / "results"
+    results.mkdir()
+    for path in report.RESULTS.glob("*.json"):
+        (results / path.name).write_bytes(path.read_bytes())
+    report.write(readme, results)
+    text = readme.read_text()
+    assert text.startswith("before\n<!--") and text.endswith("-->\nafter\n") and "old" not in text
+    assert re.search(r"\| base, pre-training, 8 x 128 \| \d+ ms ", text)
+
+
+def test_a_missing_result_is_named(tmp_path):
+    (tmp_path / "pretraining_step.json").write_text(json.dumps({"result": []}))
+    with pytest.raises(SystemExit, match="python -m benchmarks finetuning_step"):
+        report.block(tmp_path)
