@@ -170,12 +170,13 @@ def draw_speed(path: Path, results: Path = RESULTS) -> None:
         spans = [[abs(ratio["quartiles"][side] - ratio["median"]) for ratio in ratios] for side in (0, 1)]
         colors = ["#1f6fb4" if name.startswith("ms_bert") else "#b0b7bf" for name in names]
         panel.barh(names, medians, xerr=spans, color=colors, error_kw={"elinewidth": 1, "ecolor": "#444444"})
-        for place, value in enumerate(medians):
-            panel.text(value, place, f"  {value:.2f}", va="center", fontsize=8)
+        ends = [ratio["quartiles"][1] for ratio in ratios]
+        for place, (value, end) in enumerate(zip(medians, ends)):
+            panel.text(max(value, end), place, f"  {value:.2f}", va="center", fontsize=8)
         panel.axvline(1, color="#444444", linewidth=0.8)
         seconds = work["contenders"][FIRST]["seconds"]["median"]
         panel.set_title(f"{_title(work)}: {seconds * 1e3:.4g} ms", fontsize=9)
-        panel.set_xlim(0, 1.18 * max(medians))
+        panel.set_xlim(0, 1.18 * max(*medians, *ends))
         panel.tick_params(labelsize=8)
         panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle("Times as long as ms_bert with fused kernels (less is better)", fontsize=11)
@@ -190,17 +191,20 @@ def draw_profile(path: Path, results: Path = RESULTS) -> None:
     figure, panels = pyplot.subplots(1, len(profiles), figsize=(17, 5.2), layout="constrained", squeeze=False)
     for panel, profile in zip(panels.flat, profiles):
         rows = profile["kernels"][::-1]
-        rows = [{"kernel": "MindSpore's own", "milliseconds": profile["not_in_kernels_milliseconds"]}, *rows]
+        rows = [{"kernel": "the rest of the step", "milliseconds": profile["not_in_kernels_milliseconds"]}, *rows]
         names, totals = [row["kernel"] for row in rows], [row["milliseconds"] for row in rows]
         products = [row["milliseconds"] * row.get("share_of_gemm_peak", 0.0) for row in rows]
         panel.barh(names, totals, color="#b0b7bf", label="measured")
         panel.barh(names, products, color="#1f6fb4", label="its products at the peak", height=0.45)
-        title = f"{profile['preset']}, {profile['rows']} x {profile['tokens']}: {profile['step_milliseconds']:.0f} ms, "
-        panel.set_title(f"{title}products {profile['products_at_gemm_peak_milliseconds']:.0f} ms", fontsize=9)
+        panel.set_title(
+            f"{profile['preset']}, {profile['rows']} x {profile['tokens']}: {profile['step_milliseconds']:.0f} ms,\n"
+            f"its products at the peak {profile['products_at_gemm_peak_milliseconds']:.0f} ms",
+            fontsize=9,
+        )
         panel.tick_params(labelsize=7)
         panel.set_xlabel("ms a step", fontsize=8)
         panel.spines[["top", "right"]].set_visible(False)
-    panels.flat[0].legend(fontsize=8, loc="lower right")
+    panels.flat[0].legend(fontsize=8, loc="center right")
     figure.suptitle("Where a pre-training step with fused kernels spends its time", fontsize=11)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)

@@ -1,7 +1,8 @@
 """Where does the time of a pre-training step with the fused kernels go, and how far is it from the machine's limit?
 
 Each kernel of the step alone, on arrays of the step's shapes, by turns with the whole step; float32, dropout on. What
-the kernels do not account for is MindSpore's: launches, the operations that are not fused, Python.
+the kernels do not account for is the rest: MindSpore's launches and operations that are not fused, Python, and caches
+that are colder within a step.
 """
 
 import statistics
