@@ -18,7 +18,8 @@ from ms_bert.run import command
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-LINES = [line for block in re.findall(r"```\n(.*?)```", README, re.S) for line in block.splitlines()]
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.S)
+LINES = [line for kind, block in BLOCKS if not kind for line in block.splitlines()]
 COMMANDS = [line for line in LINES if re.match(r"python -m (ms_bert|pt_reference)\.pretrain", line)]
 CONVERSIONS = [line for line in LINES if line.startswith("python -m conversion")]
 
@@ -76,7 +77,7 @@ def test_every_conversion_is_understood(line):
 
 def run_block(beginning: str, folder: Path) -> str:
     """Run the block of the README that begins so, line by line as it stands; returns the last line printed."""
-    script = next(block for block in re.findall(r"```\n(.*?)```", README, re.S) if block.startswith(beginning))
+    script = next(block for _, block in BLOCKS if block.startswith(beginning))
     assert script.count("python -m conversion convert") == 4
     done = subprocess.run(
         ["bash", "-e", "-c", script],
@@ -92,6 +93,21 @@ def run_block(beginning: str, folder: Path) -> str:
 def test_the_conversions_of_a_run_work_as_they_stand(undisturbed, tmp_path):
     shutil.copytree(undisturbed, tmp_path / "runs" / "base")
     assert "byte for byte" in run_block("python -m conversion convert runs/base", tmp_path)
+
+
+def test_the_python_works_as_it_stands(undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "runs" / "base")
+    scripts = [block for kind, block in BLOCKS if kind == "python"]
+    assert scripts
+    for script in scripts:
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
 
 
 def test_the_journey_of_the_real_weights_ends_where_it_began(tmp_path):
