@@ -40,7 +40,8 @@ class BertEmbeddings(model.BertEmbeddings):
         self.embed = operations.embed
 
     def construct(self, input_ids, token_type_ids, position_ids, dropout_keys):
-        rate, row_keys, column_keys = in_force(self.dropout, dropout_keys)
+        dropout = self.dropout
+        rate, row_keys, column_keys = in_force(dropout.rate, dropout.begin, dropout.end, dropout_keys)
         return self.embed(
             input_ids,
             token_type_ids,
@@ -62,10 +63,8 @@ class BertSelfAttention(model.BertSelfAttention):
         self.projections, self.fused_attention = operations.projections, operations.Attention(self.heads)
 
     def construct(self, hidden_states, sequence_ids, dropout_keys):
-        rate, row_keys, column_keys = 0.0, None, None
-        if dropout_keys is not None and self.rate > 0.0:
-            end = self.first_column + self.heads * sequence_ids.shape[1]
-            rate, row_keys, column_keys = self.rate, dropout_keys[0], dropout_keys[1][self.first_column : end]
+        end = self.first_column + self.heads * sequence_ids.shape[1]
+        rate, row_keys, column_keys = in_force(self.rate, self.first_column, end, dropout_keys)
         query, key, value = self.projections(
             hidden_states,
             self.query.weight,
@@ -83,7 +82,8 @@ class BertSelfOutput(model.BertSelfOutput):
         self.linear_dropout_add_norm = operations.linear_dropout_add_norm
 
     def construct(self, x, residual, dropout_keys):
-        rate, row_keys, column_keys = in_force(self.dropout, dropout_keys)
+        dropout = self.dropout
+        rate, row_keys, column_keys = in_force(dropout.rate, dropout.begin, dropout.end, dropout_keys)
         return self.linear_dropout_add_norm(
             x,
             self.dense.weight,
@@ -178,11 +178,11 @@ class BertLMPredictionHead(model.BertLMPredictionHead):
         return self.linear(self.transform(x), word_embeddings, self.bias)
 
 
-def in_force(dropout, dropout_keys):
-    """The rate of a Dropout, the row keys and its column keys; 0 and none where there is no dropout."""
-    if dropout_keys is None or dropout.rate == 0.0:
+def in_force(rate, begin, end, dropout_keys):
+    """The rate, the row keys and the column keys from begin to end; 0 and none where there is no dropout."""
+    if dropout_keys is None or rate == 0.0:
         return 0.0, None, None
-    return dropout.rate, dropout_keys[0], dropout_keys[1][dropout.begin : dropout.end]
+    return rate, dropout_keys[0], dropout_keys[1][begin:end]
 
 
 FUSED = {

@@ -31,14 +31,11 @@ class MindSpore:
         return {"mindspore": mindspore.__version__}
 
     def kernels(self, options: Options) -> str:
-        from ms_bert.kernels import native, sublayers
+        from ms_bert.kernels import fusible, native
 
-        if options.training.kernels == "stock" or (options.run.device, options.training.precision) != (
-            "CPU",
-            "float32",
-        ):
+        if options.training.kernels == "stock" or not fusible(options.run.device, options.training.precision):
             return "stock kernels"
-        if sublayers(options.run.device, options.training.precision) is None:
+        if native.why_not():
             return f"stock kernels (not by the faster fused ones: {native.why_not()})"
         return f"fused kernels ({native.instructions()}, threads: {native.threads()})"
 

@@ -20,9 +20,14 @@ def attention(device: str, dtype: str):
     return ascend.attention if device == "Ascend" and dtype in ascend.ATTENTION_DTYPES else stock.attention
 
 
+def fusible(device: str, dtype: str) -> bool:
+    """Whether `fused` computes on this device in this dtype, where it was built."""
+    return device == "CPU" and dtype == "float32"
+
+
 def sublayers(device: str, dtype: str):
     """The module `fused` where it computes on this device in this dtype, and was built; else None."""
-    if device != "CPU" or dtype != "float32" or native.why_not():
+    if not fusible(device, dtype) or native.why_not():
         return None
     from ms_bert.kernels import fused
 
@@ -46,6 +51,7 @@ __all__ = [
     "check",
     "cross_entropy",
     "dropout",
+    "fusible",
     "gelu",
     "gelu_new",
     "layer_norm",

@@ -32,6 +32,13 @@ def _settings(*values):
     return Tensor(values, ms.float32)
 
 
+def _drawn(rate, row_keys, column_keys):
+    """The keys of dropout; where there is none, some that no kernel reads."""
+    if rate == 0.0:
+        return NO_ROW_KEYS, NO_COLUMN_KEYS
+    return row_keys, column_keys
+
+
 # Linear layers
 
 
@@ -127,8 +134,7 @@ _layer_norm_gradient = _operation("layer_norm_gradient", 3, lambda dy, n, s, w: 
 
 def linear_dropout_add_norm(x, weight, bias, residual, gamma, beta, epsilon, rate, row_keys, column_keys):
     """layer_norm(residual + dropout(linear(x))): (N, in), (N, H) -> (N, H)."""
-    if rate == 0.0:
-        row_keys, column_keys = NO_ROW_KEYS, NO_COLUMN_KEYS
+    row_keys, column_keys = _drawn(rate, row_keys, column_keys)
     settings = _settings(rate, epsilon)
     return _linear_dropout_add_norm(x, weight, bias, residual, gamma, beta, row_keys, column_keys, settings)[0]
 
@@ -162,8 +168,7 @@ def embed(
     column_keys,
 ):
     """dropout(layer_norm(word + token_type + position)): ids (B, S), tables (entries, H) -> (B * S, H) float32."""
-    if rate == 0.0:
-        row_keys, column_keys = NO_ROW_KEYS, NO_COLUMN_KEYS
+    row_keys, column_keys = _drawn(rate, row_keys, column_keys)
     return _embed(
         input_ids,
         token_type_ids,
@@ -223,8 +228,7 @@ class Attention(nn.Cell):
         )
 
     def construct(self, query, key, value, sequence_ids, rate, row_keys, column_keys):
-        if rate == 0.0:
-            row_keys, column_keys = NO_ROW_KEYS, NO_COLUMN_KEYS
+        row_keys, column_keys = _drawn(rate, row_keys, column_keys)
         settings = _settings(rate, self.heads)
         return self.operation(query, key, value, sequence_ids, row_keys, column_keys, settings)[0]
 

@@ -71,9 +71,9 @@ def kept(root: Path, name: str) -> Iterator[None]:
     """
     global told
     folder = root / name
-    before = _whole(folder)
-    place = None
+    before = place = None
     if not told and SWITCH not in os.environ and _script():
+        before = _whole(folder)
         with contextlib.suppress(OSError):
             place = _copy(folder) if before else _beside(folder)
     if place is None:
