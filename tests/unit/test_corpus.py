@@ -102,19 +102,21 @@ def test_a_name_that_is_neither_file_nor_dataset_is_told(tmp_path, monkeypatch):
         read(tmp_path, "no-such-corpus")
 
 
-@pytest.mark.parametrize(
-    "name, content, words",
-    [
-        ("a.pdf", b"%PDF", "unknown kind"),
-        ("latin.txt", "caf\xe9 na\xefve".encode("latin-1"), "not UTF-8"),
-        ("cut.txt.gz", gzip.compress(b"some text " * 1000)[:-20], "cannot be read to its end"),
-        ("cut.txt.xz", lzma.compress(b"some text " * 1000)[:-20], "cannot be read to its end"),
-        ("not.txt.gz", b"plain", "cannot be read to its end"),
-        ("broken.jsonl", b'{"text": "a"}\n{"text": ', "broken.jsonl"),
-        ("broken.parquet", b"PAR1 nothing", "broken.parquet"),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, words):
+# The tests go by the names: compressed bytes hold the time, and pytest's workers must name a test alike.
+UNREADABLE = {
+    "a.pdf": (b"%PDF", "unknown kind"),
+    "latin.txt": ("caf\xe9 na\xefve".encode("latin-1"), "not UTF-8"),
+    "cut.txt.gz": (gzip.compress(b"some text " * 1000)[:-20], "cannot be read to its end"),
+    "cut.txt.xz": (lzma.compress(b"some text " * 1000)[:-20], "cannot be read to its end"),
+    "not.txt.gz": (b"plain", "cannot be read to its end"),
+    "broken.jsonl": (b'{"text": "a"}\n{"text": ', "broken.jsonl"),
+    "broken.parquet": (b"PAR1 nothing", "broken.parquet"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_file_that_cannot_be_read_is_named(tmp_path, name):
+    content, words = UNREADABLE[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=words) as caught:
         read(tmp_path / "cache", tmp_path / name)
