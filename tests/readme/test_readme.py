@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -132,16 +133,35 @@ def test_its_numbers_are_the_measured_ones():
         f"{learning['text']['held_out_unigram_entropy']:.2f}",
     ):
         assert number in README
-    assert learning["printed"][-1].split(":")[0] in README
+    shown = README.split("```\ncorpus builtin", 1)[1].split("```")[0].splitlines()[1:]
+    assert len(shown) > 5 and {line.replace("runs/tiny", "RUN") for line in shown} <= {*learning["printed"], "..."}
     preset = Options().model.preset
     assert learning["options"]["model"]["preset"] == preset and f"BERT-{preset}" in README
+
+
+def test_its_table_says_what_was_measured():
+    batches, store, models = result("batches")["sequences_per_second"], result("token_store"), result("large_models")
+    start, (small, large) = result("start")["median"], store["runs"]
+    base, larger = models["base"], models["large"]
+    for words in (
+        f"{batches['token']['median']:,} sequences/s",
+        f"waited for {result('learning')['waited_for_batches_share']:.2%} of its time",
+        f"{large['megabytes_per_minute']} MB of text a minute",
+        f"{small['peak_memory_gb']:.2f} GB of memory for 0.1 GB of text, {large['peak_memory_gb']:.2f} GB for 1 GB",
+        f"{start['to_first_step_seconds']:.1f} s, of which {start['first_step_with_compilation_seconds']:.1f} s",
+        f"{median(base['step_seconds']):.1f} s a step, {base['peak_memory_gb']:.1f} GB at most, "
+        f"{base['first_step_with_compilation_seconds']:.0f} s for the first step",
+        f"{median(larger['step_seconds']):.1f} s a step, {larger['peak_memory_gb']:.1f} GB at most",
+    ):
+        assert words in README, words
 
 
 def test_its_numbers_of_conversion_and_crossing_are_the_measured_ones():
     converted, crossing = result("conversion"), result("crossing")["largest_relative_difference_of_the_loss"]
     ratio = converted["times_a_copy"]
     for number in (
-        *(f"{value:.1%}" for value in crossing.values()),
+        f"stays within {crossing['crossed from MindSpore alone']:.2%} of",
+        f"is as far from it ({crossing['PyTorch alone from MindSpore alone']:.2%})",
         f"(median ratio {ratio['median']}, from {ratio['least']} to {ratio['most']})",
         f"{converted['peak_memory_mb']['safetensors']} MB of memory",
         *(str(seconds) for kind, seconds in converted["median_seconds"].items() if kind != "copy, on disk"),
