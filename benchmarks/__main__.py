@@ -1,6 +1,7 @@
 """`python -m benchmarks QUESTION ...`: measure, print, and keep the result with machine, versions and commit.
 
-`python -m benchmarks report` draws the charts and the README's tables of speed from the results on file.
+`python -m benchmarks report` draws the charts and the README's tables of speed from the results on file; with another
+--output, it draws there and prints the tables.
 """
 
 import argparse
@@ -18,7 +19,6 @@ from benchmarks import report
 from benchmarks.machine import describe
 from ms_bert.data.files import write_atomically
 
-RESULTS = Path(__file__).parent / "results"
 NO_QUESTIONS = ("__main__", "contenders", "machine", "report")
 
 
@@ -37,13 +37,15 @@ def main() -> int:
         metavar="QUESTION",
         help=f"what to measure: {', '.join(questions)}; or report",
     )
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=report.RESULTS, help="folder of the results (default: %(default)s)"
+    )
     arguments = parser.parse_args()
-    arguments.output.mkdir(parents=True, exist_ok=True)
     for question in arguments.questions:
         if question == "report":
-            report.write()
+            report.write(arguments.output, report.README if arguments.output.resolve() == report.RESULTS else None)
             continue
+        arguments.output.mkdir(parents=True, exist_ok=True)
         module = importlib.import_module(f"benchmarks.{question}")
         # Described before, for the commit must be that of the measured code.
         result = {"question": module.__doc__.splitlines()[0], **describe()}

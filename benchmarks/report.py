@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.contenders import FIRST
+from ms_bert.data.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
@@ -17,12 +18,20 @@ SPEED, PROFILE = "speed.png", "step_profile.png"
 STEPS = {"pretraining": "pre-training", "finetuning": "fine-tuning"}
 
 
-def write(readme: Path = README, results: Path = RESULTS) -> None:
-    """Draw the charts, put the tables into the README, and print what was required beside what was measured."""
+def write(results: Path = RESULTS, readme: Path | None = README) -> None:
+    """Draw the charts, put the tables into the README, and print what was required beside what was measured.
+
+    Args:
+        results: the folder of the results, and of the charts. readme: None: the tables are printed.
+    """
+    tables = block(results)
     draw_speed(results / SPEED, results)
     draw_profile(results / PROFILE, results)
-    text = readme.read_text()
-    readme.write_text(re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: block(results), text, flags=re.S))
+    if readme is None:
+        print(tables)
+    else:
+        text = re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: tables, readme.read_text(), flags=re.S)
+        write_atomically(readme, text.encode())
     for what, required, measured, met in requirements(results):
         print(f"{'met    ' if met else 'NOT MET'} {what}: {measured}, required {required}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import platform
 import sys
 import time
@@ -105,6 +106,7 @@ def pretrain(framework: Framework, options: Options) -> int:
     path = resumed or options.run.output or _free_folder(options.model.preset)
     if not resumed:
         check_free(path)
+    _check_threads(options.run.threads)
     framework.check(options)
 
     source = resumed or options.model.init
@@ -255,6 +257,15 @@ def _trained_by(before: list[dict], framework: Framework, options: Options, step
 def _parameters(trainer: Trainer) -> int:
     """Number of trainable values; the tied output matrix counts once."""
     return sum(math.prod(shape) for shape in trainer.shapes.values())
+
+
+def _check_threads(threads: int | None) -> None:
+    # Not where options are made: a resumed run's may have been chosen on a larger machine, and be overridden here.
+    most = len(os.sched_getaffinity(0))
+    if threads is not None and threads > most:
+        raise UserError(
+            f"--threads is {threads}, more than the processors that this process may use; choose at most {most}."
+        )
 
 
 def _free_folder(preset: str) -> Path:

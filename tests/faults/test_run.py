@@ -213,6 +213,16 @@ def test_a_missing_device_is_one_sentence(options, tmp_path, device, words):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("package", ["ms_bert", "pt_reference"])
+def test_more_threads_than_processors_are_refused(package, options, tmp_path):
+    runs.assert_refused(
+        runs.run(*options, "--threads", "99999", "--output", tmp_path / "run", package=package),
+        "--threads is 99999, more than the processors that this process may use; choose at most "
+        f"{len(os.sched_getaffinity(0))}.",
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_vocabulary_that_does_not_fit_is_refused(options, tmp_path):
     config = runs.write_config(tmp_path, vocab_size=500)
     runs.assert_refused(

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from benchmarks import report
+from benchmarks.__main__ import main as benchmark
 from benchmarks.contenders import FIRST
 from ms_bert.config import PRESETS
 
@@ -62,13 +63,25 @@ def test_the_report_replaces_its_own_part_only(tmp_path):
     results.mkdir()
     for path in report.RESULTS.glob("*.json"):
         (results / path.name).write_bytes(path.read_bytes())
-    report.write(readme, results)
+    report.write(results, readme)
     text = readme.read_text()
     assert text.startswith("before\n<!--") and text.endswith("-->\nafter\n") and "old" not in text
     assert re.search(r"\| base, pre-training, 8 x 128 \| \d+ ms ", text)
 
 
-def test_a_missing_result_is_named(tmp_path):
+def test_results_elsewhere_leave_the_readme_alone(tmp_path, monkeypatch, capsys):
+    for path in report.RESULTS.glob("*.json"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    before = report.README.read_bytes(), (report.RESULTS / report.SPEED).stat().st_mtime_ns
+    monkeypatch.setattr("sys.argv", ["benchmarks", "report", "--output", str(tmp_path)])
+    assert benchmark() == 0
+    assert (report.README.read_bytes(), (report.RESULTS / report.SPEED).stat().st_mtime_ns) == before
+    assert report.block() in capsys.readouterr().out and (tmp_path / report.SPEED).exists()
+
+
+def test_a_missing_result_is_named(tmp_path, monkeypatch):
     (tmp_path / "pretraining_step.json").write_text(json.dumps({"result": []}))
+    monkeypatch.setattr("sys.argv", ["benchmarks", "report", "--output", str(tmp_path)])
     with pytest.raises(SystemExit, match="python -m benchmarks finetuning_step"):
-        report.block(tmp_path)
+        benchmark()
+    assert [path.name for path in tmp_path.iterdir()] == ["pretraining_step.json"]

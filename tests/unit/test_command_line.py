@@ -73,6 +73,8 @@ def test_the_readmes_long_command_is_understood():
         (("--max-predictions", "500"), "--max-predictions"),
         (("--held-out", "0.9"), "--held-out"),
         (("--keep", "0"), "--keep"),
+        (("--pack", "0"), "--pack is 0"),
+        (("--threads", "0"), "--threads is 0"),
         (("--dropout", "1"), "--dropout"),
         (("--resume", "runs/a", "--output", "runs/b"), "leave out --output"),
         (("--resume", "no/such/run"), "there is no no/such/run"),
@@ -86,7 +88,8 @@ def test_a_mistaken_value_is_one_sentence(arguments, words):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--stepz", "5"), ("--preset", "huge"), ("--device", "TPU"), ("--steps", "many")]
+    "arguments",
+    [("--stepz", "5"), ("--preset", "huge"), ("--device", "TPU"), ("--steps", "many"), ("--kernels", "fast")],
 )
 def test_an_unknown_option_or_value_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
