@@ -2,6 +2,7 @@
 
 import os
 import platform
+import runpy
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -36,7 +37,11 @@ class BuildKernels(build_ext):
         for name, flags in sets.items():
             output = str(Path(self.build_temp) / name)
             objects += self.compiler.compile([str(NATIVE / "kernels.cpp")], output, extra_postargs=[*common, *flags])
-        macros = [(f"MS_BERT_{name.upper()}", None) for name in sets]
+        sources_hash = runpy.run_path(str(NATIVE / "sources.py"))["sources_hash"]
+        macros = [
+            *((f"MS_BERT_{name.upper()}", None) for name in sets),
+            ("MS_BERT_SOURCES", f'"{sources_hash(NATIVE)}"'),
+        ]
         sources = [str(NATIVE / "library.cpp"), str(NATIVE / "threads.cpp")]
         objects += self.compiler.compile(sources, self.build_temp, macros=macros, extra_postargs=common)
         library = self.get_ext_fullpath(extension.name)

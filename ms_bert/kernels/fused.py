@@ -32,6 +32,12 @@ def _settings(*values):
     return Tensor(values, ms.float32)
 
 
+def dropout_settings(rate):
+    """The numbers of dropout for a kernel: the two halves of its threshold, which float32 holds, and the scale."""
+    threshold = stock.dropout_threshold(rate)
+    return threshold // 2**16, threshold % 2**16, 1.0 / (1.0 - rate)
+
+
 def _drawn(rate, row_keys, column_keys):
     """The keys of dropout; where there is none, some that no kernel reads."""
     if rate == 0.0:
@@ -135,7 +141,7 @@ _layer_norm_gradient = _operation("layer_norm_gradient", 3, lambda dy, n, s, w: 
 def linear_dropout_add_norm(x, weight, bias, residual, gamma, beta, epsilon, rate, row_keys, column_keys):
     """layer_norm(residual + dropout(linear(x))): (N, in), (N, H) -> (N, H)."""
     row_keys, column_keys = _drawn(rate, row_keys, column_keys)
-    settings = _settings(rate, epsilon)
+    settings = _settings(*dropout_settings(rate), epsilon)
     return _linear_dropout_add_norm(x, weight, bias, residual, gamma, beta, row_keys, column_keys, settings)[0]
 
 
@@ -180,7 +186,7 @@ def embed(
         beta,
         row_keys,
         column_keys,
-        _settings(rate, epsilon),
+        _settings(*dropout_settings(rate), epsilon),
     )[0]
 
 
@@ -229,7 +235,7 @@ class Attention(nn.Cell):
 
     def construct(self, query, key, value, sequence_ids, rate, row_keys, column_keys):
         row_keys, column_keys = _drawn(rate, row_keys, column_keys)
-        settings = _settings(rate, self.heads)
+        settings = _settings(*dropout_settings(rate), self.heads)
         return self.operation(query, key, value, sequence_ids, row_keys, column_keys, settings)[0]
 
 

@@ -73,9 +73,13 @@ def dropout(x, rate, row_keys, column_keys):
     """
     if rate == 0.0:
         return x
-    threshold = int(-(2**31) + rate * 2**32)
-    keep = ops.cast(row_keys * column_keys >= threshold, x.dtype)
+    keep = ops.cast(row_keys * column_keys >= dropout_threshold(rate), x.dtype)
     return x * (keep * (1.0 / (1.0 - rate)))
+
+
+def dropout_threshold(rate):
+    """The least product of keys with which an element is kept."""
+    return int(-(2**31) + rate * 2**32)
 
 
 def attention_mask(sequence_ids):

@@ -3,6 +3,7 @@
 Not through MindSpore: so that the same tests run under sanitizers, and no other operation is in the way.
 """
 
+import ctypes
 import os
 import resource
 import signal
@@ -44,9 +45,17 @@ def keys(rows, columns):
     return tuple(draw)
 
 
+def threshold(rate) -> int:
+    return int(-(2**31) + rate * 2**32)
+
+
+def dropout_settings(rate) -> tuple[int, int, float]:
+    return threshold(rate) >> 16, threshold(rate) & 0xFFFF, 1.0 / (1.0 - rate)
+
+
 def factors(row_keys, column_keys, rate) -> torch.Tensor:
     with np.errstate(over="ignore"):
-        kept = row_keys * column_keys >= np.int32(-(2**31) + int(rate * 2**32))
+        kept = row_keys * column_keys >= np.int32(threshold(rate))
     return torch.from_numpy(kept / (1.0 - rate))
 
 
@@ -158,7 +167,7 @@ def test_linear_dropout_add_norm(rows, inputs, outputs, rate):
     z = exact[0] @ exact[1].T + exact[2]
     z = exact[3] + (z * factors(*drawn, rate) if rate else z)
     y = torch.nn.functional.layer_norm(z, (outputs,), exact[4], exact[5], EPSILON)
-    settings = np.array([rate, EPSILON], np.float32)
+    settings = np.array([*dropout_settings(rate), EPSILON], np.float32)
     wide, narrow = (rows, outputs), (rows,)
     found = call("linear_dropout_add_norm", [x, w, b, residual, gamma, beta, *drawn, settings], wide, wide, narrow)
     assert_close(found[:1], [y], 2e-5 if outputs == 2 else TOLERANCE)  # of two numbers, which may be near each other
@@ -167,6 +176,33 @@ def test_linear_dropout_add_norm(rows, inputs, outputs, rate):
     inputs_ = [dy, found[1], found[2], x, w, gamma, *drawn, settings]
     found = call("linear_dropout_add_norm_gradient", inputs_, x.shape, w.shape, b.shape, wide, b.shape, b.shape)
     assert_close(found, gradients(y, dy, exact), 4e-6)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.3, 0.99999999])
+def test_dropout_keeps_to_its_threshold_exactly(rate):
+    """With a column key of 1 the product is the row key: here those about the threshold, which float32 would mix up."""
+    near = threshold(rate) + np.array([[-1], [0], [1], [8], [-8]])
+    rows, ones, zeros = near.astype(np.int32), np.ones(8, np.float32), np.zeros(8, np.float32)
+    x, w = np.ones((5, 8), np.float32), np.eye(8, dtype=np.float32)
+    settings = np.array([*dropout_settings(rate), EPSILON], np.float32)
+    inputs = [x, w, zeros, np.arange(40, dtype=np.float32).reshape(5, 8), ones, zeros, rows]
+    columns = np.concatenate([np.ones(1, np.int32), np.full(7, 0, np.int32)])  # of 0 the product is 0
+    _, normal, _ = call("linear_dropout_add_norm", [*inputs, columns, settings], (5, 8), (5, 8), (5,))
+    z = inputs[3] + np.where(rows.astype(np.int64) * columns >= threshold(rate), 1.0 / (1.0 - rate), 0.0)
+    exact = (z - z.mean(1, keepdims=True)) / z.std(1, keepdims=True)
+    np.testing.assert_allclose(normal, exact, atol=2e-6 * max(1.0, np.abs(exact).max()))
+
+
+def test_a_type_that_no_kernel_reads_is_refused(capfd):
+    count, types = 2, (ctypes.c_char_p * 2)(b"int64", b"float32")
+    assert ctypes.CDLL(str(native.LIBRARY)).ms_bert_sum_of_squares(count, None, None, None, types, None, None) == 2
+    assert "sum_of_squares takes float32 and int32 only" in capfd.readouterr().err
+
+
+def test_a_library_of_other_sources_is_not_used(tmp_path, monkeypatch):
+    (tmp_path / "kernels.h").write_text("// another")
+    monkeypatch.setattr(native, "__file__", str(tmp_path / "__init__.py"))
+    assert "built from other sources" in native.why_not()
 
 
 def test_layer_norm_keeps_nothing_of_a_large_mean():
@@ -194,7 +230,7 @@ def test_embed(rate):
     z = sum(table[torch.from_numpy(one.reshape(-1)).long()] for table, one in zip(exact, ids))
     y = torch.nn.functional.layer_norm(z, (width,), exact[3], exact[4], EPSILON)
     y = y * factors(*drawn, rate) if rate else y
-    settings, wide = np.array([rate, EPSILON], np.float32), (4 * 19, width)
+    settings, wide = np.array([*dropout_settings(rate), EPSILON], np.float32), (4 * 19, width)
     found = call("embed", [*ids, *tables, gamma, beta, *drawn, settings], wide, wide, (4 * 19,))
     assert_close(found[:1], [y])
     inputs = [dy, found[1], found[2], *ids, gamma, *drawn, settings, *tables]
@@ -205,7 +241,7 @@ def test_embed(rate):
 def test_an_id_that_a_table_has_not_reads_no_other_memory():
     ids = [np.array([[0, 99, -1]], np.int32), np.zeros((1, 3), np.int32), np.array([[0, 1, 2**31 - 1]], np.int32)]
     tables = [numbers(4, 8), numbers(2, 8, seed=1), numbers(3, 8, seed=2)]
-    ones, settings = np.ones(8, np.float32), np.array([0.0, EPSILON], np.float32)
+    ones, settings = np.ones(8, np.float32), np.array([*dropout_settings(0.0), EPSILON], np.float32)
     found = call("embed", [*ids, *tables, ones, ones * 0, *NO_KEYS, settings], (3, 8), (3, 8), (3,))
     assert np.isfinite(found[0]).all()
     inputs = [found[0], found[1], found[2], *ids, ones, *NO_KEYS, settings, *tables]
@@ -236,7 +272,7 @@ def test_attention(tokens, heads, size, rate):
     if rate:
         p = p * factors(row_keys.reshape(batch, 1, tokens, 1), column_keys.reshape(heads, 1, tokens), rate)
     context = (p @ split[2]).transpose(1, 2).reshape(shape)
-    drawn, settings = (row_keys, column_keys), np.array([rate, heads], np.float32)
+    drawn, settings = (row_keys, column_keys), np.array([*dropout_settings(rate), heads], np.float32)
     found = call("attention", [q, k, v, ids, *drawn, settings], shape, (batch, heads, tokens, 2))
     assert_close(found[:1], [context])
     assert not found[0][ids.reshape(-1) == 0].any()
@@ -258,7 +294,7 @@ def test_attention_hides_no_nan_and_gives_padding_none():
     ids = np.array([[1, 1, 2, 2, 2, 0]], np.int32)
     q, k, v = (numbers(6, 8, seed=i) for i in range(3))
     k[1, 0], v[1, 0] = np.nan, np.inf
-    settings = np.array([0.0, 1], np.float32)
+    settings = np.array([*dropout_settings(0.0), 1], np.float32)
     found = call("attention", [q, k, v, ids, *NO_KEYS, settings], (6, 8), (1, 1, 6, 2))[0]
     assert np.isnan(found[:2]).any(1).all() and not found[5].any()
 
@@ -273,9 +309,9 @@ def test_a_layer_is_its_sublayers_one_after_the_other(tokens, heads, size, inner
     w = [numbers(*shape, seed=i) for i, shape in enumerate([*shapes, (width,), (width,), (width,)])]
     found = call("encoder_layer", [x, ids, *w, settings], x.shape, (rows * (5 * width + inner + 2 * heads + 1),))[0]
     projected = call("projections", [x, *w[:6]], *[x.shape] * 3)
-    no_dropout = [*NO_KEYS, np.array([0, heads], np.float32)]
+    no_dropout = [*NO_KEYS, np.array([*dropout_settings(0.0), heads], np.float32)]
     context = call("attention", [*projected, ids, *no_dropout], x.shape, (batch, heads, tokens, 2))[0]
-    last = [*NO_KEYS, np.array([0, 1e-6], np.float32)]
+    last = [*NO_KEYS, np.array([*dropout_settings(0.0), 1e-6], np.float32)]
     kept = x.shape, x.shape, (rows,)
     attended = call("linear_dropout_add_norm", [context, *w[6:8], x, *w[8:10], *last], *kept)[0]
     name = ("linear_gelu", "linear_gelu_new", "linear_relu")[activation]
@@ -381,6 +417,7 @@ def test_there_are_as_many_threads_as_the_process_may_use():
 
 def test_where_no_more_threads_may_be_made_fewer_do():
     script = """
+import ctypes
 import os
 import resource
 import numpy as np
@@ -400,7 +437,7 @@ print((y == 9).all(), len(os.listdir("/proc/self/task")) < 64)
 
 def test_the_number_of_threads_changes_no_bit():
     x, w, b, dy = numbers(300, 200), numbers(530, 200), numbers(530), numbers(300, 530, seed=1)
-    ids, settings = packed(4, 75), np.array([0.0, 4], np.float32)
+    ids, settings = packed(4, 75), np.array([*dropout_settings(0.0), 4], np.float32)
     labels = np.arange(300, dtype=np.int32)
     results = []
     for threads in (1, 2, 3, 7):

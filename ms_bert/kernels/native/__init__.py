@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ms_bert.kernels.native.sources import sources_hash
+
 # The variable is for a build with sanitizers.
 LIBRARY = Path(os.environ.get("MS_BERT_KERNELS") or Path(__file__).with_name("libms_bert_kernels.so"))
 INSTRUCTIONS = ("avx512", "avx2", "baseline")
@@ -19,7 +21,7 @@ INSTRUCTIONS = ("avx512", "avx2", "baseline")
 def _library() -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(str(LIBRARY))
-        library.ms_bert_instructions.restype = ctypes.c_char_p
+        library.ms_bert_instructions.restype = library.ms_bert_sources.restype = ctypes.c_char_p
         library.ms_bert_set_threads.argtypes = [ctypes.c_int]
     except (OSError, AttributeError):
         return None
@@ -32,6 +34,8 @@ def why_not() -> str | None:
         return "they were not built when this package was installed"
     if _library() is None:
         return f"{LIBRARY.name} cannot be loaded here"
+    if _library().ms_bert_sources().decode() != sources_hash(Path(__file__).parent):
+        return "they were built from other sources; install this package again"
     return None
 
 

@@ -93,15 +93,15 @@ struct Identity {
 
 // Dropout's factors for elements of one row: 0 or 1 / (1 - rate), see `stock.dropout`.
 struct Dropout {
-  bool on;
   int32_t threshold;
   float scale;
-  explicit Dropout(float rate)
-      : on(rate > 0.0f), threshold(0), scale(1.0f) {
-    if (!on) return;
-    threshold = static_cast<int32_t>(-2147483648.0 + static_cast<double>(rate) * 4294967296.0);
-    scale = static_cast<float>(1.0 / (1.0 - static_cast<double>(rate)));
-  }
+  bool on;
+  Dropout() : threshold(INT32_MIN), scale(1.0f), on(false) {}
+  // From the halves of the threshold, which a float holds where it would round the whole, and the scale.
+  explicit Dropout(const float *settings)
+      : threshold(static_cast<int32_t>(settings[0]) * 65536 + static_cast<int32_t>(settings[1])),
+        scale(settings[2]),
+        on(threshold > INT32_MIN) {}
   MS_BERT_INLINE Floats factors(int32_t row_key, Ints column_keys) const {
     typedef uint32_t Unsigned __attribute__((vector_size(4 * W)));  // wraps, where signed overflow is undefined
     const Unsigned product = static_cast<uint32_t>(row_key) * (Unsigned)column_keys;

@@ -59,14 +59,14 @@ constexpr auto linear_relu_gradient = activation_gradient<Relu>;
 void linear_dropout_add_norm(const Arrays &a) {
   const float *settings = a.floats(8);
   MS_BERT_ISA::linear_dropout_add_norm(shape_of(a, 0, 1), a.floats(0), a.floats(1), a.floats(2), a.floats(3),
-                                       Norm{a.floats(4), a.floats(5), settings[1]}, Dropout(settings[0]), a.ints(6),
+                                       Norm{a.floats(4), a.floats(5), settings[3]}, Dropout(settings), a.ints(6),
                                        a.ints(7), a.out(9), a.out(10), a.out(11));
 }
 
 void linear_dropout_add_norm_gradient(const Arrays &a) {
   MS_BERT_ISA::linear_dropout_add_norm_gradient(
       shape_of(a, 3, 4), a.floats(0), a.floats(1), a.floats(2), a.floats(3), a.floats(4), a.floats(5),
-      Dropout(a.floats(8)[0]), a.ints(6), a.ints(7), a.out(9), a.out(10), a.out(11), a.out(12), a.out(13), a.out(14));
+      Dropout(a.floats(8)), a.ints(6), a.ints(7), a.out(9), a.out(10), a.out(11), a.out(12), a.out(13), a.out(14));
 }
 
 void layer_norm(const Arrays &a) {
@@ -89,21 +89,21 @@ void embed(const Arrays &a) {
   const Table tables[] = {{a.ints(0), a.size(3, 0)}, {a.ints(1), a.size(4, 0)}, {a.ints(2), a.size(5, 0)}};
   const float *settings = a.floats(10);
   MS_BERT_ISA::embed(a.count(0), a.size(3, 1), tables, {a.floats(3), a.floats(4), a.floats(5)},
-                     Norm{a.floats(6), a.floats(7), settings[1]}, Dropout(settings[0]), a.ints(8), a.ints(9), a.out(11),
+                     Norm{a.floats(6), a.floats(7), settings[3]}, Dropout(settings), a.ints(8), a.ints(9), a.out(11),
                      a.out(12), a.out(13));
 }
 
 void embed_gradient(const Arrays &a) {
   const Table tables[] = {{a.ints(3), a.size(10, 0)}, {a.ints(4), a.size(11, 0)}, {a.ints(5), a.size(12, 0)}};
   MS_BERT_ISA::embed_gradient(a.size(0, 0), a.size(0, 1), a.floats(0), a.floats(1), a.floats(2), tables, a.floats(6),
-                              Dropout(a.floats(9)[0]), a.ints(7), a.ints(8), {a.out(13), a.out(14), a.out(15)},
+                              Dropout(a.floats(9)), a.ints(7), a.ints(8), {a.out(13), a.out(14), a.out(15)},
                               a.out(16), a.out(17));
 }
 
 Attention attention_of(const Arrays &a, int query, int ids, int keys) {
   const float *settings = a.floats(keys + 2);
-  return Attention(a.size(ids, 0), a.size(ids, 1), static_cast<int64_t>(settings[1]), a.size(query, 1), a.floats(query),
-                   a.floats(query + 1), a.floats(query + 2), a.ints(ids), Dropout(settings[0]), a.ints(keys),
+  return Attention(a.size(ids, 0), a.size(ids, 1), static_cast<int64_t>(settings[3]), a.size(query, 1), a.floats(query),
+                   a.floats(query + 1), a.floats(query + 2), a.ints(ids), Dropout(settings), a.ints(keys),
                    a.ints(keys + 1));
 }
 

@@ -24,7 +24,7 @@ struct EncoderLayer {
     const int64_t size = rows() * width;
     float *q = memory, *k = q + size, *v = k + size, *context = v + size, *attended = context + size;
     float *wide = attended + size, *statistics = wide + rows() * inner, *scales = statistics + 2 * rows() * heads;
-    const Dropout none(0.0f);
+    const Dropout none;
     const float *weights[] = {query.weight, key.weight, value.weight}, *biases[] = {query.bias, key.bias, value.bias};
     float *projected[] = {q, k, v};
     const Shape square{rows(), width, width};

@@ -43,8 +43,14 @@ const Choice &chosen() {
   return choice ? *choice : *choices();
 }
 
-}  // namespace
+// Whether all arrays have a type that kernels read; what MindSpore hands them is as the model's user gave it.
+bool known(int count, const char **types) {
+  for (int i = 0; types && i < count; i++)
+    if (std::string_view(types[i]) != "float32" && std::string_view(types[i]) != "int32") return false;
+  return true;
+}
 
+}  // namespace
 }  // namespace ms_bert
 
 extern "C" {
@@ -52,6 +58,7 @@ extern "C" {
 // How many threads the kernels use; 0: as many as the process may run on.
 void ms_bert_set_threads(int threads) { ms_bert::set_threads(threads); }
 int ms_bert_threads() { return ms_bert::threads(); }
+const char *ms_bert_sources() { return MS_BERT_SOURCES; }  // their hash, see sources.py
 const char *ms_bert_instructions() { return ms_bert::chosen().name; }
 
 // Use these instructions and no wider ones; 0 where the processor or the build has them not.
@@ -64,15 +71,19 @@ int ms_bert_use(const char *name) {
   return 0;
 }
 
-#define MS_BERT_ENTRY(name)                                                                                   \
+#define MS_BERT_ENTRY(name)                                                                                      \
   int ms_bert_##name(int count, void **data, int *ranks, int64_t **shapes, const char **types, void *, void *) { \
-    try {                                                                                                     \
-      ms_bert::chosen().kernels->name({data, ranks, shapes});                                                 \
-      return 0;                                                                                               \
-    } catch (const std::exception &) {                                                                        \
-      std::fprintf(stderr, "ms_bert: there is no memory left for " #name ".\n");                              \
-      return 1;                                                                                               \
-    }                                                                                                         \
+    if (!ms_bert::known(count, types)) {                                                                         \
+      std::fprintf(stderr, "ms_bert: " #name " takes float32 and int32 only.\n");                                \
+      return 2;                                                                                                  \
+    }                                                                                                            \
+    try {                                                                                                        \
+      ms_bert::chosen().kernels->name({data, ranks, shapes});                                                    \
+      return 0;                                                                                                  \
+    } catch (const std::exception &) {                                                                           \
+      std::fprintf(stderr, "ms_bert: there is no memory left for " #name ".\n");                                 \
+      return 1;                                                                                                  \
+    }                                                                                                            \
   }
 MS_BERT_KERNELS(MS_BERT_ENTRY)
 #undef MS_BERT_ENTRY

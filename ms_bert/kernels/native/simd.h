@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__AVX512F__)
 #define MS_BERT_ISA avx512
@@ -90,21 +91,24 @@ MS_BERT_INLINE Ints get(const int32_t *p, int n) { return n == W ? load(p) : loa
 MS_BERT_INLINE void put(float *p, Floats v, int n) { n == W ? store(p, v) : store_first(p, v, n); }
 
 // One step of a transpose: the first or second half of a and b, their elements taking turns.
-template <int HALF>
-MS_BERT_INLINE Floats interleave(Floats a, Floats b) {
-  Ints order;
-  for (int i = 0; i < W; i++) order[i] = HALF * W / 2 + i / 2 + (i % 2) * W;
-  return __builtin_shuffle(a, b, order);
+template <int HALF, int... I>
+MS_BERT_INLINE Floats interleave(Floats a, Floats b, std::integer_sequence<int, I...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, (HALF * W / 2 + I / 2 + I % 2 * W)...);
+#else
+  return __builtin_shuffle(a, b, Ints{(HALF * W / 2 + I / 2 + I % 2 * W)...});
+#endif
 }
 
 // Transpose W vectors of W in place: log2(W) perfect shuffles.
 MS_BERT_INLINE void transpose(Floats (&rows)[W]) {
+  constexpr std::make_integer_sequence<int, W> all_of;
   for (int step = 1; step < W; step *= 2) {
     Floats next[W];
 #pragma GCC unroll 16
     for (int i = 0; i < W / 2; i++) {
-      next[2 * i] = interleave<0>(rows[i], rows[i + W / 2]);
-      next[2 * i + 1] = interleave<1>(rows[i], rows[i + W / 2]);
+      next[2 * i] = interleave<0>(rows[i], rows[i + W / 2], all_of);
+      next[2 * i + 1] = interleave<1>(rows[i], rows[i + W / 2], all_of);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < W; i++) rows[i] = next[i];

@@ -13,7 +13,9 @@
 
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <condition_variable>
+#include <cstdio>
 #include <mutex>
 #include <new>
 #include <system_error>
@@ -51,12 +53,22 @@ cpu_set_t usable() {
 }
 #endif
 
-int processors() {
+int allowed() {
 #if defined(__linux__)
   const cpu_set_t set = usable();
   if (CPU_COUNT(&set) > 0) return CPU_COUNT(&set);
 #endif
   return std::max(1u, std::thread::hardware_concurrency());
+}
+
+// How many processors' time a container may take; more than any machine has where there is no such limit.
+int quota() {
+  double most = 1e9, period = 100000;
+  if (std::FILE *file = std::fopen("/sys/fs/cgroup/cpu.max", "r")) {  // "max 100000", or microseconds of microseconds
+    if (std::fscanf(file, "%lf %lf", &most, &period) != 2) most = 1e9;
+    std::fclose(file);
+  }
+  return most > 0 && period > 0 ? static_cast<int>(std::clamp(std::ceil(most / period), 1.0, 1e6)) : 1000000;
 }
 
 // Keep this thread to the processor at a place among the usable ones, so that it does not wake in its caller's place. The
@@ -141,7 +153,7 @@ class Pool {
     stop_ = false;
     wanted_ = helpers;
     // With fewer threads than processors, other processes may want the rest: then the system chooses.
-    const bool all = helpers + 1 == processors();
+    const bool all = helpers + 1 == allowed();
     try {
       for (int i = 0; i < helpers; i++)
         helpers_.emplace_back([this, i, all] {
@@ -186,7 +198,7 @@ Pool &the_pool() {
 void set_threads(int threads) { wanted = threads; }
 
 int threads() {
-  static const int all = processors();
+  static const int all = std::min(allowed(), quota());
   const int given = wanted.load(std::memory_order_relaxed);
   return given > 0 ? given : all;
 }
