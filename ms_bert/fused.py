@@ -5,26 +5,40 @@ and so do numbers, up to rounding. Attention probabilities are then never formed
 alone, a layer is one operation, and () stands for all that it would give besides its output.
 """
 
-from mindspore import nn
+import mindspore as ms
+from mindspore import nn, ops
 
 from ms_bert import kernels, model
 
 
-def fuse(cell: nn.Cell, device: str = "CPU", dtype: str = "float32", inference: bool = False) -> nn.Cell:
-    """Let the sublayers within a cell compute by fused operations, where there are any for this device and dtype.
+def fuse(cell: nn.Cell, inference: bool = False) -> nn.Cell:
+    """Let the sublayers of a model compute by fused operations, where there are any for its device and dtype.
 
     Args:
-        inference: nobody will ask for gradients, dropout or intermediates: whole layers become one operation.
+        cell: a BertModel, or what holds one. inference: nobody will ask for gradients, dropout or intermediates: whole
+        layers become one operation.
+
+    Raises:
+        ValueError: there is no BertModel in it.
     """
-    operations = kernels.sublayers(device, dtype)
+    cells = [inner for _, inner in cell.cells_and_names()]
+    found = [inner.numerics for inner in cells if isinstance(inner, model.BertModel)]
+    if not found:
+        raise ValueError(f"{type(cell).__name__} holds no BertModel, whose sublayers could be fused.")
+    operations = kernels.sublayers(found[0].device, found[0].precision)
     if operations is not None:
         replaced = {**FUSED, **INFERENCE} if inference else FUSED
-        for _, inner in cell.cells_and_names():
+        for inner in cells:
             fused = replaced.get(type(inner))
             if fused is not None:
                 object.__setattr__(inner, "__class__", fused)  # nn.Cell keeps other attributes in places of its own
                 inner.use(operations)
     return cell
+
+
+def int32(ids):
+    """The kernels' type of integer; a Tensor that was made of a list has another."""
+    return ops.cast(ids, ms.int32)
 
 
 class LayerNorm(model.LayerNorm):
@@ -43,9 +57,9 @@ class BertEmbeddings(model.BertEmbeddings):
         dropout = self.dropout
         rate, row_keys, column_keys = in_force(dropout.rate, dropout.begin, dropout.end, dropout_keys)
         return self.embed(
-            input_ids,
-            token_type_ids,
-            position_ids,
+            int32(input_ids),
+            int32(token_type_ids),
+            int32(position_ids),
             self.word_embeddings.weight,
             self.token_type_embeddings.weight,
             self.position_embeddings.weight,
@@ -74,7 +88,7 @@ class BertSelfAttention(model.BertSelfAttention):
             self.value.weight,
             self.value.bias,
         )
-        return self.fused_attention(query, key, value, sequence_ids, rate, row_keys, column_keys), ()
+        return self.fused_attention(query, key, value, int32(sequence_ids), rate, row_keys, column_keys), ()
 
 
 class BertSelfOutput(model.BertSelfOutput):
@@ -157,8 +171,9 @@ class BertEncoder(model.BertEncoder):
     def construct(self, hidden_states, sequence_ids, dropout_keys):
         if dropout_keys is not None:
             raise ValueError("a model that was fused for inference has no dropout; fuse it without inference=True.")
+        ids = int32(sequence_ids)
         for layer in self.layer:
-            hidden_states, _ = layer(hidden_states, sequence_ids, dropout_keys)
+            hidden_states, _ = layer(hidden_states, ids, dropout_keys)
         return hidden_states, ()
 
 

@@ -242,6 +242,7 @@ class BertModel(nn.Cell):
 
     def __init__(self, config: BertConfig, numerics: Numerics, pooler: bool = True):
         super().__init__()
+        self.numerics = numerics
         self.embeddings = BertEmbeddings(config, numerics)
         self.encoder = BertEncoder(config, numerics)
         self.pooler = BertPooler(config) if pooler else None

@@ -31,13 +31,16 @@ class MindSpore:
         return {"mindspore": mindspore.__version__}
 
     def kernels(self, options: Options) -> str:
-        from ms_bert.kernels import fusible, native
+        from ms_bert import kernels
+        from ms_bert.kernels import native
 
-        if options.training.kernels == "stock" or not fusible(options.run.device, options.training.precision):
-            return "stock kernels"
+        device, precision = options.run.device, options.training.precision
+        if options.training.kernels == "stock" or not kernels.fusible(device, precision):
+            own = kernels.attention(device, precision) is not kernels.stock.attention
+            return "stock kernels, its fused attention among them" if own else "stock kernels"
         if native.why_not():
             return f"stock kernels (not by the faster fused ones: {native.why_not()})"
-        return f"fused kernels ({native.instructions()}, threads: {native.threads()})"
+        return f"fused kernels ({native.instructions()})"
 
 
 if __name__ == "__main__":

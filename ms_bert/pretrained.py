@@ -31,12 +31,9 @@ def load(
     Raises:
         UserError: the folder holds no such model; every weight must be there, and none too many.
     """
-    numerics = numerics or Numerics()
-    model = kind(BertConfig.from_json(folder), numerics, **arguments)
+    model = kind(BertConfig.from_json(folder), numerics or Numerics(), **arguments)
     parameters = {parameter.name: parameter for parameter in model.get_parameters()}
     weights = load_weights(Path(folder), {name: tuple(p.shape) for name, p in parameters.items()})
     for name, parameter in parameters.items():
         parameter.set_data(Tensor(weights[name]))
-    if not fused and not inference:
-        return model
-    return fuse(model, numerics.device, numerics.precision, inference)
+    return fuse(model, inference) if fused or inference else model

@@ -148,7 +148,7 @@ class MindSpore:
         return Numerics(self.device, self.precision)
 
     def _fused(self, model: nn.Cell) -> nn.Cell:
-        return fuse(model, self.device, self.precision) if self.fused else model
+        return fuse(model) if self.fused else model
 
     def _loss(self, model: BertForPreTraining) -> PreTrainingLoss:
         operations = kernels.sublayers(self.device, self.precision) if self.fused else None

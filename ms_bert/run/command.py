@@ -45,7 +45,7 @@ class Framework(Protocol):
         """Of the framework."""
 
     def kernels(self, options: Options) -> str:
-        """What computes the operations, for the line that says what is trained."""
+        """What computes the operations, in words that stand after "by"."""
 
 
 def main(framework: Framework, program: str, description: str, arguments: Sequence[str] | None = None) -> int:
@@ -237,10 +237,11 @@ def _description(
 
 
 def _trained_by(before: list[dict], framework: Framework, options: Options, step: int) -> list[dict]:
-    """Which framework computed the run from which step on: what is known of the steps so far, and this process."""
+    """What computed the run from which step on: what is known of the steps so far, and this process."""
     now = {
         "framework": framework.name,
         "device": options.run.device,
+        "kernels": framework.kernels(options),
         "versions": {
             "ms_bert": ms_bert.__version__,
             "python": platform.python_version(),

@@ -59,6 +59,11 @@ class Optimizer(nn.Cell):
         changes = self.change(gradients, rate, beta1, beta2, correction1, correction2)
         return ops.depend(ops.assign(self.updates, updates), changes)
 
+    def change(self, gradients, rate, beta1, beta2, correction1, correction2):
+        rate, epsilon, decay = self.numbers(rate, correction1, correction2)
+        update = ops.partial(adam, rate, beta1, beta2, epsilon, decay)
+        return self.map(update, self.p, self.m, self.v, gradients, self.decayed)
+
     def updated(self, gradients, factor, rate):
         """The update with gradients that are still to be multiplied by factor () float32, in one pass."""
         updates = self.updates + 1
@@ -109,22 +114,12 @@ class AdamW(Optimizer):
         root = ops.sqrt(correction2)
         return rate * (root / correction1), self.epsilon * root, self.weight_decay * (correction1 / root)
 
-    def change(self, gradients, rate, beta1, beta2, correction1, correction2):
-        rate, epsilon, decay = self.numbers(rate, correction1, correction2)
-        update = ops.partial(adam, rate, beta1, beta2, epsilon, decay)
-        return self.map(update, self.p, self.m, self.v, gradients, self.decayed)
-
 
 class AdamWeightDecay(Optimizer):
     """p = p - r (m / (sqrt(v) + eps) + w p): Google's optimization.py, Adam without bias correction."""
 
     def numbers(self, rate, correction1, correction2):
         return rate, Tensor(self.epsilon, ms.float32), Tensor(self.weight_decay, ms.float32)
-
-    def change(self, gradients, rate, beta1, beta2, correction1, correction2):
-        rate, epsilon, decay = self.numbers(rate, correction1, correction2)
-        update = ops.partial(adam, rate, beta1, beta2, epsilon, decay)
-        return self.map(update, self.p, self.m, self.v, gradients, self.decayed)
 
 
 def adam(rate, beta1, beta2, epsilon, decay, p, m, v, g, decayed):

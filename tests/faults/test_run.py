@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from ms_bert.options import Options
+from ms_bert.pretrain import MindSpore
 from tests import runs
 
 
@@ -46,7 +48,9 @@ def test_the_run_folder_holds_what_it_should(undisturbed):
     assert [line["step"] for line in lines if "held_out_mlm_loss" in line] == [5, 10, 12]
     assert {"mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy", "gradient_norm", "learning_rate"} <= set(lines[0])
     description = json.loads((undisturbed / "run.json").read_text())
-    assert description["options"]["training"]["steps"] == 12 and description["trained_by"][0]["versions"]["mindspore"]
+    trained_by = description["trained_by"][0]
+    assert description["options"]["training"]["steps"] == 12 and trained_by["versions"]["mindspore"]
+    assert trained_by["kernels"] == MindSpore().kernels(Options())
     assert (undisturbed / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 

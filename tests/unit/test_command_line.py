@@ -145,3 +145,24 @@ def test_a_run_of_another_version_is_refused(saved):
     (saved / "run.json").write_text("{}")
     with pytest.raises(UserError, match="damaged"):
         parse("--resume", str(saved))
+
+
+def test_a_run_tells_from_where_on_other_kernels_computed_it():
+    class Framework:
+        name, words = "MindSpore", "fused kernels (avx512)"
+
+        def versions(self):
+            return {}
+
+        def kernels(self, options):
+            return self.words
+
+    framework, options = Framework(), Options()
+    begun = command._trained_by([], framework, options, 0)
+    assert command._trained_by(begun, framework, options, 50) == begun
+    framework.words = "stock kernels"
+    entries = command._trained_by(begun, framework, options, 50)
+    assert [(entry["from_step"], entry["kernels"]) for entry in entries] == [
+        (0, "fused kernels (avx512)"),
+        (50, "stock kernels"),
+    ]
