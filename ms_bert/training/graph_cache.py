@@ -17,7 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import mindspore
@@ -33,7 +33,8 @@ SWITCH, PLACE = "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"
 NOT_IN_THE_GRAPH = ("steps", "decay_steps", "decay_power", "warmup_steps", "learning_rate", "seed")
 HASHES = "hashes.json"
 told = False  # whether this process has told MindSpore its place
-DAY = 24 * 3600  # after which a folder that is being made belongs to a process that was killed
+MAKING, COPY = ".making-", "ms_bert-graphs-"  # what folders in work are called, in the cache and among temporary files
+DAY = 24 * 3600  # after which such a folder belongs to a process that was killed
 
 
 def key(config: BertConfig, options: Options) -> str:
@@ -75,7 +76,7 @@ def kept(root: Path, name: str) -> Iterator[None]:
     if not told and SWITCH not in os.environ and _script():
         before = _whole(folder)
         with contextlib.suppress(OSError):
-            place = _copy(folder) if before else _beside(folder)
+            place = _copy(folder, before) if before else _beside(folder)
     if place is None:
         yield
         return
@@ -95,14 +96,18 @@ def kept(root: Path, name: str) -> Iterator[None]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _copy(folder: Path) -> Path:
-    """A copy to work with, for MindSpore writes where it does not like what it finds."""
-    place = Path(tempfile.mkdtemp(prefix="ms_bert-graphs-"))
+def _copy(folder: Path, hashes: dict[str, str]) -> Path | None:
+    """A copy to work with, for MindSpore writes where it does not like what it finds; None: it was not to be had."""
+    _sweep(Path(tempfile.gettempdir()).glob(f"{COPY}*"))
+    place = Path(tempfile.mkdtemp(prefix=COPY))
     try:
         shutil.copytree(folder, place, dirs_exist_ok=True)
-    except OSError:
+    except OSError:  # of shutil too; another process may throw the folder away meanwhile
         shutil.rmtree(place, ignore_errors=True)
-        raise
+        return None
+    if _hashes(place) != hashes:
+        shutil.rmtree(place, ignore_errors=True)
+        return None
     with contextlib.suppress(OSError):  # the cache may be for reading only
         os.utime(folder)
     return place
@@ -111,7 +116,7 @@ def _copy(folder: Path) -> Path:
 def _beside(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
+    return Path(tempfile.mkdtemp(dir=folder.parent, prefix=MAKING))
 
 
 def _publish(place: Path, folder: Path) -> None:
@@ -122,9 +127,17 @@ def _publish(place: Path, folder: Path) -> None:
             os.replace(place, folder)
     with contextlib.suppress(OSError):
         folders = [path for path in folder.parent.iterdir() if not path.name.startswith(".")]
-        left = [path for path in folder.parent.glob(".making-*") if time.time() - path.stat().st_mtime > DAY]
-        for old in (*left, *sorted(folders, key=lambda path: path.stat().st_mtime)[:-KEPT]):
+        for old in sorted(folders, key=lambda path: path.stat().st_mtime)[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
+        _sweep(folder.parent.glob(f"{MAKING}*"))
+
+
+def _sweep(folders: Iterable[Path]) -> None:
+    """Remove those of processes that were killed."""
+    for path in folders:
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > DAY:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _whole(folder: Path) -> dict[str, str] | None:

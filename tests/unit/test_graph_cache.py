@@ -2,6 +2,9 @@
 
 import dataclasses
 import os
+import shutil
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -172,6 +175,32 @@ def test_only_the_last_used_are_kept(root):
     kept_now = names(root)
     assert len(kept_now) == graph_cache.KEPT and {"graph-00", "new"} <= set(kept_now)
     assert "graph-01" not in kept_now and left.name not in kept_now
+
+
+def test_copies_of_killed_processes_are_removed(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    compile_in(root)
+    for name, age in (("killed", 0), ("at-work", time.time())):
+        folder = tmp_path / f"ms_bert-graphs-{name}"
+        folder.mkdir()
+        os.utime(folder, (age, age))
+    compile_in(root)
+    assert [path.name for path in tmp_path.glob("ms_bert-graphs-*")] == ["ms_bert-graphs-at-work"]
+
+
+def test_a_copy_of_what_is_thrown_away_meanwhile_is_not_used(root, monkeypatch):
+    compile_in(root)
+    copy = shutil.copytree
+
+    def torn(source, target, *others, **more):  # copytree calls itself for folders within
+        copy(source, target, *others, **more)
+        for path in Path(target).glob("*.mindir"):
+            path.unlink()
+
+    monkeypatch.setattr(shutil, "copytree", torn)
+    with kept(root, "a"):
+        assert SWITCH not in os.environ
+    assert names(root) == ["a"]
 
 
 def test_mindspore_is_told_one_place_only(root, monkeypatch):
