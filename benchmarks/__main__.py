@@ -10,6 +10,7 @@ import inspect
 import itertools
 import json
 import operator
+import os
 import pkgutil
 import sys
 from pathlib import Path
@@ -45,16 +46,25 @@ def main() -> int:
         if question == "report":
             report.write(arguments.output, report.README if arguments.output.resolve() == report.RESULTS else None)
             continue
-        arguments.output.mkdir(parents=True, exist_ok=True)
         module = importlib.import_module(f"benchmarks.{question}")
+        path = arguments.output / f"{question}.json"
+        partial = path.with_suffix(".partial.json")
+        try:
+            arguments.output.mkdir(parents=True, exist_ok=True)
+            write_atomically(partial, b"")
+            partial.unlink()
+        except OSError as error:
+            raise SystemExit(
+                f"{arguments.output} cannot be written to ({error.strerror}); name another --output."
+            ) from None
         # Described before, for the commit must be that of the measured code.
         result = {"question": module.__doc__.splitlines()[0], **describe()}
-        path = arguments.output / f"{question}.json"
         measured = module.measure(arguments.output)
-        # A question of many parts gives one after the other; each is kept as soon as it is there.
+        # A question of many parts gives one after the other; each is kept beside the last whole result until all are.
         for result["result"] in _so_far(measured) if inspect.isgenerator(measured) else [measured]:
-            write_atomically(path, (json.dumps(result, indent=2) + "\n").encode())
+            write_atomically(partial, (json.dumps(result, indent=2) + "\n").encode())
         print(json.dumps(result["result"], indent=2))
+        os.replace(partial, path)
         print(path)
     return 0
 

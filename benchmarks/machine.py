@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -25,11 +26,8 @@ def describe() -> dict:
         platform.machine(),
     )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    git = ["git", "-C", str(Path(__file__).parent)]
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], text=True, capture_output=True).stdout.strip()
-    changed = subprocess.run(
-        [*git, "status", "--porcelain", "--untracked-files=no", "--", ":!results"], text=True, capture_output=True
-    ).stdout.strip()
+    commit = _git("rev-parse", "HEAD")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":!results")
     return {
         "machine": {
             "cpu": cpu,
@@ -39,11 +37,27 @@ def describe() -> dict:
         },
         "versions": {
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in PACKAGES},
+            **{name: _version(name) for name in PACKAGES},
         },
-        "commit": commit + (" with uncommitted changes" if changed else ""),
+        "commit": f"{commit} with uncommitted changes" if changed else commit,
         "date": datetime.date.today().isoformat(),
     }
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of this folder; None: there is no git, or this is no clone."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+    told = subprocess.run([git, "-C", str(Path(__file__).parent), *arguments], text=True, capture_output=True)
+    return told.stdout.strip() if told.returncode == 0 else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def run_pretraining(*arguments, watch: str | None = None, package: str = "ms_bert") -> dict:

@@ -1,7 +1,7 @@
 """How long does a pre-training step take on the CPU, in each framework, and how near is it to the machine's peak?
 
 Float32, dropout 0.1, AdamW, clipping, rows without padding; contenders take turns. transformers scores every token, the
-others the masked ones only. BERT-base and small on long rows do not fit beside each other six times into 24 GB.
+others the masked ones only. BERT-base does not fit beside itself six times into 24 GB: it comes in two groups.
 """
 
 from benchmarks.contenders import Work, measured

@@ -10,6 +10,7 @@ of JSON each.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -17,6 +18,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -24,6 +26,7 @@ import numpy as np
 
 THREADS = len(os.sched_getaffinity(0))
 FIRST = "ms_bert fused"  # whom all others are compared with
+SCORES_ALL = "transformers"  # whose MLM head does not leave out the tokens that are not masked
 REST = 0.1  # seconds between two turns
 TOGETHER = 6  # contenders that are held in memory at once, where the work does not say otherwise
 
@@ -81,6 +84,14 @@ def makers(kind: str) -> dict:
     return importlib.import_module(f"benchmarks.contenders.{kind}").MAKERS
 
 
+def need_fused_kernels() -> None:
+    """End where they cannot be used: stock operations must not be measured by their name."""
+    from ms_bert.kernels import native
+
+    if native.why_not():
+        raise SystemExit(f"the fused kernels cannot be measured: {native.why_not()}")
+
+
 class Process:
     """One contender, started and run once.
 
@@ -103,16 +114,18 @@ class Process:
         self.peak_memory_gb = begun["peak_memory_gb"]
 
     def run(self, times: int) -> float:
-        """Seconds of one of so many runs, on average; where they are many, another one before them does not count."""
+        """Seconds of one of so many runs, on average; another one before them does not count."""
         time.sleep(REST)
-        self._process.stdin.write(f"{times}\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended, which the answer tells
+            self._process.stdin.write(f"{times}\n")
+            self._process.stdin.flush()
         told = self._answer()
         self.peak_memory_gb = told["peak_memory_gb"]
         return told["seconds"] / times
 
     def close(self) -> None:
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
 
     def _answer(self) -> dict:
@@ -132,7 +145,8 @@ def compare(work: Work, rounds: int, seconds: float = 0.5, together: int = TOGET
 
     Returns:
         for each its seconds (median and the quartiles) and what `Process` tells, and the ratios to the first, pair by
-        pair: of seconds, so that more than 1 is slower.
+        pair: of seconds, so that more than 1 is slower. Beside them the seconds of each round, its own and those of the
+        first in the same round, and how many runs a round had.
     """
     others = [name for name in makers(work.kind) if name != FIRST]
     size = together - 1
@@ -145,9 +159,11 @@ def compare(work: Work, rounds: int, seconds: float = 0.5, together: int = TOGET
 
 def _take_turns(work: Work, names: list[str], rounds: int, seconds: float) -> dict:
     processes = []
-    try:
+    with contextlib.ExitStack() as stack:
+        compiled = stack.enter_context(tempfile.TemporaryDirectory())  # by torch, so that an earlier run's is not taken
         for name in names:
-            processes.append(Process(name, work))
+            processes.append(Process(name, work, {"TORCHINDUCTOR_CACHE_DIR": compiled}))
+            stack.callback(processes[-1].close)
             print(f"  {name}: first run {processes[-1].first_seconds:.1f} s", flush=True)
         times = [max(1, round(seconds / process.run(3))) for process in processes]
         seen = [[0.0] * len(processes) for _ in range(rounds)]
@@ -155,21 +171,26 @@ def _take_turns(work: Work, names: list[str], rounds: int, seconds: float) -> di
             for turn in range(len(processes)):
                 place = (number + turn) % len(processes)
                 row[place] = processes[place].run(times[place])
-    finally:
-        for process in processes:
-            process.close()
     by_contender = list(zip(*seen))
     return {
         process.name: {
             "seconds": spread(own),
             "times_the_first": spread([a / b for a, b in zip(own, by_contender[0])]),
-            "gflops_a_second": round(work.flops / statistics.median(own) / 1e9, 1),
+            "gflops_a_second": round(flops_of(process.name, work) / statistics.median(own) / 1e9, 1),
             "first_run_seconds": round(process.first_seconds, 2),
             "loss_of_first_run": process.loss,
             "peak_memory_gb": process.peak_memory_gb,
+            "runs_a_round": runs,
+            "seconds_by_round": [round(seconds, 6) for seconds in own],
+            "seconds_of_the_first_by_round": [round(seconds, 6) for seconds in by_contender[0]],
         }
-        for process, own in zip(processes, by_contender)
+        for process, own, runs in zip(processes, by_contender, times)
     }
+
+
+def flops_of(name: str, work: Work) -> float:
+    """What a contender computes of the work."""
+    return work.flops_scoring_all if name == SCORES_ALL and work.kind == "pretraining" else work.flops
 
 
 def spread(values) -> dict:

@@ -25,8 +25,7 @@ def main(name: str, work: str) -> None:
     loss = once()
     tell(time.perf_counter() - begun, loss=round(loss, 5))
     for line in sys.stdin:
-        if int(line) > 1:
-            once()  # brings back to the caches what others have driven out
+        once()  # brings back to the caches what others have driven out
         begun = time.perf_counter()
         for _ in range(int(line)):
             once()

@@ -7,8 +7,9 @@ import types
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import contenders
+from benchmarks import contenders, machine
 from benchmarks.contenders import FIRST, Process, Work
+from ms_bert.kernels import native
 
 TINY = {
     "pretraining": Work("pretraining", "tiny", rows=2, tokens=16, slots=2),
@@ -38,7 +39,7 @@ class Fake:
 
     alive, most = 0, 0
 
-    def __init__(self, name, work):
+    def __init__(self, name, work, environment):
         self.name, self.first_seconds, self.loss, self.peak_memory_gb = name, 9.0, 1.0, 0.5
         self.seconds, self.rounds = 1.0 + list(contenders.makers(work.kind)).index(name), 0
         Fake.alive += 1
@@ -72,17 +73,57 @@ def test_flops_are_those_of_the_literature():
     assert base.flops - 3 * encoder == pytest.approx((base.flops_scoring_all - 3 * encoder) * 20 / 128)
 
 
-def test_what_is_measured_is_kept_part_by_part(tmp_path, monkeypatch, capsys):
-    def measure(output):
-        yield {"part": 1}
-        assert json.loads((tmp_path / "packing.json").read_text())["result"] == [{"part": 1}]
-        yield {"part": 2}
-        raise KeyboardInterrupt
+def test_a_contender_that_dies_between_its_turns_is_named():
+    process = Process(FIRST, TINY["pretraining"])
+    process._process.kill()
+    process._process.wait()
+    with pytest.raises(SystemExit, match="the contender ms_bert fused ended with exit code -9"):
+        process.run(1)
+    process.close()
 
+
+def test_stock_operations_are_not_measured_as_fused_ones(monkeypatch, tmp_path):
+    monkeypatch.setattr(native, "LIBRARY", tmp_path / "missing.so")
+    for kind in ("pretraining", "finetuning", "inference"):
+        with pytest.raises(SystemExit, match="the fused kernels cannot be measured: they were not built"):
+            contenders.makers(kind)[FIRST](TINY["pretraining"])
+
+
+def test_a_machine_without_git_or_a_package_is_described(monkeypatch):
+    monkeypatch.setattr(machine.shutil, "which", lambda name: None)
+    monkeypatch.setattr(machine, "PACKAGES", ("numpy", "no-such-package"))
+    described = machine.describe()
+    assert described["commit"] is None and described["versions"]["no-such-package"] is None
+
+
+def measuring(monkeypatch, measure, *arguments):
     module = types.SimpleNamespace(__doc__="In how many parts?", measure=measure)
     monkeypatch.setitem(sys.modules, "benchmarks.packing", module)
-    monkeypatch.setattr(sys, "argv", ["benchmarks", "packing", "--output", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "packing", *map(str, arguments)])
     monkeypatch.setattr(command, "describe", dict)
+    return command.main
+
+
+def test_what_is_measured_is_kept_part_by_part_beside_the_last_whole_result(tmp_path, monkeypatch):
+    partial, path = tmp_path / "packing.partial.json", tmp_path / "packing.json"
+    path.write_text("the last one")
+
+    def measure(output, last=KeyboardInterrupt):
+        yield {"part": 1}
+        assert json.loads(partial.read_text())["result"] == [{"part": 1}]
+        yield {"part": 2}
+        if last:
+            raise last
+
     with pytest.raises(KeyboardInterrupt):
-        command.main()
-    assert [part["part"] for part in json.loads((tmp_path / "packing.json").read_text())["result"]] == [1, 2]
+        measuring(monkeypatch, measure, "--output", tmp_path)()
+    assert json.loads(partial.read_text())["result"] == [{"part": 1}, {"part": 2}]
+    assert path.read_text() == "the last one"
+    assert measuring(monkeypatch, lambda output: measure(output, None), "--output", tmp_path)() == 0
+    assert json.loads(path.read_text())["result"] == [{"part": 1}, {"part": 2}] and not partial.exists()
+
+
+def test_where_no_result_can_be_written_nothing_is_measured(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match="cannot be written to .*name another --output"):
+        measuring(monkeypatch, pytest.fail, "--output", tmp_path / "file" / "results")()
