@@ -66,8 +66,8 @@ def block(results: Path = RESULTS) -> str:
             f"{share['pt_reference']:.0%}. torch multiplies without AVX-512 on this processor, which is AMD's: its",
             f"best product is at {torch:.0f} GFLOP/s, that of the fused kernels at {ours:.0f}; on Intel's the two may",
             f"be nearer. The stock operations reach {stock:.0%} of the peak for mini: three times as fast would be",
-            f"{3 * stock:.0%}, and the fused step reaches {share[FIRST]:.0%}. Where it spends its time, of which it",
-            f"took {profiled['step_milliseconds']:.0f} ms while this was measured:",
+            f"{3 * stock:.0%}, and the fused step reaches {share[FIRST]:.0%}. Where its time goes, at",
+            f"{profiled['step_milliseconds']:.0f} ms a step while this was measured:",
         ),
         f"![Milliseconds of each kernel, and what its products would take at the peak](benchmarks/results/{PROFILE})",
         _paragraph(
@@ -85,7 +85,7 @@ def block(results: Path = RESULTS) -> str:
         ),
         _paragraph(
             f"With `--pack 4`, a step of BERT-mini on rows of {packing['tokens_a_row']} tokens takes in",
-            f"{gain['median']:.2f} times the text a second: {packed} of the rows is then text, {alone} without.",
+            f"{gain['median']:.2f} times the text a second: {packed} of the rows is text then, {alone} without.",
         ),
         END,
     ]

@@ -198,6 +198,7 @@ class BertEncoder(nn.Cell):
 
     def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
+        # Each layer is compiled by itself: lazy_inline, which would compile one for all, ends in an error on CPU.
         self.layer = nn.CellList([BertLayer(config, numerics, i) for i in range(config.num_hidden_layers)])
         if numerics.recompute:
             for layer in self.layer:
