@@ -160,8 +160,8 @@ def test_its_numbers_of_conversion_and_crossing_are_the_measured_ones():
     converted, crossing = result("conversion"), result("crossing")["largest_relative_difference_of_the_loss"]
     ratio = converted["times_a_copy"]
     for number in (
-        f"stays within {crossing['crossed from MindSpore alone']:.2%} of",
-        f"is as far from it ({crossing['PyTorch alone from MindSpore alone']:.2%})",
+        f"stays within {crossing['crossed from MindSpore alone']:.3%} of",
+        f"that of PyTorch alone within {crossing['PyTorch alone from MindSpore alone']:.3%}",
         f"(median ratio {ratio['median']}, from {ratio['least']} to {ratio['most']})",
         f"{converted['peak_memory_mb']['safetensors']} MB of memory",
         *(str(seconds) for kind, seconds in converted["median_seconds"].items() if kind != "copy, on disk"),
