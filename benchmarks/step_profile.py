@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from benchmarks.contenders import FIRST, THREADS, Work, gemm_peak, makers, need_fused_kernels
+from benchmarks.contenders import FIRST, Work, gemm_peak, made
 from ms_bert.kernels import native
 
 WORKS = (
@@ -23,14 +23,12 @@ ROUNDS = 9
 
 
 def measure(output):
-    need_fused_kernels()
-    native.set_threads(THREADS)
     for work in WORKS:
         yield profile(work)
 
 
 def profile(work: Work) -> dict:
-    once, kernels, peak = makers(work.kind)[FIRST](work), list(kernels_of(work)), 0.0
+    once, kernels, peak = made(FIRST, work), list(kernels_of(work)), 0.0
     once()
     whole, alone = [], [[] for _ in kernels]
     for _ in range(ROUNDS):

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,13 @@ def minilm() -> Path:
 def makers(kind: str) -> dict:
     """For each contender a function that, in the process of it, makes from the work a function that does it once."""
     return importlib.import_module(f"benchmarks.contenders.{kind}").MAKERS
+
+
+def made(name: str, work: Work) -> Callable[[], float]:
+    """The function of a contender that does the work once, made in this process."""
+    if name == FIRST:
+        need_fused_kernels()
+    return makers(work.kind)[name](work)
 
 
 def need_fused_kernels() -> None:

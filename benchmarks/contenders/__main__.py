@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.contenders import Work, makers
+from benchmarks.contenders import Work, made
 
 
 def peak_memory_gb() -> float:
@@ -20,7 +20,7 @@ def main(name: str, work: str) -> None:
         print(json.dumps({"seconds": seconds, "peak_memory_gb": peak_memory_gb(), **more}), flush=True)
 
     work = Work(**json.loads(work))
-    once = makers(work.kind)[name](work)
+    once = made(name, work)
     begun = time.perf_counter()
     loss = once()
     tell(time.perf_counter() - begun, loss=round(loss, 5))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.contenders import THREADS, Work, need_fused_kernels
+from benchmarks.contenders import THREADS, Work
 from benchmarks.contenders.pretraining import options_of, transformers_steps, use_mindspore
 
 INPUTS = ("input_ids", "token_type_ids", "position_ids", "sequence_ids", "cls_positions")
@@ -34,8 +34,6 @@ def _keys(work: Work, step: int):
 
 def _mindspore(kernels: str):
     def make(work: Work) -> Callable[[], float]:
-        if kernels == "fused":
-            need_fused_kernels()
         use_mindspore()
         from mindspore import Tensor
 

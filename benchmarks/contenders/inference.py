@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.contenders import THREADS, Work, minilm, need_fused_kernels
+from benchmarks.contenders import THREADS, Work, minilm
 from benchmarks.contenders.finetuning import INPUTS, batch_of
 
 
@@ -21,8 +21,6 @@ def _mindspore(fused: bool):
         from ms_bert.model import BertModel
         from ms_bert.pretrained import load
 
-        if fused:
-            need_fused_kernels()
         use_device("CPU", threads=THREADS)
 
         class Encoder(nn.Cell):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.contenders import THREADS, Work, need_fused_kernels
+from benchmarks.contenders import THREADS, Work
 
 GRAPHS = "MS_BERT_BENCHMARK_GRAPHS"  # the folder in which compiled steps are kept, where it is set
 
@@ -51,8 +51,6 @@ def use_mindspore(graph: bool = True) -> None:
 
 def _mindspore(kernels: str, graph: bool = True):
     def make(work: Work) -> Callable[[], float]:
-        if kernels == "fused":
-            need_fused_kernels()
         use_mindspore(graph)
         from ms_bert.training.trainer import MindSporeTrainer
 

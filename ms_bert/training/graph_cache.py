@@ -100,17 +100,14 @@ def _copy(folder: Path, hashes: dict[str, str]) -> Path | None:
     """A copy to work with, for MindSpore writes where it does not like what it finds; None: it was not to be had."""
     _sweep(Path(tempfile.gettempdir()).glob(f"{COPY}*"))
     place = Path(tempfile.mkdtemp(prefix=COPY))
-    try:
+    with contextlib.suppress(OSError):  # another process may throw the folder away meanwhile
         shutil.copytree(folder, place, dirs_exist_ok=True)
-    except OSError:  # of shutil too; another process may throw the folder away meanwhile
-        shutil.rmtree(place, ignore_errors=True)
-        return None
-    if _hashes(place) != hashes:
-        shutil.rmtree(place, ignore_errors=True)
-        return None
-    with contextlib.suppress(OSError):  # the cache may be for reading only
-        os.utime(folder)
-    return place
+        if _hashes(place) == hashes:
+            with contextlib.suppress(OSError):  # the cache may be for reading only
+                os.utime(folder)
+            return place
+    shutil.rmtree(place, ignore_errors=True)
+    return None
 
 
 def _beside(folder: Path) -> Path:

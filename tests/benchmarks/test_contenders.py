@@ -1,5 +1,6 @@
 """The harness of the benchmarks: contenders take turns, do the same work, and what they say is kept."""
 
+import dataclasses
 import json
 import sys
 import types
@@ -86,7 +87,7 @@ def test_stock_operations_are_not_measured_as_fused_ones(monkeypatch, tmp_path):
     monkeypatch.setattr(native, "LIBRARY", tmp_path / "missing.so")
     for kind in ("pretraining", "finetuning", "inference"):
         with pytest.raises(SystemExit, match="the fused kernels cannot be measured: they were not built"):
-            contenders.makers(kind)[FIRST](TINY["pretraining"])
+            contenders.made(FIRST, dataclasses.replace(TINY["pretraining"], kind=kind))
 
 
 def test_a_machine_without_git_or_a_package_is_described(monkeypatch):

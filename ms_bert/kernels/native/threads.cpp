@@ -61,14 +61,14 @@ int allowed() {
   return std::max(1u, std::thread::hardware_concurrency());
 }
 
-// How many processors' time a container may take; more than any machine has where there is no such limit.
-int quota() {
-  double most = 1e9, period = 100000;
-  if (std::FILE *file = std::fopen("/sys/fs/cgroup/cpu.max", "r")) {  // "max 100000", or microseconds of microseconds
-    if (std::fscanf(file, "%lf %lf", &most, &period) != 2) most = 1e9;
-    std::fclose(file);
-  }
-  return most > 0 && period > 0 ? static_cast<int>(std::clamp(std::ceil(most / period), 1.0, 1e6)) : 1000000;
+// How many processors' time a container may take, the last one's in part, or `most` where it may take more.
+int within_quota(int most) {
+  std::FILE *file = std::fopen("/sys/fs/cgroup/cpu.max", "r");
+  if (!file) return most;
+  double time = 0, period = 0;  // microseconds; "max" for no limit
+  const bool limited = std::fscanf(file, "%lf %lf", &time, &period) == 2 && time > 0 && period > 0;
+  std::fclose(file);
+  return limited && time < most * period ? static_cast<int>(std::ceil(time / period)) : most;
 }
 
 // Keep this thread to the processor at a place among the usable ones, so that it does not wake in its caller's place. The
@@ -198,7 +198,7 @@ Pool &the_pool() {
 void set_threads(int threads) { wanted = threads; }
 
 int threads() {
-  static const int all = std::min(allowed(), quota());
+  static const int all = within_quota(allowed());
   const int given = wanted.load(std::memory_order_relaxed);
   return given > 0 ? given : all;
 }
