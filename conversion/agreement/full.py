@@ -32,15 +32,16 @@ def against_goldens(device: str, precisions: tuple[str, ...] | None = None, tell
     Args:
         precisions: None: all that MindSpore has on the device. tell: takes a line of progress.
     """
-    from conversion.agreement.in_mindspore import MindSpore
+    from conversion.agreement.in_mindspore import in_graph_mode
 
     oracle, found = goldens.Goldens(), []
-    for precision in precisions or PRECISIONS[device]:
-        contender = MindSpore(precision, device)
+    contenders = [one for precision in precisions or PRECISIONS[device] for one in in_graph_mode(device, precision)]
+    for contender in contenders:
+        before = len(found)
         for problem, groups in goldens.problems().values():
             groups = (*groups, *(suite.EXACT if len(groups) > 2 else ()))
             found += findings(contender, problem, oracle, groups)
-        tell(f"MindSpore on {device} in {precision}: {_told(found, precision)}")
+        tell(f"{contender.name} on {device} in {contender.precision}: {_told(found[before:])}")
     return _report(f"ms_bert on {device} against the oracle's numbers on file", device, found)
 
 
@@ -50,24 +51,24 @@ def everything(device: str, tell: Tell = print) -> Report:
     import torch  # noqa: F401 - before MindSpore, whose import leaves later ones a single thread
 
     from conversion.agreement import faults
-    from conversion.agreement.in_mindspore import MindSpore
+    from conversion.agreement.in_mindspore import MindSpore, in_graph_mode
     from conversion.agreement.in_onnx import OnnxRuntime
     from conversion.agreement.in_torch import PyTorch
-    from ms_bert.kernels import sublayers
 
     small, quiet = ((problem, Reference(problem)) for problem in (cases.small_problem(), cases.quiet_problem()))
-    mindspore = MindSpore(device=device)
+    graphs = in_graph_mode(device, "float32")
+    mindspore = graphs[0]
     halves = [MindSpore(precision, device) for precision in PRECISIONS[device][1:]]
     half = halves[0] if halves else None
     contenders = [
+        *graphs,
         *halves,
         MindSpore(device=device, graph=False),
-        *([MindSpore(device=device, fused=True)] if sublayers(device, "float32") else []),
         *(PyTorch(precision) for precision in goldens.PRECISIONS),
         PyTorch(compiled=True),
     ]
     found: list[Finding] = []
-    for contender in (mindspore, *contenders):
+    for contender in contenders:
         before = len(found)
         found += findings(contender, *small)
         found += findings(contender, *quiet, ("forward", "gradients"))
@@ -82,10 +83,12 @@ def everything(device: str, tell: Tell = print) -> Report:
         tell(f"{contender.name}: {_told(of_graph)}")
     for size in SIZES:
         problem = cases.large_problem(size, PRESETS[size])
-        of_size = findings(MindSpore(device=device), problem, Reference(problem), ("forward",))
-        found += of_size
-        tell(f"MindSpore, {size}: {_told(of_size)}")
-    curves, of_run = training_run([mindspore, MindSpore(device=device, graph=False), PyTorch(compiled=True)], device)
+        reference = Reference(problem)
+        for contender in in_graph_mode(device, "float32"):  # new ones, that no size stays in memory
+            of_size = findings(contender, problem, reference, ("forward",))
+            found += of_size
+            tell(f"{contender.name}, {size}: {_told(of_size)}")
+    curves, of_run = training_run([*graphs, MindSpore(device=device, graph=False), PyTorch(compiled=True)], device)
     found += of_run
     tell(f"{STEPS} steps of training: {_told(of_run)}")
     caught, unseen = [], []
@@ -158,8 +161,7 @@ def kind(check: str) -> str:
     return check.split(",")[0].split()[0]
 
 
-def _told(found: list[Finding], precision: str | None = None) -> str:
-    found = [finding for finding in found if precision in (None, finding.precision)]
+def _told(found: list[Finding]) -> str:
     beyond = sum(not finding.agrees for finding in found)
     return f"{len(found)} tensors, " + (f"{beyond} BEYOND THEIR LIMITS" if beyond else "all within their limits")
 

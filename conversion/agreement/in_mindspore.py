@@ -172,6 +172,12 @@ class MindSpore:
         return self._cells[key]
 
 
+def in_graph_mode(device: str, precision: str) -> list[MindSpore]:
+    """By MindSpore's own operations and, where the device has any at this precision, by fused ones."""
+    plain = MindSpore(precision, device)
+    return [plain, MindSpore(precision, device, fused=True)] if kernels.sublayers(device, precision) else [plain]
+
+
 def _tensors(batch: Batch, names) -> list[Tensor]:
     return [Tensor(batch[name]) for name in names]
 

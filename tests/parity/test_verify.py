@@ -22,6 +22,7 @@ from conversion.parameters import ARCHITECTURES, BACKBONE, shapes
 from ms_bert.config import BertConfig
 from ms_bert.data import tokenizer
 from ms_bert.errors import UserError
+from ms_bert.kernels import native
 from tests.conversion.bert import write_folder
 
 CONFIG = BertConfig(
@@ -390,6 +391,8 @@ sys.exit(main(["verify", "--precision", "float32"]))
         text=True,
     )
     assert done.returncode == 0 and "tensors were compared and all agree" in done.stdout, done.stdout + done.stderr
+    fused = "MindSpore fused on CPU in float32: " in done.stderr  # what training computes by, where it can
+    assert fused == (native.why_not() is None)
     assert (tmp_path / "agreement.html").stat().st_size > 50_000
 
 
