@@ -238,7 +238,7 @@ def trajectory(shown: Trajectory, colors: Mapping[str, str] | None = None) -> Fi
     figure = _figure(height=4.4)
     losses, drift = figure.subplots(1, 2)
     legend: dict[str, object] = {}
-    dashes = itertools.cycle(("-", "--", ":", "-."))  # lines that lie on each other are all seen
+    dashes = itertools.cycle(("-", "--", ":", "-.", (0, (1, 4))))  # lines that lie on each other are all seen
     for name in sorted(shown.losses, key=lambda name: name != ORACLE):
         style = {"linewidth": 7} if name == ORACLE else {"linewidth": 1.6, "linestyle": next(dashes), "marker": "."}
         values = shown.losses[name]
