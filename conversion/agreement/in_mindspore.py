@@ -173,7 +173,7 @@ class MindSpore:
 
 
 def in_graph_mode(device: str, precision: str) -> list[MindSpore]:
-    """By MindSpore's own operations and, where the device has any at this precision, by fused ones."""
+    """Two contenders: by MindSpore's own operations and, where the device has any at this precision, by fused ones."""
     plain = MindSpore(precision, device)
     return [plain, MindSpore(precision, device, fused=True)] if kernels.sublayers(device, precision) else [plain]
 
