@@ -417,7 +417,6 @@ def test_there_are_as_many_threads_as_the_process_may_use():
 
 def test_where_no_more_threads_may_be_made_fewer_do():
     script = """
-import ctypes
 import os
 import resource
 import numpy as np
