@@ -50,7 +50,7 @@ def prepare(options: Options, progress: Progress, begun: bool = False, needed: S
     if initial is not None:
         _check_parts(initial, needed)
         fit = initial.fit(shapes(config, (*BACKBONE, *ARCHITECTURES[ARCHITECTURE])), ARCHITECTURE)
-        progress.say(_beginning(initial, fit))
+        progress.say(_origin(initial, fit))
     return Prepared(vocabulary, _store(options, corpus, vocabulary, progress), config, fit)
 
 
@@ -68,10 +68,10 @@ def _check_parts(initial: Pretrained, needed: Sequence[str]) -> None:
         raise UserError(f"{initial.checkpoint.source.path} has no {' and '.join(missing)} to evaluate; {remedy}.")
 
 
-def _beginning(initial: Pretrained, fit: Fit) -> str:
-    """What a run begins from, in a line."""
+def _origin(initial: Pretrained, fit: Fit) -> str:
+    """Where the weights come from, in a line."""
     source = initial.checkpoint.source
-    said = f"begins from {source.path} ({source.container}, {initial.checkpoint.spelling.family})"
+    said = f"weights of {source.path} ({source.container}, {initial.checkpoint.spelling.family})"
     return f"{said}; {told}" if (told := fit.told()) else said
 
 
