@@ -73,6 +73,8 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> Options:
     given = _from_command_line(program, description, arguments, Options())
     if given.run.resume is not None and (given.run.repeat is not None or given.run.output is not None):
         raise UserError("--resume goes on in its own folder; leave out --output and --repeat.")
+    if given.run.resume is not None and given.run.resume.is_file():
+        raise UserError(f"--resume is {given.run.resume}, a file; name the folder of the run.")
     source = given.run.resume or given.run.repeat
     if source is None:
         return given
@@ -104,7 +106,10 @@ def pretrain(framework: Framework, options: Options) -> int:
     begun = time.perf_counter()
     progress, resumed = Progress(), options.run.resume
     path = resumed or options.run.output or _free_folder(options.model.preset)
-    if not resumed:
+    if resumed:
+        folder = RunFolder(path)
+        checkpoints.check_begun(path)
+    else:
         check_free(path)
     _check_threads(options.run.threads)
     framework.check(options)
@@ -116,26 +121,20 @@ def pretrain(framework: Framework, options: Options) -> int:
     train = BatchMaker(store.train, vocabulary, examples, training.batch_size, training.seed)
     held_out = None
     if options.text.held_out:
-        held_out = BatchMaker(
-            store.held_out,
-            vocabulary,
-            examples,
-            training.batch_size // training.accumulate,
-            training.seed,
-            held_out=True,
-        )
+        held_out = BatchMaker(store.held_out, vocabulary, examples, training.batch_size, training.seed, held_out=True)
 
     trainer = framework.trainer(config, options)
     if resumed:
         description = read_description(path)
-        if description["store"] != store.fingerprint:
+        if description.get("store") != store.fingerprint:
             raise UserError(
-                f"the corpus is not the one that {path} was begun with, so its next batch cannot be made; "
-                "restore the corpus, or begin a new run."
+                f"the corpus or the vocabulary is not the one that {path} was begun with, so its next batch cannot be "
+                "made; restore it, or begin a new run."
             )
-        folder = RunFolder(path)
+        if mended := folder.mend_tokenizer(vocabulary, examples.seq_length):
+            progress.say(f"wrote {' and '.join(mended)} of {path} anew: missing or damaged")
         state = checkpoints.load_newest(path, warn=lambda sentence: print(sentence, file=sys.stderr))
-        if state is None and (checkpoints.steps(path) or (path / checkpoints.MODEL).exists()):
+        if state is None and checkpoints.steps(path):
             raise UserError(
                 f"{path} holds weights and no whole checkpoint to go on from; restore one of these, or begin a "
                 "new run with --init."
@@ -145,7 +144,7 @@ def pretrain(framework: Framework, options: Options) -> int:
     if options.model.init is not None and state is None:
         trainer.load_weights(checkpoints.load_weights(options.model.init, trainer.shapes))
     if not resumed:
-        description = _description(framework, options, config, store, trainer)
+        description = _description(framework, options, config, vocabulary, store, trainer)
         folder = RunFolder.create(path, description, config, vocabulary, examples.seq_length)
     loop = Loop(options, trainer, folder, train, held_out, progress, store.unigram_entropy)
     if resumed:
@@ -177,6 +176,8 @@ def _text(options: Options, source: Path | None, progress: Progress) -> tuple[Vo
     if source is not None and (options.run.resume or text.vocab is None):
         text = dataclasses.replace(text, vocab=source)
     vocabulary = tokenizer.vocabulary(text, corpus)
+    if options.run.resume:
+        _check_vocabulary(options.run.resume, vocabulary)
     store, made = open_store(text, corpus, vocabulary)
     counts = store.train.counts
     progress.say(
@@ -185,6 +186,31 @@ def _text(options: Options, source: Path | None, progress: Progress) -> tuple[Vo
         f"{store.folder}, {time.perf_counter() - begun:.1f} s)"
     )
     return vocabulary, store
+
+
+def _check_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
+    """Raise UserError unless it is that of the run: with another one a whole token store would be made in vain."""
+    if read_description(path).get("vocabulary") not in (None, vocabulary.fingerprint()):
+        raise UserError(
+            f"the vocabulary in {path} is not the one that the run was begun with; restore its tokenizer.json."
+        )
+
+
+def _check_config(path: Path, config: BertConfig) -> None:
+    """Raise UserError where the config is not that of the run in a field that no shape of a tensor tells of."""
+    begun = read_description(path).get("config", {})
+    for name in (
+        "num_attention_heads",
+        "hidden_act",
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "layer_norm_eps",
+    ):
+        if begun.get(name, getattr(config, name)) != getattr(config, name):
+            raise UserError(
+                f"{path}: config.json says {getattr(config, name)!r} for {name}, and the run was begun with "
+                f"{begun[name]!r}; restore its config.json."
+            )
 
 
 def _config(options: Options, vocabulary: Vocabulary) -> BertConfig:
@@ -216,17 +242,26 @@ def _config(options: Options, vocabulary: Vocabulary) -> BertConfig:
         config = config.replace(
             hidden_dropout_prob=options.model.dropout, attention_probs_dropout_prob=options.model.dropout
         )
+    if options.run.resume:
+        _check_config(options.run.resume, config)
     return config
 
 
 def _description(
-    framework: Framework, options: Options, config: BertConfig, store: TokenStore, trainer: Trainer
+    framework: Framework,
+    options: Options,
+    config: BertConfig,
+    vocabulary: Vocabulary,
+    store: TokenStore,
+    trainer: Trainer,
 ) -> dict:
     """What run.json says."""
     return {
         "options": options.to_dict(),
         "trained_by": _trained_by([], framework, options, 0),
         "parameters": _parameters(trainer),
+        "config": config.to_dict(),
+        "vocabulary": vocabulary.fingerprint(),
         "store": store.fingerprint,
         "text": {
             "train": store.train.counts,
