@@ -13,6 +13,7 @@ metrics.jsonl holds nothing that depends on the clock: a run that was killed and
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -23,6 +24,7 @@ from ms_bert.config import BertConfig
 from ms_bert.data.files import write_atomically
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError
+from ms_bert.options import Options
 from ms_bert.run import checkpoints
 
 RUN, METRICS, THROUGHPUT, CURVES = "run.json", "metrics.jsonl", "throughput.jsonl", "curves.png"
@@ -232,11 +234,12 @@ def read_description(path: Path) -> dict:
 
 def _is_description(description) -> bool:
     """Whether it has what every command needs of a run.json; the options themselves are checked where they are made."""
-    if not isinstance(description, dict) or not isinstance(description.get("options"), dict):
+    options = description.get("options") if isinstance(description, dict) else None
+    if not isinstance(options, dict) or not {field.name for field in dataclasses.fields(Options)} <= options.keys():
         return False
     entries = description["trained_by"]
     return (
-        all(isinstance(group, dict) for group in (*description["options"].values(), description.get("config", {})))
+        all(isinstance(group, dict) for group in (*options.values(), description.get("config", {})))
         and isinstance(entries, list)
         and all(isinstance(entry, dict) for entry in entries)
         and all(type(entry.get("from_step")) is int and isinstance(entry.get("framework"), str) for entry in entries)
