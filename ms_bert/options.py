@@ -215,9 +215,10 @@ class RunOptions:
     log_every: int = 10
     """Steps between two lines of metrics.jsonl."""
     eval_every: int = 500
-    """Steps between two evaluations on the held-out documents; there is one at the end too. 0: none."""
+    """Steps between two evaluations on the held-out documents; there is one before the first step and one at the end
+    too. 0: only the one at the end."""
     eval_sequences: int = 512
-    """Held-out sequences of an evaluation, always the same ones."""
+    """Held-out sequences of an evaluation, always the same ones for a batch size."""
     checkpoint_every: int = 500
     """Steps between two checkpoints; there is one at the end and one at an interruption too."""
     keep: int = 2

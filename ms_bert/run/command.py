@@ -16,7 +16,6 @@ import tyro
 import ms_bert
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import BatchMaker
-from ms_bert.data.store import TokenStore
 from ms_bert.errors import UserError
 from ms_bert.options import RESUMABLE, ModelOptions, Options, changed
 from ms_bert.run import checkpoints
@@ -24,7 +23,7 @@ from ms_bert.run.evaluation import evaluate_checkpoint
 from ms_bert.run.folder import CURVES, RUN, RunFolder, check_free, read_description
 from ms_bert.run.framework import Framework
 from ms_bert.run.loop import Interrupted, Loop, Trainer
-from ms_bert.run.preparation import check_threads, prepare
+from ms_bert.run.preparation import Prepared, check_threads, prepare
 from ms_bert.run.progress import Progress
 
 
@@ -55,6 +54,8 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> Options:
     run = given.run
     if run.resume is not None and (run.repeat is not None or run.output is not None):
         raise UserError("--resume goes on in its own folder; leave out --output and --repeat.")
+    if run.resume is not None and run.resume.is_file():
+        raise UserError(f"--resume is {run.resume}, a file; name the folder of the run.")
     if run.evaluate is not None and (run.resume or run.repeat or run.output or given.model.init):
         raise UserError("--evaluate trains nothing; leave out --resume, --repeat, --output and --init.")
     own = run.evaluate is not None and (run.evaluate / RUN).is_file()
@@ -91,7 +92,10 @@ def pretrain(framework: Framework, options: Options) -> int:
     begun = time.perf_counter()
     progress, resumed = Progress(), options.run.resume
     path = resumed or options.run.output or _free_folder(options.model.preset)
-    if not resumed:
+    if resumed:
+        folder = RunFolder(path)
+        checkpoints.check_begun(path)
+    else:
         check_free(path)
     check_threads(options.run.threads)
     framework.check(options)
@@ -101,26 +105,20 @@ def pretrain(framework: Framework, options: Options) -> int:
     train = BatchMaker(store.train, vocabulary, examples, training.batch_size, training.seed)
     held_out = None
     if options.text.held_out:
-        held_out = BatchMaker(
-            store.held_out,
-            vocabulary,
-            examples,
-            training.batch_size // training.accumulate,
-            training.seed,
-            held_out=True,
-        )
+        held_out = BatchMaker(store.held_out, vocabulary, examples, training.batch_size, training.seed, held_out=True)
 
     trainer = framework.trainer(config, options)
     if resumed:
         description = read_description(path)
-        if description["store"] != store.fingerprint:
+        if description.get("store") != store.fingerprint:
             raise UserError(
-                f"the corpus is not the one that {path} was begun with, so its next batch cannot be made; "
-                "restore the corpus, or begin a new run."
+                f"the corpus or the vocabulary is not the one that {path} was begun with, so its next batch cannot be "
+                "made; restore it, or begin a new run."
             )
-        folder = RunFolder(path)
+        if mended := folder.mend_tokenizer(vocabulary, examples.seq_length):
+            progress.say(f"wrote {' and '.join(mended)} of {path} anew: missing or damaged")
         state = checkpoints.load_newest(path, warn=lambda sentence: print(sentence, file=sys.stderr))
-        if state is None and (checkpoints.steps(path) or (path / checkpoints.MODEL).exists()):
+        if state is None and checkpoints.steps(path):
             raise UserError(
                 f"{path} holds weights and no whole checkpoint to go on from; restore one of these, or begin a "
                 "new run with --init."
@@ -130,7 +128,7 @@ def pretrain(framework: Framework, options: Options) -> int:
     if fit is not None:
         trainer.load_weights(fit.values(training.seed, options.model.truncated_normal))
     if not resumed:
-        description = _description(framework, options, config, store, trainer)
+        description = _description(framework, options, prepared, trainer)
         folder = RunFolder.create(path, description, config, vocabulary, examples.seq_length)
     loop = Loop(options, trainer, folder, train, held_out, progress, store.unigram_entropy)
     if resumed:
@@ -155,14 +153,15 @@ def pretrain(framework: Framework, options: Options) -> int:
     return 0
 
 
-def _description(
-    framework: Framework, options: Options, config: BertConfig, store: TokenStore, trainer: Trainer
-) -> dict:
+def _description(framework: Framework, options: Options, prepared: Prepared, trainer: Trainer) -> dict:
     """What run.json says."""
+    store = prepared.store
     return {
         "options": options.to_dict(),
         "trained_by": _trained_by([], framework, options, 0),
         "parameters": _parameters(trainer),
+        "config": prepared.config.to_dict(),
+        "vocabulary": prepared.vocabulary.fingerprint(),
         "store": store.fingerprint,
         "text": {
             "train": store.train.counts,
