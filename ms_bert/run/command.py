@@ -14,7 +14,6 @@ import numpy as np
 import tyro
 
 import ms_bert
-from ms_bert.config import BertConfig
 from ms_bert.data.batches import BatchMaker
 from ms_bert.errors import UserError
 from ms_bert.options import RESUMABLE, ModelOptions, Options, changed
