@@ -47,7 +47,7 @@ _WRITTEN_AGAIN = {"architectures", "model_type", "position_embedding_type", "num
 
 def read(path: Path) -> Described:
     """What a file says, config.json or bert_config.json, or the one in a folder: Google's fields are Hugging Face's."""
-    if path.is_dir():
+    if path.is_dir() and path.name not in (HUGGING_FACE, GOOGLE):
         found = find(path)
         if found is None:
             raise UserError(f"{path} has neither {HUGGING_FACE} nor {GOOGLE}; name a config with --config.")

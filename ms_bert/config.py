@@ -211,7 +211,7 @@ def read_fields(path: str | os.PathLike) -> dict:
         UserError: it is not there, no regular file, no JSON, or says a field twice and differently.
     """
     path = Path(path)
-    if path.is_dir():
+    if path.is_dir() and path.name != CONFIG:
         path = path / CONFIG
     try:
         found = path.stat()

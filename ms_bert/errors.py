@@ -33,3 +33,8 @@ def listed(names: Collection, most: int = 10) -> str:
     first = [name if name.isidentifier() and len(name) <= 100 else shown(name) for name in list(names)[:most]]
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(first) + more
+
+
+def printable(text: str) -> str:
+    """The text with what a terminal does not show, control characters above all, escaped; line ends stay."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
