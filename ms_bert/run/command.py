@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 
 import ms_bert
-from ms_bert.config import PRESETS, BertConfig
+from ms_bert.config import PRESETS, BertConfig, read_fields, remarks
 from ms_bert.data import tokenizer
 from ms_bert.data.batches import BatchMaker
 from ms_bert.data.corpus import Corpus
@@ -111,7 +111,7 @@ def pretrain(framework: Framework, options: Options) -> int:
 
     source = resumed or options.model.init
     vocabulary, store = _text(options, source if source and source.is_dir() else None, progress)
-    config = _config(options, vocabulary)
+    config = _config(options, vocabulary, progress)
     training, examples = options.training, options.examples
     train = BatchMaker(store.train, vocabulary, examples, training.batch_size, training.seed)
     held_out = None
@@ -187,18 +187,20 @@ def _text(options: Options, source: Path | None, progress: Progress) -> tuple[Vo
     return vocabulary, store
 
 
-def _config(options: Options, vocabulary: Vocabulary) -> BertConfig:
+def _config(options: Options, vocabulary: Vocabulary, progress: Progress) -> BertConfig:
     """The config of a run, checked against the vocabulary and the sequence length.
 
     It is that of the resumed folder, else --config, else that of an --init folder, else the preset.
     """
     init = options.model.init
     source = options.run.resume or options.model.config or (init if init is not None and init.is_dir() else None)
-    config = (
-        BertConfig.from_json(source)
-        if source
-        else PRESETS[options.model.preset].replace(vocab_size=vocabulary.size, pad_token_id=vocabulary.pad)
-    )
+    if source:
+        fields = read_fields(source)
+        config = BertConfig.from_dict(fields, str(source))
+        for remark in remarks(fields):
+            progress.say(f"{source}: {remark}")
+    else:
+        config = PRESETS[options.model.preset].replace(vocab_size=vocabulary.size, pad_token_id=vocabulary.pad)
     if config.vocab_size < vocabulary.size:
         raise UserError(
             f"the vocabulary has {vocabulary.size} entries and the config's vocab_size is "
