@@ -229,6 +229,7 @@ def parse(arguments: Sequence[str] | None = None) -> Convert | Inspect | Diff | 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     command = parse(arguments)
+    sys.stdout.reconfigure(errors="backslashreplace")  # the path of a file need not be UTF-8
     warnings.showwarning = lambda message, *_: print(f"{PROGRAM}: {message}", file=sys.stderr)
     try:
         return command.run()

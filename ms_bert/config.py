@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,7 +39,7 @@ _MATRICES = (
 )
 _Size = Annotated[int, Range(1, _MOST_VALUES)]
 _Dropout = Range(0, 0.999)  # what is kept is divided by the rest
-_FLOAT32 = Range(1e-38, 1)  # less than the least is 0 in float32
+_LEAST = 1e-38  # what is less is 0 in float32
 
 # A label without a name gets one, so that their number must be bounded; classifiers of more are not BERT's own.
 _MOST_LABELS = 100_000
@@ -76,6 +77,9 @@ _ONLY: dict[str, tuple] = {
 # Widths that are a BERT's hidden_size, and another model's are not: ELECTRA, ALBERT, TinyBERT's code.
 _AS_HIDDEN_SIZE = ("embedding_size", "emb_size")
 
+# How transformers calls the classes of a model. RoBERTa has BERT's sizes, and its files of 2019 no model_type.
+_OF_TRANSFORMERS = re.compile(r"\['(TF|Flax)?(?P<model>[A-Za-z]+?)(For|LMHead|Model)")
+
 # Fields that change no number here, whatever they say: what transformers from 2.0 to 5 and the tools around it write.
 _WITHOUT_EFFECT = frozenset(
     """
@@ -101,7 +105,7 @@ _WITHOUT_EFFECT = frozenset(
 # Far more than any config has; a file of another kind is not looked through for long.
 _MOST_BYTES, _MOST_FIELDS = 64 * 2**20, 1000
 
-CONFIG = "config.json"
+_CONFIG = "config.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,8 +130,8 @@ class BertConfig:
     attention_probs_dropout_prob: Annotated[float, _Dropout] = 0.1
     max_position_embeddings: _Size = 512
     type_vocab_size: _Size = 2
-    initializer_range: Annotated[float, _FLOAT32] = 0.02
-    layer_norm_eps: Annotated[float, _FLOAT32] = 1e-12
+    initializer_range: Annotated[float, Range(_LEAST, 1000)] = 0.02
+    layer_norm_eps: Annotated[float, Range(_LEAST, 1)] = 1e-12
     pad_token_id: Annotated[int | None, Range(0, _MOST_VALUES)] = 0
     classifier_dropout: Annotated[float | None, _Dropout] = None
     problem_type: str | None = None
@@ -165,8 +169,8 @@ class BertConfig:
         Fields that are not known are let through, for they say nothing about what is computed here; see `remarks`.
 
         Raises:
-            UserError: a field under which numbers or shapes would differ from those computed here, a value that is
-            none, a field of ours that is misspelt, or no config of a BERT at all; all faults are told at once.
+            UserError: a field under which numbers or shapes would differ from those computed here, a value that its
+            field cannot have, a field of ours that is misspelt, or no config of a BERT; all faults are told at once.
         """
         if not isinstance(fields, dict):
             raise UserError(f"{source}: found {shown(fields)}; expected an object with BERT's config fields.")
@@ -193,7 +197,7 @@ class BertConfig:
     def from_json(cls, path: str | os.PathLike) -> BertConfig:
         """Read a config.json, or the config.json of a folder."""
         path = Path(path)
-        return cls.from_dict(read_fields(path), source=str(path / CONFIG if path.is_dir() else path))
+        return cls.from_dict(read_fields(path), source=str(path / _CONFIG if path.is_dir() else path))
 
     def to_json(self) -> str:
         """The text of a config.json."""
@@ -211,8 +215,8 @@ def read_fields(path: str | os.PathLike) -> dict:
         UserError: it is not there, no regular file, no JSON, or says a field twice and differently.
     """
     path = Path(path)
-    if path.is_dir() and path.name != CONFIG:
-        path = path / CONFIG
+    if path.is_dir() and path.name != _CONFIG:
+        path = path / _CONFIG
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
@@ -290,6 +294,9 @@ def _not_a_berts(fields: dict) -> list[str]:
         value, hidden = fields.get(name), fields.get("hidden_size", _DEFAULTS["hidden_size"])
         if value not in (None, hidden):
             told.append(f"{name} is {shown(value)} and hidden_size {shown(hidden)}, which a BERT has equal")
+    first = str(fields.get("architectures"))
+    if not fields.get("model_type") and (other := _OF_TRANSFORMERS.match(first)) and other["model"] != "Bert":
+        told.append(f"architectures is {shown(fields['architectures'])}, another model's, and no model_type says bert")
     return told
 
 

@@ -29,7 +29,7 @@ class Range:
         return self.least <= number <= self.most or (self.or_zero and number == 0)
 
     def __str__(self) -> str:
-        return f"{'0, or ' if self.or_zero else ''}from {self.least} to {self.most}"
+        return f"from {self.least} to {self.most}{', or 0' if self.or_zero else ''}"
 
 
 _WORDS = {

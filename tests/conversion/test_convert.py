@@ -835,6 +835,16 @@ def test_inspect_of_no_bert_tells_what_it_found_and_exits_with_1(tmp_path, capsy
     assert "model_type is 'roberta'" in text and "bert.pooler.dense.bias" in text
 
 
+def test_a_path_that_is_no_utf8_is_written_and_told(tmp_path):
+    source = write_folder(tmp_path / "source", random_weights())
+    ran = subprocess.run(
+        [sys.executable, "-m", "conversion", "convert", source, os.fsencode(tmp_path) + b"/caf\xe9.ckpt"],
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+        capture_output=True,
+    )
+    assert ran.returncode == 0 and rb"caf\udce9.ckpt" in ran.stdout, ran.stderr
+
+
 def test_what_is_odd_about_a_config_is_told_by_convert_and_by_inspect(tmp_path, capsys):
     source = write_folder(tmp_path / "source", random_weights())
     fields = json.loads((source / "config.json").read_text())

@@ -5,6 +5,7 @@ here, with words of what is said of them.
 """
 
 import json
+import math
 import os
 import time
 import tracemalloc
@@ -227,6 +228,36 @@ def test_fields_that_are_not_known_are_let_through_and_told_in_a_line():
     assert BertConfig.from_dict(fields) == BertConfig()
     (line,) = remarks(fields)
     assert "adapters, 'x\\x1b[31m', extra_0" in line and line.endswith("and 12 more")
+
+
+STRANGE = [None, True, False, "", "x", "\ud800", "1e-12", -1, 0, 0.5, 1, 10**20, 1e999, -1e999, math.nan, -0.0]
+STRANGE += [[], [[]], [1], {}, {"a": 1}, {"0": "a"}, {"0": {}}, {"1": 1, "0": 0}, {"0": [math.nan]}]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *module._DEFAULTS,
+        *module._ONLY,
+        "num_labels",
+        "_num_labels",
+        "embedding_size",
+        "model_type",
+        "architectures",
+        "other",
+    ],
+)
+def test_any_value_of_any_field_is_a_config_that_can_be_written_or_a_sentence(name):
+    for value in STRANGE:
+        for fields in ({**BASE, name: value}, {**BASE, "id2label": {"0": "a", "1": "b"}, name: value}, {name: value}):
+            try:
+                config = BertConfig.from_dict(fields, "config.json")
+            except UserError as error:
+                str(error).encode()
+                assert len(str(error)) < 600
+            else:
+                assert BertConfig.from_dict(json.loads(config.to_json())) == config
+                assert all(line.isprintable() for line in remarks(fields))
 
 
 def test_a_hostile_config_takes_neither_time_nor_memory(tmp_path):

@@ -120,7 +120,7 @@ def test_damage_to_saved_options_is_a_sentence(groups, words):
     [
         (("--corpus", ""), "--corpus names nothing"),
         (("--corpus", "a.txt", ""), "--corpus names nothing"),
-        (("--held-out", "1e-320"), "--held-out is 1e-320; choose a number 0, or from 1e-09 to 0.5"),
+        (("--held-out", "1e-320"), "--held-out is 1e-320; choose a number from 1e-09 to 0.5, or 0"),
         (("--seed", str(10**20)), "--seed is 100000000000000000000"),
         (("--processes", "257"), "--processes is 257; choose a whole number from 1 to 256"),
         (("--steps", str(2**31)), "--steps is 2147483648"),
