@@ -56,7 +56,7 @@ def hints(kind: type) -> dict:
 
 
 def from_json(value, hint):
-    """A JSON value as a field holds it, where that is the same value: 12.0 as 12, 1 as 1.0, text as a path."""
+    """A JSON value as a field holds it, where it can: 12.0 as 12, 1 as 1.0, a list as a tuple, text as a path."""
     kinds = _kinds(hint)
     if Path in kinds and isinstance(value, str):
         return Path(value)
@@ -64,7 +64,7 @@ def from_json(value, hint):
         return tuple(value)
     if int in kinds and isinstance(value, float) and value.is_integer():
         return int(value)
-    if float in kinds and type(value) is int and abs(value) <= 2**53:
+    if float in kinds and type(value) is int and abs(value) < 10**300:
         return float(value)
     return value
 

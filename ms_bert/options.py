@@ -130,7 +130,7 @@ class TrainingOptions:
     """Parts that the batch is computed in, one after the other: less memory, the same gradient."""
     steps: Annotated[int, _Steps] = 3500
     """Optimizer steps."""
-    learning_rate: Annotated[float, Range(1e-12, 100)] = 2e-3
+    learning_rate: Annotated[float, Range(1e-12, 1e30)] = 2e-3
     """Highest learning rate, reached at the end of the warm-up; right for `tiny`, larger models want less
     (base: 1e-4)."""
     warmup_steps: Annotated[int, _StepsOrNone] = 200

@@ -70,7 +70,7 @@ def test_the_readmes_long_command_is_understood():
     [
         (("--steps", "0"), "--steps is 0"),
         (("--batch-size", "32", "--accumulate", "5"), "cannot be divided"),
-        (("--learning-rate", "-1"), "choose a number from 1e-12 to 100"),
+        (("--learning-rate", "-1"), "choose a number from 1e-12 to 1e+30"),
         (("--mask-rate", "1.5"), "--mask-rate"),
         (("--max-predictions", "500"), "--max-predictions"),
         (("--held-out", "0.9"), "--held-out"),
