@@ -121,7 +121,7 @@ class Convert:
 
 @dataclasses.dataclass(frozen=True)
 class Inspect:
-    """Print what FILE holds: names, shapes, dtypes, parameters, format and config."""
+    """Print what FILE holds: names, shapes, dtypes, parameters, format and config; the exit code is 1 if no BERT."""
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """The checkpoint."""
@@ -135,7 +135,7 @@ class Inspect:
     def run(self) -> int:
         told = report.inspect(self.file, self.from_, self.config)
         print(json.dumps(told, indent=2) if self.json else report.inspection_text(told))
-        return 0
+        return 1 if "not_a_bert" in told else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,6 +229,7 @@ def parse(arguments: Sequence[str] | None = None) -> Convert | Inspect | Diff | 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     command = parse(arguments)
+    sys.stdout.reconfigure(errors="backslashreplace")  # the path of a file need not be UTF-8
     warnings.showwarning = lambda message, *_: print(f"{PROGRAM}: {message}", file=sys.stderr)
     try:
         return command.run()

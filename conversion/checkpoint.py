@@ -46,8 +46,7 @@ class Checkpoint:
         parts: of `conversion.parameters.PARTS`.
         weights: by canonical names, in Hugging Face's order. moments: Adam's, as m.NAME and v.NAME; may be empty.
         scalars: step, updates, loss_scale, good_steps, where there are moments.
-        config: None where nothing beside the checkpoint says it. config_left_out: its fields that are not kept, for
-            they change no number.
+        config: None where nothing beside the checkpoint says it. config_notes: on its fields that are not kept.
         left_out: (name, why) of what is in the file and is no weight.
     """
 
@@ -59,7 +58,7 @@ class Checkpoint:
     moments: Tensors
     scalars: dict
     config: BertConfig | None
-    config_left_out: tuple[str, ...]
+    config_notes: tuple[str, ...]
     left_out: tuple[tuple[str, str], ...]
 
     @property
@@ -256,7 +255,7 @@ class _Mapping:
             moments,
             self._scalars() if moments else {},
             self.config,
-            self.described.left_out if self.described else (),
+            self.described.notes if self.described else (),
             tuple(self.left_out),
         )
 

@@ -93,9 +93,7 @@ def convert(source: Checkpoint, path: Path, kind: str | None = None, settings: S
         if getattr(settings, name) != getattr(Settings, name) and container != known:
             raise UserError(f"--{name.replace('_', '-')} is nothing to a {kind} target; leave it out.")
     _check_free(source, path, container, settings.overwrite)
-    notes = [f"left out {name}: {why}" for name, why in source.left_out]
-    if source.config_left_out:
-        notes.append(f"left out of the config, for they change no number: {', '.join(source.config_left_out)}")
+    notes = [*(f"left out {name}: {why}" for name, why in source.left_out), *source.config_notes]
     for family in dict.fromkeys((source.spelling.family, TARGETS[kind].family)):
         if FAMILIES[family].computes:
             fixed = " and ".join(FAMILIES[family].computes)

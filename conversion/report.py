@@ -11,7 +11,7 @@ from conversion import checkpoint, configs
 from conversion.checkpoint import Checkpoint
 from conversion.sources import open_source
 from conversion.tensors import Tensor, Tensors, same_bytes
-from ms_bert.errors import UserError
+from ms_bert.errors import UserError, printable
 
 
 def inspect(path: Path, family: str | None = None, config: Path | None = None) -> dict:
@@ -44,6 +44,7 @@ def inspect(path: Path, family: str | None = None, config: Path | None = None) -
         "optimizer": found.scalars or None,
         "no_weights": [{"name": name, "why": why} for name, why in found.left_out],
         "config": found.config.to_dict() if found.config else None,
+        "config_notes": list(found.config_notes),
     }
 
 
@@ -104,9 +105,10 @@ def _difference(a: Tensor, b: Tensor) -> dict:
 
 
 def inspection_text(told: dict) -> str:
-    """An inspection for people."""
-    width = max((len(tensor["name"]) for tensor in told["tensors"]), default=0)
-    lines = [f"{told['path']}: {told['container']}, {len(told['tensors'])} tensors, {told['bytes']:,} bytes"]
+    """An inspection for people; what the file could do to a terminal is escaped."""
+    names = [_cut(printable(tensor["name"])) for tensor in told["tensors"]]
+    width = max(map(len, names), default=0)
+    lines = [f"{told['path']}: {told['container']}, {len(names)} tensors, {told['bytes']:,} bytes"]
     if "not_a_bert" in told:
         lines.append(f"not a BERT: {told['not_a_bert']}")
     else:
@@ -120,9 +122,14 @@ def inspection_text(told: dict) -> str:
             lines.append("config: " + ", ".join(f"{name} {value}" for name, value in told["config"].items()))
         else:
             lines.append("config: none beside it")
+        lines += told["config_notes"]
         lines += [f"no weight: {entry['name']} ({entry['why']})" for entry in told["no_weights"]]
-    lines += [f"  {t['name']:<{width}}  {t['dtype']:<8} {tuple(t['shape'])}" for t in told["tensors"]]
-    return "\n".join(lines)
+    rows = [f"  {name:<{width}}  {t['dtype']:<8} {tuple(t['shape'])}" for name, t in zip(names, told["tensors"])]
+    return "\n".join([*map(printable, lines), *rows])
+
+
+def _cut(name: str, most: int = 100) -> str:
+    return name if len(name) <= most else name[: most - 3] + "..."
 
 
 def diff_text(told: dict) -> str:
@@ -145,7 +152,7 @@ def diff_text(told: dict) -> str:
     lines += [f"  only in {side}: {name}" for side in "ab" for name in told[f"only_in_{side}"]]
     for kind in ("config", "scalars"):
         lines += [f"  {kind} {entry['name']}: {entry['a']} against {entry['b']}" for entry in told[kind]]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def totals(tensors: Tensors) -> str:

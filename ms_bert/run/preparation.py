@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from conversion import pretrained
+from conversion import configs, pretrained
 from conversion.parameters import ARCHITECTURES, BACKBONE, shapes
 from conversion.pretrained import Fit, Pretrained
 from ms_bert.config import PRESETS, BertConfig
@@ -47,7 +47,7 @@ def prepare(options: Options, progress: Progress, begun: bool = False, needed: S
     initial = _initial(options) if options.model.init and not begun else None
     corpus = Corpus(options.text)
     vocabulary = _vocabulary(options, initial, corpus)
-    config = _config(options, initial, vocabulary)
+    config = _config(options, initial, vocabulary, progress)
     fit = None
     if initial is not None:
         _check_parts(initial, needed)
@@ -112,7 +112,7 @@ def _store(options: Options, corpus: Corpus, vocabulary: Vocabulary, progress: P
     return store
 
 
-def _config(options: Options, initial: Pretrained | None, vocabulary: Vocabulary) -> BertConfig:
+def _config(options: Options, initial: Pretrained | None, vocabulary: Vocabulary, progress: Progress) -> BertConfig:
     """The config of a run, checked against the vocabulary and the sequence length.
 
     It is that of the resumed folder, else --config, else that of the checkpoint of --init, else the preset.
@@ -120,10 +120,15 @@ def _config(options: Options, initial: Pretrained | None, vocabulary: Vocabulary
     source = options.run.resume or options.model.config or options.model.init
     if options.run.resume is None and initial is not None:
         config = initial.config
+        notes = initial.checkpoint.config_notes
     elif source is not None:
-        config = BertConfig.from_json(source)
+        described = configs.read(source)
+        config, notes = described.config, described.notes
     else:
         config = PRESETS[options.model.preset].replace(vocab_size=vocabulary.size, pad_token_id=vocabulary.pad)
+        notes = ()
+    for note in notes:
+        progress.say(f"{source}: {note}")
     if config.vocab_size < vocabulary.size:
         raise UserError(
             f"the vocabulary has {vocabulary.size} entries and the config's vocab_size is "

@@ -593,7 +593,7 @@ def test_googles_config_is_mapped_field_by_field(tmp_path):
     (tmp_path / "bert_config.json").write_text(json.dumps(fields))
     assert configs.read(tmp_path).config == config
     (tmp_path / "bert_config.json").write_text(json.dumps({**fields, "embedding_size": 128}))
-    with pytest.raises(UserError, match="unknown field 'embedding_size'"):
+    with pytest.raises(UserError, match="embedding_size is 128 and hidden_size 12"):
         configs.read(tmp_path)
 
 
@@ -868,9 +868,65 @@ def test_inspect_tells_what_a_file_holds(tmp_path, capsys):
     assert main(["inspect", str(source)]) == 0
     text = capsys.readouterr().out
     assert "bert.pooler.dense.bias" in text and "layer_norm_eps 1e-12" in text and "step 70" in text
-    safetensors_file.write(tmp_path / "gpt.safetensors", tensors({"wte.weight": np.zeros((3, 2), np.float32)}), {})
-    assert main(["inspect", str(tmp_path / "gpt.safetensors")]) == 0
-    assert "not a BERT" in capsys.readouterr().out
+
+
+def test_inspect_of_no_bert_tells_what_it_found_and_exits_with_1(tmp_path, capsys):
+    values = np.zeros((3, 2), np.float32)
+    safetensors_file.write(tmp_path / "gpt.safetensors", tensors({"wte.weight": values, "\x1b[2J" * 99: values}), {})
+    assert main(["inspect", str(tmp_path / "gpt.safetensors")]) == 1
+    text = capsys.readouterr().out
+    assert "not a BERT" in text and "wte.weight" in text
+    assert "\x1b" not in text and "\\x1b[2J" in text and len(text.splitlines()[-1]) < 150
+    assert main(["inspect", str(tmp_path / "gpt.safetensors"), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert "not_a_bert" in told and told["tensors"][0]["name"] in ("wte.weight", "\x1b[2J" * 99)
+    # Nor is what the config calls another model, whatever its tensors are called.
+    folder = write_folder(tmp_path / "roberta", random_weights())
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**fields, "model_type": "roberta"}))
+    assert main(["inspect", str(folder)]) == 1
+    text = capsys.readouterr().out
+    assert "model_type is 'roberta'" in text and "bert.pooler.dense.bias" in text
+
+
+def test_a_path_that_is_no_utf8_is_written_and_told(tmp_path):
+    source = write_folder(tmp_path / "source", random_weights())
+    ran = subprocess.run(
+        [sys.executable, "-m", "conversion", "convert", source, os.fsencode(tmp_path) + b"/caf\xe9.ckpt"],
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+        capture_output=True,
+    )
+    assert ran.returncode == 0 and rb"caf\udce9.ckpt" in ran.stdout, ran.stderr
+
+
+def test_what_is_odd_about_a_config_is_told_by_convert_and_by_inspect(tmp_path, capsys):
+    source = write_folder(tmp_path / "source", random_weights())
+    fields = json.loads((source / "config.json").read_text())
+    odd = {"output_past": True, "adapters": {}, "id2label": {"0": "a"}, "num_labels": 5}
+    (source / "config.json").write_text(json.dumps({**fields, **odd}))
+    assert main(["convert", str(source), str(tmp_path / "target")]) == 0
+    converted = capsys.readouterr().out
+    assert main(["inspect", str(source)]) == 0
+    inspected = capsys.readouterr().out
+    for text in (converted, inspected):
+        assert "left out of the config, for they change no number: output_past" in text
+        assert "fields that are not known here and were left out: adapters" in text
+        assert "num_labels 5 counts, not the 1 names of id2label" in text
+    assert "output_past" not in (tmp_path / "target" / "config.json").read_text()
+    assert main(["inspect", str(source), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["config_notes"]) == 3
+
+
+def test_a_config_that_cannot_be_read_is_not_as_good_as_none(tmp_path, capsys):
+    source = write_folder(tmp_path / "source", random_weights())
+    (source / "config.json").unlink()
+    (source / "config.json").symlink_to("config.json")
+    assert main(["convert", str(source), str(tmp_path / "target.ckpt")]) == 2
+    assert "symbolic links" in capsys.readouterr().err and not (tmp_path / "target.ckpt").exists()
+    (source / "config.json").unlink()
+    (source / "config.json").mkdir()
+    assert main(["convert", str(source), str(tmp_path / "target.ckpt")]) == 2
+    assert "no regular file" in capsys.readouterr().err
 
 
 def test_diff_tells_what_differs(tmp_path, capsys):
