@@ -394,9 +394,61 @@ def legacy_pickle(rng: random.Random, data: bytes) -> bytes:
 
 def bundle_block(rng: random.Random, data: bytes) -> bytes:
     """The entries of a TensorFlow index of one block, sealed again by a checksum that holds."""
-    restarts = data.index(b"\x00\x00\x00\x00\x01\x00\x00\x00") if b"\x00\x00\x00\x00\x01\x00\x00\x00" in data else 0
-    block = data[: restarts + 8] if restarts else data[: len(data) - 100]
-    return bundle_table(rng.choice((flip, flip, overwrite, delete, duplicate, swap, enlarge, insert))(rng, block))
+    _, _, index, _ = _varints(data[-48:], 4)
+    _, key, _ = _varints(data[index:], 3)
+    begin, size = _varints(data[index + 3 + key :], 2)
+    block = data[begin : begin + size]
+    edit = rng.choice((flip, flip, overwrite, delete, duplicate, swap, enlarge, insert, _varint_edited, _varint_edited))
+    return bundle_table(edit(rng, block))
+
+
+def _varint_edited(rng: random.Random, data: bytes) -> bytes:
+    """A byte that may be a field's number, its length or its value is another, or a large one."""
+    place = rng.randrange(len(data))
+    new = rng.choice((b"\0", b"\x01", b"\x7f", b"\xff" * 9 + b"\x01", b"\xff" * 4 + b"\x07", b"\x80\x80\x04"))
+    return data[:place] + new + data[place + 1 :]
+
+
+def _varints(data: bytes, count: int) -> list[int]:
+    found, value, shift = [], 0, 0
+    for byte in data:
+        value, shift = value | (byte & 127) << shift, shift + 7
+        if byte < 128:
+            found, value, shift = [*found, value], 0, 0
+            if len(found) == count:
+                break
+    return found
+
+
+def _varint(value: int) -> bytes:
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + _varint(value >> 7)
+
+
+def mindspore_value(rng: random.Random, data: bytes) -> bytes:
+    """One value of a MindSpore checkpoint damaged inside, all lengths around it made to fit."""
+    values, at = [], 0
+    while at < len(data):
+        (size,) = _varints(data[at + 1 :], 1)
+        at += 1 + len(_varint(size))
+        values.append(data[at : at + size])
+        at += size
+    which = rng.randrange(len(values))
+    (name,) = _varints(values[which][1:], 1)
+    tag, rest = values[which][2 : 2 + name], values[which][2 + name :]
+    edit = rng.choice(("name", "name", "tensor", "tensor", "again", "out", "bytes"))
+    if edit == "name":
+        tag = rng.choice(TEXTS).encode()
+    elif edit == "tensor":  # dims and type come before the content
+        begin = rng.randrange(min(24, len(rest)))
+        rest = rest[:begin] + _varint_edited(rng, rest[begin : begin + 1]) + rest[begin + 1 :]
+    values[which] = b"\x0a" + _varint(len(tag)) + tag + rest
+    if edit == "bytes":
+        values[which] = rng.choice(BYTES)(rng, values[which])
+    elif edit == "again":
+        values.insert(rng.randrange(len(values)), values[which])
+    elif edit == "out":
+        del values[which]
+    return b"".join(b"\x0a" + _varint(len(value)) + value for value in values)
 
 
 def onnx_tensor(rng: random.Random, data: bytes) -> bytes:
@@ -499,6 +551,7 @@ FORMS: dict[str, tuple[Mutation, ...]] = {
     "torch zip": (zip_member,),
     "torch legacy": (legacy_pickle,),
     "bundle": (bundle_block,),
+    "MindSpore": (mindspore_value,),
     "onnx": (onnx_tensor,),
     "arrow": (arrow_column,),
     "parquet": (parquet_column,),
