@@ -115,7 +115,7 @@ def append(rng: random.Random, data: bytes) -> bytes:
 
 def replace(rng: random.Random, data: bytes) -> bytes:
     """Something else altogether."""
-    return rng.choice((b"", b"{}", b"[]", b"null", b"\0" * len(data), rng.randbytes(len(data)), gzip.compress(data)))
+    return rng.choice((b"", b"{}", b"[]", b"null", b"\0" * len(data), rng.randbytes(len(data)), _gzip(data)))
 
 
 def _place(rng: random.Random, data: bytes) -> int:
