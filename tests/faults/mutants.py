@@ -34,6 +34,7 @@ def warm() -> None:
     import datasets
     import matplotlib.backends.backend_agg
     import matplotlib.figure
+    import numpy.testing
     import onnxruntime
     import torch
 
@@ -42,7 +43,7 @@ def warm() -> None:
     import ms_bert.run.command
     import pt_reference.training.trainer
 
-    assert datasets and matplotlib and onnxruntime and pt_reference
+    assert datasets and matplotlib and numpy and onnxruntime and pt_reference
     torch.set_num_threads(1)
     # tyro keeps what it finds out about the options.
     conversion.__main__.parse(["convert", "a", "b"])

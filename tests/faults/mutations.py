@@ -6,6 +6,7 @@ checks of the container. Whatever random choices they make are the generator's: 
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
 import json
@@ -293,6 +294,16 @@ def _gzip(data: bytes) -> bytes:
     return gzip.compress(data, mtime=0)
 
 
+def bomb(rng: random.Random, data: bytes) -> bytes:
+    """A megabyte that becomes one line of 200."""
+    return _bomb(rng.choice((b"a", b"a ", b"[", b"\0")))
+
+
+@functools.cache
+def _bomb(text: bytes) -> bytes:
+    return gzip.compress(text * (200_000_000 // len(text)), 1, mtime=0)
+
+
 # Formats of checkpoints
 
 
@@ -544,8 +555,8 @@ FORMS: dict[str, tuple[Mutation, ...]] = {
     "json": _JSON,
     "json lines": (json_line, json_line, json_line, lines_moved),
     "lines": _LINES,
-    "gzip of lines": (compressed(gzip.decompress, _gzip, (*_LINES, *BYTES)),),
-    "gzip of json lines": (compressed(gzip.decompress, _gzip, (json_line, *BYTES)),),
+    "gzip of lines": (*12 * (compressed(gzip.decompress, _gzip, (*_LINES, *BYTES)),), bomb),
+    "gzip of json lines": (*12 * (compressed(gzip.decompress, _gzip, (json_line, *BYTES)),), bomb),
     "xz of lines": (compressed(lzma.decompress, lzma.compress, (*_LINES, *BYTES)),),
     "safetensors": (safetensors_header, safetensors_header, other_tensors),
     "torch zip": (zip_member,),

@@ -272,7 +272,7 @@ _TEXT = TextOptions(
 )
 _RUN = (
     *("--corpus", "corpus.txt", "--vocab-size", "120", "--vocab-sample", "1", "--held-out", "0.2"),
-    *("--processes", "1", "--cache", "cache", "--config", "small.json", "--seq-length", "16", "--batch-size", "2"),
+    *("--processes", "1", "--cache", "cache", "--seq-length", "16", "--batch-size", "2"),
     *("--steps", "4", "--decay-steps", "9", "--warmup-steps", "1", "--log-every", "1", "--eval-every", "2"),
     *("--eval-sequences", "2", "--checkpoint-every", "2", "--graph-cache"),
 )
@@ -294,7 +294,7 @@ def _make_small_config() -> None:
 def _make_run() -> None:
     """A run of four steps, with checkpoints of steps 2 and 4."""
     _make_small_config()
-    assert run_main(PyTorch(), "python -m tests", "", [*_RUN, "--output", "run"]) == 0
+    assert run_main(PyTorch(), "python -m tests", "", [*_RUN, "--config", "small.json", "--output", "run"]) == 0
     lines = [{**line, "seconds": 0.5} for line in map(json.loads, Path("run/throughput.jsonl").open())]
     Path("run/throughput.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
@@ -340,7 +340,53 @@ def _reseal_run(rng: random.Random, folder: Path) -> bool:
     return _reseal(rng, folder / "run")
 
 
+class _Begun(Exception):
+    """The first step would be computed now."""
+
+
+class _ToFirstStep(PyTorch):
+    """PyTorch, as far as the first step, and what weights it would begin with."""
+
+    def trainer(self, config, options):
+        trainer = super().trainer(config, options)
+
+        def begin(batch, step, rate):
+            weights = sorted(trainer.state()[0].items())
+            self.weights = hashlib.sha256(b"".join(name.encode() + value.tobytes() for name, value in weights))
+            raise _Begun
+
+        trainer.train_step = begin
+        return trainer
+
+
+_BEGINNING = _ToFirstStep()
+
+
+def _begin_from_weights() -> int:
+    try:
+        return run_main(_BEGINNING, "python -m tests", "", [*_RUN, "--init", "model", "--output", "run"])
+    except _Begun:
+        return 0
+
+
+def _make_beginning() -> None:
+    _make_folder()
+    _make_corpus()
+    assert _begin_from_weights() == 0  # the token store is in the cache from now on
+    shutil.rmtree("run")
+
+
 _RUNS = {
+    "--init": Subject(
+        _make_beginning,
+        {
+            "model/model.safetensors": "safetensors",
+            "model/config.json": "config",
+            "model/tokenizer.json": "json",
+            "model/vocab.txt": "lines",
+        },
+        (Command("--init model", _begin_from_weights, lambda: _BEGINNING.weights.hexdigest(), ("run", "run/*")),),
+    ),
     "run.json": Subject(_make_run, {"run/run.json": "json"}, (_RESUME, _RESUME, _REPEAT)),
     "logs of a run": Subject(
         _make_run, {"run/metrics.jsonl": "json lines", "run/throughput.jsonl": "json lines"}, (_RESUME,), draws=True
@@ -489,10 +535,6 @@ _CORPORA = {
 # Command lines
 
 
-class _Begun(Exception):
-    """The first step would be computed now."""
-
-
 class _NoFramework:
     """A framework that comes as far as the first step."""
 
@@ -578,7 +620,7 @@ FORMS["conversion"] = 3 * (_arguments(_CONVERT_OPTIONS, _TARGETS),)
 def _make_options() -> None:
     _make_small_config()
     _opened()
-    Path("arguments").write_bytes("\0".join(_RUN).encode())
+    Path("arguments").write_bytes("\0".join([*_RUN, "--config", "small.json"]).encode())
 
 
 def _make_conversion() -> None:
