@@ -55,8 +55,8 @@ class Pretrained:
         if unfit:
             more = f" and {len(unfit) - 3} more" if len(unfit) > 3 else ""
             raise UserError(
-                f"{self.checkpoint.source.path} does not fit this model: {'; '.join(unfit[:3])}{more}; use the config that "
-                "belongs to it."
+                f"{self.checkpoint.source.path} does not fit this model: {'; '.join(unfit[:3])}{more}; use the "
+                "config that belongs to it."
             )
         part_of = {name: MODULES[module].part for name, (module, _) in self._parameters().items()}
         drawn = [part_of.get(canonical[name], name) for name in shapes if name not in taken]

@@ -41,7 +41,12 @@ TARGETS: dict[str, Target] = {
     "mindspore-models-old": Target("file", "mindspore-models-old", "the same before MindSpore 1.2", _MINDSPORE),
     "tensorflow": Target("tensorflow", "tensorflow", "Google's TensorFlow 1 checkpoint, PREFIX.index and .data"),
     "onnx": Target("onnx", "hugging-face", "a graph with dynamic batch and sequence axes", (".onnx",)),
-    "mindir": Target("mindir", "hugging-face", "MindSpore's exported graph, of fixed shape", (".mindir",)),
+    "mindir": Target(
+        "mindir",
+        "hugging-face",
+        "MindSpore's graph of a fixed shape; inputs: input_ids, attention_mask, token_type_ids",
+        (".mindir",),
+    ),
 }
 
 _ENDINGS = {
