@@ -93,7 +93,7 @@ def convert(source: Checkpoint, path: Path, kind: str | None = None, settings: S
         if getattr(settings, name) != getattr(Settings, name) and container != known:
             raise UserError(f"--{name.replace('_', '-')} is nothing to a {kind} target; leave it out.")
     _check_free(source, path, container, settings.overwrite)
-    notes = [f"left out {name}: {why}" for name, why in source.left_out]
+    notes = [*source.notes, *(f"left out {name}: {why}" for name, why in source.left_out)]
     if source.config_left_out:
         notes.append(f"left out of the config, for they change no number: {', '.join(source.config_left_out)}")
     for family in dict.fromkeys((source.spelling.family, TARGETS[kind].family)):
@@ -297,14 +297,22 @@ def _own_names(result: Result, spelling: Spelling) -> Tensors:
     homeless = [name for name in result.weights if name not in names]
     if homeless:
         raise UserError(f"{result.kind} checkpoints have no place for {', '.join(homeless)}; leave it out with --drop.")
-    return {
-        names[name]: tensor.transposed() if spelling.transposed(name) else tensor
-        for name, tensor in result.weights.items()
-    }
+    own = {names[name]: _stored(spelling, name, tensor) for name, tensor in result.weights.items()}
+    if FAMILIES[spelling.family].stores_tied and "mlm" in result.source.parts:
+        own |= {name: own[names[canonical]] for name, canonical in spelling.tied().items()}
+    return own
+
+
+def _stored(spelling: Spelling, canonical: str, tensor: Tensor) -> Tensor:
+    """A tensor as a family stores it."""
+    layout = spelling.layout(canonical)
+    return layout.made(tensor) if layout and layout.made else tensor
 
 
 def _own_moments(result: Result, spelling: Spelling) -> Tensors:
     """The moments and scalars by the names of a family; counters as its own optimizers keep them."""
+    if not FAMILIES[spelling.family].moments:
+        result.leave_out_moments(f"by the names of {spelling.family}")
     if not result.moments:
         return {}
     names = spelling.names(count_layers(result.weights), result.source.parts)
@@ -312,7 +320,7 @@ def _own_moments(result: Result, spelling: Spelling) -> Tensors:
     for moment, pattern in zip("mv", FAMILIES[spelling.family].moments[0]):
         for name in result.weights:
             tensor = result.moments[f"{moment}.{name}"]
-            own[pattern.format(name=names[name])] = tensor.transposed() if spelling.transposed(name) else tensor
+            own[pattern.format(name=names[name])] = _stored(spelling, name, tensor)
     scalars = result.source.scalars
     if TARGETS[result.kind].container == "tensorflow":
         own["global_step"] = Tensor.of(np.array(scalars["step"], np.int64))

@@ -42,6 +42,7 @@ def inspect(path: Path, family: str | None = None, config: Path | None = None) -
         "parameters": sum(tensor.size for tensor in found.weights.values()),
         "dtypes": sorted({tensor.dtype.name for tensor in found.weights.values()}),
         "optimizer": found.scalars or None,
+        "notes": list(found.notes),
         "no_weights": [{"name": name, "why": why} for name, why in found.left_out],
         "config": found.config.to_dict() if found.config else None,
     }
@@ -120,6 +121,7 @@ def inspection_text(told: dict) -> str:
             lines.append("config: " + ", ".join(f"{name} {value}" for name, value in told["config"].items()))
         else:
             lines.append("config: none beside it")
+        lines += told["notes"]
         lines += [f"no weight: {entry['name']} ({entry['why']})" for entry in told["no_weights"]]
     lines += [f"  {t['name']:<{width}}  {t['dtype']:<8} {tuple(t['shape'])}" for t in told["tensors"]]
     return "\n".join(lines)

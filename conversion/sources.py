@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from conversion import names
 from conversion.formats import mindspore_ckpt, safetensors_file, tensorflow_bundle, torch_bin
 from conversion.tensors import Tensors
 from ms_bert.data.files import file_hash
@@ -23,6 +24,7 @@ class Source:
         home: the folder in which its config and tokenizer would lie.
         tensors: by the file's own names. moments: of a run folder, `m.NAME` and `v.NAME`; else empty.
         scalars: of a run folder (step, updates, loss_scale, good_steps); else empty. position: of its loop.
+        notes: what was done to the names, and what was left out with it.
     """
 
     path: Path
@@ -32,6 +34,38 @@ class Source:
     moments: Tensors = dataclasses.field(default_factory=dict)
     scalars: dict = dataclasses.field(default_factory=dict)
     position: dict = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def below(self, prefix: str) -> Source:
+        """Only the tensors whose names begin with a prefix, without it; how many others there are is noted.
+
+        Raises:
+            UserError: no name begins with it.
+        """
+        tensors = {name[len(prefix) :]: tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}
+        if not tensors:
+            raise UserError(
+                f"{self.path} has no tensor whose name begins with {prefix[:100]!r}, the --prefix; inspect lists them."
+            )
+        moments = {
+            f"{name[:2]}{name[2 + len(prefix) :]}": tensor
+            for name, tensor in self.moments.items()
+            if name[2:].startswith(prefix)
+        }
+        count = len(self.tensors) + len(self.moments) - len(tensors) - len(moments)
+        note = f"left out {count} tensors whose names do not begin with {prefix[:100]!r}, as asked"
+        return dataclasses.replace(self, tensors=tensors, moments=moments, notes=(*self.notes, note))
+
+    def renamed(self, rules: Mapping[str, str]) -> Source:
+        """By other names; see `conversion.names.renamed`."""
+        if not rules:
+            return self
+        new = names.renamed(self.tensors, rules)
+        tensors = {new[name]: tensor for name, tensor in self.tensors.items()}
+        moments = {f"{name[:2]}{new.get(name[2:], name[2:])}": tensor for name, tensor in self.moments.items()}
+        count = sum(old != name for old, name in new.items())
+        note = f"renamed {count} tensors, as asked: {', '.join(f'{old}={name}'[:100] for old, name in rules.items())}"
+        return dataclasses.replace(self, tensors=tensors, moments=moments, notes=(*self.notes, note))
 
 
 def _read_onnx(path: Path) -> Tensors:
