@@ -17,8 +17,8 @@ import numpy as np
 
 from conversion import checkpoint, configs
 from conversion.checkpoint import FLOATS, TOKENIZER, Checkpoint
-from conversion.formats import mindspore_ckpt, safetensors_file, tensorflow_bundle
-from conversion.names import FAMILIES, Spelling, count_layers, written
+from conversion.formats import mindspore_ckpt, safetensors_file, tensorflow_bundle, torch_bin
+from conversion.names import FAMILIES, WORD_EMBEDDINGS, Spelling, count_layers, written
 from conversion.parameters import PARTS
 from conversion.targets import TARGETS, target_of
 from conversion.tensors import DTYPES, Tensor, Tensors, same_bytes
@@ -417,17 +417,24 @@ def _write_training_state(result: Result, staging: Path, spelling: Spelling) -> 
 
 
 def _write_file(result: Result, staging: Path, settings: Settings) -> None:
-    """One .safetensors or MindSpore .ckpt, its config and tokenizer beside it."""
+    """One .safetensors, MindSpore .ckpt or PyTorch file, its config and tokenizer beside it."""
     family = TARGETS[result.kind].family
     spelling = written(family, result.source.architecture)
     if result.kind in ("safetensors", "hugging-face-old"):
         result.leave_out_moments("in a single file for transformers")
     tensors = _own_names(result, spelling) | _own_moments(result, spelling)
+    rows, multiple = result.weights[WORD_EMBEDDINGS].shape[0], FAMILIES[family].rows_multiple
+    if rows % multiple:
+        result.notes.append(
+            f"the code of {family} wants a vocabulary of a multiple of {multiple}, and this one has {rows}"
+        )
     path = staging / result.target.name
     if path.suffix == ".ckpt":
         mindspore_ckpt.write(path, tensors)
         if path.stat().st_size >= _PROTOBUF_LIMIT:
             result.notes.append("over 2 GiB, and MindSpore reads a .ckpt as one protobuf: take .safetensors with --to")
+    elif path.suffix in (".bin", ".pt"):
+        torch_bin.write(path, tensors, TARGETS[result.kind].under)
     else:
         # mindnlp and transformers refuse MindSpore's own mark, and MindSpore reads any.
         native = result.kind in ("ms_bert", "mindspore", "mindspore-models", "mindspore-models-old")

@@ -508,8 +508,14 @@ def _candidates(family: str, names: set[str]) -> list[Spelling]:
 
 
 def models(names: Collection[str], families: Iterable[str] = tuple(FAMILIES)) -> list[str]:
-    """What stands before the word embeddings: a prefix for each model that these names speak of."""
-    return sorted({whole for family in families for whole in _prefixes(family, names)})
+    """A prefix for each model that these names speak of, as far as it is none of a family's own."""
+    found = set()
+    for family in families:
+        own = sorted((bert for bert, _ in FAMILIES[family].prefixes), key=len)
+        for whole in _prefixes(family, names):
+            inner = max((bert for bert in own if whole.endswith(bert) and bert != whole), default="", key=len)
+            found.add(whole.removesuffix(inner))
+    return sorted(found)
 
 
 def _prefixes(family: str, names: Collection[str]) -> list[str]:
@@ -540,6 +546,12 @@ def _weight_of(name: str, names: Collection[str]) -> str:
     return name
 
 
+def is_below(name: str, module: str) -> bool:
+    """Whether a tensor is this one, or one within this module; a separator at the end of a module is as none."""
+    module = module.rstrip("./")
+    return name == module or name.startswith((f"{module}.", f"{module}/"))
+
+
 def renamed(names: Collection[str], rules: Mapping[str, str]) -> dict[str, str]:
     """The new name of each of these names.
 
@@ -555,7 +567,7 @@ def renamed(names: Collection[str], rules: Mapping[str, str]) -> dict[str, str]:
     used, found = set(), {}
     for name in names:
         weight = _weight_of(name, names)
-        rule = next((old for old in modules if weight == old or weight.startswith((f"{old}.", f"{old}/"))), None)
+        rule = next((old for old in modules if is_below(weight, old)), None)
         used.add(rule)
         other = weight if rule is None else modules[rule] + weight[len(rule) :]
         found[name] = name.removesuffix(weight) + (other if rule is None or modules[rule] else other[1:])

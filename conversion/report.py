@@ -9,17 +9,16 @@ import numpy as np
 
 from conversion import checkpoint, configs
 from conversion.checkpoint import Checkpoint
-from conversion.sources import open_source
+from conversion.sources import Source
 from conversion.tensors import Tensor, Tensors, same_bytes
 from ms_bert.errors import UserError
 
 
-def inspect(path: Path, family: str | None = None, config: Path | None = None) -> dict:
+def inspect(source: Source, family: str | None = None, config: Path | None = None) -> dict:
     """What a file holds, by its own names, and what that is: JSON values.
 
     A file whose tensors are not those of a BERT is told all the same, with what is wrong under `not_a_bert`.
     """
-    source = open_source(path)
     told = {
         "path": str(source.path),
         "container": source.container,

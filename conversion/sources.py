@@ -83,11 +83,13 @@ _IN_FOLDERS = (
     "mindspore.ckpt",
     "mindspore_model.ckpt",
 )
-_PATTERNS = ("*.index", "*.ckpt", "*.safetensors", "*.onnx", "*.bin")
+_PATTERNS = ("*.index", "*.ckpt", "*.safetensors", "*.onnx", "*.bin", "*.pt", "*.pth")
+# What trainers save beside the weights.
+_NO_WEIGHTS = {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth"}
 
 _FILES: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Tensors]], ...] = (
     ("safetensors", safetensors_file.is_safetensors, safetensors_file.read),
-    ("PyTorch .bin", torch_bin.is_bin, torch_bin.read),
+    ("PyTorch", torch_bin.is_bin, torch_bin.read),
     ("ONNX", lambda path: path.suffix == ".onnx", _read_onnx),
     ("MindSpore .ckpt", mindspore_ckpt.is_ckpt, mindspore_ckpt.read),
 )
@@ -107,7 +109,7 @@ def open_source(path: Path) -> Source:
             return _newest_of_run(path, checkpoints.folder_of(path, saved[-1]))
         return open_source(_weights_of(path))
     if path.name.endswith(".index.json"):
-        container, read = ("PyTorch .bin", torch_bin.read) if ".bin." in path.name else _FILES[0][::2]
+        container, read = ("PyTorch", torch_bin.read) if ".bin." in path.name else _FILES[0][::2]
         return Source(path, f"sharded {container}", path.parent, _shards(path, read))
     prefix = _tensorflow_prefix(path)
     if prefix is not None:
@@ -174,7 +176,7 @@ def _weights_of(folder: Path) -> Path:
     for name in _IN_FOLDERS:
         if (folder / name).is_file():
             return folder / name
-    found = sorted(path for pattern in _PATTERNS for path in folder.glob(pattern))
+    found = sorted(path for pattern in _PATTERNS for path in folder.glob(pattern) if path.name not in _NO_WEIGHTS)
     if len(found) > 1:
         names = ", ".join(path.name for path in found[:5])
         raise UserError(f"{folder} holds {len(found)} checkpoints ({names}); name one of them.")
