@@ -15,11 +15,13 @@ from typing import Annotated, Literal, Optional, Union
 
 import tyro
 
-from conversion import checkpoint, report
+from conversion import checkpoint, names, report
 from conversion.agreement import html_report as page
+from conversion.checkpoint import Checkpoint
 from conversion.convert import Settings, convert
 from conversion.names import FAMILIES
 from conversion.parameters import ARCHITECTURES, PARTS
+from conversion.sources import Source, open_source
 from conversion.targets import TARGETS
 from ms_bert.device import quiet_logs
 from ms_bert.errors import UserError, printable
@@ -35,6 +37,43 @@ _Part = Literal[PARTS[2:]]
 
 
 @dataclasses.dataclass(frozen=True)
+class Named:
+    """How the names of a file are to be taken."""
+
+    prefix: str = ""
+    """Read only the tensors whose names begin so, without it: one model of several in a file."""
+    rename: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """OLD=NEW: read a module or tensor called OLD as NEW, as in fc=classifier; may be given several times."""
+
+    def rules(self) -> dict[str, str]:
+        """New names by old ones."""
+        rules: dict[str, str] = {}
+        for rule in self.rename:
+            old, found, new = rule.partition("=")
+            if not found or not old.rstrip("./") or old in rules:
+                raise UserError(f"--rename {rule[:100]!r}: give OLD=NEW, each OLD once.")
+            rules[old] = new
+        return rules
+
+    def open(self, path: Path) -> Source:
+        source = open_source(path)
+        return (source.below(self.prefix) if self.prefix else source).renamed(self.rules())
+
+    def open_two(self, *paths: Path) -> list[Source]:
+        """Each by the prefix and the rules that fit it; each must fit one."""
+        sources = [open_source(path) for path in paths]
+        if self.prefix:
+            fit = [any(name.startswith(self.prefix) for name in source.tensors) for source in sources]
+            below = [source.below(self.prefix) if fits else source for source, fits in zip(sources, fit)]
+            sources = below if any(fit) else [sources[0].below(self.prefix)]
+        for old, new in self.rules().items():
+            fit = [any(names.is_below(name, old) for name in source.tensors) for source in sources]
+            fit = fit if any(fit) else [True]  # which is told as an error
+            sources = [source.renamed({old: new}) if fits else source for source, fits in zip(sources, fit)]
+        return sources
+
+
+@dataclasses.dataclass(frozen=True)
 class Parts:
     """Which model it is, and what of it is taken."""
 
@@ -44,9 +83,13 @@ class Parts:
     """Parts of the architecture that may be missing."""
     drop: tuple[Literal[(*PARTS[2:], "optimizer")], ...] = ()
     """Parts to leave out, or the optimizer's state."""
+    naming: tyro.conf.OmitArgPrefixes[Named] = dataclasses.field(default_factory=Named)
 
-    def read(self, path: Path, names: Optional[str] = None, config: Optional[Path] = None) -> checkpoint.Checkpoint:
-        return checkpoint.read(path, names, config, self.architecture, self.allow_missing, self.drop)
+    def read(self, source: Source, family: Optional[str] = None, config: Optional[Path] = None) -> Checkpoint:
+        return checkpoint.read_source(source, family, config, self.architecture, self.allow_missing, self.drop)
+
+    def read_two(self, a: Path, b: Path) -> tuple[Checkpoint, Checkpoint]:
+        return tuple(map(self.read, self.naming.open_two(a, b)))
 
 
 _Parts = tyro.conf.OmitArgPrefixes[Parts]
@@ -95,7 +138,8 @@ class Convert:
             self.batch_size,
             self.seq_length,
         )
-        result = convert(self.parts.read(self.source, self.from_, self.config), self.target, self.to, settings)
+        opened = self.parts.naming.open(self.source)
+        result = convert(self.parts.read(opened, self.from_, self.config), self.target, self.to, settings)
         source = result.source
         if self.json:
             told = {
@@ -131,11 +175,12 @@ class Inspect:
     """Whose names it has; by default they are recognised."""
     config: Optional[Path] = None
     """A config.json or bert_config.json, or a folder with one, instead of the one beside it."""
+    naming: tyro.conf.OmitArgPrefixes[Named] = dataclasses.field(default_factory=Named)
     json: bool = False
     """Print it as JSON."""
 
     def run(self) -> int:
-        told = report.inspect(self.file, self.from_, self.config)
+        told = report.inspect(self.naming.open(self.file), self.from_, self.config)
         if self.json:
             print(json.dumps(told, indent=2))
         else:
@@ -156,7 +201,7 @@ class Diff:
     """Print it as JSON."""
 
     def run(self) -> int:
-        told = report.diff(self.parts.read(self.a), self.parts.read(self.b))
+        told = report.diff(*self.parts.read_two(self.a, self.b))
         if self.json:
             print(json.dumps(told, indent=2))
         else:
@@ -219,7 +264,7 @@ class Verify:
 
             settings = Settings(self.device, self.precision or "float32", self.text)
             seen = tell if sys.stderr.isatty() else lambda line: None
-            return verify(self.parts.read(self.a), self.parts.read(self.b), settings, seen)
+            return verify(*self.parts.read_two(self.a, self.b), settings, seen)
         from conversion.agreement import full
 
         if self.full:

@@ -16,8 +16,8 @@ import numpy as np
 
 from conversion import checkpoint, configs, placing
 from conversion.checkpoint import FLOATS, TOKENIZER, Checkpoint
-from conversion.formats import mindspore_ckpt, safetensors_file, tensorflow_bundle
-from conversion.names import FAMILIES, Spelling, count_layers, written
+from conversion.formats import mindspore_ckpt, safetensors_file, tensorflow_bundle, torch_bin
+from conversion.names import FAMILIES, WORD_EMBEDDINGS, Spelling, count_layers, written
 from conversion.parameters import PARTS
 from conversion.sources import OWN_COMPANIONS
 from conversion.targets import TARGETS, target_of
@@ -92,8 +92,8 @@ def convert(source: Checkpoint, path: Path, kind: str | None = None, settings: S
     for name, known in _KNOWN_TO.items():
         if getattr(settings, name) != getattr(Settings, name) and container != known:
             raise UserError(f"--{name.replace('_', '-')} is nothing to a {kind} target; leave it out.")
-    notes = _tokenizer_notes(source)
-    notes += [*(f"left out {name}: {why}" for name, why in source.left_out), *source.config_notes]
+    notes = [*_tokenizer_notes(source), *source.notes]
+    notes += [f"left out {name}: {why}" for name, why in source.left_out]
     for family in dict.fromkeys((source.spelling.family, TARGETS[kind].family)):
         if FAMILIES[family].computes:
             fixed = " and ".join(FAMILIES[family].computes)
@@ -357,14 +357,22 @@ def _own_names(result: Result, spelling: Spelling) -> Tensors:
     homeless = [name for name in result.weights if name not in names]
     if homeless:
         raise UserError(f"{result.kind} checkpoints have no place for {', '.join(homeless)}; leave it out with --drop.")
-    return {
-        names[name]: tensor.transposed() if spelling.transposed(name) else tensor
-        for name, tensor in result.weights.items()
-    }
+    own = {names[name]: _stored(spelling, name, tensor) for name, tensor in result.weights.items()}
+    if FAMILIES[spelling.family].stores_tied and "mlm" in result.source.parts:
+        own |= {name: own[names[canonical]] for name, canonical in spelling.tied().items()}
+    return own
+
+
+def _stored(spelling: Spelling, canonical: str, tensor: Tensor) -> Tensor:
+    """A tensor as a family stores it."""
+    layout = spelling.layout(canonical)
+    return layout.made(tensor) if layout and layout.made else tensor
 
 
 def _own_moments(result: Result, spelling: Spelling) -> Tensors:
     """The moments and scalars by the names of a family; counters as its own optimizers keep them."""
+    if not FAMILIES[spelling.family].moments:
+        result.leave_out_moments(f"by the names of {spelling.family}")
     if not result.moments:
         return {}
     names = spelling.names(count_layers(result.weights), result.source.parts)
@@ -372,7 +380,7 @@ def _own_moments(result: Result, spelling: Spelling) -> Tensors:
     for moment, pattern in zip("mv", FAMILIES[spelling.family].moments[0]):
         for name in result.weights:
             tensor = result.moments[f"{moment}.{name}"]
-            own[pattern.format(name=names[name])] = tensor.transposed() if spelling.transposed(name) else tensor
+            own[pattern.format(name=names[name])] = _stored(spelling, name, tensor)
     scalars = result.source.scalars
     if TARGETS[result.kind].container == "tensorflow":
         own["global_step"] = Tensor.of(np.array(scalars["step"], np.int64))
@@ -469,17 +477,24 @@ def _write_training_state(result: Result, staging: Path, spelling: Spelling) -> 
 
 
 def _write_file(result: Result, staging: Path, settings: Settings) -> None:
-    """One .safetensors or MindSpore .ckpt, its config and tokenizer beside it."""
+    """One .safetensors, MindSpore .ckpt or PyTorch file, its config and tokenizer beside it."""
     family = TARGETS[result.kind].family
     spelling = written(family, result.source.architecture)
     if result.kind in ("safetensors", "hugging-face-old"):
         result.leave_out_moments("in a single file for transformers")
     tensors = _own_names(result, spelling) | _own_moments(result, spelling)
+    rows, multiple = result.weights[WORD_EMBEDDINGS].shape[0], FAMILIES[family].rows_multiple
+    if rows % multiple:
+        result.notes.append(
+            f"the code of {family} wants a vocabulary of a multiple of {multiple}, and this one has {rows}"
+        )
     path = staging / result.target.name
     if path.suffix == ".ckpt":
         mindspore_ckpt.write(path, tensors)
         if path.stat().st_size >= _PROTOBUF_LIMIT:
             result.notes.append("over 2 GiB, and MindSpore reads a .ckpt as one protobuf: take .safetensors with --to")
+    elif path.suffix in (".bin", ".pt"):
+        torch_bin.write(path, tensors, TARGETS[result.kind].under)
     else:
         # mindnlp and transformers refuse MindSpore's own mark, and MindSpore reads any.
         native = result.kind in ("ms_bert", "mindspore", "mindspore-models", "mindspore-models-old")

@@ -9,17 +9,16 @@ import numpy as np
 
 from conversion import checkpoint, configs
 from conversion.checkpoint import Checkpoint
-from conversion.sources import open_source
+from conversion.sources import Source
 from conversion.tensors import Tensor, Tensors, same_bytes
 from ms_bert.errors import UserError, printable
 
 
-def inspect(path: Path, family: str | None = None, config: Path | None = None) -> dict:
+def inspect(source: Source, family: str | None = None, config: Path | None = None) -> dict:
     """What a file holds, by its own names, and what that is: JSON values.
 
     A file whose tensors are not those of a BERT is told all the same, with what is wrong under `not_a_bert`.
     """
-    source = open_source(path)
     told = {
         "path": str(source.path),
         "container": source.container,
@@ -42,9 +41,9 @@ def inspect(path: Path, family: str | None = None, config: Path | None = None) -
         "parameters": sum(tensor.size for tensor in found.weights.values()),
         "dtypes": sorted({tensor.dtype.name for tensor in found.weights.values()}),
         "optimizer": found.scalars or None,
+        "notes": list(found.notes),
         "no_weights": [{"name": name, "why": why} for name, why in found.left_out],
         "config": found.config.to_dict() if found.config else None,
-        "config_notes": list(found.config_notes),
     }
 
 
@@ -122,7 +121,7 @@ def inspection_text(told: dict) -> str:
             lines.append("config: " + ", ".join(f"{name} {value}" for name, value in told["config"].items()))
         else:
             lines.append("config: none beside it")
-        lines += told["config_notes"]
+        lines += told["notes"]
         lines += [f"no weight: {entry['name']} ({entry['why']})" for entry in told["no_weights"]]
     rows = [f"  {name:<{width}}  {t['dtype']:<8} {tuple(t['shape'])}" for name, t in zip(names, told["tensors"])]
     return "\n".join([*map(printable, lines), *rows])

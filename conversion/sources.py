@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from conversion import names
 from conversion.formats import mindspore_ckpt, safetensors_file, tensorflow_bundle, torch_bin
 from conversion.tensors import Tensors
 from ms_bert.data.files import file_hash
@@ -25,6 +26,7 @@ class Source:
         home: the folder in which its config and tokenizer would lie.
         tensors: by the file's own names. moments: of a run folder, `m.NAME` and `v.NAME`; else empty.
         scalars: of a run folder (step, updates, loss_scale, good_steps); else empty. position: of its loop.
+        notes: what was done to the names, and what was left out with it.
     """
 
     path: Path
@@ -34,6 +36,38 @@ class Source:
     moments: Tensors = dataclasses.field(default_factory=dict)
     scalars: dict = dataclasses.field(default_factory=dict)
     position: dict = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def below(self, prefix: str) -> Source:
+        """Only the tensors whose names begin with a prefix, without it; how many others there are is noted.
+
+        Raises:
+            UserError: no name begins with it.
+        """
+        tensors = {name[len(prefix) :]: tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}
+        if not tensors:
+            raise UserError(
+                f"{self.path} has no tensor whose name begins with {prefix[:100]!r}, the --prefix; inspect lists them."
+            )
+        moments = {
+            f"{name[:2]}{name[2 + len(prefix) :]}": tensor
+            for name, tensor in self.moments.items()
+            if name[2:].startswith(prefix)
+        }
+        count = len(self.tensors) + len(self.moments) - len(tensors) - len(moments)
+        note = f"left out {count} tensors whose names do not begin with {prefix[:100]!r}, as asked"
+        return dataclasses.replace(self, tensors=tensors, moments=moments, notes=(*self.notes, note))
+
+    def renamed(self, rules: Mapping[str, str]) -> Source:
+        """By other names; see `conversion.names.renamed`."""
+        if not rules:
+            return self
+        new = names.renamed(self.tensors, rules)
+        tensors = {new[name]: tensor for name, tensor in self.tensors.items()}
+        moments = {f"{name[:2]}{new.get(name[2:], name[2:])}": tensor for name, tensor in self.moments.items()}
+        count = sum(old != name for old, name in new.items())
+        note = f"renamed {count} tensors, as asked: {', '.join(f'{old}={name}'[:100] for old, name in rules.items())}"
+        return dataclasses.replace(self, tensors=tensors, moments=moments, notes=(*self.notes, note))
 
     def __post_init__(self) -> None:
         """No name that could do something to a terminal, or fill it, goes any further."""
@@ -63,11 +97,13 @@ _IN_FOLDERS = (
     "mindspore.ckpt",
     "mindspore_model.ckpt",
 )
-_PATTERNS = ("*.index", "*.ckpt", "*.safetensors", "*.onnx", "*.bin")
+_PATTERNS = ("*.index", "*.ckpt", "*.safetensors", "*.onnx", "*.bin", "*.pt", "*.pth")
+# What trainers save beside the weights.
+_NO_WEIGHTS = {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth"}
 
 _FILES: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Tensors]], ...] = (
     ("safetensors", safetensors_file.is_safetensors, safetensors_file.read),
-    ("PyTorch .bin", torch_bin.is_bin, torch_bin.read),
+    ("PyTorch", torch_bin.is_bin, torch_bin.read),
     ("ONNX", lambda path: path.suffix == ".onnx", _read_onnx),
     ("MindSpore .ckpt", mindspore_ckpt.is_ckpt, mindspore_ckpt.read),
 )
@@ -87,7 +123,7 @@ def open_source(path: Path) -> Source:
             return _newest_of_run(path, checkpoints.folder_of(path, saved[-1]))
         return open_source(_weights_of(path))
     if path.name.endswith(".index.json"):
-        container, read = ("PyTorch .bin", torch_bin.read) if ".bin." in path.name else _FILES[0][::2]
+        container, read = ("PyTorch", torch_bin.read) if ".bin." in path.name else _FILES[0][::2]
         return Source(path, f"sharded {container}", path.parent, _shards(path, read))
     prefix = _tensorflow_prefix(path)
     if prefix is not None:
@@ -160,7 +196,7 @@ def _weights_of(folder: Path) -> Path:
     for name in _IN_FOLDERS:
         if (folder / name).is_file():
             return folder / name
-    found = sorted(path for pattern in _PATTERNS for path in folder.glob(pattern))
+    found = sorted(path for pattern in _PATTERNS for path in folder.glob(pattern) if path.name not in _NO_WEIGHTS)
     if len(found) > 1:
         names = ", ".join(path.name for path in found[:5])
         raise UserError(f"{folder} holds {len(found)} checkpoints ({names}); name one of them.")

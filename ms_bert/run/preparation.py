@@ -120,7 +120,7 @@ def _config(options: Options, initial: Pretrained | None, vocabulary: Vocabulary
     source = options.run.resume or options.model.config or options.model.init
     if options.run.resume is None and initial is not None:
         config = initial.config
-        notes = initial.checkpoint.config_notes
+        notes = initial.checkpoint.notes
     elif source is not None:
         described = configs.read(source)
         config, notes = described.config, described.notes
