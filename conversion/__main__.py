@@ -57,7 +57,7 @@ class Convert:
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")]
     """The checkpoint to read."""
     target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="TARGET")]
-    """What to write; the ending says the format (.ckpt: MindSpore; .ckpt.index: TensorFlow; .safetensors, .onnx and
+    """What to write; the ending says the format (.ckpt: ms_bert; .ckpt.index: TensorFlow; .safetensors, .onnx and
     .mindir; none: a Hugging Face folder), unless --to does."""
     from_: _Names = None
     """Whose names the source has; by default they are recognised."""

@@ -19,6 +19,7 @@ from conversion.parameters import (
     MODULES,
     NEED_POOLER,
     PARTS,
+    TIED,
     architecture_of,
     parameters,
     shapes,
@@ -27,12 +28,12 @@ from conversion.sources import Source, open_source
 from conversion.tensors import Tensor, Tensors, same_bytes
 from ms_bert.config import BertConfig
 from ms_bert.errors import UserError
-from ms_bert.run.checkpoints import TIED
 
 # Scalars of training that may lie beside the weights, and what they are where nothing is said.
 SCALARS = {"global_step": None, "updates": None, "loss_scale": 1.0, "good_steps": 0}
 TOKENIZER = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 FLOATS = ("float32", "float16", "bfloat16", "float64")
+_FAULTS_TOLD = 3  # of each kind, in the message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Checkpoint:
 
     Attributes:
         source: where it was read. spelling: how its tensors are named there.
-        architecture: Hugging Face's class. parts: of `conversion.parameters.PARTS`.
+        architecture: Hugging Face's class; None where it has the heads of several, which only `any_heads` lets through.
+        parts: of `conversion.parameters.PARTS`.
         weights: by canonical names, in Hugging Face's order. moments: Adam's, as m.NAME and v.NAME; may be empty.
         scalars: step, updates, loss_scale, good_steps, where there are moments.
         config: None where nothing beside the checkpoint says it. config_notes: on its fields that are not kept.
@@ -50,7 +52,7 @@ class Checkpoint:
 
     source: Source
     spelling: Spelling
-    architecture: str
+    architecture: str | None
     parts: tuple[str, ...]
     weights: Tensors
     moments: Tensors
@@ -74,7 +76,19 @@ class Fault:
     detail: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kind:<10} {self.name}{self.detail}"
+        return f"{self.name}{self.detail}"
+
+
+class NotWhole(UserError):
+    """The tensors are not those of a BERT; the text tells the first faults of each kind.
+
+    Attributes:
+        faults: all of them, a line each.
+    """
+
+    def __init__(self, message: str, faults: list[str]):
+        super().__init__(message)
+        self.faults = faults
 
 
 def read(
@@ -84,6 +98,7 @@ def read(
     architecture: str | None = None,
     allow_missing: Collection[str] = (),
     drop: Collection[str] = (),
+    any_heads: bool = False,
 ) -> Checkpoint:
     """Read a checkpoint of any format; values stay in the file until they are asked for.
 
@@ -92,11 +107,12 @@ def read(
         config: a config file or a folder with one; None: the one beside the checkpoint, if any.
         architecture: None: by the config and the tensors.
         allow_missing: parts of the architecture that may be missing. drop: parts to leave out, or 'optimizer'.
+        any_heads: whatever heads it has will do, if they are whole, and the optimizer's state is left alone.
 
     Raises:
-        UserError: it cannot be read, or its tensors are not those of a BERT; all faults are told at once.
+        UserError: it cannot be read. NotWhole: its tensors are not those of a BERT.
     """
-    return read_source(open_source(path), family, config, architecture, allow_missing, drop)
+    return read_source(open_source(path), family, config, architecture, allow_missing, drop, any_heads)
 
 
 def read_source(
@@ -106,11 +122,15 @@ def read_source(
     architecture: str | None = None,
     allow_missing: Collection[str] = (),
     drop: Collection[str] = (),
+    any_heads: bool = False,
 ) -> Checkpoint:
     """`read` of a source that is open."""
     path = config or configs.find(source.home)
     mapping = _Mapping(source, family, configs.read(path) if path else None)
-    return mapping.checkpoint(architecture, frozenset(allow_missing), frozenset(drop))
+    if any_heads:
+        mapping.moments.clear()
+        allow_missing = PARTS
+    return mapping.checkpoint(architecture, frozenset(allow_missing), frozenset(drop), any_heads)
 
 
 class _Mapping:
@@ -197,7 +217,9 @@ class _Mapping:
             return tensor
         return tensor.transposed()
 
-    def checkpoint(self, demanded: str | None, allowed: frozenset[str], dropped: frozenset[str]) -> Checkpoint:
+    def checkpoint(
+        self, demanded: str | None, allowed: frozenset[str], dropped: frozenset[str], any_heads: bool
+    ) -> Checkpoint:
         """What was collected, if it is whole; `demanded` is the architecture that the user names."""
         named = self.described.architecture if self.described else None
         part_of = {name: MODULES[module].part for name, (module, _) in parameters(self.layers).items()}
@@ -214,14 +236,14 @@ class _Mapping:
         self._check_dtypes()
         self._check_shapes(present, architecture)
         self._check_moments()
-        if architecture is None and not self.faults:
+        if architecture is None and not self.faults and not any_heads:
             heads = ", ".join(sorted(present - set(BACKBONE))) or "none"
             raise UserError(
                 f"{self.source.path}: no class of Hugging Face has these heads together: {heads}; leave one out with "
                 "--drop."
             )
         if self.faults:
-            raise UserError(self._all_faults(demanded or named or architecture))
+            raise self._not_whole(demanded or named or architecture)
         ordered = {name: self.weights[name] for name in part_of if name in self.weights}
         moments = {f"{k}.{name}": self.moments[f"{k}.{name}"] for k in "mv" for name in ordered if self.moments}
         return Checkpoint(
@@ -308,22 +330,30 @@ class _Mapping:
         if self.scalars["global_step"] is None and not self.source.scalars:
             self.faults.append(Fault("missing", "global_step", " (the step that the moments are of)"))
 
-    def _all_faults(self, architecture: str | None) -> str:
-        """Every fault in a line of its own, the missing and the unexpected with the nearest name of the other kind."""
+    def _not_whole(self, architecture: str | None) -> NotWhole:
+        """All faults, the missing and the unexpected with the nearest name of the other kind."""
+        kinds: dict[str, list[str]] = {"missing": [], "unexpected": [], "wrong": []}
         unexpected = [fault.name for fault in self.faults if fault.kind == "unexpected"]
         missing = [fault.name for fault in self.faults if fault.kind == "missing"]
-        lines = []
-        for fault in sorted(self.faults, key=lambda fault: ("missing", "unexpected", "wrong").index(fault.kind)):
+        for number, fault in enumerate(self.faults):
             others = missing or list(self.canonical) if fault.kind == "unexpected" else unexpected
             # Looking for the nearest of thousands by thousands would take minutes.
-            looked_for = fault.kind != "wrong" and len(lines) < 100
+            looked_for = fault.kind != "wrong" and number < 100
             near = difflib.get_close_matches(fault.name, others[:2000], n=1, cutoff=0.5) if looked_for else []
-            lines.append(f"{fault}{f'   (nearest: {near[0]})' if near else ''}")
-        return (
+            kinds[fault.kind].append(f"{fault}{f' (nearest: {near[0]})' if near else ''}")
+        told = [
+            f"  {kind:<10} {', '.join(found[:_FAULTS_TOLD])}"
+            f"{f' and {len(found) - _FAULTS_TOLD} more' if len(found) > _FAULTS_TOLD else ''}"
+            for kind, found in kinds.items()
+            if found
+        ]
+        count = len(self.faults)
+        message = (
             f"{self.source.path} is not a whole {architecture or 'BERT'} by the names of {self.spelling.family}: "
-            f"{len(lines)} fault{'s' * (len(lines) > 1)}; mend the file, or see --allow-missing, --architecture "
-            "and --from.\n  " + "\n  ".join(lines)
+            f"{count} fault{'s' * (count > 1)}, which python -m conversion inspect lists; mend the file or the "
+            "config, or see --allow-missing, --architecture and --from.\n" + "\n".join(told)
         )
+        return NotWhole(message, [f"{kind:<10} {fault}" for kind, found in kinds.items() for fault in found])
 
 
 def _architecture(named: str | None, present: set[str], allowed: frozenset[str]) -> str | None:

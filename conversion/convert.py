@@ -410,7 +410,7 @@ def _write_file(result: Result, staging: Path, settings: Settings) -> None:
     """One .safetensors or MindSpore .ckpt, its config and tokenizer beside it."""
     family = TARGETS[result.kind].family
     spelling = written(family, result.source.architecture)
-    if family in ("hugging-face", "hugging-face-old"):
+    if result.kind in ("safetensors", "hugging-face-old"):
         result.leave_out_moments("in a single file for transformers")
     tensors = _own_names(result, spelling) | _own_moments(result, spelling)
     path = staging / result.target.name
@@ -420,7 +420,7 @@ def _write_file(result: Result, staging: Path, settings: Settings) -> None:
             result.notes.append("over 2 GiB, and MindSpore reads a .ckpt as one protobuf: take .safetensors with --to")
     else:
         # mindnlp and transformers refuse MindSpore's own mark, and MindSpore reads any.
-        native = family in ("mindspore", "mindspore-models", "mindspore-models-old")
+        native = result.kind in ("ms_bert", "mindspore", "mindspore-models", "mindspore-models-old")
         safetensors_file.write(path, tensors, {"format": "ms" if native else "pt"})
     _write_config(result, staging)
     _copy_companions(result, staging)

@@ -33,7 +33,8 @@ def inspect(path: Path, family: str | None = None, config: Path | None = None) -
         found = checkpoint.read_source(source, family, config)
     except UserError as error:
         described = configs.find(source.home)
-        return told | {"not_a_bert": str(error), "config": str(described) if described else None}
+        why = "\n".join([str(error).partition("\n")[0], *getattr(error, "faults", [])])
+        return told | {"not_a_bert": why, "config": str(described) if described else None}
     return told | {
         "names": found.spelling.family,
         "architecture": found.architecture,

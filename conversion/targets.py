@@ -31,7 +31,10 @@ TARGETS: dict[str, Target] = {
     "hugging-face-old": Target(
         "file", "hugging-face-old", "one .safetensors with LayerNorm's gamma and beta", (".safetensors",)
     ),
-    "mindspore": Target("file", "mindspore", ".ckpt or .safetensors as MindSpore's own cells name them", _MINDSPORE),
+    "ms_bert": Target("file", "hugging-face", ".ckpt or .safetensors as ms_bert's cells name them", _MINDSPORE),
+    "mindspore": Target(
+        "file", "mindspore", "the same as cells of mindspore.nn name them: Dense, Embedding, LayerNorm", _MINDSPORE
+    ),
     "mindnlp": Target("file", "mindnlp", ".ckpt or .safetensors as mindnlp 0.2 to 0.4 names them", _MINDSPORE),
     "mindnlp-0.1": Target("file", "mindnlp-0.1", ".ckpt or .safetensors as mindnlp 0.1 names them", _MINDSPORE),
     "mindspore-models": Target("file", "mindspore-models", ".ckpt as mindspore-ai/models' BERT names them", _MINDSPORE),
@@ -44,7 +47,7 @@ TARGETS: dict[str, Target] = {
 _ENDINGS = {
     ".ckpt.index": "tensorflow",
     ".safetensors": "safetensors",
-    ".ckpt": "mindspore",
+    ".ckpt": "ms_bert",
     ".onnx": "onnx",
     ".mindir": "mindir",
 }

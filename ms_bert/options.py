@@ -109,8 +109,9 @@ class ModelOptions:
     config: Optional[Path] = None
     """A config.json, or a folder with one, instead of a preset; its vocab_size must hold the vocabulary."""
     init: Optional[Path] = None
-    """A model.safetensors to begin from instead of random weights, or a folder that holds one; the folder also gives
-    the config and the vocabulary, unless --config and --vocab do."""
+    """A checkpoint of any format that `conversion` reads, to begin from instead of random weights: a run's folder, one
+    of Hugging Face, or a file. The config and the vocabulary are those beside it, unless --config and --vocab name
+    others; heads that it lacks are drawn anew."""
     truncated_normal: bool = False
     """Random weights from a normal cut off at two standard deviations, as Google's code draws them."""
     dropout: Annotated[Optional[float], Range(0, 0.999)] = None
@@ -196,6 +197,9 @@ class RunOptions:
     """Run folder to go on with; it knows its options, and only those that do not change the training may be given."""
     repeat: Optional[Path] = None
     """A run.json whose options are taken as the defaults of a new run."""
+    evaluate: Optional[Path] = None
+    """Only evaluate this checkpoint, of any format, on the held-out documents of the corpus (with --held-out 0 on all),
+    and print the losses; a run's folder also gives the defaults of the options."""
     log_every: Annotated[int, _Steps] = 10
     """Steps between two lines of metrics.jsonl."""
     eval_every: Annotated[int, _StepsOrNone] = 500
@@ -279,12 +283,12 @@ RESUMABLE = {
 
 
 def changed(before: Options, after: Options) -> list[str]:
-    """Names of the options in which the two differ, `output`, `resume` and `repeat` aside."""
+    """Names of the options in which the two differ, `output`, `resume`, `repeat` and `evaluate` aside."""
     names = []
     for group in _GROUPS:
         old, new = getattr(before, group), getattr(after, group)
         names += [f.name for f in dataclasses.fields(old) if getattr(old, f.name) != getattr(new, f.name)]
-    return [name for name in names if name not in ("output", "resume", "repeat")]
+    return [name for name in names if name not in ("output", "resume", "repeat", "evaluate")]
 
 
 def _check(options) -> None:

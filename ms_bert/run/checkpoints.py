@@ -20,7 +20,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ms_bert.data.files import file_hash, sync_folder, umask
-from ms_bert.errors import UserError
 
 Arrays = dict[str, np.ndarray]
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -173,40 +172,3 @@ def _write_arrays(path: Path, arrays: Arrays) -> None:
 def _sync(path: Path) -> None:
     with open(path, "rb") as file:
         os.fsync(file.fileno())
-
-
-# What other writers add to a model.safetensors: weights tied to another, and a buffer that is no weight.
-TIED = {
-    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-    "cls.predictions.decoder.bias": "cls.predictions.bias",
-}
-_BUFFERS = {"bert.embeddings.position_ids", "embeddings.position_ids"}
-
-
-def load_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> Arrays:
-    """Weights from a model.safetensors, or a folder with one, that fit a model; all that does not is told at once.
-
-    Raises:
-        UserError: there is none, it is not a safetensors file, or names, shapes or dtypes differ.
-    """
-    path = path / MODEL if path.is_dir() else path
-    try:
-        arrays = load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"there is no {path}; name a model.safetensors or a folder that holds one.") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} cannot be read as safetensors ({error}); name a model.safetensors.") from None
-    arrays = {name: value for name, value in arrays.items() if name not in _BUFFERS}
-    for name, own in TIED.items():
-        if name in arrays and own in arrays and not np.array_equal(arrays.pop(name), arrays[own]):
-            raise UserError(f"{path}: {name} differs from {own}, and this model ties the two; use a tied checkpoint.")
-    faults = [f"{name} is missing" for name in shapes if name not in arrays]
-    faults += [f"{name} is unexpected" for name in arrays if name not in shapes]
-    faults += [
-        f"{name} is {arrays[name].dtype} {arrays[name].shape} instead of float32 {shape}"
-        for name, shape in shapes.items()
-        if name in arrays and (arrays[name].shape != shape or arrays[name].dtype != np.float32)
-    ]
-    if faults:
-        raise UserError(f"{path} does not fit this model: {'; '.join(faults)}.")
-    return arrays

@@ -31,9 +31,9 @@ class PreTrainingLoss(nn.Cell):
     def construct(
         self,
         input_ids,
+        sequence_ids,
         token_type_ids,
         position_ids,
-        sequence_ids,
         cls_positions,
         masked_positions,
         masked_labels,
@@ -46,7 +46,7 @@ class PreTrainingLoss(nn.Cell):
         dropout_keys=None,
     ):
         masked, next_sentence = self.losses(
-            (input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, masked_positions),
+            (input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, masked_positions),
             ops.reshape(masked_labels, (-1,)),
             ops.reshape(next_sentence_labels, (-1,)),
             dropout_keys,

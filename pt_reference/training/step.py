@@ -31,9 +31,9 @@ class PreTrainingLoss(nn.Module):
     def forward(
         self,
         input_ids,
+        sequence_ids,
         token_type_ids,
         position_ids,
-        sequence_ids,
         cls_positions,
         masked_positions,
         masked_labels,
@@ -46,7 +46,7 @@ class PreTrainingLoss(nn.Module):
         dropout_keys=None,
     ):
         masked_logits, next_sentence_logits = self.model(
-            input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, masked_positions, dropout_keys
+            input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, masked_positions, dropout_keys
         )
         masked = weighted_sums(masked_logits, masked_labels, masked_weights)
         next_sentence = weighted_sums(next_sentence_logits, next_sentence_labels, next_sentence_weights)

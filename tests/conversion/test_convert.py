@@ -17,7 +17,7 @@ from conversion.__main__ import main
 from conversion.convert import Settings, convert
 from conversion.formats import mindspore_ckpt, safetensors_file
 from conversion.names import FAMILIES, Spelling
-from conversion.parameters import ARCHITECTURES
+from conversion.parameters import ARCHITECTURES, MODULES
 from conversion.targets import TARGETS, target_of
 from conversion.tensors import Tensor, same_bytes
 from ms_bert.config import BertConfig
@@ -33,7 +33,7 @@ LOSSLESS = [
     *(
         (kind, ending)
         for kind in TARGETS
-        if kind.startswith("mind") and kind != "mindir"
+        if kind.startswith(("mind", "ms_")) and kind != "mindir"
         for ending in (".ckpt", ".safetensors")
     ),
     ("tensorflow", ""),
@@ -137,27 +137,64 @@ def test_old_pytorch_files_come_in_whole(legacy, tmp_path):
 
 
 def test_mindspore_loads_a_checkpoint_by_its_own_names(tmp_path):
-    """Into cells built of MindSpore's nn, and into ms_bert's by Hugging Face's names."""
+    """Into ms_bert's cells by default, and where asked into cells of mindspore.nn: nothing is left on either side."""
     mindspore = pytest.importorskip("mindspore")
     from ms_bert.model import BertForPreTraining, Numerics
 
     source = checkpoint.read(write_folder(tmp_path / "source", random_weights(special=False)))
-    convert(source, tmp_path / "a" / "model.ckpt", "mindnlp")
+    convert(source, tmp_path / "a" / "model.ckpt")
     model = BertForPreTraining(CONFIG, Numerics())
     left = mindspore.load_param_into_net(model, mindspore.load_checkpoint(str(tmp_path / "a" / "model.ckpt")))
     assert left == ([], [])
     assert all(np.array_equal(p.asnumpy(), source.weights[p.name].read()) for p in model.get_parameters())
 
     convert(source, tmp_path / "b" / "model.ckpt", "mindspore")
-    dense, norm = mindspore.nn.Dense(12, 20), mindspore.nn.LayerNorm((12,))
-    found = mindspore.load_checkpoint(str(tmp_path / "b" / "model.ckpt"))
-    for cell, prefix in ((dense, "bert.encoder.layer.1.intermediate.dense"), (norm, "bert.embeddings.LayerNorm")):
-        own = {name.removeprefix(prefix + "."): value for name, value in found.items() if name.startswith(prefix)}
-        assert mindspore.load_param_into_net(cell, own)[0] == []
+    plain = bert_of_mindspore_nn()
+    left = mindspore.load_param_into_net(plain, mindspore.load_checkpoint(str(tmp_path / "b" / "model.ckpt")))
+    assert left == ([], [])
+    found = {p.name: p.asnumpy() for p in plain.get_parameters()}
+    assert len(found) == len(source.weights)
     assert np.array_equal(
-        dense.weight.asnumpy(), source.weights["bert.encoder.layer.1.intermediate.dense.weight"].read()
+        found["bert.embeddings.word_embeddings.embedding_table"],
+        source.weights["bert.embeddings.word_embeddings.weight"].read(),
     )
-    assert np.array_equal(norm.beta.asnumpy(), source.weights["bert.embeddings.LayerNorm.bias"].read())
+    assert np.array_equal(
+        found["bert.embeddings.LayerNorm.beta"], source.weights["bert.embeddings.LayerNorm.bias"].read()
+    )
+
+
+def bert_of_mindspore_nn():
+    """The parameters of a BERT that somebody built of mindspore.nn's cells, in Hugging Face's structure."""
+    from mindspore import Parameter, nn, ops
+
+    sizes = {"V": 61, "P": 17, "T": 3, "H": 12, "I": 20, "two": 2}
+    make = {
+        "embedding": lambda rows, width: nn.Embedding(rows, width),
+        "norm": lambda width: nn.LayerNorm((width,)),
+        "linear": lambda outputs, inputs: nn.Dense(inputs, outputs),
+        "projection": lambda outputs, inputs: nn.Dense(inputs, outputs),
+    }
+    top = nn.Cell()
+
+    def cell_at(path: list[str]) -> nn.Cell:
+        inner = top
+        for name in path:
+            if not hasattr(inner, name):
+                setattr(inner, name, nn.Cell())
+            inner = getattr(inner, name)
+        return inner
+
+    for name, module in MODULES.items():
+        if module.part in ("classifier", "qa"):
+            continue
+        for i in range(2 if "{i}" in name else 1):
+            *path, last = name.format(i=i).split(".")
+            if module.kind == "bias":
+                cell_at([*path, last]).bias = Parameter(ops.zeros(61))
+            else:
+                setattr(cell_at(path), last, make[module.kind](*(sizes[size] for size in module.shape)))
+    top.update_parameters_name()
+    return top
 
 
 # The optimizer's state
@@ -179,7 +216,13 @@ def training_checkpoint(folder: Path, **scalars) -> Path:
 @pytest.mark.parametrize("scalars", [{}, {"updates": 66, "loss_scale": 2048.0, "good_steps": 5}])
 @pytest.mark.parametrize(
     "kind, ending",
-    [("mindspore", ".ckpt"), ("mindspore-models", ".safetensors"), ("mindnlp", ".ckpt"), ("tensorflow", "")],
+    [
+        ("ms_bert", ".ckpt"),
+        ("mindspore", ".ckpt"),
+        ("mindspore-models", ".safetensors"),
+        ("mindnlp", ".ckpt"),
+        ("tensorflow", ""),
+    ],
 )
 def test_the_optimizers_state_travels(kind, ending, scalars, tmp_path):
     source = training_checkpoint(tmp_path / "source", **scalars)
@@ -282,7 +325,7 @@ def test_moments_that_do_not_fit_the_weights_are_told(tmp_path):
     def without(*names):
         return lambda values: [values.pop(name) for name in names]
 
-    prefix = "adam_m.cls.seq_relationship."
+    prefix = "m.cls.seq_relationship."
     for number, (change, words) in enumerate(
         (
             (without("global_step"), "missing    global_step"),
@@ -365,13 +408,24 @@ def test_all_faults_are_told_at_once_with_the_nearest_name(tmp_path):
     folder = write_folder(tmp_path / "source", weights)
     with pytest.raises(UserError) as told:
         checkpoint.read(folder)
-    lines = str(told.value).splitlines()
-    assert "5 faults" in lines[0] and len(lines) == 6
+    first, missing, unexpected, wrong = str(told.value).splitlines()
+    assert "5 faults" in first
     query = "bert.encoder.layer.1.attention.self.{}.weight"
-    assert lines[1].split() == ["missing", query.format("query"), "(nearest:", query.format("qeury") + ")"]
-    assert lines[2].split()[:2] == ["missing", "cls.seq_relationship.bias"]
-    assert lines[3].split()[:2] == ["unexpected", "bert.embeddings.strange"] or "qeury" in lines[3]
-    assert lines[5].strip() == "wrong      bert.pooler.dense.weight: found (5, 12), expected (12, 12)"
+    assert missing.split()[:4] == ["missing", query.format("query"), "(nearest:", query.format("qeury") + "),"]
+    assert "cls.seq_relationship.bias" in missing
+    assert "bert.embeddings.strange" in unexpected and "qeury" in unexpected
+    assert wrong.strip() == "wrong      bert.pooler.dense.weight: found (5, 12), expected (12, 12)"
+    assert len(told.value.faults) == 5
+
+
+def test_a_thousand_faults_are_told_in_a_few_lines_and_inspect_lists_them(tmp_path, capsys):
+    strange = {f"strange.{i}": np.zeros(3, np.float32) for i in range(1000)}
+    folder = write_folder(tmp_path / "source", random_weights() | strange)
+    with pytest.raises(UserError) as told:
+        checkpoint.read(folder)
+    assert len(str(told.value).splitlines()) == 2 and "and 997 more" in str(told.value) and len(str(told.value)) < 600
+    main(["inspect", str(folder)])
+    assert "unexpected strange.999" in capsys.readouterr().out
 
 
 def test_a_missing_part_must_be_allowed_and_a_part_is_whole_or_not_there(tmp_path):
@@ -561,7 +615,7 @@ def test_the_ending_says_the_format(tmp_path):
     found = {
         name: target_of(tmp_path / name, None)[0] for name in ("a", "a.ckpt", "a.safetensors", "a.onnx", "a.mindir")
     }
-    assert list(found.values()) == ["hugging-face", "mindspore", "safetensors", "onnx", "mindir"]
+    assert list(found.values()) == ["hugging-face", "ms_bert", "safetensors", "onnx", "mindir"]
     assert target_of(tmp_path / "a.ckpt.index", None) == ("tensorflow", tmp_path / "a.ckpt")
     for name, kind in (("a.bin", None), ("a.pt", None), ("a", "mindspore"), ("a.ckpt", "onnx")):
         with pytest.raises(UserError):
@@ -901,7 +955,7 @@ def test_the_command_reports_as_json_and_refuses_in_a_sentence(tmp_path, capsys)
     source = write_folder(tmp_path / "source", random_weights())
     assert main(["convert", str(source), str(tmp_path / "m" / "a.ckpt"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["to"] == "mindspore" and told["tensors"] == 46 and told["optimizer"] is None
+    assert told["to"] == "ms_bert" and told["tensors"] == 46 and told["optimizer"] is None
     assert main(["convert", str(source), str(tmp_path / "m" / "a.ckpt")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("python -m conversion: ") and error.count("\n") == 1 and "--overwrite" in error
