@@ -9,7 +9,7 @@ import pytest
 
 from ms_bert.errors import UserError
 from ms_bert.options import Options
-from ms_bert.run import command
+from ms_bert.run import command, preparation
 from ms_bert.run.progress import Progress
 from tests import runs
 
@@ -152,7 +152,7 @@ def test_a_run_of_another_version_is_refused(saved):
 def test_what_is_odd_about_a_config_is_told_when_a_run_begins(tmp_path, vocabulary, capsys):
     config = runs.write_config(tmp_path, output_past=True, adapters={})
     options = parse("--config", str(config), "--seq-length", "32")
-    assert command._config(options, vocabulary, Progress()).hidden_size == 32
+    assert preparation._config(options, None, vocabulary, Progress()).hidden_size == 32
     assert capsys.readouterr().out == (
         f"{config}: the config has fields that are not known here and were left out: adapters\n"
     )
