@@ -58,7 +58,7 @@ def save(run_folder: Path, state: TrainingState) -> Path:
             _write_arrays(beside / name, arrays)
         write_state(beside, state.step, state.scalars, state.position, state.metrics)
         sync_folder(beside)
-        if folder.exists():  # the same step, saved once more after a resume
+        if os.path.lexists(folder):  # the same step, saved once more after a resume
             _remove(folder)
         os.rename(beside, folder)
         sync_folder(folder.parent)
@@ -105,10 +105,14 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def steps(run_folder: Path) -> list[int]:
-    """The steps of which a checkpoint is there, ascending."""
-    numbers = [path.name.removeprefix("step-") for path in (run_folder / FOLDER).glob("step-*")]
+    """The steps of which a checkpoint is there, whole or not, ascending."""
+    try:
+        names = set(os.listdir(run_folder / FOLDER))  # unlike glob, it tells of a folder that may not be read
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    numbers = [name.removeprefix("step-") for name in names if name.startswith("step-")]
     steps = {int(number) for number in numbers if number.isascii() and number.isdigit()}
-    return sorted(step for step in steps if folder_of(run_folder, step).exists())
+    return sorted(step for step in steps if folder_of(run_folder, step).name in names)
 
 
 def check_begun(run_folder: Path) -> None:

@@ -218,7 +218,9 @@ def read_description(path: Path) -> dict:
         description = json.loads(file.read_bytes())
     except FileNotFoundError:
         raise UserError(f"there is no {file}; name the folder of a run.") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error}); make it readable, or name another run.") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}); restore it, or begin a new run.") from None
     if (
         isinstance(description, dict) and "trained_by" not in description

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from conversion import __main__ as conversion
 from ms_bert.run import checkpoints, command, curves
 from ms_bert.run.folder import RunFolder
 from tests import runs
@@ -155,11 +156,28 @@ def test_damage_of_a_file_that_is_there_twice_costs_nothing(name, damage, words,
         assert (folder / name).read_bytes() == (finished / name).read_bytes()
 
 
-def test_a_checkpoint_that_is_no_folder_is_set_aside(folder, finished, capsys):
-    shutil.rmtree(folder / "checkpoints" / "step-00000009")
-    (folder / "checkpoints" / "step-00000009").write_bytes(b"x")
+@pytest.mark.parametrize(
+    "instead", [Path.touch, lambda path: path.symlink_to("nowhere")], ids=["a file", "a dead link"]
+)
+def test_a_checkpoint_that_is_no_folder_is_set_aside(instead, folder, finished, capsys):
+    newest = folder / "checkpoints" / "step-00000009"
+    shutil.rmtree(newest)
+    instead(newest)
     assert "is passed over" in assert_resumed(folder, finished, capsys)
-    assert not (folder / "checkpoints" / "step-00000009").is_file()
+    assert newest.is_dir() and os.path.lexists(newest.with_name("damaged-step-00000009"))
+
+
+def test_a_run_whose_metrics_are_lost_goes_on_where_it_is_converted_to(folder, finished, tmp_path, capsys):
+    (folder / "metrics.jsonl").unlink()
+    told = refusal(capsys, "--resume", folder)
+    assert f"python -m conversion convert {folder} NEW, then --resume NEW" in told
+    assert conversion.main(["convert", str(folder), str(tmp_path / "new")]) == 0
+    assert main("--resume", tmp_path / "new") == 0
+    wanted, found = (runs.content(path) for path in (finished, tmp_path / "new"))
+    assert all(found[name] == wanted[name] for name in wanted if name.endswith(".safetensors"))
+    assert wanted["metrics.jsonl"].endswith(found["metrics.jsonl"]) and found["metrics.jsonl"].startswith(
+        b'{"step": 10'
+    )
 
 
 def test_without_any_checkpoint_no_run_begins_anew_in_silence(folder, capsys):
