@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from conversion import names
+from conversion import names, placing
 from conversion.formats import mindspore_ckpt, safetensors_file, tensorflow_bundle, torch_bin
 from conversion.tensors import Tensors
 from ms_bert.data.files import file_hash
@@ -129,6 +129,9 @@ def open_source(path: Path) -> Source:
     if prefix is not None:
         return Source(prefix, "TensorFlow", _home(prefix), tensorflow_bundle.read(prefix))
     if not path.is_file():
+        target = path.name.removesuffix(".index")
+        if target and placing.folder_of(path.with_name(target)).is_dir():
+            raise UserError(f"a conversion to {path} is under way, or was killed before it was done; repeat it.")
         raise UserError(f"there is no {path}; name a checkpoint file, a folder with one, or a TensorFlow prefix.")
     for container, recognises, read in _FILES:
         if recognises(path):

@@ -220,6 +220,7 @@ def training_checkpoint(folder: Path, **scalars) -> Path:
     rng = np.random.default_rng(8)
     moments = {f"{k}.{name}": rng.random(value.shape, np.float32) for k in "mv" for name, value in weights.items()}
     scalars = {"updates": 70, "loss_scale": 1.0, "good_steps": 0, **scalars}
+    (folder / "checkpoints").mkdir()
     save(folder, TrainingState(70, weights, moments, scalars, {"window": {}}))
     return folder
 

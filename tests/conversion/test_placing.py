@@ -70,6 +70,9 @@ def test_what_came_to_be_there_after_a_kill_and_what_was_there_before_are_both_k
         convert(source, target, "tensorflow", Settings(overwrite=True))
     assert index.read_text() == "of the user" and (folder / "old" / "x.index").read_text() == "old"
     index.unlink()
+    for name in ("x", "x.index"):
+        with pytest.raises(UserError, match="a conversion to .* was killed before it was done; repeat it"):
+            checkpoint.read(tmp_path / "t" / name)
     with pytest.warns(UserWarning, match="the old one is back"), pytest.raises(UserError, match="is there already"):
         convert(source, target, "tensorflow")
     assert index.read_text() == "old" and not hidden(tmp_path)
