@@ -11,7 +11,7 @@ from conversion import checkpoint, configs
 from conversion.checkpoint import Checkpoint
 from conversion.sources import Source
 from conversion.tensors import Tensor, Tensors, same_bytes
-from ms_bert.errors import UserError, printable
+from ms_bert.errors import UserError
 
 
 def inspect(source: Source, family: str | None = None, config: Path | None = None) -> dict:
@@ -104,10 +104,9 @@ def _difference(a: Tensor, b: Tensor) -> dict:
 
 
 def inspection_text(told: dict) -> str:
-    """An inspection for people; what the file could do to a terminal is escaped."""
-    names = [_cut(printable(tensor["name"])) for tensor in told["tensors"]]
-    width = max(map(len, names), default=0)
-    lines = [f"{told['path']}: {told['container']}, {len(names)} tensors, {told['bytes']:,} bytes"]
+    """An inspection for people."""
+    width = max((len(tensor["name"]) for tensor in told["tensors"]), default=0)
+    lines = [f"{told['path']}: {told['container']}, {len(told['tensors'])} tensors, {told['bytes']:,} bytes"]
     if "not_a_bert" in told:
         lines.append(f"not a BERT: {told['not_a_bert']}")
     else:
@@ -123,12 +122,8 @@ def inspection_text(told: dict) -> str:
             lines.append("config: none beside it")
         lines += told["notes"]
         lines += [f"no weight: {entry['name']} ({entry['why']})" for entry in told["no_weights"]]
-    rows = [f"  {name:<{width}}  {t['dtype']:<8} {tuple(t['shape'])}" for name, t in zip(names, told["tensors"])]
-    return "\n".join([*map(printable, lines), *rows])
-
-
-def _cut(name: str, most: int = 100) -> str:
-    return name if len(name) <= most else name[: most - 3] + "..."
+    lines += [f"  {t['name']:<{width}}  {t['dtype']:<8} {tuple(t['shape'])}" for t in told["tensors"]]
+    return "\n".join(lines)
 
 
 def diff_text(told: dict) -> str:
@@ -151,7 +146,7 @@ def diff_text(told: dict) -> str:
     lines += [f"  only in {side}: {name}" for side in "ab" for name in told[f"only_in_{side}"]]
     for kind in ("config", "scalars"):
         lines += [f"  {kind} {entry['name']}: {entry['a']} against {entry['b']}" for entry in told[kind]]
-    return "\n".join(map(printable, lines))
+    return "\n".join(lines)
 
 
 def totals(tensors: Tensors) -> str:
