@@ -142,7 +142,7 @@ def _loaded(folder: Path, step: int) -> TrainingState:
         raise ValueError(f"{STATE} is of step {state['step']}")
     try:
         model, optimizer = (load_file(folder / name) for name in (MODEL, OPTIMIZER))
-    except (SafetensorError, OSError, KeyError, TypeError) as error:  # the last two: types that NumPy lacks
+    except (SafetensorError, OSError, KeyError, TypeError, AttributeError) as error:  # some for types that NumPy lacks
         raise ValueError(f"its tensors cannot be read: {error}") from None
     return TrainingState(step, model, optimizer, state["scalars"], state["position"], state.get("metrics"))
 

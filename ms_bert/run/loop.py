@@ -178,11 +178,12 @@ def averages(sums: dict[str, float]) -> dict[str, float]:
     return means
 
 
-def _is_window(window: dict) -> bool:
+def _is_window(window: dict, step: int) -> bool:
     """Whether these can be a loop's sums since its last logged line, of which the next line can be made."""
-    known = {*SUMS, "gradient_norm"}
+    known, numbers = {*SUMS, "gradient_norm"}, [window.get(name, 0) for name in ("steps", "skipped")]
     return (
         window.keys() <= {*known, "steps", "skipped"}
+        and all(type(number) is int and 0 <= number <= step for number in numbers)
         and all(type(value) in (int, float) and abs(value) < 2.0**127 for value in window.values())
         and (not window.get("steps") or (known <= window.keys() and window["masked_count"] > 0))
     )
@@ -239,7 +240,7 @@ class Loop:
     def _misfit(self, state: TrainingState) -> str | None:
         """Why a checkpoint is none of this run, or None."""
         window = state.position.get("window")
-        if not isinstance(window, dict) or not _is_window(window):
+        if not isinstance(window, dict) or not _is_window(window, state.step):
             return "its position holds no sums since the last logged line"
         kind = "float64" if self.options.training.precision == "float64" else "float32"
         return checkpoints.misfit(state, self.trainer.shapes, kind)

@@ -234,6 +234,7 @@ BIAS = "cls.predictions.bias"
         (lambda state, model, optimizer: state["position"]["window"].pop("masked_loss"), "no sums"),
         (lambda state, model, optimizer: state["position"].update(window={"masked_loss": float("nan")}), "no sums"),
         (lambda state, model, optimizer: state["position"].update(window=[1]), "no sums"),
+        (lambda state, model, optimizer: state["position"]["window"].update(steps=10), "no sums"),
     ],
 )
 def test_a_checkpoint_that_is_of_no_such_run_is_one_sentence(change, words, folder, capsys):
