@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import collections
 import hashlib
+import itertools
 import json
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,8 @@ CONTINUATION = "##"
 FORMAT = 2  # of a trained vocabulary in the cache
 LARGEST_FILE = 100_000_000  # bytes; that of a vocabulary of half a million entries has 20 million
 MOST_IDS = 10_000_000
+LONGEST_PIECE = 10_000  # characters of a text that the trainer is given at a time
+_PIECE = re.compile(r"(?=\S).{1,%d}(?!\S)|\S{%d}" % (LONGEST_PIECE, LONGEST_PIECE), re.DOTALL)
 
 
 class Vocabulary:
@@ -174,7 +179,7 @@ def _train(options: TextOptions, corpus: Corpus) -> Tokenizer:
     def trained(size: int, first: list[str]) -> dict[str, int]:
         tokenizer = _bert_tokenizer(_word_piece({}), options.cased)
         tokenizer.train_from_iterator(
-            sample,
+            itertools.chain.from_iterable(map(_pieces, sample)),
             trainers.WordPieceTrainer(
                 vocab_size=size,
                 special_tokens=[*SPECIAL_TOKENS, *first],
@@ -190,6 +195,18 @@ def _train(options: TextOptions, corpus: Corpus) -> Tokenizer:
     continuing = sorted(token for token in trained(1, []) if token.startswith(CONTINUATION))
     tokenizer = _bert_tokenizer(_word_piece(trained(options.vocab_size, continuing)), options.cased)
     return _with_special_tokens(tokenizer)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """The lines of a text, long ones in pieces, cut at white space where there is any.
+
+    Training takes memory by the length of a piece and time by the square of that of a word.
+    """
+    for line in text.split("\n"):
+        if len(line) <= LONGEST_PIECE:
+            yield line
+        else:
+            yield from _PIECE.findall(line)
 
 
 def _alphabet_size(sample: list[str], most: int) -> int:

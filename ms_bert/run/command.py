@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -50,6 +51,7 @@ class Framework(Protocol):
 
 def main(framework: Framework, program: str, description: str, arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         return pretrain(framework, parse(program, description, sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
@@ -59,9 +61,20 @@ def main(framework: Framework, program: str, description: str, arguments: Sequen
         # Outside the loop, which says what it has saved: the cache or the run folder cannot be written or read.
         print(f"{program}: {error}; check that the path is right, may be written and has room.", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(f"{program}: interrupted before training began, or twice; nothing new was saved.", file=sys.stderr)
-        return 130
+        return 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends the command as Ctrl-C does."""
+
+
+def _terminate(number, frame):
+    signal.signal(number, signal.SIG_IGN)  # once is enough, and nothing half made is to be left behind
+    raise _Terminated
 
 
 def parse(program: str, description: str, arguments: Sequence[str]) -> Options:
@@ -128,7 +141,8 @@ def pretrain(framework: Framework, options: Options) -> int:
     trainer = framework.trainer(config, options)
     if resumed:
         description = read_description(path)
-        if description["store"] != store.fingerprint:
+        # The counts too: another version may make other ids of the same text.
+        if description["store"] != store.fingerprint or description["text"]["train"] != store.train.counts:
             raise UserError(
                 f"the corpus is not the one that {path} was begun with, so its next batch cannot be made; "
                 "restore the corpus, or begin a new run."
@@ -146,7 +160,7 @@ def pretrain(framework: Framework, options: Options) -> int:
         trainer.load_weights(checkpoints.load_weights(options.model.init, trainer.shapes))
     if not resumed:
         description = _description(framework, options, config, store, trainer)
-        folder = RunFolder.create(path, description, config, vocabulary, examples.seq_length)
+        folder = RunFolder.create(path, description, config, vocabulary)
     loop = Loop(options, trainer, folder, train, held_out, progress, store.unigram_entropy)
     if resumed:
         loop.resume(state)

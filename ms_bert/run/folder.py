@@ -38,9 +38,7 @@ class RunFolder:
             raise UserError(f"{path} is being written by another process; wait for it or stop it.") from None
 
     @classmethod
-    def create(
-        cls, path: Path, description: dict, config: BertConfig, vocabulary: Vocabulary, longest: int
-    ) -> RunFolder:
+    def create(cls, path: Path, description: dict, config: BertConfig, vocabulary: Vocabulary) -> RunFolder:
         """Make a new run folder.
 
         Raises:
@@ -60,7 +58,7 @@ class RunFolder:
             json.dumps(
                 {
                     **vocabulary.clean_up(),
-                    "model_max_length": longest,
+                    "model_max_length": config.max_position_embeddings,
                     "cls_token": "[CLS]",
                     "sep_token": "[SEP]",
                     "pad_token": "[PAD]",
