@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import platform
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from ms_bert.run.progress import Progress
 
 def main(framework: Framework, program: str, description: str, arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         options = parse(program, description, sys.argv[1:] if arguments is None else arguments)
         return evaluate_checkpoint(framework, options) if options.run.evaluate else pretrain(framework, options)
@@ -38,9 +40,20 @@ def main(framework: Framework, program: str, description: str, arguments: Sequen
         # Outside the loop, which says what it has saved: the cache or the run folder cannot be written or read.
         print(f"{program}: {error}; check that the path is right, may be written and has room.", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(f"{program}: interrupted before training began, or twice; nothing new was saved.", file=sys.stderr)
-        return 130
+        return 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends the command as Ctrl-C does."""
+
+
+def _terminate(number, frame):
+    signal.signal(number, signal.SIG_IGN)  # once is enough, and nothing half made is to be left behind
+    raise _Terminated
 
 
 def parse(program: str, description: str, arguments: Sequence[str]) -> Options:
@@ -109,12 +122,14 @@ def pretrain(framework: Framework, options: Options) -> int:
     trainer = framework.trainer(config, options)
     if resumed:
         description = read_description(path)
-        if description.get("store") != store.fingerprint:
+        # The counts too: another version may make other ids of the same text.
+        begun_with = description.get("store"), description.get("text", {}).get("train")
+        if begun_with != (store.fingerprint, store.train.counts):
             raise UserError(
                 f"the corpus or the vocabulary is not the one that {path} was begun with, so its next batch cannot be "
                 "made; restore it, or begin a new run."
             )
-        if mended := folder.mend_tokenizer(vocabulary, examples.seq_length):
+        if mended := folder.mend_tokenizer(vocabulary, config.max_position_embeddings):
             progress.say(f"wrote {' and '.join(mended)} of {path} anew: missing or damaged")
         state = checkpoints.load_newest(path, warn=lambda sentence: print(sentence, file=sys.stderr))
         if state is None and checkpoints.steps(path):
@@ -128,7 +143,7 @@ def pretrain(framework: Framework, options: Options) -> int:
         trainer.load_weights(fit.values(training.seed, options.model.truncated_normal))
     if not resumed:
         description = _description(framework, options, prepared, trainer)
-        folder = RunFolder.create(path, description, config, vocabulary, examples.seq_length)
+        folder = RunFolder.create(path, description, config, vocabulary)
     loop = Loop(options, trainer, folder, train, held_out, progress, store.unigram_entropy)
     if resumed:
         loop.resume(state)

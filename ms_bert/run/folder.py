@@ -56,9 +56,7 @@ class RunFolder:
         checkpoints.sweep(self.path)
 
     @classmethod
-    def create(
-        cls, path: Path, description: dict, config: BertConfig, vocabulary: Vocabulary, longest: int
-    ) -> RunFolder:
+    def create(cls, path: Path, description: dict, config: BertConfig, vocabulary: Vocabulary) -> RunFolder:
         """Make a new run folder.
 
         Raises:
@@ -70,7 +68,7 @@ class RunFolder:
         folder.write(
             _CONFIG, json.dumps({"architectures": ["BertForPreTraining"], **config.to_dict()}, indent=2).encode()
         )
-        for name, content in _tokenizer_files(vocabulary, longest).items():
+        for name, content in _tokenizer_files(vocabulary, config.max_position_embeddings).items():
             folder.write(name, content)
         (path / checkpoints.FOLDER).mkdir(exist_ok=True)
         folder.describe(description)  # last: a folder with run.json can be resumed
@@ -241,7 +239,10 @@ def _is_description(description) -> bool:
         return False
     entries = description["trained_by"]
     return (
-        all(isinstance(group, dict) for group in (*options.values(), description.get("config", {})))
+        all(
+            isinstance(group, dict)
+            for group in (*options.values(), description.get("config", {}), description.get("text", {}))
+        )
         and isinstance(entries, list)
         and all(isinstance(entry, dict) for entry in entries)
         and all(type(entry.get("from_step")) is int and isinstance(entry.get("framework"), str) for entry in entries)

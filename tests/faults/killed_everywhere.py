@@ -74,9 +74,7 @@ def train(path, store, vocabulary):
     folder = (
         RunFolder(path)
         if begun
-        else RunFolder.create(
-            path, {"options": OPTIONS.to_dict()}, BertConfig(vocab_size=vocabulary.size), vocabulary, 16
-        )
+        else RunFolder.create(path, {"options": OPTIONS.to_dict()}, BertConfig(vocab_size=vocabulary.size), vocabulary)
     )
     train_maker, held_out = (
         BatchMaker(split, vocabulary, OPTIONS.examples, 4, 1, held_out=split is store.held_out)

@@ -29,7 +29,7 @@ def loop(store, vocabulary, tmp_path, monkeypatch):
 
     def made(trainer, options=OPTIONS) -> Loop:
         config, description = BertConfig(vocab_size=vocabulary.size), {"options": options.to_dict()}
-        folder = RunFolder.create(tmp_path / "run", description, config, vocabulary, 32)
+        folder = RunFolder.create(tmp_path / "run", description, config, vocabulary)
         return Loop(
             options, trainer, folder, maker(store.train, vocabulary), held_out(store, vocabulary), Silent(), None
         )
