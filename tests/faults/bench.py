@@ -27,7 +27,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from tests.faults.mutations import CANARY, SECRET, mutate
+from tests.faults.mutations import CANARY, NATURES, SECRET, mutate
 
 OUTCOMES = {
     "same": "read, with the result of the sound file",
@@ -91,6 +91,7 @@ class Subject:
             each, a key of FORMS. commands: of which each mutant meets one.
         reseal: makes the checksums fit the damage, where there are some; returns whether it did.
         guarded: checksums must see all that is not resealed: a result that is not the sound one's is a failure.
+        natures: what else than a file a mutant may be.
         draws: curves are drawn to the last pixel, which takes longer than all the rest.
         needs: a module to import before anything is forked.
     """
@@ -100,8 +101,9 @@ class Subject:
     commands: tuple[Command, ...]
     reseal: Callable[[random.Random, Path], bool] = lambda rng, folder: False
     guarded: bool = False
+    natures: tuple = NATURES
     draws: bool = False
-    needs: str = "json"
+    needs: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,12 +136,12 @@ class Bench:
 
     def __init__(self, root: Path, kind: str, subject: Subject, seed: int):
         self.kind, self.seed, self.subject = kind, seed, subject
-        importlib.import_module(self.subject.needs)
+        _import([subject.needs] if subject.needs else [])
         self.sound, self.work, self.root = root / "sound", root / "work", root
         (root / SECRET).parent.mkdir()
         (root / SECRET).write_text("nobody may read this\n" * 100)
-        (root / "tmp").mkdir()
-        self.work.mkdir()
+        for folder in (root / "tmp", root / "home", self.work):
+            folder.mkdir()
         made = self._in_child(self.subject.make)
         if made["exception"] or made["signal"]:
             raise Unsound(f"they cannot be made: {self.said()[-300:]}")
@@ -169,7 +171,7 @@ class Bench:
         command = rng.choice(self.subject.commands)
         pattern = rng.choice(list(self.subject.files))
         path = rng.choice(sorted(self.work.glob(pattern)))
-        damage = mutate(rng, path, self.subject.files[pattern])
+        damage = mutate(rng, path, self.subject.files[pattern], self.subject.natures)
         changed = not (path.is_file() and not path.is_symlink() and _same(path, self._sound_of(path)))
         resealed = self.subject.reseal(rng, self.work)
         before = _tree(self.work)
@@ -212,18 +214,17 @@ class Bench:
     def _in_child(self, run: Callable[[], int | None], result: Callable[[], str] = lambda: "") -> dict:
         """What became of a call in a process of its own, in the folder of the mutant and under limits."""
         known = set(sys.modules)
-        reader, writer = os.pipe()
+        # A file, for a pipe has an end: what fills it would wait, and so would we for all that hold it open.
+        writer = os.open(self.root / "told", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
         child = os.fork()
         if child == 0:
             code = 70
             try:
-                os.close(reader)
                 self._confine(writer)
                 _report(writer, held=int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize())
                 answer = run()
                 sys.stdout.flush()
                 _report(writer, code=answer, result="" if answer else result())
-                _report(writer, imported=sorted(sys.modules.keys() - known))
                 code = 0
             except SystemExit as stop:
                 if isinstance(stop.code, str):
@@ -236,6 +237,7 @@ class Bench:
                 _report(writer, exception=type(error).__name__, detail=str(error)[:200], where=_where(error))
             finally:
                 with contextlib.suppress(Exception):
+                    _report(writer, imported=sorted(sys.modules.keys() - known))
                     sys.stdout.flush()
                     sys.stderr.flush()
                 os._exit(code)
@@ -252,9 +254,8 @@ class Bench:
         _, status, usage = os.wait4(child, 0)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)
-        with open(reader, "rb") as file:
-            for line in file:
-                told |= json.loads(line)
+        for line in (self.root / "told").read_bytes().splitlines():
+            told |= json.loads(line)
         _import(told["imported"])
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         return told | {"signal": number, "memory": usage.ru_maxrss * 1024 - told["held"]}
@@ -263,7 +264,7 @@ class Bench:
         """Limits, streams into files, and a look at every file that is opened or changed."""
         os.setsid()
         os.chdir(self.work)
-        os.environ |= {"HOME": str(self.root / "tmp"), "TMPDIR": str(self.root / "tmp")}
+        os.environ |= {"HOME": str(self.root / "home"), "TMPDIR": str(self.root / "tmp")}
         tempfile.tempdir = None
         for number, name, flags in ((0, os.devnull, os.O_RDONLY), (1, "out", 0), (2, "err", 0)):
             flags = flags or os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -307,14 +308,15 @@ class Bench:
         accepted = ended["code"] == 0 or (ended["code"] == command.answer and not err)
         if stray := self._stray(command, before, accepted):
             return "left behind", stray, ""
-        if odd := _odd_character(out + err):
+        by_tyro = "╭" in err  # it shows the user's own words in a box
+        if not by_tyro and (odd := _odd_character(out + err)):
             return "message", f"control character {odd}", ""
         messages = [line for line in err.splitlines() if line.strip()]
         longest = max(map(len, messages), default=0)
-        if longest > LONGEST_MESSAGE or len(messages) > MOST_LINES * (1 if "╭" not in err else 3):
+        if longest > LONGEST_MESSAGE or len(messages) > MOST_LINES * (3 if by_tyro else 1):
             return "message", f"{len(messages)} lines, the longest of {longest} characters: {err[:150]!r}", ""
         if not accepted:
-            said = [line for line in messages if line.startswith("python -m ") or "╭" in line]
+            said = [line for line in messages if line.startswith("python -m ") or by_tyro]
             if not ended["code"] or not (said or out.strip()):
                 return "message", f"exit code {ended['code']} with {err[:200]!r}", ""
             return "refused", (said or out.strip().splitlines())[-1], ""
@@ -375,7 +377,7 @@ def _watch(root: Path, writer: int) -> Callable:
 
     It sees what Python does; what C libraries do by themselves it does not.
     """
-    allowed = (f"{root}/work", f"{root}/tmp", "/dev/null", "/dev/shm", "/proc/self")
+    allowed = (f"{root}/work", f"{root}/home", f"{root}/tmp", "/dev/null", "/dev/shm", "/proc/self")
     home = os.getcwd()
 
     def outside(path) -> bool:

@@ -36,7 +36,7 @@ def warm() -> None:
     import matplotlib.figure
     import numpy.testing
     import onnxruntime
-    import torch
+    import torch._dynamo
 
     import conversion.__main__
     import conversion.formats.onnx_graph
@@ -100,10 +100,12 @@ def main() -> int:
     parser.add_argument("--mutants", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", action="append", choices=list(SUBJECTS), help="a kind; may be given several times")
+    parser.add_argument("--quick", action="store_true", help="none of the kinds that import or draw for seconds")
     parser.add_argument("--number", type=int, help="of the one mutant to meet again")
     parser.add_argument("--output", type=Path, help="JSON to write: counts and failures")
     arguments = parser.parse_args()
-    kinds = arguments.only or list(SUBJECTS)
+    quick = [kind for kind, subject in SUBJECTS.items() if not subject.draws and not subject.needs]
+    kinds = arguments.only or (quick if arguments.quick else list(SUBJECTS))
     if arguments.number is not None:
         return again(kinds[0], arguments.seed, arguments.number)
     met = []

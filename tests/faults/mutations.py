@@ -17,7 +17,7 @@ import pickletools
 import random
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx
@@ -137,27 +137,27 @@ BYTES: tuple[Mutation, ...] = (cut, flip, overwrite, duplicate, delete, swap, en
 # What a file is, rather than what it holds
 
 
-def _folder(path: Path) -> None:
+def folder(path: Path) -> None:
     path.mkdir()
 
 
-def _fifo(path: Path) -> None:
+def fifo(path: Path) -> None:
     os.mkfifo(path)
 
 
-def _loop(path: Path) -> None:
+def loop(path: Path) -> None:
     path.symlink_to(path.name)
 
 
-def _dangling(path: Path) -> None:
+def dangling(path: Path) -> None:
     path.symlink_to("nowhere")
 
 
-def _missing(path: Path) -> None:
+def missing(path: Path) -> None:
     pass
 
 
-NATURES: tuple[Callable[[Path], None], ...] = (_folder, _fifo, _loop, _dangling, _missing)
+NATURES: tuple[Callable[[Path], None], ...] = (folder, fifo, loop, dangling, missing)
 
 
 # JSON
@@ -570,13 +570,13 @@ FORMS: dict[str, tuple[Mutation, ...]] = {
 }
 
 
-def mutate(rng: random.Random, path: Path, form: str) -> str:
-    """Damage a file, half of the time by what knows its form; returns what was done."""
-    if rng.random() < 0.04:
-        nature = rng.choice(NATURES)
+def mutate(rng: random.Random, path: Path, form: str, natures: Sequence[Callable[[Path], None]] = NATURES) -> str:
+    """Damage a file, mostly by what knows its form, or let it be something else; returns what was done."""
+    if natures and rng.random() < 0.04:
+        nature = rng.choice(natures)
         path.unlink()
         nature(path)
-        return f"{path.name}: {nature.__name__.strip('_')}"
+        return f"{path.name}: {nature.__name__}"
     data = path.read_bytes()
     mutation = rng.choice(FORMS[form] if FORMS[form] and rng.random() < 0.6 else BYTES)
     path.write_bytes(mutation(rng, data))

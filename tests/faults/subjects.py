@@ -42,7 +42,7 @@ from pt_reference.model import BertForPreTraining
 from pt_reference.pretrain import PyTorch
 from tests.conversion.bert import CONFIG, random_weights, write_folder
 from tests.faults.bench import REMADE, Believed, Command, Subject
-from tests.faults.mutations import FORMS, NUMBERS, REALS, TEXTS, VALUES, Mutation
+from tests.faults.mutations import FORMS, NATURES, NUMBERS, REALS, TEXTS, VALUES, Mutation, fifo
 
 # Checkpoints
 
@@ -460,17 +460,23 @@ def _make_graphs() -> None:
 
 
 _OPEN = (_calling("open_store", _opened),)
+_NO_FIFO = tuple(nature for nature in NATURES if nature is not fifo)  # nobody makes one in his own cache
 _CACHES = {
     "token store": Subject(
-        _make_cache, {"cache/stores/*/store.json": "json", "cache/stores/*/*.arrow": "arrow"}, _OPEN, guarded=True
+        _make_cache,
+        {"cache/stores/*/store.json": "json", "cache/stores/*/*.arrow": "arrow"},
+        _OPEN,
+        guarded=True,
+        natures=_NO_FIFO,
     ),
-    "kept vocabulary": Subject(_make_cache, {"cache/vocabularies/*": "json"}, _OPEN, guarded=True),
-    "kept hash": Subject(_make_cache, {"cache/hashes/*": "lines"}, _OPEN, guarded=True),
+    "kept vocabulary": Subject(_make_cache, {"cache/vocabularies/*": "json"}, _OPEN, guarded=True, natures=_NO_FIFO),
+    "kept hash": Subject(_make_cache, {"cache/hashes/*": "lines"}, _OPEN, guarded=True, natures=_NO_FIFO),
     "kept graphs": Subject(
         _make_graphs,
         {"cache/graphs/step/hashes.json": "json", "cache/graphs/step/graph_cache/*": "bytes"},
         (_calling("graph_cache.kept", _graphs),),
         guarded=True,
+        natures=_NO_FIFO,
         needs="ms_bert.training.graph_cache",
     ),
 }
@@ -634,11 +640,13 @@ _COMMAND_LINES = {
         _make_options,
         {"arguments": "options"},
         (Command("pretrain", _begin, lambda: "", adds=("*",)),),
+        natures=(),
     ),
     "options of convert": Subject(
         _make_conversion,
         {"arguments": "conversion"},
         (Command("convert", _convert_so, lambda: "", ("old", "old/*"), ("*",)),),
+        natures=(),
     ),
 }
 
