@@ -437,8 +437,9 @@ def _spelling(
         return found[0]
     some = ", ".join(list(source.tensors)[:3])
     wanted = ", ".join(
-        Spelling(name, FAMILIES[name].prefixes[0]).names(0, ["embeddings"])["bert.embeddings.word_embeddings.weight"]
-        for name in ([family] if family else FAMILIES)
+        dict.fromkeys(
+            Spelling(name, FAMILIES[name].prefixes[0]).names(0, ["embeddings"])[WORD_EMBEDDINGS] for name in families
+        )
     )
     raise UserError(
         f"{source.path} holds {len(source.tensors)} tensors ({some}, ...) and no word embeddings by any name that is "

@@ -344,7 +344,7 @@ FAMILIES: dict[str, Family] = {
         separator="/",
         layouts=_TENSORFLOW_2_LAYOUTS,
         moments=(("{name}/m", "{name}/v"),),
-        ignored=(r"save_counter", r"(optimizer|keras_api|Adam|AdamWeightDecay|AdamW|LAMB|SGD)\b.*"),
+        ignored=(r"save_counter", r"beta[12]_power", r"(optimizer|keras_api|Adam\w*|LAMB|SGD)/.*"),
         unused=(r"(.*/)?pooler_transform/(kernel|bias)",),
         computes=("layer_norm_eps 1e-12", "the tanh form of GELU for gelu"),
     ),
