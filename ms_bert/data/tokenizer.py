@@ -16,11 +16,12 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from ms_bert.data.cache import kept_or_made, read_sealed, write_sealed
 from ms_bert.data.corpus import Corpus
-from ms_bert.errors import UserError
+from ms_bert.errors import UserError, shown
 from ms_bert.options import TextOptions
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUATION = "##"
+CONFIG = "tokenizer_config.json"
 FORMAT = 2  # of a trained vocabulary in the cache
 LARGEST_FILE = 100_000_000  # bytes; that of a vocabulary of half a million entries has 20 million
 MOST_IDS = 10_000_000
@@ -124,7 +125,10 @@ def vocabulary(options: TextOptions, corpus: Corpus) -> Vocabulary:
 
 
 def load(path: Path, cased: bool = False) -> Vocabulary:
-    """A vocabulary from tokenizer.json, vocab.txt (then `cased` says how), or a folder with one of them.
+    """A vocabulary from tokenizer.json, vocab.txt, or a folder with one of them.
+
+    How a vocab.txt cleans text up stands in the tokenizer_config.json beside it; without one it lowercases, as Google's
+    code does; with `cased` it does not, whatever stands there.
 
     Raises:
         UserError: there is none, or it is damaged, or not WordPiece, or a special token is missing.
@@ -159,8 +163,28 @@ def load(path: Path, cased: bool = False) -> Vocabulary:
     entries = {token: i for i, token in enumerate(tokens) if token}
     if UNK not in entries:
         raise UserError(f"{path} has no {UNK}; a BERT vocabulary needs {' '.join(SPECIAL_TOKENS)}.")
-    tokenizer = _bert_tokenizer(_word_piece(entries), cased)
+    clean_up = _clean_up(lowercase=False) if cased else _described_clean_up(path.with_name(CONFIG))
+    tokenizer = _bert_tokenizer(_word_piece(entries), clean_up)
     return Vocabulary(_with_special_tokens(tokenizer), str(path))
+
+
+def _described_clean_up(path: Path) -> normalizers.BertNormalizer:
+    """The clean-up that a tokenizer_config.json describes, by the defaults of transformers' BertTokenizer."""
+    if not path.exists():
+        return _clean_up(lowercase=True)
+    try:
+        fields = json.loads(path.read_bytes())
+        said = {name: fields.get(name) for name in ("do_lower_case", "strip_accents", "tokenize_chinese_chars")}
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as a JSON object ({_one_line(error)}); restore or remove it.") from None
+    for name, value in said.items():
+        if not isinstance(value, bool) and value is not None:
+            raise UserError(f"{path}: {name} is {shown(value)}; expected true or false.")
+    return _clean_up(
+        lowercase=said["do_lower_case"] is not False,
+        strip_accents=said["strip_accents"],
+        chinese=said["tokenize_chinese_chars"] is not False,
+    )
 
 
 def _one_line(error: Exception) -> str:
@@ -177,7 +201,7 @@ def _train(options: TextOptions, corpus: Corpus) -> Tokenizer:
     alphabet = _alphabet_size(sample, options.vocab_size // 2)
 
     def trained(size: int, first: list[str]) -> dict[str, int]:
-        tokenizer = _bert_tokenizer(_word_piece({}), options.cased)
+        tokenizer = _bert_tokenizer(_word_piece({}), _clean_up(lowercase=not options.cased))
         tokenizer.train_from_iterator(
             itertools.chain.from_iterable(map(_pieces, sample)),
             trainers.WordPieceTrainer(
@@ -193,7 +217,9 @@ def _train(options: TextOptions, corpus: Corpus) -> Tokenizer:
     # The trainer numbers the single continuing characters in the order of a hash map and breaks ties by number, so
     # that each run would give another vocabulary; a first pass finds these characters, and they are given in order.
     continuing = sorted(token for token in trained(1, []) if token.startswith(CONTINUATION))
-    tokenizer = _bert_tokenizer(_word_piece(trained(options.vocab_size, continuing)), options.cased)
+    tokenizer = _bert_tokenizer(
+        _word_piece(trained(options.vocab_size, continuing)), _clean_up(lowercase=not options.cased)
+    )
     return _with_special_tokens(tokenizer)
 
 
@@ -223,15 +249,22 @@ def _word_piece(entries: dict[str, int]) -> models.WordPiece:
     return models.WordPiece(entries, unk_token=UNK, max_input_chars_per_word=100)
 
 
-def _bert_tokenizer(model, cased: bool) -> Tokenizer:
-    """BERT's text clean-up: control characters out, Chinese characters apart, case and accents as asked."""
+def _bert_tokenizer(model, clean_up: normalizers.BertNormalizer) -> Tokenizer:
     tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=True, strip_accents=not cased, lowercase=not cased
-    )
+    tokenizer.normalizer = clean_up
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix=CONTINUATION)
     return tokenizer
+
+
+def _clean_up(lowercase: bool, strip_accents: bool | None = None, chinese: bool = True) -> normalizers.BertNormalizer:
+    """BERT's: control characters out, Chinese characters apart; by default accents go where case goes."""
+    return normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=chinese,
+        strip_accents=lowercase if strip_accents is None else strip_accents,
+        lowercase=lowercase,
+    )
 
 
 def _with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
