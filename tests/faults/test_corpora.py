@@ -9,11 +9,15 @@ import json
 import lzma
 import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -380,3 +384,67 @@ def test_long_lines_are_split_into_sentences_as_short_ones_are(monkeypatch):
     monkeypatch.setattr(tokenizing, "_WINDOW", 100)
     assert tokenizing.split_sentences([line]) == whole
     assert tokenizing.split_sentences(["x" * 1000]) == ["x" * 1000]
+
+
+# Preparation that is stopped
+
+COMMAND = """
+import sys
+from ms_bert.run import command
+
+class Framework:
+    name = "none"
+    def check(self, options):
+        pass
+
+sys.exit(command.main(Framework(), "pretrain", "", sys.argv[1:]))
+"""
+
+
+def prepare(folder, vocabulary) -> subprocess.Popen:
+    """The command, while it makes a token store in two processes."""
+    (folder / "tokenizer.json").write_text(vocabulary.to_json())
+    (folder / "a.txt").write_text(LINES * 1_000_000)
+    options = {"--corpus": "a.txt", "--vocab": "tokenizer.json", "--cache": "cache", "--processes": "2"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, *itertools.chain(*options.items())],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    while (
+        not list((folder / "cache").glob("stores/.making-*/train.tokens.arrow"))
+        or not psutil.Process(process.pid).children()
+    ):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_preparation_in_one_line_and_leaves_nothing_half_made(tmp_path, vocabulary, number):
+    process = prepare(tmp_path, vocabulary)
+    workers = psutil.Process(process.pid).children()
+    if number == signal.SIGTERM:  # a service manager sends it to all processes
+        for worker in workers:
+            worker.send_signal(number)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert told == "pretrain: interrupted before training began, or twice; nothing new was saved.\n"
+    assert not list((tmp_path / "cache" / "stores").iterdir())
+    assert not any(worker.is_running() for worker in workers)
+
+
+def test_a_kill_leaves_no_process_and_the_next_run_sweeps(tmp_path, vocabulary, in_process):
+    process = prepare(tmp_path, vocabulary)
+    workers = psutil.Process(process.pid).children()
+    process.kill()
+    assert process.communicate(timeout=60)[1] == ""
+    assert not psutil.wait_procs(workers, timeout=30)[1]
+    assert len(list((tmp_path / "cache" / "stores").iterdir())) == 1
+    (tmp_path / "a.txt").write_text(LINES)
+    options = TextOptions(corpus=(str(tmp_path / "a.txt"),), cache=tmp_path / "cache", held_out=0.0)
+    opened, _ = open_store(options, Corpus(options), vocabulary)
+    assert list((tmp_path / "cache" / "stores").iterdir()) == [opened.folder]

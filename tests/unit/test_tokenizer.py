@@ -8,7 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from tokenizers import models
+from tokenizers import Tokenizer, models
 
 from ms_bert.data import tokenizer
 from ms_bert.data.corpus import Corpus
@@ -128,35 +128,39 @@ def test_empty_and_repeated_lines_keep_the_ids_of_the_others(tmp_path):
     assert (entries["dog"], entries["the"], entries["cat"]) == (len(VOCAB) + 2, len(VOCAB) + 1, 7)  # as in Google's
 
 
-def _changed(**changes):
+def _changed(**changes) -> str:
     """A tokenizer.json of BERT's with other fields."""
-    made = json.loads(
-        tokenizer._bert_tokenizer(tokenizer._word_piece({t: i for i, t in enumerate(VOCAB)}), False).to_str()
-    )
+    made = json.loads(tokenizer.Vocabulary(_of_kind(_bert()), "").to_json())
     for name, value in changes.items():
-        made[name] = value if not isinstance(value, dict) else {**(made[name] or {}), **value}
+        made[name] = value if not isinstance(value, dict) else {**made[name], **value}
     return json.dumps(made)
 
 
-def _of_kind(model) -> str:
-    from tokenizers import Tokenizer
+def _bert() -> models.WordPiece:
+    return models.WordPiece({token: i for i, token in enumerate(VOCAB)}, unk_token="[UNK]")
 
+
+def _of_kind(model) -> Tokenizer:
     made = Tokenizer(model)
     made.add_special_tokens(list(tokenizer.SPECIAL_TOKENS))
-    return made.to_str()
+    return made
 
 
 TOKENIZERS = {
-    "BPE": (lambda: _of_kind(models.BPE()), "kind BPE, and BERT's is WordPiece"),
-    "Unigram": (lambda: _of_kind(models.Unigram([("a", 0.0)], 0)), "kind Unigram, and BERT's is WordPiece"),
-    "WordLevel": (lambda: _of_kind(models.WordLevel({"a": 0}, "a")), "kind WordLevel, and BERT's is WordPiece"),
+    "BPE": (lambda: _of_kind(models.BPE()).to_str(), "kind BPE, and BERT's is WordPiece"),
+    "Unigram": (lambda: _of_kind(models.Unigram([("a", 0.0)], 0)).to_str(), "kind Unigram, and BERT's is WordPiece"),
+    "WordLevel": (
+        lambda: _of_kind(models.WordLevel({"a": 0}, "a")).to_str(),
+        "kind WordLevel, and BERT's is WordPiece",
+    ),
     "another continuation": (lambda: _changed(model={"continuing_subword_prefix": "@@"}), "and '@@' where BERT's"),
     "another unknown": (lambda: _changed(model={"unk_token": "the"}), "writes 'the' and"),
     "far id": (
         lambda: _changed(model={"vocab": {t: i for i, t in enumerate(VOCAB)} | {"far": 4_000_000_000}}),
         "the id 4000000000",
     ),
-    "no vocabulary": (lambda: _changed(model={"vocab": {}}), r"has no \[PAD\]"),
+    "no vocabulary": (lambda: _changed(model={"vocab": {}}), r"has no \[UNK\]"),
+    "unknown only added": (lambda: _of_kind(models.WordPiece({"a": 0}, unk_token="[UNK]")).to_str(), r"has no \[UNK\]"),
     "negative id": (lambda: _changed(model={"vocab": {"[PAD]": -1}}), "is not a tokenizer.json"),
     "a list": (lambda: "[]", "is not a tokenizer.json"),
     "null": (lambda: "null", "is not a tokenizer.json"),
@@ -213,8 +217,10 @@ def test_many_that_want_one_vocabulary_train_it_once(tmp_path, monkeypatch, caps
     monkeypatch.setattr(
         tokenizer, "_train", lambda *arguments: (times.append(1), time.sleep(0.1), train(*arguments))[-1]
     )
+    (tmp_path / "a.txt").write_text("some words and some more words")
+    options = TextOptions(corpus=(str(tmp_path / "a.txt"),), vocab_size=100, cache=tmp_path / "cache")
     with ThreadPoolExecutor(6) as threads:
-        made = list(threads.map(lambda _: _trained(tmp_path)[1].fingerprint(), range(6)))
+        made = list(threads.map(lambda _: tokenizer.vocabulary(options, Corpus(options)).fingerprint(), range(6)))
     assert len(times) == 1 and len(set(made)) == 1
     assert "another process makes the vocabulary" in capsys.readouterr().err
 
