@@ -434,7 +434,7 @@ def test_a_signal_ends_preparation_in_one_line_and_leaves_nothing_half_made(tmp_
     assert process.returncode == 128 + number
     assert told == "pretrain: interrupted before training began, or twice; nothing new was saved.\n"
     assert not list((tmp_path / "cache" / "stores").iterdir())
-    assert not any(worker.is_running() for worker in workers)
+    assert not psutil.wait_procs(workers, timeout=30)[1]
 
 
 def test_a_kill_leaves_no_process_and_the_next_run_sweeps(tmp_path, vocabulary, in_process):
