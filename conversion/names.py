@@ -527,12 +527,12 @@ def _prefixes(family: str, names: Collection[str]) -> list[str]:
         whole = name.removesuffix(stem)
         if not name.endswith(stem) or (whole and not whole.endswith(description.separator)):
             continue
-        beside = _weight_of(name, names) != name
-        if not beside and not any(re.fullmatch(pattern, name) for pattern in description.ignored):
+        if _weight_of(name, names) == name and not any(re.fullmatch(pattern, name) for pattern in _IGNORED):
             found.append(whole)
     return found
 
 
+_IGNORED = {pattern for family in FAMILIES.values() for pattern in family.ignored}
 _BEFORE_MOMENTS = {
     pattern.partition("{name}")[0] for family in FAMILIES.values() for pair in family.moments for pattern in pair
 } - {""}
