@@ -188,6 +188,24 @@ GOLDEN["uer-old"] = """
         encoder.transformer.0.layer_norm_2.gamma encoder.transformer.0.layer_norm_2.beta
         target.mlm_linear_2.bias target.mlm_linear_1.weight target.mlm_linear_1.bias
         target.layer_norm.gamma target.layer_norm.beta"""
+# tensorflow/models, official/nlp/modeling: variables of a BertPretrainerV2 of tf-models-official 2.20, its heads aside.
+GOLDEN["tensorflow-2"] = """
+        word_embeddings/embeddings position_embedding/embeddings type_embeddings/embeddings
+        embeddings/layer_norm/gamma embeddings/layer_norm/beta
+        transformer/layer_0/self_attention/query/kernel transformer/layer_0/self_attention/query/bias
+        transformer/layer_0/self_attention/key/kernel transformer/layer_0/self_attention/key/bias
+        transformer/layer_0/self_attention/value/kernel transformer/layer_0/self_attention/value/bias
+        transformer/layer_0/self_attention/attention_output/kernel
+        transformer/layer_0/self_attention/attention_output/bias
+        transformer/layer_0/self_attention_layer_norm/gamma transformer/layer_0/self_attention_layer_norm/beta
+        transformer/layer_0/intermediate/kernel transformer/layer_0/intermediate/bias
+        transformer/layer_0/output/kernel transformer/layer_0/output/bias
+        transformer/layer_0/output_layer_norm/gamma transformer/layer_0/output_layer_norm/beta
+        pooler_transform/kernel pooler_transform/bias
+        cls/predictions/output_bias/bias cls/predictions/transform/dense/kernel cls/predictions/transform/dense/bias
+        cls/predictions/transform/LayerNorm/gamma cls/predictions/transform/LayerNorm/beta"""
+# The same at tensorflow/models@00d99cbb, of early 2020: networks/transformer_encoder.py, layers/transformer.py.
+GOLDEN["tensorflow-2-old"] = GOLDEN["tensorflow-2"].replace("self_attention/attention_output", "self_attention_output")
 # What these call the heads: uer/targets/sp_target.py and finetune/run_classifier.py, run_ner.py, run_cmrc.py; before
 # dbiir/UER-py@23a60d6 uer/targets/bert_target.py.
 GOLDEN_HEADS = {
