@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -22,7 +24,7 @@ from conversion.parameters import ARCHITECTURES, PARTS
 from conversion.sources import Source, open_source
 from conversion.targets import TARGETS
 from ms_bert.device import quiet_logs
-from ms_bert.errors import UserError
+from ms_bert.errors import UserError, printable
 
 PROGRAM = "python -m conversion"
 DESCRIPTION = (
@@ -101,7 +103,8 @@ class Convert:
     """The checkpoint to read."""
     target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="TARGET")]
     """What to write; the ending says the format (.ckpt: ms_bert; .ckpt.index: TensorFlow; .safetensors, .onnx and
-    .mindir; none: a Hugging Face folder), unless --to does."""
+    .mindir; none: a Hugging Face folder), unless --to does. Config and tokenizer lie beside a file that has a folder to
+    itself, and otherwise in TARGET.files."""
     from_: _Names = None
     """Whose names the source has; by default they are recognised."""
     to: Optional[Literal[tuple(TARGETS)]] = None
@@ -112,7 +115,7 @@ class Convert:
     dtype: Optional[Literal["float32", "float16", "bfloat16"]] = None
     """Of the weights; by default they stay as they are. An optimizer's state is left out where they change."""
     overwrite: bool = False
-    """Replace a target that is there already; never another model's config, nor a folder with anything else in it."""
+    """Replace a target that is there already; never another model's files, nor a folder with anything else in it."""
     shard_size: Optional[int] = None
     """Megabytes of a shard, for a Hugging Face folder in several files."""
     optimize: bool = False
@@ -154,18 +157,17 @@ class Convert:
             print(json.dumps(told, indent=2))
             return 0
         optimizer = f", optimizer at step {source.scalars['step']}" if result.moments else ""
-        print(
+        _tell(
             f"{result.target} ({result.kind}): {source.architecture}, {report.totals(result.weights)}{optimizer}; "
-            f"from {source.source.path} ({source.source.container}, {source.spelling.family}), read back and compared"
+            f"from {source.source.path} ({source.source.container}, {source.spelling.family}), read back and compared",
+            *(f"  {note}" for note in result.notes),
         )
-        for note in result.notes:
-            print(f"  {note}")
         return 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Inspect:
-    """Print what FILE holds: names, shapes, dtypes, parameters, format and config."""
+    """Print what FILE holds: names, shapes, dtypes, parameters, format and config; the exit code is 1 if no BERT."""
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """The checkpoint."""
@@ -179,8 +181,11 @@ class Inspect:
 
     def run(self) -> int:
         told = report.inspect(self.naming.open(self.file), self.from_, self.config)
-        print(json.dumps(told, indent=2) if self.json else report.inspection_text(told))
-        return 0
+        if self.json:
+            print(json.dumps(told, indent=2))
+        else:
+            _tell(report.inspection_text(told))
+        return 1 if "not_a_bert" in told else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +202,10 @@ class Diff:
 
     def run(self) -> int:
         told = report.diff(*self.parts.read_two(self.a, self.b))
-        print(json.dumps(told, indent=2) if self.json else report.diff_text(told))
+        if self.json:
+            print(json.dumps(told, indent=2))
+        else:
+            _tell(report.diff_text(told))
         return 0 if report.same(told) else 1
 
 
@@ -244,14 +252,12 @@ class Verify:
 
             print(json.dumps({"verdict": made.verdict, "notes": made.notes, **summary(made)}, indent=2))
         else:
-            print(f"{made.verdict} Report: {self.report}")
-            for line in [*made.notes, *page.beyond(made)]:
-                print(f"  {line}")
+            _tell(f"{made.verdict} Report: {self.report}", *(f"  {line}" for line in [*made.notes, *page.beyond(made)]))
         return 0 if made.agrees else 1
 
     def _verified(self) -> page.Report:
         def tell(line: str) -> None:
-            print(line, file=sys.stderr, flush=True)
+            print(printable(line), file=sys.stderr, flush=True)
 
         if self.a is not None and self.b is not None:
             from conversion.agreement.verify import Settings, verify
@@ -266,6 +272,12 @@ class Verify:
         return full.against_goldens(self.device, (self.precision,) if self.precision else None, tell)
 
 
+def _tell(*lines: str) -> None:
+    """Print what may quote names and values from files."""
+    for line in lines:
+        print(printable(line))
+
+
 def parse(arguments: Sequence[str] | None = None) -> Convert | Inspect | Diff | Verify:
     """The command from its command line."""
     return tyro.cli(Union[Convert, Inspect, Diff, Verify], prog=PROGRAM, description=DESCRIPTION, args=arguments)
@@ -274,7 +286,10 @@ def parse(arguments: Sequence[str] | None = None) -> Convert | Inspect | Diff | 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     command = parse(arguments)
-    warnings.showwarning = lambda message, *_: print(f"{PROGRAM}: {message}", file=sys.stderr)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # the path of a file need not be UTF-8
+    warnings.showwarning = lambda message, *_: print(printable(f"{PROGRAM}: {message}"), file=sys.stderr)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         return command.run()
     except UserError as error:
@@ -285,11 +300,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         done = "nothing was written; " if isinstance(command, Convert) else ""
-        print(f"{PROGRAM}: {error}; {done}check that the path is right, may be used and has room.", file=sys.stderr)
+        hint = f"{done}check that the path is right, may be used and has room."
+        print(printable(f"{PROGRAM}: {error}; {hint}"), file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted; nothing was written.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        print(f"{PROGRAM}: interrupted; nothing half-written is left.", file=sys.stderr)
+        return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame) -> None:
+    """Let a signal end the command as Ctrl-C does, so that it cleans up."""
+    raise KeyboardInterrupt(number)
 
 
 if __name__ == "__main__":

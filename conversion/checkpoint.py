@@ -45,10 +45,9 @@ class Checkpoint:
         parts: of `conversion.parameters.PARTS`.
         weights: by canonical names, in Hugging Face's order. moments: Adam's, as m.NAME and v.NAME; may be empty.
         scalars: step, updates, loss_scale, good_steps, where there are moments.
-        config: None where nothing beside the checkpoint says it. config_left_out: its fields that are not kept, for
-            they change no number.
+        config: None where nothing beside the checkpoint says it.
         left_out: (name, why) of what is in the file and is no weight.
-        notes: what else is to be known of how it was read.
+        notes: what else is to be known of how it was read, and of the config.
     """
 
     source: Source
@@ -59,7 +58,6 @@ class Checkpoint:
     moments: Tensors
     scalars: dict
     config: BertConfig | None
-    config_left_out: tuple[str, ...]
     left_out: tuple[tuple[str, str], ...]
     notes: tuple[str, ...] = ()
 
@@ -153,7 +151,7 @@ class _Mapping:
         self.own = spelling.names(self.layers)  # the file's name by the canonical one
         self.canonical = {own: name for name, own in self.own.items()}
         self.tied = spelling.tied()
-        self.notes = [*source.notes, *_prefix_told(spelling)]
+        self.notes = [*source.notes, *_prefix_told(spelling), *(described.notes if described else ())]
         self.faults: list[Fault] = []
         self.left_out: list[tuple[str, str]] = []
         self.weights: Tensors = {}
@@ -282,7 +280,6 @@ class _Mapping:
             moments,
             self._scalars() if moments else {},
             self.config,
-            self.described.left_out if self.described else (),
             tuple(self.left_out),
             tuple(self.notes),
         )

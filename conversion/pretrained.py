@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,10 @@ from conversion.checkpoint import Checkpoint
 from conversion.parameters import ARCHITECTURES, MODULES, parameters
 from conversion.tensors import Tensor, Tensors
 from ms_bert.config import BertConfig
-from ms_bert.errors import UserError
+from ms_bert.errors import UserError, listed
 from ms_bert.randomness import initial_weights
 
 _EMBEDDINGS = "embeddings.word_embeddings.weight"  # how a model's prefix of what is below the heads is found
-_TOLD = 3  # names in a sentence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +53,10 @@ class Pretrained:
             if tensor.shape != tuple(shape):
                 unfit.append(f"{name} is {tensor.shape} and not {tuple(shape)}")
         if unfit:
+            more = f" and {len(unfit) - 3} more" if len(unfit) > 3 else ""
             raise UserError(
-                f"{self.checkpoint.source.path} does not fit this model: {_listed(unfit)}; use the config that belongs "
-                "to it."
+                f"{self.checkpoint.source.path} does not fit this model: {'; '.join(unfit[:3])}{more}; use the "
+                "config that belongs to it."
             )
         part_of = {name: MODULES[module].part for name, (module, _) in self._parameters().items()}
         drawn = [part_of.get(canonical[name], name) for name in shapes if name not in taken]
@@ -107,8 +107,8 @@ class Fit:
         """What was drawn anew, and what was not used then, in a sentence; None where nothing was drawn."""
         if not self.drawn:
             return None
-        unused = f"; not used: {_listed(self.unused)}" if self.unused else ""
-        return f"drawn anew, for the checkpoint lacks them: {_listed(self.drawn)}{unused}"
+        unused = f"; not used: {listed(self.unused)}" if self.unused else ""
+        return f"drawn anew, for the checkpoint lacks them: {listed(self.drawn)}{unused}"
 
 
 def read(path: Path, config: Path | None = None, num_labels: int | None = None) -> Pretrained:
@@ -130,8 +130,3 @@ def read(path: Path, config: Path | None = None, num_labels: int | None = None) 
     if num_labels is not None and num_labels != made.num_labels:
         made = made.replace(id2label={str(i): f"LABEL_{i}" for i in range(num_labels)}, label2id=None)
     return Pretrained(found, made)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - _TOLD
-    return ", ".join(names[:_TOLD]) + (f" and {more} more" if more > 0 else "")

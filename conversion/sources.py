@@ -7,12 +7,14 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from conversion import names
+from conversion import names, placing
 from conversion.formats import mindspore_ckpt, safetensors_file, tensorflow_bundle, torch_bin
 from conversion.tensors import Tensors
 from ms_bert.data.files import file_hash
 from ms_bert.errors import UserError
 from ms_bert.run import checkpoints
+
+_LONGEST_NAME = 500  # characters: those of BERT's parameters, optimizer and wrappers included, have up to 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +69,24 @@ class Source:
         note = f"renamed {count} tensors, as asked: {', '.join(f'{old}={name}'[:100] for old, name in rules.items())}"
         return dataclasses.replace(self, tensors=tensors, moments=moments, notes=(*self.notes, note))
 
+    def __post_init__(self) -> None:
+        """No name that could do something to a terminal, or fill it, goes any further."""
+        for name in (*self.tensors, *self.moments):
+            if not name.isprintable() or len(name) > _LONGEST_NAME:
+                raise UserError(
+                    f"{self.path} has a tensor named {name[:100]!r} ({len(name)} characters); names of a BERT are "
+                    f"printable and have at most {_LONGEST_NAME}, so rename it or leave it out."
+                )
+
 
 def _read_onnx(path: Path) -> Tensors:
     from conversion.formats import onnx_graph  # needs the onnx package
 
     return onnx_graph.read(path)
 
+
+# NAME.ckpt.files is the home of NAME.ckpt, where several checkpoints lie in one folder.
+OWN_COMPANIONS = ".files"
 
 # How a folder calls its weights, in the order of preference where it has several.
 _IN_FOLDERS = (
@@ -113,16 +127,25 @@ def open_source(path: Path) -> Source:
         return Source(path, f"sharded {container}", path.parent, _shards(path, read))
     prefix = _tensorflow_prefix(path)
     if prefix is not None:
-        return Source(prefix, "TensorFlow", path.parent, tensorflow_bundle.read(prefix))
+        return Source(prefix, "TensorFlow", _home(prefix), tensorflow_bundle.read(prefix))
     if not path.is_file():
+        target = path.name.removesuffix(".index")
+        if target and placing.folder_of(path.with_name(target)).is_dir():
+            raise UserError(f"a conversion to {path} is under way, or was killed before it was done; repeat it.")
         raise UserError(f"there is no {path}; name a checkpoint file, a folder with one, or a TensorFlow prefix.")
     for container, recognises, read in _FILES:
         if recognises(path):
-            return Source(path, container, path.parent, read(path))
+            return Source(path, container, _home(path), read(path))
     raise UserError(
         f"{path} is no checkpoint that is known here: neither safetensors, PyTorch .bin, MindSpore .ckpt, TensorFlow "
         "nor ONNX; check that it is whole."
     )
+
+
+def _home(path: Path) -> Path:
+    """Where the config and the tokenizer of a file lie: in a folder of its own, or beside it."""
+    own = path.with_name(path.name + OWN_COMPANIONS)
+    return own if own.is_dir() else path.parent
 
 
 def _shards(path: Path, read: Callable[[Path], Tensors]) -> Tensors:
@@ -140,7 +163,7 @@ def _shards(path: Path, read: Callable[[Path], Tensors]) -> Tensors:
         listed = {name for name, place in places.items() if place == shard}
         if found.keys() != listed:
             other = sorted(found.keys() ^ listed)[0]
-            raise UserError(f"{path} and {shard} disagree about {other}; fetch both again.")
+            raise UserError(f"{path} and {shard} disagree about {other[:100]!r}; fetch both again.")
         tensors.update(found)
     return tensors
 

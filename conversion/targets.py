@@ -50,7 +50,12 @@ TARGETS: dict[str, Target] = {
     "uer-old": Target("file", "uer-old", "the same before July 2023", _PYTORCH),
     "tensorflow": Target("tensorflow", "tensorflow", "Google's TensorFlow 1 checkpoint, PREFIX.index and .data"),
     "onnx": Target("onnx", "hugging-face", "a graph with dynamic batch and sequence axes", (".onnx",)),
-    "mindir": Target("mindir", "hugging-face", "MindSpore's exported graph, of fixed shape", (".mindir",)),
+    "mindir": Target(
+        "mindir",
+        "hugging-face",
+        "MindSpore's graph of a fixed shape; inputs: input_ids, attention_mask, token_type_ids",
+        (".mindir",),
+    ),
 }
 
 _ENDINGS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import platform
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -14,9 +15,7 @@ import numpy as np
 import tyro
 
 import ms_bert
-from ms_bert.config import BertConfig
 from ms_bert.data.batches import BatchMaker
-from ms_bert.data.store import TokenStore
 from ms_bert.errors import UserError
 from ms_bert.options import RESUMABLE, ModelOptions, Options, changed
 from ms_bert.run import checkpoints
@@ -24,12 +23,13 @@ from ms_bert.run.evaluation import evaluate_checkpoint
 from ms_bert.run.folder import CURVES, RUN, RunFolder, check_free, read_description
 from ms_bert.run.framework import Framework
 from ms_bert.run.loop import Interrupted, Loop, Trainer
-from ms_bert.run.preparation import check_threads, prepare
+from ms_bert.run.preparation import Prepared, check_threads, prepare
 from ms_bert.run.progress import Progress
 
 
 def main(framework: Framework, program: str, description: str, arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         options = parse(program, description, sys.argv[1:] if arguments is None else arguments)
         return evaluate_checkpoint(framework, options) if options.run.evaluate else pretrain(framework, options)
@@ -40,9 +40,20 @@ def main(framework: Framework, program: str, description: str, arguments: Sequen
         # Outside the loop, which says what it has saved: the cache or the run folder cannot be written or read.
         print(f"{program}: {error}; check that the path is right, may be written and has room.", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(f"{program}: interrupted before training began, or twice; nothing new was saved.", file=sys.stderr)
-        return 130
+        return 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends the command as Ctrl-C does."""
+
+
+def _terminate(number, frame):
+    signal.signal(number, signal.SIG_IGN)  # once is enough, and nothing half made is to be left behind
+    raise _Terminated
 
 
 def parse(program: str, description: str, arguments: Sequence[str]) -> Options:
@@ -55,6 +66,8 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> Options:
     run = given.run
     if run.resume is not None and (run.repeat is not None or run.output is not None):
         raise UserError("--resume goes on in its own folder; leave out --output and --repeat.")
+    if run.resume is not None and run.resume.is_file():
+        raise UserError(f"--resume is {run.resume}, a file; name the folder of the run.")
     if run.evaluate is not None and (run.resume or run.repeat or run.output or given.model.init):
         raise UserError("--evaluate trains nothing; leave out --resume, --repeat, --output and --init.")
     own = run.evaluate is not None and (run.evaluate / RUN).is_file()
@@ -91,7 +104,10 @@ def pretrain(framework: Framework, options: Options) -> int:
     begun = time.perf_counter()
     progress, resumed = Progress(), options.run.resume
     path = resumed or options.run.output or _free_folder(options.model.preset)
-    if not resumed:
+    if resumed:
+        folder = RunFolder(path)
+        checkpoints.check_begun(path)
+    else:
         check_free(path)
     check_threads(options.run.threads)
     framework.check(options)
@@ -101,26 +117,22 @@ def pretrain(framework: Framework, options: Options) -> int:
     train = BatchMaker(store.train, vocabulary, examples, training.batch_size, training.seed)
     held_out = None
     if options.text.held_out:
-        held_out = BatchMaker(
-            store.held_out,
-            vocabulary,
-            examples,
-            training.batch_size // training.accumulate,
-            training.seed,
-            held_out=True,
-        )
+        held_out = BatchMaker(store.held_out, vocabulary, examples, training.batch_size, training.seed, held_out=True)
 
     trainer = framework.trainer(config, options)
     if resumed:
         description = read_description(path)
-        if description["store"] != store.fingerprint:
+        # The counts too: another version may make other ids of the same text.
+        begun_with = description.get("store"), description.get("text", {}).get("train")
+        if begun_with != (store.fingerprint, store.train.counts):
             raise UserError(
-                f"the corpus is not the one that {path} was begun with, so its next batch cannot be made; "
-                "restore the corpus, or begin a new run."
+                f"the corpus or the vocabulary is not the one that {path} was begun with, so its next batch cannot be "
+                "made; restore it, or begin a new run."
             )
-        folder = RunFolder(path)
+        if mended := folder.mend_tokenizer(vocabulary, config.max_position_embeddings):
+            progress.say(f"wrote {' and '.join(mended)} of {path} anew: missing or damaged")
         state = checkpoints.load_newest(path, warn=lambda sentence: print(sentence, file=sys.stderr))
-        if state is None and (checkpoints.steps(path) or (path / checkpoints.MODEL).exists()):
+        if state is None and checkpoints.steps(path):
             raise UserError(
                 f"{path} holds weights and no whole checkpoint to go on from; restore one of these, or begin a "
                 "new run with --init."
@@ -130,8 +142,8 @@ def pretrain(framework: Framework, options: Options) -> int:
     if fit is not None:
         trainer.load_weights(fit.values(training.seed, options.model.truncated_normal))
     if not resumed:
-        description = _description(framework, options, config, store, trainer)
-        folder = RunFolder.create(path, description, config, vocabulary, examples.seq_length)
+        description = _description(framework, options, prepared, trainer)
+        folder = RunFolder.create(path, description, config, vocabulary)
     loop = Loop(options, trainer, folder, train, held_out, progress, store.unigram_entropy)
     if resumed:
         loop.resume(state)
@@ -155,14 +167,15 @@ def pretrain(framework: Framework, options: Options) -> int:
     return 0
 
 
-def _description(
-    framework: Framework, options: Options, config: BertConfig, store: TokenStore, trainer: Trainer
-) -> dict:
+def _description(framework: Framework, options: Options, prepared: Prepared, trainer: Trainer) -> dict:
     """What run.json says."""
+    store = prepared.store
     return {
         "options": options.to_dict(),
         "trained_by": _trained_by([], framework, options, 0),
         "parameters": _parameters(trainer),
+        "config": prepared.config.to_dict(),
+        "vocabulary": prepared.vocabulary.fingerprint(),
         "store": store.fingerprint,
         "text": {
             "train": store.train.counts,

@@ -6,8 +6,9 @@ import dataclasses
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
-from conversion import pretrained
+from conversion import configs, pretrained
 from conversion.parameters import ARCHITECTURES, BACKBONE, shapes
 from conversion.pretrained import Fit, Pretrained
 from ms_bert.config import PRESETS, BertConfig
@@ -17,6 +18,7 @@ from ms_bert.data.store import TokenStore, open_store
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError
 from ms_bert.options import Options
+from ms_bert.run.folder import read_description
 from ms_bert.run.progress import Progress
 
 ARCHITECTURE = "BertForPreTraining"
@@ -45,7 +47,7 @@ def prepare(options: Options, progress: Progress, begun: bool = False, needed: S
     initial = _initial(options) if options.model.init and not begun else None
     corpus = Corpus(options.text)
     vocabulary = _vocabulary(options, initial, corpus)
-    config = _config(options, initial, vocabulary)
+    config = _config(options, initial, vocabulary, progress)
     fit = None
     if initial is not None:
         _check_parts(initial, needed)
@@ -91,7 +93,10 @@ def _vocabulary(options: Options, initial: Pretrained | None, corpus: Corpus) ->
                 "another one; name the one it was trained with by --vocab."
             )
         text = dataclasses.replace(text, vocab=initial.checkpoint.source.home)
-    return tokenizer.vocabulary(text, corpus)
+    vocabulary = tokenizer.vocabulary(text, corpus)
+    if options.run.resume:
+        _check_vocabulary(options.run.resume, vocabulary)
+    return vocabulary
 
 
 def _store(options: Options, corpus: Corpus, vocabulary: Vocabulary, progress: Progress) -> TokenStore:
@@ -107,7 +112,7 @@ def _store(options: Options, corpus: Corpus, vocabulary: Vocabulary, progress: P
     return store
 
 
-def _config(options: Options, initial: Pretrained | None, vocabulary: Vocabulary) -> BertConfig:
+def _config(options: Options, initial: Pretrained | None, vocabulary: Vocabulary, progress: Progress) -> BertConfig:
     """The config of a run, checked against the vocabulary and the sequence length.
 
     It is that of the resumed folder, else --config, else that of the checkpoint of --init, else the preset.
@@ -115,10 +120,15 @@ def _config(options: Options, initial: Pretrained | None, vocabulary: Vocabulary
     source = options.run.resume or options.model.config or options.model.init
     if options.run.resume is None and initial is not None:
         config = initial.config
+        notes = initial.checkpoint.notes
     elif source is not None:
-        config = BertConfig.from_json(source)
+        described = configs.read(source)
+        config, notes = described.config, described.notes
     else:
         config = PRESETS[options.model.preset].replace(vocab_size=vocabulary.size, pad_token_id=vocabulary.pad)
+        notes = ()
+    for note in notes:
+        progress.say(f"{source}: {note}")
     if config.vocab_size < vocabulary.size:
         raise UserError(
             f"the vocabulary has {vocabulary.size} entries and the config's vocab_size is "
@@ -136,7 +146,34 @@ def _config(options: Options, initial: Pretrained | None, vocabulary: Vocabulary
         config = config.replace(
             hidden_dropout_prob=options.model.dropout, attention_probs_dropout_prob=options.model.dropout
         )
+    if options.run.resume:
+        _check_config(options.run.resume, config)
     return config
+
+
+def _check_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
+    """Raise UserError unless it is that of the run: with another one a whole token store would be made in vain."""
+    if read_description(path).get("vocabulary") not in (None, vocabulary.fingerprint()):
+        raise UserError(
+            f"the vocabulary in {path} is not the one that the run was begun with; restore its tokenizer.json."
+        )
+
+
+def _check_config(path: Path, config: BertConfig) -> None:
+    """Raise UserError where the config is not that of the run in a field that no shape of a tensor tells of."""
+    begun = read_description(path).get("config", {})
+    for name in (
+        "num_attention_heads",
+        "hidden_act",
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "layer_norm_eps",
+    ):
+        if begun.get(name, getattr(config, name)) != getattr(config, name):
+            raise UserError(
+                f"{path}: config.json says {getattr(config, name)!r} for {name}, and the run was begun with "
+                f"{begun[name]!r}; restore its config.json."
+            )
 
 
 def check_threads(threads: int | None) -> None:

@@ -24,7 +24,7 @@ LINES = [line for kind, block in BLOCKS if not kind for line in block.splitlines
 COMMANDS = [line for line in LINES if re.match(r"python -m (ms_bert|pt_reference)\.pretrain", line)]
 CONVERSIONS = [line for line in LINES if line.startswith("python -m conversion")]
 
-PATHS = re.findall(r"\]\(([^)]+)\)", README) + re.findall(r"`((?:ms_bert|pt_reference|conversion)/[\w./]+)`", README)
+PATHS = re.findall(r"\]\(([^)#]+)\)", README) + re.findall(r"`((?:ms_bert|pt_reference|conversion)/[\w./]+)`", README)
 
 
 def result(question: str) -> dict:
