@@ -91,7 +91,8 @@ class Subject:
             each, a key of FORMS. commands: of which each mutant meets one.
         reseal: makes the checksums fit the damage, where there are some; returns whether it did.
         guarded: checksums must see all that is not resealed: a result that is not the sound one's is a failure.
-        natures: what else than a file a mutant may be.
+        natures: what else than a file a mutant may be. foreign: it is another's work, whose control characters must not
+            reach the terminal; a user's own command line may.
         draws: curves are drawn to the last pixel, which takes longer than all the rest.
         needs: a module to import before anything is forked.
     """
@@ -102,6 +103,7 @@ class Subject:
     reseal: Callable[[random.Random, Path], bool] = lambda rng, folder: False
     guarded: bool = False
     natures: tuple = NATURES
+    foreign: bool = True
     draws: bool = False
     needs: str = ""
 
@@ -309,7 +311,7 @@ class Bench:
         if stray := self._stray(command, before, accepted):
             return "left behind", stray, ""
         by_tyro = "╭" in err  # it shows the user's own words in a box
-        if not by_tyro and (odd := _odd_character(out + err)):
+        if self.subject.foreign and (odd := _odd_character(out + err)):
             return "message", f"control character {odd}", ""
         messages = [line for line in err.splitlines() if line.strip()]
         longest = max(map(len, messages), default=0)

@@ -645,12 +645,14 @@ _COMMAND_LINES = {
         {"arguments": "options"},
         (Command("pretrain", _begin, lambda: "", adds=("*",)),),
         natures=(),
+        foreign=False,
     ),
     "options of convert": Subject(
         _make_conversion,
         {"arguments": "conversion"},
         (Command("convert", _convert_so, lambda: "", ("old", "old/*"), ("*",)),),
         natures=(),
+        foreign=False,
     ),
 }
 
