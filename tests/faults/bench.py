@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import faulthandler
 import fnmatch
 import gc
 import hashlib
@@ -279,6 +280,7 @@ class Bench:
         resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_SIZE,) * 2)
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 2))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        faulthandler.enable(sys.stderr)  # says where a signal struck
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(2 * SECONDS)
         _quicken(self.subject.draws)
@@ -302,7 +304,7 @@ class Bench:
         if ended["signal"] in (signal.SIGALRM, signal.SIGXCPU, signal.SIGKILL):
             return "hang", signal.Signals(ended["signal"]).name, ""
         if ended["signal"]:
-            return "crash", f"{signal.Signals(ended['signal']).name}: {err[-200:]}", ""
+            return "crash", f"{signal.Signals(ended['signal']).name}: {err[:300]}", ""
         if "Traceback (most recent call last)" in err:
             return "traceback", err.strip().splitlines()[-1][:200], "in another thread or process"
         if ended["memory"] > MEMORY:
