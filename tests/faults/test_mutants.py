@@ -99,6 +99,7 @@ def test_the_bench_sees_what_is_believed_against_a_checksum(tmp_path, monkeypatc
 
 SOME_MUTANTS = """
 import hashlib, random
+from tests.faults.mutations import BYTES, FORMS
 data = b'{"a": [1, "b"], "c": {"d": 0.5}}'
 made = [mutation(random.Random(f"1 {n}"), data) for n in range(20) for mutation in (*BYTES, *FORMS["json"])]
 digest = hashlib.sha256(b"".join(made)).hexdigest()
