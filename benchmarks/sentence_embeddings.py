@@ -70,7 +70,7 @@ def by_ms_bert(home: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
     from ms_bert.pretrained import load
 
     use_device("CPU")
-    hidden, _, _ = load(BertModel, home / "folder")(*map(Tensor, _arguments(inputs)))
+    hidden, _, _ = load(BertModel, home / "folder")(**{name: Tensor(value) for name, value in inputs.items()})
     return hidden.asnumpy().reshape(*inputs["input_ids"].shape, -1)
 
 
@@ -81,7 +81,9 @@ def by_pt_reference(home: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
     from pt_reference.pretrained import load
 
     with torch.no_grad():
-        hidden, _, _ = load(BertModel, home / "back")(*map(torch.from_numpy, _arguments(inputs)))
+        hidden, _, _ = load(BertModel, home / "back")(
+            **{name: torch.from_numpy(value) for name, value in inputs.items()}
+        )
     return hidden.numpy().reshape(*inputs["input_ids"].shape, -1)
 
 
@@ -125,13 +127,6 @@ def measure(output):
         "sentences": len(SENTENCES),
         "largest_difference_from_float64": {kind: float(np.abs(v - exact).max()) for kind, v in found.items()},
     }
-
-
-def _arguments(inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
-    """What the twins' BertModel takes: int32, with positions, sequences and the place of [CLS]."""
-    ids = inputs["input_ids"].astype(np.int32)
-    positions = np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape).copy()
-    return ids, np.zeros_like(ids), positions, inputs["attention_mask"].astype(np.int32), np.zeros_like(ids[:, :1])
 
 
 def _must(code: int) -> None:

@@ -1,6 +1,6 @@
 """How long from the default command to its first training step, with the token store there, and how much compiles?
 
-Five starts of the default run, each stopped after two steps.
+Five starts of the default run without the evaluation before its first step, each stopped after two steps.
 """
 
 import json

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -13,14 +15,16 @@ from typing import Annotated, Literal, Optional, Union
 
 import tyro
 
-from conversion import checkpoint, report
+from conversion import checkpoint, names, report
 from conversion.agreement import html_report as page
+from conversion.checkpoint import Checkpoint
 from conversion.convert import Settings, convert
 from conversion.names import FAMILIES
 from conversion.parameters import ARCHITECTURES, PARTS
+from conversion.sources import Source, open_source
 from conversion.targets import TARGETS
 from ms_bert.device import quiet_logs
-from ms_bert.errors import UserError
+from ms_bert.errors import UserError, printable
 
 PROGRAM = "python -m conversion"
 DESCRIPTION = (
@@ -33,6 +37,43 @@ _Part = Literal[PARTS[2:]]
 
 
 @dataclasses.dataclass(frozen=True)
+class Named:
+    """How the names of a file are to be taken."""
+
+    prefix: str = ""
+    """Read only the tensors whose names begin so, without it: one model of several in a file."""
+    rename: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """OLD=NEW: read a module or tensor called OLD as NEW, as in fc=classifier; may be given several times."""
+
+    def rules(self) -> dict[str, str]:
+        """New names by old ones."""
+        rules: dict[str, str] = {}
+        for rule in self.rename:
+            old, found, new = rule.partition("=")
+            if not found or not old.rstrip("./") or old in rules:
+                raise UserError(f"--rename {rule[:100]!r}: give OLD=NEW, each OLD once.")
+            rules[old] = new
+        return rules
+
+    def open(self, path: Path) -> Source:
+        source = open_source(path)
+        return (source.below(self.prefix) if self.prefix else source).renamed(self.rules())
+
+    def open_two(self, *paths: Path) -> list[Source]:
+        """Each by the prefix and the rules that fit it; each must fit one."""
+        sources = [open_source(path) for path in paths]
+        if self.prefix:
+            fit = [any(name.startswith(self.prefix) for name in source.tensors) for source in sources]
+            below = [source.below(self.prefix) if fits else source for source, fits in zip(sources, fit)]
+            sources = below if any(fit) else [sources[0].below(self.prefix)]
+        for old, new in self.rules().items():
+            fit = [any(names.is_below(name, old) for name in source.tensors) for source in sources]
+            fit = fit if any(fit) else [True]  # which is told as an error
+            sources = [source.renamed({old: new}) if fits else source for source, fits in zip(sources, fit)]
+        return sources
+
+
+@dataclasses.dataclass(frozen=True)
 class Parts:
     """Which model it is, and what of it is taken."""
 
@@ -42,9 +83,13 @@ class Parts:
     """Parts of the architecture that may be missing."""
     drop: tuple[Literal[(*PARTS[2:], "optimizer")], ...] = ()
     """Parts to leave out, or the optimizer's state."""
+    naming: tyro.conf.OmitArgPrefixes[Named] = dataclasses.field(default_factory=Named)
 
-    def read(self, path: Path, names: Optional[str] = None, config: Optional[Path] = None) -> checkpoint.Checkpoint:
-        return checkpoint.read(path, names, config, self.architecture, self.allow_missing, self.drop)
+    def read(self, source: Source, family: Optional[str] = None, config: Optional[Path] = None) -> Checkpoint:
+        return checkpoint.read_source(source, family, config, self.architecture, self.allow_missing, self.drop)
+
+    def read_two(self, a: Path, b: Path) -> tuple[Checkpoint, Checkpoint]:
+        return tuple(map(self.read, self.naming.open_two(a, b)))
 
 
 _Parts = tyro.conf.OmitArgPrefixes[Parts]
@@ -57,8 +102,9 @@ class Convert:
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")]
     """The checkpoint to read."""
     target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="TARGET")]
-    """What to write; the ending says the format (.ckpt: MindSpore; .ckpt.index: TensorFlow; .safetensors, .onnx and
-    .mindir; none: a Hugging Face folder), unless --to does."""
+    """What to write; the ending says the format (.ckpt: ms_bert; .ckpt.index: TensorFlow; .safetensors, .onnx and
+    .mindir; none: a Hugging Face folder), unless --to does. Config and tokenizer lie beside a file that has a folder to
+    itself, and otherwise in TARGET.files."""
     from_: _Names = None
     """Whose names the source has; by default they are recognised."""
     to: Optional[Literal[tuple(TARGETS)]] = None
@@ -69,7 +115,7 @@ class Convert:
     dtype: Optional[Literal["float32", "float16", "bfloat16"]] = None
     """Of the weights; by default they stay as they are. An optimizer's state is left out where they change."""
     overwrite: bool = False
-    """Replace a target that is there already; never another model's config, nor a folder with anything else in it."""
+    """Replace a target that is there already; never another model's files, nor a folder with anything else in it."""
     shard_size: Optional[int] = None
     """Megabytes of a shard, for a Hugging Face folder in several files."""
     optimize: bool = False
@@ -92,7 +138,8 @@ class Convert:
             self.batch_size,
             self.seq_length,
         )
-        result = convert(self.parts.read(self.source, self.from_, self.config), self.target, self.to, settings)
+        opened = self.parts.naming.open(self.source)
+        result = convert(self.parts.read(opened, self.from_, self.config), self.target, self.to, settings)
         source = result.source
         if self.json:
             told = {
@@ -110,18 +157,17 @@ class Convert:
             print(json.dumps(told, indent=2))
             return 0
         optimizer = f", optimizer at step {source.scalars['step']}" if result.moments else ""
-        print(
+        _tell(
             f"{result.target} ({result.kind}): {source.architecture}, {report.totals(result.weights)}{optimizer}; "
-            f"from {source.source.path} ({source.source.container}, {source.spelling.family}), read back and compared"
+            f"from {source.source.path} ({source.source.container}, {source.spelling.family}), read back and compared",
+            *(f"  {note}" for note in result.notes),
         )
-        for note in result.notes:
-            print(f"  {note}")
         return 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Inspect:
-    """Print what FILE holds: names, shapes, dtypes, parameters, format and config."""
+    """Print what FILE holds: names, shapes, dtypes, parameters, format and config; the exit code is 1 if no BERT."""
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """The checkpoint."""
@@ -129,13 +175,17 @@ class Inspect:
     """Whose names it has; by default they are recognised."""
     config: Optional[Path] = None
     """A config.json or bert_config.json, or a folder with one, instead of the one beside it."""
+    naming: tyro.conf.OmitArgPrefixes[Named] = dataclasses.field(default_factory=Named)
     json: bool = False
     """Print it as JSON."""
 
     def run(self) -> int:
-        told = report.inspect(self.file, self.from_, self.config)
-        print(json.dumps(told, indent=2) if self.json else report.inspection_text(told))
-        return 0
+        told = report.inspect(self.naming.open(self.file), self.from_, self.config)
+        if self.json:
+            print(json.dumps(told, indent=2))
+        else:
+            _tell(report.inspection_text(told))
+        return 1 if "not_a_bert" in told else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,8 +201,11 @@ class Diff:
     """Print it as JSON."""
 
     def run(self) -> int:
-        told = report.diff(self.parts.read(self.a), self.parts.read(self.b))
-        print(json.dumps(told, indent=2) if self.json else report.diff_text(told))
+        told = report.diff(*self.parts.read_two(self.a, self.b))
+        if self.json:
+            print(json.dumps(told, indent=2))
+        else:
+            _tell(report.diff_text(told))
         return 0 if report.same(told) else 1
 
 
@@ -199,26 +252,30 @@ class Verify:
 
             print(json.dumps({"verdict": made.verdict, "notes": made.notes, **summary(made)}, indent=2))
         else:
-            print(f"{made.verdict} Report: {self.report}")
-            for line in [*made.notes, *page.beyond(made)]:
-                print(f"  {line}")
+            _tell(f"{made.verdict} Report: {self.report}", *(f"  {line}" for line in [*made.notes, *page.beyond(made)]))
         return 0 if made.agrees else 1
 
     def _verified(self) -> page.Report:
         def tell(line: str) -> None:
-            print(line, file=sys.stderr, flush=True)
+            print(printable(line), file=sys.stderr, flush=True)
 
         if self.a is not None and self.b is not None:
             from conversion.agreement.verify import Settings, verify
 
             settings = Settings(self.device, self.precision or "float32", self.text)
             seen = tell if sys.stderr.isatty() else lambda line: None
-            return verify(self.parts.read(self.a), self.parts.read(self.b), settings, seen)
+            return verify(*self.parts.read_two(self.a, self.b), settings, seen)
         from conversion.agreement import full
 
         if self.full:
             return full.everything(self.device, tell)
         return full.against_goldens(self.device, (self.precision,) if self.precision else None, tell)
+
+
+def _tell(*lines: str) -> None:
+    """Print what may quote names and values from files."""
+    for line in lines:
+        print(printable(line))
 
 
 def parse(arguments: Sequence[str] | None = None) -> Convert | Inspect | Diff | Verify:
@@ -229,7 +286,10 @@ def parse(arguments: Sequence[str] | None = None) -> Convert | Inspect | Diff | 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     command = parse(arguments)
-    warnings.showwarning = lambda message, *_: print(f"{PROGRAM}: {message}", file=sys.stderr)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # the path of a file need not be UTF-8
+    warnings.showwarning = lambda message, *_: print(printable(f"{PROGRAM}: {message}"), file=sys.stderr)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         return command.run()
     except UserError as error:
@@ -240,11 +300,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         done = "nothing was written; " if isinstance(command, Convert) else ""
-        print(f"{PROGRAM}: {error}; {done}check that the path is right, may be used and has room.", file=sys.stderr)
+        hint = f"{done}check that the path is right, may be used and has room."
+        print(printable(f"{PROGRAM}: {error}; {hint}"), file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted; nothing was written.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        print(f"{PROGRAM}: interrupted; nothing half-written is left.", file=sys.stderr)
+        return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame) -> None:
+    """Let a signal end the command as Ctrl-C does, so that it cleans up."""
+    raise KeyboardInterrupt(number)
 
 
 if __name__ == "__main__":

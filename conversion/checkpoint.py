@@ -6,13 +6,13 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from conversion import configs
-from conversion.names import FAMILIES, Spelling, count_layers, spellings
+from conversion.names import FAMILIES, WORD_EMBEDDINGS, Spelling, models, spellings
 from conversion.parameters import (
     ARCHITECTURES,
     BACKBONE,
@@ -27,12 +27,12 @@ from conversion.sources import Source, open_source
 from conversion.tensors import Tensor, Tensors, same_bytes
 from ms_bert.config import BertConfig
 from ms_bert.errors import UserError
-from ms_bert.run.checkpoints import TIED
 
 # Scalars of training that may lie beside the weights, and what they are where nothing is said.
 SCALARS = {"global_step": None, "updates": None, "loss_scale": 1.0, "good_steps": 0}
 TOKENIZER = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 FLOATS = ("float32", "float16", "bfloat16", "float64")
+_FAULTS_TOLD = 3  # of each kind, in the message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,24 +41,25 @@ class Checkpoint:
 
     Attributes:
         source: where it was read. spelling: how its tensors are named there.
-        architecture: Hugging Face's class. parts: of `conversion.parameters.PARTS`.
+        architecture: Hugging Face's class; None where it has the heads of several, which only `any_heads` lets through.
+        parts: of `conversion.parameters.PARTS`.
         weights: by canonical names, in Hugging Face's order. moments: Adam's, as m.NAME and v.NAME; may be empty.
         scalars: step, updates, loss_scale, good_steps, where there are moments.
-        config: None where nothing beside the checkpoint says it. config_left_out: its fields that are not kept, for
-            they change no number.
+        config: None where nothing beside the checkpoint says it.
         left_out: (name, why) of what is in the file and is no weight.
+        notes: what else is to be known of how it was read, and of the config.
     """
 
     source: Source
     spelling: Spelling
-    architecture: str
+    architecture: str | None
     parts: tuple[str, ...]
     weights: Tensors
     moments: Tensors
     scalars: dict
     config: BertConfig | None
-    config_left_out: tuple[str, ...]
     left_out: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def tokenizer(self) -> list[Path]:
@@ -75,7 +76,19 @@ class Fault:
     detail: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kind:<10} {self.name}{self.detail}"
+        return f"{self.name}{self.detail}"
+
+
+class NotWhole(UserError):
+    """The tensors are not those of a BERT; the text tells the first faults of each kind.
+
+    Attributes:
+        faults: all of them, a line each.
+    """
+
+    def __init__(self, message: str, faults: list[str]):
+        super().__init__(message)
+        self.faults = faults
 
 
 def read(
@@ -85,6 +98,9 @@ def read(
     architecture: str | None = None,
     allow_missing: Collection[str] = (),
     drop: Collection[str] = (),
+    any_heads: bool = False,
+    prefix: str = "",
+    rename: Mapping[str, str] | None = None,
 ) -> Checkpoint:
     """Read a checkpoint of any format; values stay in the file until they are asked for.
 
@@ -93,11 +109,17 @@ def read(
         config: a config file or a folder with one; None: the one beside the checkpoint, if any.
         architecture: None: by the config and the tensors.
         allow_missing: parts of the architecture that may be missing. drop: parts to leave out, or 'optimizer'.
+        any_heads: whatever heads it has will do, if they are whole, and the optimizer's state is left alone.
+        prefix: only the tensors whose names begin with it are read, without it: the one model of several in the file.
+        rename: from names of tensors or modules, after the prefix, to other ones: see `conversion.names.renamed`.
 
     Raises:
-        UserError: it cannot be read, or its tensors are not those of a BERT; all faults are told at once.
+        UserError: it cannot be read, or prefix or rename fits no name. NotWhole: its tensors are not those of a BERT.
     """
-    return read_source(open_source(path), family, config, architecture, allow_missing, drop)
+    source = open_source(path)
+    source = source.below(prefix) if prefix else source
+    source = source.renamed(rename or {})
+    return read_source(source, family, config, architecture, allow_missing, drop, any_heads)
 
 
 def read_source(
@@ -107,23 +129,29 @@ def read_source(
     architecture: str | None = None,
     allow_missing: Collection[str] = (),
     drop: Collection[str] = (),
+    any_heads: bool = False,
 ) -> Checkpoint:
     """`read` of a source that is open."""
     path = config or configs.find(source.home)
-    mapping = _Mapping(source, family, configs.read(path) if path else None)
-    return mapping.checkpoint(architecture, frozenset(allow_missing), frozenset(drop))
+    described = configs.read(path) if path else None
+    mapping = _Mapping(source, _spelling(source, family, architecture, described), described)
+    if any_heads:
+        mapping.moments.clear()
+        allow_missing = PARTS
+    return mapping.checkpoint(architecture, frozenset(allow_missing), frozenset(drop), any_heads)
 
 
 class _Mapping:
     """From the file's names to canonical ones, collecting faults."""
 
-    def __init__(self, source: Source, family: str | None, described: configs.Described | None):
-        self.source, self.described = source, described
+    def __init__(self, source: Source, spelling: Spelling, described: configs.Described | None):
+        self.source, self.spelling, self.described = source, spelling, described
         self.config = described.config if described else None
-        self.spelling = _spelling(source, family)
-        self.layers = count_layers(source.tensors)
-        self.own = self.spelling.names(self.layers)  # the file's name by the canonical one
+        self.layers = spelling.layers(source.tensors)
+        self.own = spelling.names(self.layers)  # the file's name by the canonical one
         self.canonical = {own: name for name, own in self.own.items()}
+        self.tied = spelling.tied()
+        self.notes = [*source.notes, *_prefix_told(spelling), *(described.notes if described else ())]
         self.faults: list[Fault] = []
         self.left_out: list[tuple[str, str]] = []
         self.weights: Tensors = {}
@@ -131,6 +159,7 @@ class _Mapping:
         self.scalars = dict(SCALARS)
         for name, tensor in source.tensors.items():
             self._place(name, tensor)
+        self._widen_vocabulary()
         for name, tensor in source.moments.items():
             moment, _, parameter = name.partition(".")
             if parameter in self.canonical and moment in ("m", "v"):
@@ -149,26 +178,28 @@ class _Mapping:
         family = FAMILIES[self.spelling.family]
         bare = name.removeprefix(self.spelling.wrapper)
         if name in self.canonical:
-            self.weights[self.canonical[name]] = self._turned(self.canonical[name], tensor)
+            self._add_weight(name, tensor)
             return
         for patterns in family.moments:
             for moment, pattern in zip(("m", "v"), patterns):
                 before, after = pattern.split("{name}")
                 inner = name[len(before) : len(name) - len(after)]
                 if name.startswith(before) and name.endswith(after) and inner in self.canonical:
-                    canonical = self.canonical[inner]
-                    self._add_moment(moment, canonical, self._turned(canonical, tensor), name)
+                    layout = self.spelling.layout(self.canonical[inner])
+                    self._add_moment(moment, self.canonical[inner], layout.undone(tensor) if layout else tensor, name)
                     return
         if name in SCALARS and tensor.size == 1:
             self._add_scalar(name, tensor.read().reshape(-1)[0].item())
-        elif bare in TIED and self.own.get(TIED[bare]) in self.source.tensors:
-            self._tied(name, tensor, self.own[TIED[bare]])
+        elif name in self.tied and self.own.get(self.tied[name]) in self.source.tensors:
+            self._tied(name, tensor, self.own[self.tied[name]])
         elif bare.endswith("position_ids") and any(re.fullmatch(pattern, bare) for pattern in family.ignored):
             if not np.array_equal(tensor.read().reshape(-1), np.arange(tensor.size)):
                 self.faults.append(Fault("wrong", name, ": its values are not 0, 1, 2, ..."))
             self.left_out.append((name, "the numbers from 0 on"))
         elif any(re.fullmatch(pattern, bare) for pattern in family.ignored):
             self.left_out.append((name, "no weight"))
+        elif self.spelling.rows and any(re.fullmatch(pattern, bare) for pattern in family.unused):
+            self.left_out.append((name, "the heads of this model have their own, and do not use it"))
         else:
             self.faults.append(Fault("unexpected", name))
 
@@ -193,12 +224,27 @@ class _Mapping:
         else:
             self.faults.append(Fault("wrong", name, f": differs from {original}, and this model ties the two"))
 
-    def _turned(self, canonical: str, tensor: Tensor) -> Tensor:
-        if not self.spelling.transposed(canonical) or len(tensor.shape) != 2:
-            return tensor
-        return tensor.transposed()
+    def _add_weight(self, name: str, tensor: Tensor) -> None:
+        layout = self.spelling.layout(self.canonical[name])
+        ours = layout.undone(tensor) if layout else tensor
+        if layout and layout.lost and ours is not tensor:
+            self.left_out.append((name, layout.lost))
+        self.weights[self.canonical[name]] = ours
 
-    def checkpoint(self, demanded: str | None, allowed: frozenset[str], dropped: frozenset[str]) -> Checkpoint:
+    def _widen_vocabulary(self) -> None:
+        """The config's vocabulary as large as the family's code makes it."""
+        table, multiple = self.weights.get(WORD_EMBEDDINGS), FAMILIES[self.spelling.family].rows_multiple
+        if self.config is None or table is None or not table.shape:
+            return
+        said, rows = self.config.vocab_size, table.shape[0]
+        if rows != said and rows == -(-said // multiple) * multiple:
+            self.config = self.config.replace(vocab_size=rows)
+            whose = f"the code of {self.spelling.family}"
+            self.notes.append(f"vocab_size is {rows}: {whose} fills {said} up to a multiple of {multiple}")
+
+    def checkpoint(
+        self, demanded: str | None, allowed: frozenset[str], dropped: frozenset[str], any_heads: bool
+    ) -> Checkpoint:
         """What was collected, if it is whole; `demanded` is the architecture that the user names."""
         named = self.described.architecture if self.described else None
         part_of = {name: MODULES[module].part for name, (module, _) in parameters(self.layers).items()}
@@ -215,14 +261,14 @@ class _Mapping:
         self._check_dtypes()
         self._check_shapes(present, architecture)
         self._check_moments()
-        if architecture is None and not self.faults:
+        if architecture is None and not self.faults and not any_heads:
             heads = ", ".join(sorted(present - set(BACKBONE))) or "none"
             raise UserError(
                 f"{self.source.path}: no class of Hugging Face has these heads together: {heads}; leave one out with "
                 "--drop."
             )
         if self.faults:
-            raise UserError(self._all_faults(demanded or named or architecture))
+            raise self._not_whole(demanded or named or architecture)
         ordered = {name: self.weights[name] for name in part_of if name in self.weights}
         moments = {f"{k}.{name}": self.moments[f"{k}.{name}"] for k in "mv" for name in ordered if self.moments}
         return Checkpoint(
@@ -234,8 +280,8 @@ class _Mapping:
             moments,
             self._scalars() if moments else {},
             self.config,
-            self.described.left_out if self.described else (),
             tuple(self.left_out),
+            tuple(self.notes),
         )
 
     def _drop(self, parts: frozenset[str], part_of: dict[str, str], demanded: str | None) -> None:
@@ -309,22 +355,42 @@ class _Mapping:
         if self.scalars["global_step"] is None and not self.source.scalars:
             self.faults.append(Fault("missing", "global_step", " (the step that the moments are of)"))
 
-    def _all_faults(self, architecture: str | None) -> str:
-        """Every fault in a line of its own, the missing and the unexpected with the nearest name of the other kind."""
+    def _not_whole(self, architecture: str | None) -> NotWhole:
+        """All faults, the missing and the unexpected with the nearest name of the other kind."""
+        kinds: dict[str, list[str]] = {"missing": [], "unexpected": [], "wrong": []}
         unexpected = [fault.name for fault in self.faults if fault.kind == "unexpected"]
         missing = [fault.name for fault in self.faults if fault.kind == "missing"]
-        lines = []
-        for fault in sorted(self.faults, key=lambda fault: ("missing", "unexpected", "wrong").index(fault.kind)):
+        for number, fault in enumerate(self.faults):
             others = missing or list(self.canonical) if fault.kind == "unexpected" else unexpected
             # Looking for the nearest of thousands by thousands would take minutes.
-            looked_for = fault.kind != "wrong" and len(lines) < 100
+            looked_for = fault.kind != "wrong" and number < 100
             near = difflib.get_close_matches(fault.name, others[:2000], n=1, cutoff=0.5) if looked_for else []
-            lines.append(f"{fault}{f'   (nearest: {near[0]})' if near else ''}")
-        return (
+            kinds[fault.kind].append(f"{fault}{f' (nearest: {near[0]})' if near else ''}")
+        told = [
+            f"  {kind:<10} {', '.join(found[:_FAULTS_TOLD])}"
+            f"{f' and {len(found) - _FAULTS_TOLD} more' if len(found) > _FAULTS_TOLD else ''}"
+            for kind, found in kinds.items()
+            if found
+        ]
+        count, hint = len(self.faults), self._may_be_the_classifier(unexpected)
+        message = (
             f"{self.source.path} is not a whole {architecture or 'BERT'} by the names of {self.spelling.family}: "
-            f"{len(lines)} fault{'s' * (len(lines) > 1)}; mend the file, or see --allow-missing, --architecture "
-            "and --from.\n  " + "\n  ".join(lines)
+            f"{count} fault{'s' * (count > 1)}, which python -m conversion inspect lists; mend the file or the "
+            f"config, or see --allow-missing, --architecture, --rename and --from{hint}.\n" + "\n".join(told)
         )
+        return NotWhole(message, [f"{kind:<10} {fault}" for kind, found in kinds.items() for fault in found])
+
+    def _may_be_the_classifier(self, unexpected: list[str]) -> str:
+        """How to read an unexpected layer of a classifier's shape, in half a sentence; '' where there is none."""
+        table, own = self.weights.get(WORD_EMBEDDINGS), self.own.get("classifier.weight", "")
+        stem, _, leaf = own.rpartition(".")
+        if table is None or len(table.shape) != 2 or not stem or "classifier.weight" in self.weights:
+            return ""
+        for module in (name.removesuffix(f".{leaf}") for name in unexpected if name.endswith(f".{leaf}")):
+            shape = self.source.tensors[f"{module}.{leaf}"].shape if f"{module}.{leaf}" in self.source.tensors else ()
+            if shape[1:] == table.shape[1:] and f"{module}.bias" in unexpected and "=" not in module:
+                return f"; if {module[:100]} is the classifier, --rename {module[:100]}={stem} reads it so"
+        return ""
 
 
 def _architecture(named: str | None, present: set[str], allowed: frozenset[str]) -> str | None:
@@ -339,23 +405,62 @@ def _architecture(named: str | None, present: set[str], allowed: frozenset[str])
     return architecture_of(heads)
 
 
-def _spelling(source: Source, family: str | None) -> Spelling:
+def _spelling(
+    source: Source, family: str | None, architecture: str | None, described: configs.Described | None
+) -> Spelling:
+    """How the names of a file are to be read.
+
+    Raises:
+        UserError: there is no word embedding among them, or several; or two classes have these names.
+    """
     if source.container == "ONNX":
         if family not in (None, "hugging-face"):
             raise UserError(f"{source.path}: an ONNX graph bears Hugging Face's names, not those of {family}.")
         return Spelling("hugging-face", ("bert.", ""))
-    found = spellings(source.tensors, [family] if family else tuple(FAMILIES))
+    families = [family] if family else tuple(FAMILIES)
+    several = models(source.tensors, families)
+    if len(several) > 1:
+        listed = ", ".join(repr(prefix[:100]) for prefix in several[:5])
+        raise UserError(
+            f"{source.path} holds {len(several)} models, whose names begin with {listed}; choose one by its prefix, as "
+            f"in --prefix {several[-1][:100]}"
+        )
+    found = spellings(source.tensors, families, architecture or (described.architecture if described else None))
+    found = [spelling for spelling in found if _may_have(spelling, source.tensors)] or found
+    if len(found) > 1:
+        classes = " or ".join(spelling.architecture or "another class" for spelling in found)
+        raise UserError(
+            f"{source.path}: by the names of {found[0].family} this may be a {classes}, whose heads are called alike; "
+            "say which with --architecture."
+        )
     if found:
         return found[0]
     some = ", ".join(list(source.tensors)[:3])
     wanted = ", ".join(
-        Spelling(name, FAMILIES[name].prefixes[0]).names(0, ["embeddings"])["bert.embeddings.word_embeddings.weight"]
-        for name in ([family] if family else FAMILIES)
+        dict.fromkeys(
+            Spelling(name, FAMILIES[name].prefixes[0]).names(0, ["embeddings"])[WORD_EMBEDDINGS] for name in families
+        )
     )
     raise UserError(
         f"{source.path} holds {len(source.tensors)} tensors ({some}, ...) and no word embeddings by any name that is "
         f"known here ({wanted}); it is no BERT, or of a family without a table."
     )
+
+
+def _may_have(spelling: Spelling, tensors: Tensors) -> bool:
+    """Whether heads of two outputs have two, as far as they are there."""
+    names = spelling.names(0)
+    heads = [names[head] for head in ("cls.seq_relationship.bias", "qa_outputs.bias") if head in names]
+    return all(tensors[name].shape == (2,) for name in heads if name in tensors)
+
+
+def _prefix_told(spelling: Spelling) -> list[str]:
+    """What is said of a prefix that no writer of these names adds."""
+    if spelling.wrapper:
+        return [f"read without the prefix {spelling.wrapper[:100]!r} that all its names bear"]
+    if spelling.prefix not in FAMILIES[spelling.family].prefixes and spelling.prefix[0]:
+        return [f"read without the prefix {spelling.prefix[0][:100]!r} that the names of the encoder bear"]
+    return []
 
 
 def _config_by_shapes(weights: Tensors, layers: int) -> BertConfig | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
-from ms_bert.config import BertConfig
-from ms_bert.errors import UserError
+from ms_bert.config import BertConfig, read_fields, remarks, unknown_fields
+from ms_bert.errors import UserError, listed, shown
 
 HUGGING_FACE, GOOGLE = "config.json", "bert_config.json"
 
@@ -31,12 +32,13 @@ class Described:
     """What a config file says.
 
     Attributes:
-        architecture: the first of `architectures`, or None. left_out: fields that change no number and are not kept.
+        architecture: the first of `architectures`, or None. notes: sentences, on what is not kept and what was not
+        understood.
     """
 
     config: BertConfig
     architecture: str | None
-    left_out: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 # Fields that every config.json written here has again.
@@ -45,22 +47,24 @@ _WRITTEN_AGAIN = {"architectures", "model_type", "position_embedding_type", "num
 
 def read(path: Path) -> Described:
     """What a file says, config.json or bert_config.json, or the one in a folder: Google's fields are Hugging Face's."""
-    if path.is_dir():
+    if path.is_dir() and path.name not in (HUGGING_FACE, GOOGLE):
         found = find(path)
         if found is None:
             raise UserError(f"{path} has neither {HUGGING_FACE} nor {GOOGLE}; name a config with --config.")
-        return read(found)
-    config = BertConfig.from_json(path)
-    fields = json.loads(path.read_text(encoding="utf-8"))
+        path = found
+    fields = read_fields(path)
+    config = BertConfig.from_dict(fields, source=str(path))
     named = fields.get("architectures")
     first = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else None
-    known = {field.name for field in dataclasses.fields(BertConfig)} | _WRITTEN_AGAIN
-    return Described(config, first, tuple(name for name in fields if name not in known))
+    kept = {field.name for field in dataclasses.fields(BertConfig)} | _WRITTEN_AGAIN | set(unknown_fields(fields))
+    left_out = [name for name in fields if name not in kept]
+    notes = [f"left out of the config, for they change no number: {listed(left_out)}"] if left_out else []
+    return Described(config, first, (*notes, *remarks(fields)))
 
 
 def find(folder: Path) -> Path | None:
-    """The config file of a folder."""
-    return next((folder / name for name in (HUGGING_FACE, GOOGLE) if (folder / name).is_file()), None)
+    """The config file of a folder, readable or not: one that cannot be read is not as good as none."""
+    return next((folder / name for name in (HUGGING_FACE, GOOGLE) if os.path.lexists(folder / name)), None)
 
 
 def hugging_face(config: BertConfig, architecture: str, dtypes: set[str]) -> bytes:
@@ -68,7 +72,7 @@ def hugging_face(config: BertConfig, architecture: str, dtypes: set[str]) -> byt
     fields = {"architectures": [architecture], **config.to_dict()}
     if len(dtypes) == 1 and dtypes != {"float32"}:
         fields["dtype"] = min(dtypes)
-    return (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(fields, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def google(config: BertConfig) -> tuple[bytes, list[str]]:
@@ -81,7 +85,7 @@ def google(config: BertConfig) -> tuple[bytes, list[str]]:
     for name, value in _GOOGLE_FIXED.items():
         if fields[name] != value:
             raise UserError(
-                f"{name} is {fields[name]}, and Google's BERT has {value} without a field for it; a TensorFlow "
+                f"{name} is {shown(fields[name])}, and Google's BERT has {value} without a field for it; a TensorFlow "
                 "checkpoint of this model would compute other numbers, so convert it to another format."
             )
     if config.hidden_act not in _GOOGLE_ACTS:

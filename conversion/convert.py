@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import glob
+import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
 
-from conversion import checkpoint, configs
+from conversion import checkpoint, configs, placing
 from conversion.checkpoint import FLOATS, TOKENIZER, Checkpoint
-from conversion.formats import mindspore_ckpt, safetensors_file, tensorflow_bundle
-from conversion.names import FAMILIES, Spelling, count_layers, written
+from conversion.formats import mindspore_ckpt, safetensors_file, tensorflow_bundle, torch_bin
+from conversion.names import FAMILIES, WORD_EMBEDDINGS, Spelling, count_layers, written
 from conversion.parameters import PARTS
+from conversion.sources import OWN_COMPANIONS
 from conversion.targets import TARGETS, target_of
 from conversion.tensors import DTYPES, Tensor, Tensors, same_bytes
 from ms_bert.config import BertConfig
-from ms_bert.data.files import sync_folder, umask, write_atomically
+from ms_bert.data.files import sync_folder, write_atomically
 from ms_bert.errors import UserError
 from ms_bert.run import checkpoints
 from ms_bert.run.folder import RUN
@@ -92,10 +92,8 @@ def convert(source: Checkpoint, path: Path, kind: str | None = None, settings: S
     for name, known in _KNOWN_TO.items():
         if getattr(settings, name) != getattr(Settings, name) and container != known:
             raise UserError(f"--{name.replace('_', '-')} is nothing to a {kind} target; leave it out.")
-    _check_free(source, path, container, settings.overwrite)
-    notes = [f"left out {name}: {why}" for name, why in source.left_out]
-    if source.config_left_out:
-        notes.append(f"left out of the config, for they change no number: {', '.join(source.config_left_out)}")
+    notes = [*_tokenizer_notes(source), *source.notes]
+    notes += [f"left out {name}: {why}" for name, why in source.left_out]
     for family in dict.fromkeys((source.spelling.family, TARGETS[kind].family)):
         if FAMILIES[family].computes:
             fixed = " and ".join(FAMILIES[family].computes)
@@ -104,12 +102,14 @@ def convert(source: Checkpoint, path: Path, kind: str | None = None, settings: S
     result = Result(source, path, kind, weights, dict(source.moments), notes)
     if any(weights[name].dtype != tensor.dtype for name, tensor in source.weights.items()):
         result.leave_out_moments("beside weights of another dtype than they were trained in")
-    with _staging(path) as staging:
-        _WRITERS[container](result, staging, settings)
+    with placing.workplace(path) as place:
+        _check_free(source, path, container, settings.overwrite)
+        _WRITERS[container](result, place.new, settings)
+        _sync_files(place.new)
         if container == "folder":
-            _place_folder(staging, path, settings.overwrite)
+            place.place({path.name: place.new}, _replaced_folder(path, settings.overwrite))
         else:
-            _place_files(source, staging, path, container, settings.overwrite)
+            _place_files(result, place, container, settings.overwrite)
     return result
 
 
@@ -144,9 +144,67 @@ def _to_odd_float32(values: np.ndarray) -> np.ndarray:
     return nearest
 
 
+# The tokenizer
+
+
+def _tokenizer_notes(source: Checkpoint) -> list[str]:
+    """What is odd about the tokenizer beside the source, of whatever kind it is.
+
+    Raises:
+        UserError: one of its files is damaged: it would travel along, and nothing could load the target with it.
+    """
+    sizes = {}
+    for file in source.tokenizer:
+        try:
+            sizes[file.name] = _vocabulary_size(file)
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(
+                f"{file} is damaged ({error}); fetch it again, or move it away to convert without it."
+            ) from None
+    table = source.weights["bert.embeddings.word_embeddings.weight"].shape[0]
+    notes = [
+        f"{name} has ids up to {size - 1}, and the model has word embeddings up to {table - 1}"
+        for name, size in sizes.items()
+        if size > table
+    ]
+    lines, entries = (sizes.get(name, 0) for name in ("vocab.txt", "tokenizer.json"))
+    if lines and entries and lines != entries:
+        notes.append(f"vocab.txt has ids up to {lines - 1}, and tokenizer.json up to {entries - 1}")
+    return notes
+
+
+def _vocabulary_size(file: Path) -> int:
+    """One more than the largest id that a file of a tokenizer tells, 0 where it tells none.
+
+    Raises:
+        ValueError: it is not the text that it must be.
+    """
+    text = file.read_bytes().decode("utf-8")
+    if not text.strip(" \t\r\n\0"):
+        raise ValueError("it is empty")
+    if file.suffix != ".json":
+        return len(text.rstrip("\n").split("\n"))
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError(f"it is a JSON {type(content).__name__} instead of an object")
+    if file.name != "tokenizer.json":
+        return 0
+    if not isinstance(model := content.get("model"), dict):
+        raise ValueError("it has no model")
+    vocabulary, added = model.get("vocab"), content.get("added_tokens")
+    ids = [entry.get("id") for entry in added if isinstance(entry, dict)] if isinstance(added, list) else []
+    if isinstance(vocabulary, dict):
+        ids += vocabulary.values()
+    elif isinstance(vocabulary, list):  # entries with their scores, in the order of the ids
+        ids.append(len(vocabulary) - 1)
+    return max((id for id in ids if isinstance(id, int)), default=-1) + 1
+
+
 # Where it goes
 
 
+# What may lie beside a checkpoint and says what it is.
+_COMPANIONS = {configs.HUGGING_FACE, configs.GOOGLE, *TOKENIZER, RUN}
 # What a conversion writes into a folder, as patterns of names: only such a folder is ever replaced.
 _OF_A_FOLDER = (
     configs.HUGGING_FACE,
@@ -158,32 +216,29 @@ _OF_A_FOLDER = (
 
 
 def _own_files(path: Path, container: str) -> set[str]:
-    """Names of the files of a target that are there, the config and the tokenizer aside."""
+    """Names of the files of a target that are there, and of its own folder of companions."""
     own = glob.escape(path.name)
     patterns = {"tensorflow": (f"{own}.index", f"{own}.data-*"), "onnx": (own, f"{own}.data")}.get(container, (own,))
-    names = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
-    return {name for name in names if any(fnmatch(name, pattern) for pattern in patterns)}
+    patterns += (own + OWN_COMPANIONS,)
+    return {name for name in _names_in(path.parent) if any(fnmatch(name, pattern) for pattern in patterns)}
+
+
+def _names_in(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir()} if folder.is_dir() else set()
 
 
 def _check_free(source: Checkpoint, path: Path, container: str, overwrite: bool) -> None:
     """Raise unless the target may be written: nothing but a checkpoint is ever replaced, and that only if asked."""
     read = source.source.path.resolve()
     if container == "folder":
-        if not path.exists():
-            return
-        if not path.is_dir():
+        if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file, and a folder is to be written; name another target.")
-        if read.is_relative_to(path.resolve()):
+        if read.is_relative_to(os.path.realpath(path)):
             raise UserError(f"{path} holds the source itself; name another target.")
-        names = sorted(file.name for file in path.iterdir())
-        foreign = [name for name in names if not any(fnmatch(name, pattern) for pattern in _OF_A_FOLDER)]
-        if names and not overwrite:
+        if _replaced_folder(path, overwrite=True) and not overwrite:
             raise UserError(f"{path} is there already; name another target, or replace it with --overwrite.")
-        if foreign:
-            raise UserError(
-                f"{path} holds {foreign[0]}, which no conversion would write again, so --overwrite does not replace "
-                "it; name another target."
-            )
+        if not path.is_symlink():  # of a link nothing but itself is replaced
+            _check_foreign(path, _OF_A_FOLDER)
         return
     if path.is_dir():
         raise UserError(f"{path} is a folder, and a file is to be written; name another target.")
@@ -194,98 +249,103 @@ def _check_free(source: Checkpoint, path: Path, container: str, overwrite: bool)
         raise UserError(
             f"{path.parent / min(own)} is there already; name another target, or replace it with --overwrite."
         )
-    there, own_run = path.parent / RUN, source.source.home / RUN
-    same_run = there.exists() and own_run.exists() and _same_companion(there, own_run)
-    if there.exists() and (not same_run or path.name == checkpoints.MODEL):
+    _check_foreign(path.with_name(path.name + OWN_COMPANIONS), _COMPANIONS)
+    run = path.parent / RUN
+    of_a_run = run.exists() and (path.parent / "checkpoints").is_dir() and not _is_companion(source, run)
+    if of_a_run or (run.exists() and path.name == checkpoints.MODEL):
         raise UserError(f"{path.parent} is the folder of a run, whose files are its own; name another target.")
+    _companions_go(source, path, container, overwrite, _COMPANIONS if source.config or source.tokenizer else set())
 
 
-@contextlib.contextmanager
-def _staging(path: Path) -> Iterator[Path]:
-    """A folder beside the target, gone at the end; and so are the folders above it that were made for nothing."""
-    made = [folder for folder in path.parents if not folder.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.writing-"))
-    os.chmod(folder, 0o777 & ~umask())
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        for above in made:
-            if not any(above.iterdir()):
-                above.rmdir()
+def _check_foreign(folder: Path, patterns: Collection[str]) -> None:
+    foreign = [name for name in sorted(_names_in(folder)) if not any(fnmatch(name, pattern) for pattern in patterns)]
+    if foreign:
+        raise UserError(
+            f"{folder} holds {foreign[0]}, which no conversion would write again, so --overwrite does not replace "
+            "it; name another target."
+        )
 
 
-def _place_folder(staging: Path, path: Path, overwrite: bool) -> None:
-    """Rename the folder to its place; what came there meanwhile is not touched."""
-    aside = path.with_name(f".{path.name}.replaced-{os.getpid()}")
-    if overwrite and path.exists():
-        os.rename(path, aside)
-    try:
-        os.rename(staging, path)  # fails unless nothing, or an empty folder, is there
-    except OSError:
-        if aside.exists():
-            os.rename(aside, path)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-    sync_folder(path.parent)
+def _replaced_folder(path: Path, overwrite: bool) -> set[str]:
+    """The name of a folder that is to be replaced; an empty one needs not be."""
+    return {path.name} if overwrite and (path.is_symlink() or _names_in(path)) else set()
 
 
-def _place_files(source: Checkpoint, staging: Path, path: Path, container: str, overwrite: bool) -> None:
-    """Move the files to their place, the one that makes them a checkpoint last.
+def _companions_go(source: Checkpoint, path: Path, container: str, overwrite: bool, brought: set[str]) -> str:
+    """Where the config, the tokenizer and the description of the run of a file go.
 
-    The config and the tokenizer lie beside the target; those of another model are neither replaced nor left to be taken
-    for this one's.
+    `beside` it where nothing else lies there, or those of the same model; `instead` of those there where they are of
+    the checkpoint that is replaced and of no other; else `apart`, into a folder of the file's own.
+
+    Args:
+        brought: the names of those that are to be written.
+
+    Raises:
+        UserError: there are none, and what lies there would be taken for them.
     """
-    old = _own_files(path, container)
+    own = _own_files(path, container)
+    names = _names_in(path.parent) - own - {placing.folder_of(path).name}
+    companions, others = names & _COMPANIONS, names - _COMPANIONS
+    told = companions & {configs.HUGGING_FACE, configs.GOOGLE}
+    if all(_is_companion(source, path.parent / name) for name in companions) and (told or not others):
+        return "beside"
+    if overwrite and own and not others and companions <= brought:
+        return "instead"
+    if not brought:
+        if not companions:
+            return "beside"
+        raise UserError(
+            f"{path.parent / min(companions)} is there already and is not that of this model; choose a folder of its "
+            f"own for {path.name}."
+        )
+    return "apart"
+
+
+def _is_companion(source: Checkpoint, there: Path) -> bool:
+    """Whether a file beside the target says of the source what the source's own says."""
+    own = source.source.home / there.name
+    same = own.exists() and there.samefile(own)
+    if there.name not in (configs.HUGGING_FACE, configs.GOOGLE):
+        return same or (own.exists() and there.read_bytes() == own.read_bytes())
+    if source.config is None:
+        return False
+    try:
+        found = configs.read(there)
+        if there.name == configs.GOOGLE:
+            return configs.google(found.config)[0] == configs.google(source.config)[0]
+    except UserError:
+        return False
+    if same:  # labels that it does not name are counted in the weights
+        return found.config in (source.config, source.config.replace(id2label=None))
+    return (found.config, found.architecture) == (source.config, source.architecture)
+
+
+def _place_files(result: Result, place: placing.Workplace, container: str, overwrite: bool) -> None:
+    """Move the files to their places, the one that makes them a checkpoint last."""
+    path, old = result.target, _own_files(result.target, container)
     if old and not overwrite:
         raise UserError(f"{path.parent / min(old)} came to be there meanwhile; name another target.")
-    written = {file.name for file in staging.iterdir()}
-    companions = {configs.HUGGING_FACE, configs.GOOGLE, *TOKENIZER, RUN}
-    own_home = path.parent.resolve() == source.source.home.resolve()
-    for name in sorted(companions):
-        there, own = path.parent / name, (staging if name in written else source.source.home) / name
-        if there.exists() and not own_home and not (own.exists() and _same_companion(there, own)):
-            raise UserError(
-                f"{there} is there already and is not that of this model; choose a folder of its own for {path.name}."
-            )
-    for name in sorted(written, key=lambda name: (name in (path.name, f"{path.name}.index"), name)):
-        target = path.parent / name
-        if name in companions:
-            if not target.exists():
-                os.replace(staging / name, target)
-        elif overwrite:
-            os.replace(staging / name, target)
-        else:
-            _move_to_free(staging / name, target)
-    for name in old - written:  # of a larger model that was there
-        (path.parent / name).unlink()
-    sync_folder(path.parent)
-
-
-def _same_companion(a: Path, b: Path) -> bool:
-    """Whether two files beside a checkpoint say the same."""
-    if a.name in (configs.HUGGING_FACE, configs.GOOGLE):
-        try:
-            one, other = configs.read(a), configs.read(b)
-        except UserError:
-            return False
-        return (one.config, one.architecture) == (other.config, other.architecture)
-    return a.read_bytes() == b.read_bytes()
-
-
-def _move_to_free(file: Path, target: Path) -> None:
-    """Rename a file, but never over another."""
-    try:
-        os.link(file, target)
-    except FileExistsError:
-        raise UserError(f"{target} came to be there meanwhile; name another target.") from None
-    except OSError:  # no hard links on this file system
-        if target.exists():
-            raise UserError(f"{target} came to be there meanwhile; name another target.") from None
-        os.replace(file, target)
-    else:
-        file.unlink()
+    written = _names_in(place.new)
+    companions = written & _COMPANIONS
+    where = _companions_go(result.source, path, container, overwrite, companions)
+    entries = {name: place.new / name for name in companions}
+    if where == "beside":
+        entries = {name: file for name, file in entries.items() if not (path.parent / name).exists()}
+    elif where == "instead":
+        old |= _names_in(path.parent) & _COMPANIONS
+    elif where == "apart":
+        apart = place.new / (path.name + OWN_COMPANIONS)
+        apart.mkdir()
+        for file in entries.values():
+            os.rename(file, apart / file.name)
+        entries = {apart.name: apart}
+        result.notes.append(
+            f"{', '.join(sorted(companions))} {'lies' if len(companions) == 1 else 'lie'} in {apart.name}, for "
+            f"{path.parent.resolve()} is not this model's alone"
+        )
+    last = (path.name, f"{path.name}.index")
+    entries |= {name: place.new / name for name in sorted(written - companions, key=lambda name: name in last)}
+    place.place(entries, old)
 
 
 # How it is written: each writes to a staging folder, reads back and compares.
@@ -297,14 +357,22 @@ def _own_names(result: Result, spelling: Spelling) -> Tensors:
     homeless = [name for name in result.weights if name not in names]
     if homeless:
         raise UserError(f"{result.kind} checkpoints have no place for {', '.join(homeless)}; leave it out with --drop.")
-    return {
-        names[name]: tensor.transposed() if spelling.transposed(name) else tensor
-        for name, tensor in result.weights.items()
-    }
+    own = {names[name]: _stored(spelling, name, tensor) for name, tensor in result.weights.items()}
+    if FAMILIES[spelling.family].stores_tied and "mlm" in result.source.parts:
+        own |= {name: own[names[canonical]] for name, canonical in spelling.tied().items()}
+    return own
+
+
+def _stored(spelling: Spelling, canonical: str, tensor: Tensor) -> Tensor:
+    """A tensor as a family stores it."""
+    layout = spelling.layout(canonical)
+    return layout.made(tensor) if layout and layout.made else tensor
 
 
 def _own_moments(result: Result, spelling: Spelling) -> Tensors:
     """The moments and scalars by the names of a family; counters as its own optimizers keep them."""
+    if not FAMILIES[spelling.family].moments:
+        result.leave_out_moments(f"by the names of {spelling.family}")
     if not result.moments:
         return {}
     names = spelling.names(count_layers(result.weights), result.source.parts)
@@ -312,7 +380,7 @@ def _own_moments(result: Result, spelling: Spelling) -> Tensors:
     for moment, pattern in zip("mv", FAMILIES[spelling.family].moments[0]):
         for name in result.weights:
             tensor = result.moments[f"{moment}.{name}"]
-            own[pattern.format(name=names[name])] = tensor.transposed() if spelling.transposed(name) else tensor
+            own[pattern.format(name=names[name])] = _stored(spelling, name, tensor)
     scalars = result.source.scalars
     if TARGETS[result.kind].container == "tensorflow":
         own["global_step"] = Tensor.of(np.array(scalars["step"], np.int64))
@@ -409,20 +477,27 @@ def _write_training_state(result: Result, staging: Path, spelling: Spelling) -> 
 
 
 def _write_file(result: Result, staging: Path, settings: Settings) -> None:
-    """One .safetensors or MindSpore .ckpt, its config and tokenizer beside it."""
+    """One .safetensors, MindSpore .ckpt or PyTorch file, its config and tokenizer beside it."""
     family = TARGETS[result.kind].family
     spelling = written(family, result.source.architecture)
-    if family in ("hugging-face", "hugging-face-old"):
+    if result.kind in ("safetensors", "hugging-face-old"):
         result.leave_out_moments("in a single file for transformers")
     tensors = _own_names(result, spelling) | _own_moments(result, spelling)
+    rows, multiple = result.weights[WORD_EMBEDDINGS].shape[0], FAMILIES[family].rows_multiple
+    if rows % multiple:
+        result.notes.append(
+            f"the code of {family} wants a vocabulary of a multiple of {multiple}, and this one has {rows}"
+        )
     path = staging / result.target.name
     if path.suffix == ".ckpt":
         mindspore_ckpt.write(path, tensors)
         if path.stat().st_size >= _PROTOBUF_LIMIT:
             result.notes.append("over 2 GiB, and MindSpore reads a .ckpt as one protobuf: take .safetensors with --to")
+    elif path.suffix in (".bin", ".pt"):
+        torch_bin.write(path, tensors, TARGETS[result.kind].under)
     else:
         # mindnlp and transformers refuse MindSpore's own mark, and MindSpore reads any.
-        native = family in ("mindspore", "mindspore-models", "mindspore-models-old")
+        native = result.kind in ("ms_bert", "mindspore", "mindspore-models", "mindspore-models-old")
         safetensors_file.write(path, tensors, {"format": "ms" if native else "pt"})
     _write_config(result, staging)
     _copy_companions(result, staging)
@@ -456,7 +531,8 @@ def _write_onnx(result: Result, staging: Path, settings: Settings) -> None:
 
     config = _graph_config(result)
     path = staging / result.target.name
-    plain = staging / f"plain.{path.name}" if settings.optimize else path
+    plain = staging / "plain" / path.name if settings.optimize else path
+    plain.parent.mkdir(exist_ok=True)
     onnx_graph.write(plain, config, result.source.architecture, result.weights)
     _compare(result, onnx_graph.read(plain), {})
     if settings.optimize:
@@ -466,8 +542,7 @@ def _write_onnx(result: Result, staging: Path, settings: Settings) -> None:
             raise OSError(f"the fused graph computes something else ({difference:.1e} of the largest output)")
         fused = ", ".join(f"{n} {name}" for name, n in counts.items())
         result.notes.append(f"fused {fused}; computes the same to {difference:.1e} of the largest output")
-        for file in staging.glob(f"{plain.name}*"):
-            file.unlink()
+        shutil.rmtree(plain.parent)
     _copy_companions(result, staging)
     _write_config(result, staging)
 
@@ -480,6 +555,10 @@ def _write_mindir(result: Result, staging: Path, settings: Settings) -> None:
     rows = 1 if settings.batch_size is None else settings.batch_size
     tokens = min(128, config.max_position_embeddings) if settings.seq_length is None else settings.seq_length
     mindir.write(path, config, result.source.architecture, result.weights, rows, tokens)
+    result.notes.append(
+        f"its inputs, by position: {', '.join(mindir.INPUTS)}, int32 of shape ({rows}, {tokens}) each; load it with "
+        f"mindspore.nn.GraphCell(mindspore.load({path.name!r}))"
+    )
     _copy_companions(result, staging)
     _write_config(result, staging)
 

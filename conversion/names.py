@@ -1,16 +1,26 @@
 """How checkpoints of other origin name BERT's parameters: tables, one row a rule; both directions come from the table.
 
 A family says for each module of `conversion.parameters.MODULES` what it is called there, and for each kind of module
-what its parameters are called. A module without a row is one that the family cannot hold.
+what its parameters are called. A module without a row is one that the family cannot hold. A file may bear its names
+below any prefix of its own, as wrapping a model in another adds it; that is found where the word embeddings are.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
-from conversion.parameters import KINDS, MODULES, PARTS, parameters
+from conversion.layouts import (
+    BIAS_OF_HEADS,
+    KERNEL_FROM_HEADS,
+    KERNEL_TO_HEADS,
+    ROW_FOR_PADDING,
+    TRANSPOSED,
+    Layout,
+)
+from conversion.parameters import KINDS, MODULES, PARTS, TIED, architecture_of, parameters
+from ms_bert.errors import UserError
 
 _PLAIN = {kind: {leaf: leaf for leaf in leaves} for kind, leaves in KINDS.items()}
 _GAMMA_BETA = {"weight": "gamma", "bias": "beta"}
@@ -27,11 +37,17 @@ class Family:
             `{cls}` for that of the heads, `{i}` for the layer.
         leaves: for each kind of module, the family's name of `weight` and `bias`; an empty one adds nothing.
         prefixes: the pairs of ({bert}, {cls}) that are met; the first is written.
+        heads: rows that a file has besides `modules`, or instead of them, with the class that has them, where not every
+            class calls a module the same; of a class with several the first is written.
         separator: between a module and its parameter.
         bare: modules whose name is their one parameter's as well.
-        transposed: kinds whose weight is stored as (in, out).
+        layouts: how parameters are stored, by KIND.LEAF or MODULE.LEAF, where not as here.
+        tied: names of what is stored a second time, and the canonical name of what it repeats.
+        stores_tied: these are written, too.
         moments: names of Adam's moments as patterns around {name}; the first pair is written.
         ignored: patterns of what is no weight and may lie beside: it is left out, and said so.
+        unused: patterns of weights that a class with `heads` of its own does not use: likewise.
+        rows_multiple: the code makes the vocabulary larger than its config says, up to a multiple of this.
         bare_encoder: a BertModel is written without any prefix, as transformers does.
         computes: what its code computes whatever a config says; () where it follows the config.
     """
@@ -40,11 +56,16 @@ class Family:
     modules: dict[str, str]
     leaves: dict[str, dict[str, str]]
     prefixes: tuple[tuple[str, str], ...]
+    heads: tuple[tuple[str, dict[str, str]], ...] = ()
     separator: str = "."
     bare: frozenset[str] = frozenset()
-    transposed: frozenset[str] = frozenset()
+    layouts: Mapping[str, Layout] = dataclasses.field(default_factory=dict)
+    tied: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"{cls}" + n: of for n, of in TIED.items()})
+    stores_tied: bool = False
     moments: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    rows_multiple: int = 1
     bare_encoder: bool = False
     computes: tuple[str, ...] = ()
 
@@ -119,6 +140,95 @@ _TENSORFLOW_MODULES = {
     "qa_outputs": "{cls}cls/squad",
 }
 
+_NVIDIA_MODULES = {
+    **HUGGING_FACE_MODULES,
+    "bert.encoder.layer.{i}.intermediate.dense": "{bert}encoder.layer.{i}.intermediate.dense_act",
+    "bert.pooler.dense": "{bert}pooler.dense_act",
+    "cls.predictions.transform.dense": "{cls}cls.predictions.transform.dense_act",
+}
+
+_UER_LAYER = "{bert}encoder.transformer.{i}"
+_UER_MODULES = {
+    "bert.embeddings.word_embeddings": "{bert}embedding.word.embedding",
+    "bert.embeddings.position_embeddings": "{bert}embedding.pos.embedding",
+    "bert.embeddings.token_type_embeddings": "{bert}embedding.seg.embedding",
+    "bert.embeddings.LayerNorm": "{bert}embedding.layer_norm",
+    "bert.encoder.layer.{i}.attention.self.query": f"{_UER_LAYER}.self_attn.linear_layers.0",
+    "bert.encoder.layer.{i}.attention.self.key": f"{_UER_LAYER}.self_attn.linear_layers.1",
+    "bert.encoder.layer.{i}.attention.self.value": f"{_UER_LAYER}.self_attn.linear_layers.2",
+    "bert.encoder.layer.{i}.attention.output.dense": f"{_UER_LAYER}.self_attn.final_linear",
+    "bert.encoder.layer.{i}.attention.output.LayerNorm": f"{_UER_LAYER}.layer_norm_1",
+    "bert.encoder.layer.{i}.intermediate.dense": f"{_UER_LAYER}.feed_forward.linear_1",
+    "bert.encoder.layer.{i}.output.dense": f"{_UER_LAYER}.feed_forward.linear_2",
+    "bert.encoder.layer.{i}.output.LayerNorm": f"{_UER_LAYER}.layer_norm_2",
+    "cls.predictions": "{cls}target.mlm.linear_2",
+    "cls.predictions.transform.dense": "{cls}target.mlm.linear_1",
+    "cls.predictions.transform.LayerNorm": "{cls}target.mlm.layer_norm",
+}
+_UER_OLD_MODULES = {
+    **_UER_MODULES,
+    "bert.embeddings.word_embeddings": "{bert}embedding.word_embedding",
+    "bert.embeddings.position_embeddings": "{bert}embedding.position_embedding",
+    "bert.embeddings.token_type_embeddings": "{bert}embedding.segment_embedding",
+    "cls.predictions": "{cls}target.mlm_linear_2",
+    "cls.predictions.transform.dense": "{cls}target.mlm_linear_1",
+    "cls.predictions.transform.LayerNorm": "{cls}target.layer_norm",
+}
+
+
+def _sentence_pairs(pooler: str, classifier: str) -> tuple[str, dict[str, str]]:
+    """The heads of pre-training where it has a pooler of its own."""
+    return "BertForPreTraining", {"bert.pooler.dense": "{cls}" + pooler, "cls.seq_relationship": "{cls}" + classifier}
+
+
+_UER_TASKS = (
+    (
+        "BertForSequenceClassification",
+        {"bert.pooler.dense": "{cls}output_layer_1", "classifier": "{cls}output_layer_2"},
+    ),
+    ("BertForTokenClassification", {"classifier": "{cls}output_layer"}),
+    ("BertForQuestionAnswering", {"qa_outputs": "{cls}output_layer"}),
+)
+
+_TENSORFLOW_2_LAYER = "{bert}transformer/layer_{i}"
+_TENSORFLOW_2_MODULES = {
+    "bert.embeddings.word_embeddings": "{bert}word_embeddings",
+    "bert.embeddings.position_embeddings": "{bert}position_embedding",
+    "bert.embeddings.token_type_embeddings": "{bert}type_embeddings",
+    "bert.embeddings.LayerNorm": "{bert}embeddings/layer_norm",
+    "bert.encoder.layer.{i}.attention.self.query": f"{_TENSORFLOW_2_LAYER}/self_attention/query",
+    "bert.encoder.layer.{i}.attention.self.key": f"{_TENSORFLOW_2_LAYER}/self_attention/key",
+    "bert.encoder.layer.{i}.attention.self.value": f"{_TENSORFLOW_2_LAYER}/self_attention/value",
+    "bert.encoder.layer.{i}.attention.output.dense": f"{_TENSORFLOW_2_LAYER}/self_attention/attention_output",
+    "bert.encoder.layer.{i}.attention.output.LayerNorm": f"{_TENSORFLOW_2_LAYER}/self_attention_layer_norm",
+    "bert.encoder.layer.{i}.intermediate.dense": f"{_TENSORFLOW_2_LAYER}/intermediate",
+    "bert.encoder.layer.{i}.output.dense": f"{_TENSORFLOW_2_LAYER}/output",
+    "bert.encoder.layer.{i}.output.LayerNorm": f"{_TENSORFLOW_2_LAYER}/output_layer_norm",
+    "bert.pooler.dense": "{bert}pooler_transform",
+    "cls.predictions": "{cls}cls/predictions/output_bias",
+    "cls.predictions.transform.dense": "{cls}cls/predictions/transform/dense",
+    "cls.predictions.transform.LayerNorm": "{cls}cls/predictions/transform/LayerNorm",
+}
+_TENSORFLOW_2_HEADS = (
+    _sentence_pairs("next_sentence/pooler_dense", "next_sentence/logits"),
+    ("BertForPreTraining", {"cls.seq_relationship": "{cls}predictions/transform/logits"}),
+    ("BertForSequenceClassification", {"classifier": "{cls}sentence_prediction/logits"}),
+    (
+        "BertForSequenceClassification",
+        {"bert.pooler.dense": "{cls}sentence_prediction/pooler_dense", "classifier": "{cls}sentence_prediction/logits"},
+    ),
+    ("BertForTokenClassification", {"classifier": "{cls}predictions/transform/logits"}),
+    ("BertForQuestionAnswering", {"qa_outputs": "{cls}predictions/transform/logits"}),
+)
+_SELF = "bert.encoder.layer.{i}.attention.self"
+_TENSORFLOW_2_LAYOUTS = {
+    "linear.weight": TRANSPOSED,
+    "projection.weight": TRANSPOSED,
+    **{f"{_SELF}.{name}.weight": KERNEL_TO_HEADS for name in ("query", "key", "value")},
+    **{f"{_SELF}.{name}.bias": BIAS_OF_HEADS for name in ("query", "key", "value")},
+    "bert.encoder.layer.{i}.attention.output.dense.weight": KERNEL_FROM_HEADS,
+}
+
 # What MindSpore's optimizers and training cells keep beside the weights (mindspore/nn/optim, nn/wrap).
 _MINDSPORE_MOMENTS = (("adam_m.{name}", "adam_v.{name}"), ("lamb_m.{name}", "lamb_v.{name}"))
 _MINDSPORE_MOMENTS += (("moment1.{name}", "moment2.{name}"),)
@@ -127,6 +237,8 @@ _MINDSPORE_STATE = (
     *(r"last_overflow_iterator_step", r"(epoch|step)_num", r"accu_(grads\..*|overflow|loss)", r"local_step"),
 )
 _BUFFERS = (r"(bert\.)?embeddings\.(position_ids|token_type_ids)",)  # constants that old transformers stored
+
+_UER_COMPUTES = ("a LayerNorm that divides by the standard deviation of n - 1 values plus 1e-6",)
 
 _HUGGING_FACE_PREFIXES = (("bert.", ""), ("", ""))
 _MODEL_ZOO_PREFIXES = (("bert.bert.", "bert."), ("bert.", ""), ("", ""))
@@ -160,7 +272,8 @@ FAMILIES: dict[str, Family] = {
         bare_encoder=True,
     ),
     "mindnlp": Family(
-        "mindnlp 0.2 to 0.4 (mindnlp/injection.py gives MindSpore's cells torch's names): as Hugging Face's",
+        "mindnlp since 0.2, as Hugging Face's: to 0.4 by mindnlp/injection.py; since "
+        "0.5 transformers itself runs (src/mindnlp/patch) and saves with safetensors",
         HUGGING_FACE_MODULES,
         _PLAIN,
         _HUGGING_FACE_PREFIXES,
@@ -209,71 +322,268 @@ FAMILIES: dict[str, Family] = {
         },
         (("bert/", ""),),
         separator="/",
-        transposed=frozenset({"linear"}),
+        layouts={"linear.weight": TRANSPOSED},
         moments=(("{name}/adam_m", "{name}/adam_v"),),
         ignored=(r"(?!cls/|bert/).*(learning_rate|signal_early_stopping).*",),
         # google-research/bert@bee6030; the published weights were trained with the erf form before it.
         computes=("layer_norm_eps 1e-12", "the tanh form of GELU for gelu since 2019"),
     ),
+    "tensorflow-2": Family(
+        "tensorflow/models, official/nlp/modeling: networks/bert_encoder.py, models/bert_*.py and layers/; the names "
+        "of the variables in an object-based checkpoint",
+        _TENSORFLOW_2_MODULES,
+        {
+            "embedding": {"weight": "embeddings"},
+            "norm": _GAMMA_BETA,
+            "linear": {"weight": "kernel", "bias": "bias"},
+            "projection": {"weight": "kernel", "bias": "bias"},
+            "bias": {"bias": "bias"},
+        },
+        (("", ""), ("", "bert/")),
+        heads=_TENSORFLOW_2_HEADS,
+        separator="/",
+        layouts=_TENSORFLOW_2_LAYOUTS,
+        moments=(("{name}/m", "{name}/v"),),
+        ignored=(r"save_counter", r"beta[12]_power", r"(optimizer|keras_api|Adam\w*|LAMB|SGD)/.*"),
+        unused=(r"(.*/)?pooler_transform/(kernel|bias)",),
+        computes=("layer_norm_eps 1e-12", "the tanh form of GELU for gelu"),
+    ),
+    "nvidia": Family(
+        "NVIDIA/DeepLearningExamples, PyTorch/LanguageModeling/BERT/modeling.py",
+        _NVIDIA_MODULES,
+        _PLAIN,
+        _HUGGING_FACE_PREFIXES,
+        tied={"{cls}cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"},
+        stores_tied=True,
+        rows_multiple=8,
+        bare_encoder=True,
+        # NVIDIA/DeepLearningExamples@a9e2c1d5; before it the erf form, with 1.41421 for the square root of 2.
+        computes=("layer_norm_eps 1e-12", "the tanh form of GELU for gelu since 2022"),
+    ),
+    "uer": Family(
+        "UER-py since July 2023 and TencentPretrain since October 2022 (embeddings/, encoders/transformer_encoder.py, "
+        "targets/, finetune/)",
+        _UER_MODULES,
+        {**_PLAIN, "norm": _GAMMA_BETA},
+        (("", ""),),
+        heads=(_sentence_pairs("target.sp.linear_1", "target.sp.linear_2"), *_UER_TASKS),
+        layouts={"bert.embeddings.token_type_embeddings.weight": ROW_FOR_PADDING},
+        tied={"{cls}target.mlm.linear_2.weight": "bert.embeddings.word_embeddings.weight"},
+        stores_tied=True,
+        computes=_UER_COMPUTES,
+    ),
+    "uer-old": Family(
+        "UER-py before July 2023 and the first TencentPretrain; the heads of sentence pairs are called sp_linear since "
+        "February 2022, nsp_linear before",
+        _UER_OLD_MODULES,
+        {**_PLAIN, "norm": _GAMMA_BETA},
+        (("", ""),),
+        heads=(
+            _sentence_pairs("target.sp_linear_1", "target.sp_linear_2"),
+            _sentence_pairs("target.nsp_linear_1", "target.nsp_linear_2"),
+            *_UER_TASKS,
+        ),
+        layouts={"bert.embeddings.token_type_embeddings.weight": ROW_FOR_PADDING},
+        tied={"{cls}target.mlm_linear_2.weight": "bert.embeddings.word_embeddings.weight"},
+        stores_tied=True,
+        computes=_UER_COMPUTES,
+    ),
 }
 
-# What wrapping a whole model adds in front: torch's DataParallel, MindSpore's training cells.
-WRAPPERS = ("", "module.", "network.")
+
+WORD_EMBEDDINGS = "bert.embeddings.word_embeddings.weight"
+_DEEPEST = 16  # modules around a model: each place to split them is looked at
 
 
 @dataclasses.dataclass(frozen=True)
 class Spelling:
-    """A family with one of its prefixes and wrappers: the names of one file."""
+    """The names of one file.
+
+    Attributes:
+        prefix: what stands for {bert} and {cls}. wrapper: what stands before all of it.
+        rows: modules that its heads call otherwise. architecture: the class that has them, where that says something.
+    """
 
     family: str
     prefix: tuple[str, str]
     wrapper: str = ""
+    rows: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    architecture: str | None = None
 
     def names(self, layers: int, parts: Iterable[str] = PARTS) -> dict[str, str]:
         """The file's name of every canonical parameter of these parts that the family can hold."""
         family = FAMILIES[self.family]
+        modules = {**family.modules, **self.rows}
         named = {}
         for canonical, (module, leaf) in parameters(layers, parts).items():
-            if module in family.modules:
-                index = canonical.split(".")[3] if "{i}" in module else ""
-                bert, cls = self.prefix
-                stem = self.wrapper + family.modules[module].format(bert=bert, cls=cls, i=index)
+            if module in modules:
+                stem = self._filled(modules[module], canonical.split(".")[3] if "{i}" in module else "")
                 own = "" if module in family.bare else family.leaves[MODULES[module].kind][leaf]
                 separator = family.separator if own and stem else ""
                 named[canonical] = f"{stem}{separator}{own}"
         return named
 
-    def transposed(self, canonical: str) -> bool:
-        """Whether a canonical parameter is stored the other way round."""
-        if not FAMILIES[self.family].transposed or not canonical.endswith(".weight"):
-            return False
-        module = re.sub(r"\.layer\.\d+\.", ".layer.{i}.", canonical.removesuffix(".weight"))
-        return MODULES[module].kind in FAMILIES[self.family].transposed
+    def tied(self) -> dict[str, str]:
+        """The file's names of what it stores a second time, and the canonical name of each."""
+        return {self._filled(name): canonical for name, canonical in FAMILIES[self.family].tied.items()}
+
+    def layers(self, names: Iterable[str]) -> int:
+        """How many layers these names of the file speak of."""
+        before = self._filled(FAMILIES[self.family].modules[f"{_SELF}.query"].partition("{i}")[0])
+        return 1 + max((_number(name[len(before) :]) for name in names if name.startswith(before)), default=-1)
+
+    def layout(self, canonical: str) -> Layout | None:
+        """How a canonical parameter is stored; None: as here."""
+        layouts = FAMILIES[self.family].layouts
+        stem, _, leaf = re.sub(r"\.layer\.\d+\.", ".layer.{i}.", canonical).rpartition(".")
+        return layouts.get(f"{stem}.{leaf}", layouts.get(f"{MODULES[stem].kind}.{leaf}"))
+
+    def _filled(self, name: str, index: str = "") -> str:
+        bert, cls = self.prefix
+        return self.wrapper + name.format(bert=bert, cls=cls, i=index)
 
 
-def written(family: str, architecture: str) -> Spelling:
+def _number(text: str) -> int:
+    """The layer that a name goes on with, -1 for none."""
+    digits = re.match(r"\d{1,4}(?!\d)", text)
+    return int(digits[0]) if digits else -1
+
+
+def written(family: str, architecture: str | None) -> Spelling:
     """The spelling in which a family's own writer stores an architecture."""
-    prefixes = FAMILIES[family].prefixes
+    prefixes, heads = FAMILIES[family].prefixes, FAMILIES[family].heads
     bare = architecture == "BertModel" and FAMILIES[family].bare_encoder
-    return Spelling(family, ("", "") if bare else prefixes[0])
+    own = next((head for head in heads if head[0] == architecture), heads[0] if heads else (None, {}))
+    return Spelling(family, ("", "") if bare else prefixes[0], rows=own[1], architecture=own[0])
 
 
-def spellings(names: Iterable[str], families: Iterable[str] = tuple(FAMILIES)) -> list[Spelling]:
-    """The spellings in which the word embeddings are among these names, the one that knows most of them first."""
+def spellings(
+    names: Collection[str], families: Iterable[str] = tuple(FAMILIES), architecture: str | None = None
+) -> list[Spelling]:
+    """The spellings that the word embeddings have among these names, the best first.
+
+    The best knows most of the names; then it is one of the class `architecture`, then of a family's own prefixes. Of
+    two that know the same names, and call them otherwise, both are given, unless `architecture` decides.
+    """
     names = set(names)
-    layers = count_layers(names)
     found = []
     for family in families:
-        for prefix in FAMILIES[family].prefixes:
-            for wrapper in WRAPPERS:
-                spelling = Spelling(family, prefix, wrapper)
-                known = set(spelling.names(layers).values())
-                if spelling.names(0, ["embeddings"])["bert.embeddings.word_embeddings.weight"] in names:
-                    found.append((len(known & names), spelling))
-    return [spelling for _, spelling in sorted(found, key=lambda one: -one[0])]
+        for spelling in _candidates(family, names):
+            own = spelling.names(spelling.layers(names))
+            known = {canonical: name for canonical, name in own.items() if name in names}
+            rank = (
+                -len(known),
+                spelling.architecture != architecture,
+                bool(spelling.rows) and architecture_of({_part(canonical) for canonical in known}) is None,
+                spelling.prefix not in FAMILIES[family].prefixes,
+            )
+            found.append((rank, known, spelling))
+    found.sort(key=lambda one: one[0])
+    best: list[Spelling] = []
+    seen: list[dict[str, str]] = []
+    for rank, known, spelling in found:
+        if rank[:3] == found[0][0][:3] and known not in seen and (not best or spelling.family == best[0].family):
+            best.append(spelling)
+            seen.append(known)
+    return best
+
+
+def _part(canonical: str) -> str:
+    return MODULES[re.sub(r"\.layer\.\d+\.", ".layer.{i}.", canonical).rpartition(".")[0]].part
+
+
+def _candidates(family: str, names: set[str]) -> list[Spelling]:
+    """Every way to read the prefixes that the word embeddings of a family have among these names."""
+    description = FAMILIES[family]
+    found = []
+    for whole in _prefixes(family, names):
+        pieces = whole.split(description.separator)
+        for number in range(min(len(pieces), _DEEPEST)):
+            wrapper = "".join(f"{piece}{description.separator}" for piece in pieces[:number])
+            bert = whole[len(wrapper) :]
+            for cls in dict.fromkeys(cls for _, cls in sorted(description.prefixes, key=lambda pair: pair[0] != bert)):
+                for architecture, rows in ((None, {}), *description.heads):
+                    found.append(Spelling(family, (bert, cls), wrapper, rows, architecture))
+    return found
+
+
+def models(names: Collection[str], families: Iterable[str] = tuple(FAMILIES)) -> list[str]:
+    """A prefix for each model that these names speak of, as far as it is none of a family's own."""
+    found = set()
+    for family in families:
+        own = sorted((bert for bert, _ in FAMILIES[family].prefixes), key=len)
+        for whole in _prefixes(family, names):
+            inner = max((bert for bert in own if whole.endswith(bert) and bert != whole), default="", key=len)
+            found.add(whole.removesuffix(inner))
+    return sorted(found)
+
+
+def _prefixes(family: str, names: Collection[str]) -> list[str]:
+    """What stands before a family's word embeddings, those of moments and gradients aside."""
+    description = FAMILIES[family]
+    stem = Spelling(family, ("", "")).names(0, ["embeddings"])[WORD_EMBEDDINGS]
+    found = []
+    for name in names:
+        whole = name.removesuffix(stem)
+        if not name.endswith(stem) or (whole and not whole.endswith(description.separator)):
+            continue
+        beside = _weight_of(name, names) != name
+        if not beside and not any(re.fullmatch(pattern, name) for pattern in description.ignored):
+            found.append(whole)
+    return found
+
+
+_BEFORE_MOMENTS = {
+    pattern.partition("{name}")[0] for family in FAMILIES.values() for pair in family.moments for pattern in pair
+} - {""}
+
+
+def _weight_of(name: str, names: Collection[str]) -> str:
+    """The weight that a moment belongs to, by its name; any other name is its own."""
+    for before in _BEFORE_MOMENTS:
+        if name.startswith(before) and name[len(before) :] in names:
+            return name[len(before) :]
+    return name
+
+
+def is_below(name: str, module: str) -> bool:
+    """Whether a tensor is this one, or one within this module; a separator at the end of a module is as none."""
+    module = module.rstrip("./")
+    return name == module or name.startswith((f"{module}.", f"{module}/"))
+
+
+def renamed(names: Collection[str], rules: Mapping[str, str]) -> dict[str, str]:
+    """The new name of each of these names.
+
+    Args:
+        rules: from the name of a tensor, or of a module around tensors, to another one; '' takes the module away. The
+            first that fits a name is taken, and the moments of a weight are renamed with it.
+
+    Raises:
+        UserError: a rule fits no name, or two names would become one.
+    """
+    names = dict.fromkeys(names)
+    modules = {old.rstrip("./"): new.rstrip("./") for old, new in rules.items()}
+    used, found = set(), {}
+    for name in names:
+        weight = _weight_of(name, names)
+        rule = next((old for old in modules if is_below(weight, old)), None)
+        used.add(rule)
+        other = weight if rule is None else modules[rule] + weight[len(rule) :]
+        found[name] = name.removesuffix(weight) + (other if rule is None or modules[rule] else other[1:])
+    for old in modules:
+        if old not in used:
+            tops = ", ".join(repr(top[:100]) for top in list(dict.fromkeys(re.split("[./]", n)[0] for n in names))[:5])
+            raise UserError(f"--rename {old[:100]!r}=...: nothing is named so; the names begin with {tops}.")
+    taken: dict[str, str] = {}
+    for old, new in found.items():
+        if new in taken:
+            both = f"{taken[new][:100]!r} and {old[:100]!r}"
+            raise UserError(f"--rename makes {new[:100]!r} of both {both}; give them different names.")
+        taken[new] = old
+    return found
 
 
 def count_layers(names: Iterable[str]) -> int:
-    """How many layers these names speak of: all families number them after `layer.`, `layers.` or `layer_`."""
-    numbers = [int(n) for name in names for n in re.findall(r"(?:^|[./])layers?[._](\d{1,4})[./]", name)]
-    return max(numbers, default=-1) + 1
+    """How many layers these canonical names speak of."""
+    return 1 + max((int(name.split(".")[3]) for name in names if name.startswith("bert.encoder.layer.")), default=-1)

@@ -60,6 +60,12 @@ MODULES: dict[str, Module] = {
     "qa_outputs": Module("qa", "projection", ("two", "H")),
 }
 
+# Parameters that other tools write a second time, and the one that each is tied to.
+TIED = {
+    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+}
+
 PARTS = ("embeddings", "encoder", "pooler", "mlm", "nsp", "classifier", "qa")
 BACKBONE = ("embeddings", "encoder")  # what every BERT has
 NEED_POOLER = {"nsp", "classifier"}  # heads that may stand on the pooler's output

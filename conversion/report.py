@@ -9,17 +9,16 @@ import numpy as np
 
 from conversion import checkpoint, configs
 from conversion.checkpoint import Checkpoint
-from conversion.sources import open_source
+from conversion.sources import Source
 from conversion.tensors import Tensor, Tensors, same_bytes
 from ms_bert.errors import UserError
 
 
-def inspect(path: Path, family: str | None = None, config: Path | None = None) -> dict:
+def inspect(source: Source, family: str | None = None, config: Path | None = None) -> dict:
     """What a file holds, by its own names, and what that is: JSON values.
 
     A file whose tensors are not those of a BERT is told all the same, with what is wrong under `not_a_bert`.
     """
-    source = open_source(path)
     told = {
         "path": str(source.path),
         "container": source.container,
@@ -33,7 +32,8 @@ def inspect(path: Path, family: str | None = None, config: Path | None = None) -
         found = checkpoint.read_source(source, family, config)
     except UserError as error:
         described = configs.find(source.home)
-        return told | {"not_a_bert": str(error), "config": str(described) if described else None}
+        why = "\n".join([str(error).partition("\n")[0], *getattr(error, "faults", [])])
+        return told | {"not_a_bert": why, "config": str(described) if described else None}
     return told | {
         "names": found.spelling.family,
         "architecture": found.architecture,
@@ -41,6 +41,7 @@ def inspect(path: Path, family: str | None = None, config: Path | None = None) -
         "parameters": sum(tensor.size for tensor in found.weights.values()),
         "dtypes": sorted({tensor.dtype.name for tensor in found.weights.values()}),
         "optimizer": found.scalars or None,
+        "notes": list(found.notes),
         "no_weights": [{"name": name, "why": why} for name, why in found.left_out],
         "config": found.config.to_dict() if found.config else None,
     }
@@ -119,6 +120,7 @@ def inspection_text(told: dict) -> str:
             lines.append("config: " + ", ".join(f"{name} {value}" for name, value in told["config"].items()))
         else:
             lines.append("config: none beside it")
+        lines += told["notes"]
         lines += [f"no weight: {entry['name']} ({entry['why']})" for entry in told["no_weights"]]
     lines += [f"  {t['name']:<{width}}  {t['dtype']:<8} {tuple(t['shape'])}" for t in told["tensors"]]
     return "\n".join(lines)

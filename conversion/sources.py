@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from conversion import names, placing
 from conversion.formats import mindspore_ckpt, safetensors_file, tensorflow_bundle, torch_bin
 from conversion.tensors import Tensors
 from ms_bert.data.files import file_hash
 from ms_bert.errors import UserError
 from ms_bert.run import checkpoints
+
+_LONGEST_NAME = 500  # characters: those of BERT's parameters, optimizer and wrappers included, have up to 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Source:
         home: the folder in which its config and tokenizer would lie.
         tensors: by the file's own names. moments: of a run folder, `m.NAME` and `v.NAME`; else empty.
         scalars: of a run folder (step, updates, loss_scale, good_steps); else empty. position: of its loop.
+        notes: what was done to the names, and what was left out with it.
     """
 
     path: Path
@@ -32,6 +36,47 @@ class Source:
     moments: Tensors = dataclasses.field(default_factory=dict)
     scalars: dict = dataclasses.field(default_factory=dict)
     position: dict = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def below(self, prefix: str) -> Source:
+        """Only the tensors whose names begin with a prefix, without it; how many others there are is noted.
+
+        Raises:
+            UserError: no name begins with it.
+        """
+        tensors = {name[len(prefix) :]: tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}
+        if not tensors:
+            raise UserError(
+                f"{self.path} has no tensor whose name begins with {prefix[:100]!r}, the --prefix; inspect lists them."
+            )
+        moments = {
+            f"{name[:2]}{name[2 + len(prefix) :]}": tensor
+            for name, tensor in self.moments.items()
+            if name[2:].startswith(prefix)
+        }
+        count = len(self.tensors) + len(self.moments) - len(tensors) - len(moments)
+        note = f"left out {count} tensors whose names do not begin with {prefix[:100]!r}, as asked"
+        return dataclasses.replace(self, tensors=tensors, moments=moments, notes=(*self.notes, note))
+
+    def renamed(self, rules: Mapping[str, str]) -> Source:
+        """By other names; see `conversion.names.renamed`."""
+        if not rules:
+            return self
+        new = names.renamed(self.tensors, rules)
+        tensors = {new[name]: tensor for name, tensor in self.tensors.items()}
+        moments = {f"{name[:2]}{new.get(name[2:], name[2:])}": tensor for name, tensor in self.moments.items()}
+        count = sum(old != name for old, name in new.items())
+        note = f"renamed {count} tensors, as asked: {', '.join(f'{old}={name}'[:100] for old, name in rules.items())}"
+        return dataclasses.replace(self, tensors=tensors, moments=moments, notes=(*self.notes, note))
+
+    def __post_init__(self) -> None:
+        """No name that could do something to a terminal, or fill it, goes any further."""
+        for name in (*self.tensors, *self.moments):
+            if not name.isprintable() or len(name) > _LONGEST_NAME:
+                raise UserError(
+                    f"{self.path} has a tensor named {name[:100]!r} ({len(name)} characters); names of a BERT are "
+                    f"printable and have at most {_LONGEST_NAME}, so rename it or leave it out."
+                )
 
 
 def _read_onnx(path: Path) -> Tensors:
@@ -39,6 +84,9 @@ def _read_onnx(path: Path) -> Tensors:
 
     return onnx_graph.read(path)
 
+
+# NAME.ckpt.files is the home of NAME.ckpt, where several checkpoints lie in one folder.
+OWN_COMPANIONS = ".files"
 
 # How a folder calls its weights, in the order of preference where it has several.
 _IN_FOLDERS = (
@@ -49,11 +97,13 @@ _IN_FOLDERS = (
     "mindspore.ckpt",
     "mindspore_model.ckpt",
 )
-_PATTERNS = ("*.index", "*.ckpt", "*.safetensors", "*.onnx", "*.bin")
+_PATTERNS = ("*.index", "*.ckpt", "*.safetensors", "*.onnx", "*.bin", "*.pt", "*.pth")
+# What trainers save beside the weights.
+_NO_WEIGHTS = {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth"}
 
 _FILES: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Tensors]], ...] = (
     ("safetensors", safetensors_file.is_safetensors, safetensors_file.read),
-    ("PyTorch .bin", torch_bin.is_bin, torch_bin.read),
+    ("PyTorch", torch_bin.is_bin, torch_bin.read),
     ("ONNX", lambda path: path.suffix == ".onnx", _read_onnx),
     ("MindSpore .ckpt", mindspore_ckpt.is_ckpt, mindspore_ckpt.read),
 )
@@ -73,20 +123,29 @@ def open_source(path: Path) -> Source:
             return _newest_of_run(path, checkpoints.folder_of(path, saved[-1]))
         return open_source(_weights_of(path))
     if path.name.endswith(".index.json"):
-        container, read = ("PyTorch .bin", torch_bin.read) if ".bin." in path.name else _FILES[0][::2]
+        container, read = ("PyTorch", torch_bin.read) if ".bin." in path.name else _FILES[0][::2]
         return Source(path, f"sharded {container}", path.parent, _shards(path, read))
     prefix = _tensorflow_prefix(path)
     if prefix is not None:
-        return Source(prefix, "TensorFlow", path.parent, tensorflow_bundle.read(prefix))
+        return Source(prefix, "TensorFlow", _home(prefix), tensorflow_bundle.read(prefix))
     if not path.is_file():
+        target = path.name.removesuffix(".index")
+        if target and placing.folder_of(path.with_name(target)).is_dir():
+            raise UserError(f"a conversion to {path} is under way, or was killed before it was done; repeat it.")
         raise UserError(f"there is no {path}; name a checkpoint file, a folder with one, or a TensorFlow prefix.")
     for container, recognises, read in _FILES:
         if recognises(path):
-            return Source(path, container, path.parent, read(path))
+            return Source(path, container, _home(path), read(path))
     raise UserError(
         f"{path} is no checkpoint that is known here: neither safetensors, PyTorch .bin, MindSpore .ckpt, TensorFlow "
         "nor ONNX; check that it is whole."
     )
+
+
+def _home(path: Path) -> Path:
+    """Where the config and the tokenizer of a file lie: in a folder of its own, or beside it."""
+    own = path.with_name(path.name + OWN_COMPANIONS)
+    return own if own.is_dir() else path.parent
 
 
 def _shards(path: Path, read: Callable[[Path], Tensors]) -> Tensors:
@@ -104,7 +163,7 @@ def _shards(path: Path, read: Callable[[Path], Tensors]) -> Tensors:
         listed = {name for name, place in places.items() if place == shard}
         if found.keys() != listed:
             other = sorted(found.keys() ^ listed)[0]
-            raise UserError(f"{path} and {shard} disagree about {other}; fetch both again.")
+            raise UserError(f"{path} and {shard} disagree about {other[:100]!r}; fetch both again.")
         tensors.update(found)
     return tensors
 
@@ -140,7 +199,7 @@ def _weights_of(folder: Path) -> Path:
     for name in _IN_FOLDERS:
         if (folder / name).is_file():
             return folder / name
-    found = sorted(path for pattern in _PATTERNS for path in folder.glob(pattern))
+    found = sorted(path for pattern in _PATTERNS for path in folder.glob(pattern) if path.name not in _NO_WEIGHTS)
     if len(found) > 1:
         names = ", ".join(path.name for path in found[:5])
         raise UserError(f"{folder} holds {len(found)} checkpoints ({names}); name one of them.")

@@ -13,17 +13,21 @@ class Target:
     """A kind of target.
 
     Attributes:
-        container: 'folder', 'file' (.safetensors or MindSpore .ckpt by its ending), 'tensorflow', 'onnx' or 'mindir'.
+        container: 'folder', 'file' (.safetensors, MindSpore's .ckpt, or PyTorch's .bin or .pt by its ending),
+            'tensorflow', 'onnx' or 'mindir'.
         family: of names. help: what it is. endings: of which the name must have one; () for any name.
+        under: the key of the weights in a PyTorch file; '' where they are all of it.
     """
 
     container: str
     family: str
     help: str
     endings: tuple[str, ...] = ()
+    under: str = ""
 
 
 _MINDSPORE = (".ckpt", ".safetensors")
+_PYTORCH = (".bin", ".pt", ".safetensors")
 
 TARGETS: dict[str, Target] = {
     "hugging-face": Target("folder", "hugging-face", "a folder: config.json, model.safetensors; also a run's folder"),
@@ -31,20 +35,33 @@ TARGETS: dict[str, Target] = {
     "hugging-face-old": Target(
         "file", "hugging-face-old", "one .safetensors with LayerNorm's gamma and beta", (".safetensors",)
     ),
-    "mindspore": Target("file", "mindspore", ".ckpt or .safetensors as MindSpore's own cells name them", _MINDSPORE),
-    "mindnlp": Target("file", "mindnlp", ".ckpt or .safetensors as mindnlp 0.2 to 0.4 names them", _MINDSPORE),
+    "ms_bert": Target("file", "hugging-face", ".ckpt or .safetensors as ms_bert's cells name them", _MINDSPORE),
+    "mindspore": Target(
+        "file", "mindspore", "the same as cells of mindspore.nn name them: Dense, Embedding, LayerNorm", _MINDSPORE
+    ),
+    "mindnlp": Target("file", "mindnlp", ".ckpt or .safetensors as mindnlp names them since 0.2", _MINDSPORE),
     "mindnlp-0.1": Target("file", "mindnlp-0.1", ".ckpt or .safetensors as mindnlp 0.1 names them", _MINDSPORE),
     "mindspore-models": Target("file", "mindspore-models", ".ckpt as mindspore-ai/models' BERT names them", _MINDSPORE),
     "mindspore-models-old": Target("file", "mindspore-models-old", "the same before MindSpore 1.2", _MINDSPORE),
+    "nvidia": Target(
+        "file", "nvidia", ".pt, .bin or .safetensors as NVIDIA's DeepLearningExamples names them", _PYTORCH, "model"
+    ),
+    "uer": Target("file", "uer", ".bin, .pt or .safetensors as UER-py and TencentPretrain name them", _PYTORCH),
+    "uer-old": Target("file", "uer-old", "the same before July 2023", _PYTORCH),
     "tensorflow": Target("tensorflow", "tensorflow", "Google's TensorFlow 1 checkpoint, PREFIX.index and .data"),
     "onnx": Target("onnx", "hugging-face", "a graph with dynamic batch and sequence axes", (".onnx",)),
-    "mindir": Target("mindir", "hugging-face", "MindSpore's exported graph, of fixed shape", (".mindir",)),
+    "mindir": Target(
+        "mindir",
+        "hugging-face",
+        "MindSpore's graph of a fixed shape; inputs: input_ids, attention_mask, token_type_ids",
+        (".mindir",),
+    ),
 }
 
 _ENDINGS = {
     ".ckpt.index": "tensorflow",
     ".safetensors": "safetensors",
-    ".ckpt": "mindspore",
+    ".ckpt": "ms_bert",
     ".onnx": "onnx",
     ".mindir": "mindir",
 }

@@ -135,6 +135,10 @@ class Tensor:
 
         return Tensor(self.dtype, self.shape[::-1], read)
 
+    def reshaped(self, shape: tuple[int, ...]) -> Tensor:
+        """The same values in another shape of as many; they lie where they lay."""
+        return Tensor(self.dtype, shape, lambda: self.read().reshape(shape), self.place)
+
     @property
     def size(self) -> int:
         """Number of values."""

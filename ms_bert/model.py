@@ -230,9 +230,11 @@ class BertModel(nn.Cell):
         pooler: False leaves the pooler out, as Hugging Face does under heads on tokens; pooled_output is then ().
 
     Args of the call:
-        input_ids, token_type_ids, position_ids: (B, S) int32.
-        sequence_ids: (B, S) int32; 0 is padding, 1..N the sequences of a row; a token attends to its own.
-        cls_positions: (B, N) int32, where each sequence begins.
+        input_ids: (B, S) int32. All that follows may be left out; the first four stand in transformers' order.
+        attention_mask: (B, S) int32; 0 is padding, and 1 a token, as in transformers. Where a row holds several
+        sequences, 1..N say which, and a token attends to its own: the `sequence_ids` of a batch. By default all are 1.
+        token_type_ids: (B, S) int32; by default 0. position_ids: (B, S) int32; by default 0..S-1.
+        cls_positions: (B, N) int32, where each sequence begins; by default at 0.
         dropout_keys: row keys (B * S, 1) and column keys (C,), odd int32; None turns dropout off.
 
     Returns:
@@ -248,9 +250,20 @@ class BertModel(nn.Cell):
         self.encoder = BertEncoder(config, numerics)
         self.pooler = BertPooler(config) if pooler else None
 
-    def construct(self, input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, dropout_keys=None):
+    def construct(
+        self,
+        input_ids,
+        attention_mask=None,
+        token_type_ids=None,
+        position_ids=None,
+        cls_positions=None,
+        dropout_keys=None,
+    ):
+        attention_mask, token_type_ids, position_ids, cls_positions = filled_in(
+            input_ids, attention_mask, token_type_ids, position_ids, cls_positions
+        )
         embeddings = self.embeddings(input_ids, token_type_ids, position_ids, dropout_keys)
-        sequence_output, layers = self.encoder(embeddings, sequence_ids, dropout_keys)
+        sequence_output, layers = self.encoder(embeddings, attention_mask, dropout_keys)
         pooled_output = ()
         if self.pooler is not None:
             pooled_output = self.pooler(sequence_output, cls_positions, input_ids.shape[1])
@@ -295,7 +308,7 @@ class BertForPreTraining(nn.Cell):
     """BERT with its two pre-training heads.
 
     The MLM head runs on the P masked positions of a row only. Call as BertModel, with masked_positions (B, P) int32
-    before dropout_keys.
+    before dropout_keys; by default they are all S positions.
 
     Returns:
         MLM logits (B * P, V) and NSP logits (B * N, 2); class 0 is "is next", as in Google's code and Hugging Face.
@@ -307,16 +320,38 @@ class BertForPreTraining(nn.Cell):
         self.cls = BertPreTrainingHeads(config)
 
     def construct(
-        self, input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, masked_positions, dropout_keys=None
+        self,
+        input_ids,
+        attention_mask=None,
+        token_type_ids=None,
+        position_ids=None,
+        cls_positions=None,
+        masked_positions=None,
+        dropout_keys=None,
     ):
         sequence_output, pooled_output, _ = self.bert(
-            input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, dropout_keys
+            input_ids, attention_mask, token_type_ids, position_ids, cls_positions, dropout_keys
         )
-        masked = gather_positions(sequence_output, masked_positions, input_ids.shape[1])
+        masked = sequence_output
+        if masked_positions is not None:
+            masked = gather_positions(sequence_output, masked_positions, input_ids.shape[1])
         return (
             self.cls.predictions(masked, self.bert.embeddings.word_embeddings.weight),
             self.cls.seq_relationship(pooled_output),
         )
+
+
+def filled_in(input_ids, attention_mask, token_type_ids, position_ids, cls_positions):
+    """The inputs of BertModel after input_ids (B, S), those that are None by their defaults."""
+    if attention_mask is None:
+        attention_mask = ops.ones_like(input_ids)
+    if token_type_ids is None:
+        token_type_ids = ops.zeros_like(input_ids)
+    if position_ids is None:
+        position_ids = ops.broadcast_to(ops.arange(0, input_ids.shape[1], 1, dtype=ms.int32), input_ids.shape)
+    if cls_positions is None:
+        cls_positions = ops.zeros((input_ids.shape[0], 1), ms.int32)
+    return attention_mask, token_type_ids, position_ids, cls_positions
 
 
 def gather_positions(sequence_output, positions, tokens):

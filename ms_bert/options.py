@@ -8,9 +8,24 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Literal, Optional
+from typing import Annotated, Literal, Optional
 
-from ms_bert.errors import UserError
+from ms_bert import fields
+from ms_bert.errors import UserError, shown
+from ms_bert.fields import Range
+
+# Every number has bounds within which nothing that is computed of it overflows or vanishes in float32 or int64; they
+# are far beyond what is of use.
+_Steps, _StepsOrNone = Range(1, 10**9), Range(0, 10**9)
+_Beta = Range(0, 0.9999999)  # the next below 1 in float32 is 0.99999994
+_MOST_TOKENS = 2**26  # of a batch; the largest that was published, of BERT with LAMB, has 2^24
+
+# Each is a Python of some 100 MB; one process reads for them all, and cannot feed so many.
+_MOST_PROCESSES = 256
+
+
+def _processes() -> int:
+    return min(len(os.sched_getaffinity(0)), _MOST_PROCESSES)
 
 
 def _cache_folder() -> Path:
@@ -32,58 +47,49 @@ class TextOptions:
     """Split each line into sentences (English, Chinese and others), or take a line as a sentence."""
     vocab: Optional[Path] = None
     """A vocab.txt, a tokenizer.json or a folder with one; without it, a vocabulary is trained on the corpus."""
-    vocab_size: int = 8192
+    vocab_size: Annotated[int, Range(100, 2**24)] = 8192
     """Entries of a trained vocabulary, special tokens included."""
-    vocab_sample: int = 200
+    vocab_sample: Annotated[int, Range(1, 10**6)] = 200
     """Megabytes of text, spread over the corpus, that a vocabulary is trained on."""
     cased: bool = False
     """Keep case and accents; by default text is lowercased and accents are stripped, as in bert-base-uncased."""
-    held_out: float = 0.02
+    held_out: Annotated[float, Range(1e-9, 0.5, or_zero=True)] = 0.02
     """Share of the documents kept out of training, for evaluation."""
-    processes: int = dataclasses.field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    processes: Annotated[int, Range(1, _MOST_PROCESSES)] = dataclasses.field(default_factory=_processes)
     """Processes that make the token store."""
     cache: Path = dataclasses.field(default_factory=_cache_folder)
     """Folder of token stores, trained vocabularies and compiled graphs, kept for the next run."""
 
     def __post_init__(self):
-        _require(bool(self.corpus), "--corpus names nothing", "name at least one file, glob, dataset or `builtin`")
-        _require(0.0 <= self.held_out <= 0.5, f"--held-out is {self.held_out}", "choose a share from 0 to 0.5")
-        _require(self.vocab_size >= 100, f"--vocab-size is {self.vocab_size}", "choose at least 100")
-        _require(self.vocab_sample >= 1, f"--vocab-sample is {self.vocab_sample}", "choose at least 1 megabyte")
-        _require(self.processes >= 1, f"--processes is {self.processes}", "choose at least 1")
+        _check(self)
+        named = bool(self.corpus) and all(self.corpus)
+        _require(named, "--corpus names nothing", "name at least one file, glob, dataset or `builtin`")
 
 
 @dataclasses.dataclass(frozen=True)
 class ExampleOptions:
     """How training examples are drawn from the text."""
 
-    seq_length: int = 128
+    seq_length: Annotated[int, Range(8, 2**16)] = 128
     """Tokens of an example, [CLS] and [SEP] included."""
     masking: Literal["token", "whole-word", "ngram"] = "token"
     """What is masked: single tokens, all tokens of a word, or spans of 1 to 3 words."""
-    mask_rate: float = 0.15
+    mask_rate: Annotated[float, Range(0.001, 0.999)] = 0.15
     """Share of the tokens to predict; of these 80% become [MASK], 10% a random token, 10% stay."""
-    max_predictions: Optional[int] = None
+    max_predictions: Annotated[Optional[int], Range(1, 2**16)] = None
     """Masked slots of an example; by default what the mask rate needs at full length."""
     nsp: bool = True
     """Next-sentence prediction on sentence pairs; without it, examples are runs of text of one document."""
-    short_sequences: float = 0.1
+    short_sequences: Annotated[float, Range(0, 1)] = 0.1
     """Share of the examples that aim at a random shorter length, so that short inputs are seen too."""
-    pack: int = 1
+    pack: Annotated[int, Range(1, 1024)] = 1
     """Examples that may share a row: one that leaves room is followed by another that fits into it, and neither sees
     the other. Saves the time that padding takes, where documents are shorter than rows."""
 
     def __post_init__(self):
-        _require(self.pack >= 1, f"--pack is {self.pack}", "choose at least 1 example a row")
-        _require(self.seq_length >= 8, f"--seq-length is {self.seq_length}", "choose at least 8 tokens")
-        _require(0.0 < self.mask_rate < 1.0, f"--mask-rate is {self.mask_rate}", "choose a share between 0 and 1")
+        _check(self)
         _require(
-            0.0 <= self.short_sequences <= 1.0,
-            f"--short-sequences is {self.short_sequences}",
-            "choose a share from 0 to 1",
-        )
-        _require(
-            self.max_predictions is None or 1 <= self.max_predictions <= self.seq_length - 3,
+            self.max_predictions is None or self.max_predictions <= self.seq_length - 3,
             f"--max-predictions is {self.max_predictions}",
             "choose from 1 to the sequence length less 3",
         )
@@ -103,56 +109,53 @@ class ModelOptions:
     config: Optional[Path] = None
     """A config.json, or a folder with one, instead of a preset; its vocab_size must hold the vocabulary."""
     init: Optional[Path] = None
-    """A model.safetensors to begin from instead of random weights, or a folder that holds one; the folder also gives
-    the config and the vocabulary, unless --config and --vocab do."""
+    """A checkpoint of any format that `conversion` reads, to begin from instead of random weights: a run's folder, one
+    of Hugging Face, or a file. The config and the vocabulary are those beside it, unless --config and --vocab name
+    others; heads that it lacks are drawn anew."""
     truncated_normal: bool = False
     """Random weights from a normal cut off at two standard deviations, as Google's code draws them."""
-    dropout: Optional[float] = None
+    dropout: Annotated[Optional[float], Range(0, 0.999)] = None
     """Dropout of hidden states and attention probabilities, instead of the config's."""
 
     def __post_init__(self):
-        _require(
-            self.dropout is None or 0.0 <= self.dropout < 1.0,
-            f"--dropout is {self.dropout}",
-            "choose at least 0 and under 1",
-        )
+        _check(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingOptions:
     """How it is trained."""
 
-    batch_size: int = 32
+    batch_size: Annotated[int, Range(1, 2**20)] = 32
     """Sequences of one optimizer step."""
-    accumulate: int = 1
+    accumulate: Annotated[int, Range(1, 2**20)] = 1
     """Parts that the batch is computed in, one after the other: less memory, the same gradient."""
-    steps: int = 3500
+    steps: Annotated[int, _Steps] = 3500
     """Optimizer steps."""
-    learning_rate: float = 2e-3
+    learning_rate: Annotated[float, Range(1e-12, 1e30)] = 2e-3
     """Highest learning rate, reached at the end of the warm-up; right for `tiny`, larger models want less
     (base: 1e-4)."""
-    warmup_steps: int = 200
+    warmup_steps: Annotated[int, _StepsOrNone] = 200
     """Steps over which the learning rate rises from 0."""
-    decay_steps: Optional[int] = None
+    decay_steps: Annotated[Optional[int], _Steps] = None
     """Step at which the decay ends; by default the last step."""
-    decay_power: float = 1.0
+    decay_power: Annotated[float, Range(0.001, 100)] = 1.0
     """Power of the polynomial decay to 0; 1 is linear."""
     optimizer: Literal["adamw", "adam-weight-decay", "lamb"] = "adamw"
     """AdamW (decoupled, bias-corrected), Google's AdamWeightDecay (no bias correction), or LAMB."""
-    weight_decay: float = 0.01
+    weight_decay: Annotated[float, Range(0, 100)] = 0.01
     """Weight decay; never applied to biases and LayerNorm."""
-    beta1: float = 0.9
+    beta1: Annotated[float, _Beta] = 0.9
     """Decay rate of the gradient's running mean."""
-    beta2: float = 0.999
+    beta2: Annotated[float, _Beta] = 0.999
     """Decay rate of the squared gradient's running mean."""
-    epsilon: Optional[float] = None
+    epsilon: Annotated[Optional[float], Range(1e-30, 1)] = None
     """Added to the root of the second moment; by default 1e-8 for adamw, 1e-6 for the others."""
-    clip_norm: float = 1.0
+    clip_norm: Annotated[float, Range(1e-6, 10**6, or_zero=True)] = 1.0
     """Gradients are scaled down to this global norm; 0 turns clipping off."""
     precision: Literal["float32", "float16", "bfloat16", "float64"] = "float32"
     """Of activations and matrix products; parameters and optimizer stay float32. float64 (the PyTorch reference only)
     is the oracle: there everything is float64."""
-    loss_scale: float = 65536.0
+    loss_scale: Annotated[float, Range(1, 2**30)] = 65536.0
     """First loss scale in float16; it halves when a gradient overflows and doubles after 1000 good steps."""
     recompute: bool = False
     """Compute each layer again in the backward pass instead of keeping its activations."""
@@ -161,30 +164,16 @@ class TrainingOptions:
     kernels: Literal["fused", "stock"] = "fused"
     """Operations of MindSpore on the CPU in float32: C++ ones that compute whole sublayers, or its own. Elsewhere, and
     where the C++ ones were not built, its own are used."""
-    seed: int = 1
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 1
     """Of the weights, the examples, the masks and dropout."""
 
     def __post_init__(self):
-        for name in ("batch_size", "accumulate", "steps"):
-            _require(getattr(self, name) >= 1, f"--{_dashed(name)} is {getattr(self, name)}", "choose at least 1")
+        _check(self)
         _require(
             self.batch_size % self.accumulate == 0,
             f"--batch-size {self.batch_size} cannot be divided in --accumulate {self.accumulate} parts",
             "choose a divisor",
         )
-        _require(self.learning_rate > 0, f"--learning-rate is {self.learning_rate}", "choose a positive rate")
-        for name in ("warmup_steps", "weight_decay", "clip_norm", "seed"):
-            _require(getattr(self, name) >= 0, f"--{_dashed(name)} is {getattr(self, name)}", "choose at least 0")
-        for name in ("beta1", "beta2"):
-            _require(0 <= getattr(self, name) < 1, f"--{name} is {getattr(self, name)}", "choose from 0 to under 1")
-        _require(
-            self.decay_steps is None or self.decay_steps >= 1,
-            f"--decay-steps is {self.decay_steps}",
-            "choose at least 1",
-        )
-        _require(self.decay_power > 0, f"--decay-power is {self.decay_power}", "choose a positive power")
-        _require(self.loss_scale >= 1, f"--loss-scale is {self.loss_scale}", "choose at least 1")
-        _require(self.epsilon is None or self.epsilon > 0, f"--epsilon is {self.epsilon}", "choose a positive value")
 
     @property
     def optimizer_epsilon(self) -> float:
@@ -198,7 +187,7 @@ class RunOptions:
 
     device: Literal["CPU", "GPU", "Ascend"] = "CPU"
     """Device to train on."""
-    threads: Optional[int] = None
+    threads: Annotated[Optional[int], Range(1, 10**6)] = None
     """Threads of the processor to compute with; by default as many as it has."""
     graph_cache: bool = True
     """Keep MindSpore's compiled training step in --cache: the next run of the same shape loads it and begins sooner."""
@@ -208,25 +197,25 @@ class RunOptions:
     """Run folder to go on with; it knows its options, and only those that do not change the training may be given."""
     repeat: Optional[Path] = None
     """A run.json whose options are taken as the defaults of a new run."""
-    log_every: int = 10
+    evaluate: Optional[Path] = None
+    """Only evaluate this checkpoint, of any format, on the held-out documents of the corpus (with --held-out 0 on all),
+    and print the losses; a run's folder also gives the defaults of the options."""
+    log_every: Annotated[int, _Steps] = 10
     """Steps between two lines of metrics.jsonl."""
-    eval_every: int = 500
-    """Steps between two evaluations on the held-out documents; there is one at the end too. 0: none."""
-    eval_sequences: int = 512
-    """Held-out sequences of an evaluation, always the same ones."""
-    checkpoint_every: int = 500
+    eval_every: Annotated[int, _StepsOrNone] = 500
+    """Steps between two evaluations on the held-out documents; there is one before the first step and one at the end
+    too. 0: only the one at the end."""
+    eval_sequences: Annotated[int, _Steps] = 512
+    """Held-out sequences of an evaluation, always the same ones for a batch size."""
+    checkpoint_every: Annotated[int, _Steps] = 500
     """Steps between two checkpoints; there is one at the end and one at an interruption too."""
-    keep: int = 2
+    keep: Annotated[int, _Steps] = 2
     """Newest checkpoints that are kept."""
-    keep_every: int = 0
+    keep_every: Annotated[int, _StepsOrNone] = 0
     """Also keep the checkpoints of each multiple of this many steps. 0: none."""
 
     def __post_init__(self):
-        _require(self.threads is None or self.threads >= 1, f"--threads is {self.threads}", "choose at least 1")
-        for name in ("log_every", "eval_sequences", "checkpoint_every", "keep"):
-            _require(getattr(self, name) >= 1, f"--{_dashed(name)} is {getattr(self, name)}", "choose at least 1")
-        for name in ("eval_every", "keep_every"):
-            _require(getattr(self, name) >= 0, f"--{_dashed(name)} is {getattr(self, name)}", "choose at least 0")
+        _check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,22 +228,29 @@ class Options:
     training: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
     run: RunOptions = dataclasses.field(default_factory=RunOptions)
 
+    def __post_init__(self):
+        tokens = self.training.batch_size * self.examples.seq_length
+        _require(
+            tokens <= _MOST_TOKENS,
+            f"--batch-size {self.training.batch_size} of --seq-length {self.examples.seq_length} is {tokens} tokens",
+            f"choose a batch of at most {_MOST_TOKENS}",
+        )
+
     def to_dict(self) -> dict:
         """The options as nested JSON values."""
         return {group: {k: _plain(v) for k, v in values.items()} for group, values in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_dict(cls, groups: dict, source: str) -> Options:
-        """Options from what `to_dict` gave; an unknown group or option is an error."""
-        made = {}
-        for group, given in groups.items():
-            kind = _GROUPS.get(group)
-            known = {f.name for f in dataclasses.fields(kind)} if kind else set()
-            unknown = sorted(set(given) - known) if kind else [group]
-            if unknown:
-                raise UserError(f"{source}: unknown option {unknown[0]!r}; it was written by another version.")
-            made[group] = kind(**{name: _typed(kind, name, value) for name, value in given.items()})
-        return cls(**made)
+        """Options from what `to_dict` gave.
+
+        Raises:
+            UserError: an unknown group or option, or a value that is none of its.
+        """
+        try:
+            return cls(**{group: _group(group, given) for group, given in _items(groups)})
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
 
 
 _GROUPS = {
@@ -288,12 +284,18 @@ RESUMABLE = {
 
 
 def changed(before: Options, after: Options) -> list[str]:
-    """Names of the options in which the two differ, `output`, `resume` and `repeat` aside."""
+    """Names of the options in which the two differ, `output`, `resume`, `repeat` and `evaluate` aside."""
     names = []
     for group in _GROUPS:
         old, new = getattr(before, group), getattr(after, group)
         names += [f.name for f in dataclasses.fields(old) if getattr(old, f.name) != getattr(new, f.name)]
-    return [name for name in names if name not in ("output", "resume", "repeat")]
+    return [name for name in names if name not in ("output", "resume", "repeat", "evaluate")]
+
+
+def _check(options) -> None:
+    """Raise unless every option of a group is of its type and within its bounds."""
+    for name, value, expected in fields.faults(type(options), vars(options)):
+        raise UserError(f"--{_dashed(name)} is {shown(_plain(value))}; choose {expected}.")
 
 
 def _require(true: bool, found: str, remedy: str) -> None:
@@ -305,14 +307,23 @@ def _dashed(name: str) -> str:
     return name.replace("_", "-")
 
 
+def _group(name: str, given: dict):
+    """A group of options from JSON values."""
+    kind = _GROUPS.get(name)
+    hints = fields.hints(kind) if kind else {}
+    unknown = [option for option, _ in _items(given) if option not in hints] if kind else [name]
+    if unknown:
+        raise UserError(f"unknown option {shown(unknown[0])}; it was written by another version.")
+    return kind(**{option: fields.from_json(value, hints[option]) for option, value in given.items()})
+
+
+def _items(values: dict) -> list[tuple]:
+    if not isinstance(values, dict):
+        raise UserError(f"{shown(values)} stands where options should; begin a new run.")
+    return list(values.items())
+
+
 def _plain(value):
     if isinstance(value, Path):
         return str(value)
     return list(value) if isinstance(value, tuple) else value
-
-
-def _typed(kind: type, name: str, value):
-    hint = kind.__annotations__[name]
-    if "Path" in hint and value is not None:
-        return Path(value)
-    return tuple(value) if isinstance(value, list) else value

@@ -1,39 +1,53 @@
-"""A model with the weights of a folder: `load(BertForPreTraining, "runs/tiny")`."""
+"""A model with the weights of a checkpoint: `load(BertForPreTraining, "runs/tiny")`."""
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 from mindspore import Tensor, nn
 
-from ms_bert.config import BertConfig
+from conversion import pretrained
 from ms_bert.fused import fuse
 from ms_bert.model import Numerics
-from ms_bert.run.checkpoints import load_weights
 
 
 def load(
     kind: type[nn.Cell],
-    folder: str | os.PathLike,
+    path: str | os.PathLike,
     numerics: Numerics | None = None,
     fused: bool = False,
     inference: bool = False,
+    *,
+    config: str | os.PathLike | None = None,
+    num_labels: int | None = None,
+    seed: int = 1,
     **arguments,
 ) -> nn.Cell:
-    """A model of a class of ms_bert.model or ms_bert.heads, from config.json and model.safetensors of a folder.
+    """A model of a class of ms_bert.model or ms_bert.heads, or of one's own, with the weights of a checkpoint.
+
+    What the checkpoint lacks, such as the classifier of a model that was only pre-trained, is drawn anew; the logger
+    `ms_bert` names it in a warning.
 
     Args:
+        kind: called with the config, numerics and arguments; it must hold one BertModel.
+        path: whatever `conversion` reads: a run's folder, one of Hugging Face, or a file of any format.
         fused: let its sublayers compute by fused operations, see `ms_bert.fused`; CPU, float32. inference: whole
-        layers, without gradients and intermediates.
+            layers, without gradients and intermediates.
+        config: a config.json or a folder with one, instead of the one beside the checkpoint.
+        num_labels: of the classifier, instead of what the config says. seed: of what is drawn anew.
         arguments: further ones of the class, as `choices`.
 
     Raises:
-        UserError: the folder holds no such model; every weight must be there, and none too many.
+        UserError: it cannot be read, is no BERT, does not fit the config, or there is no config.
     """
-    model = kind(BertConfig.from_json(folder), numerics or Numerics(), **arguments)
+    found = pretrained.read(Path(path), None if config is None else Path(config), num_labels)
+    model = kind(found.config, numerics or Numerics(), **arguments)
     parameters = {parameter.name: parameter for parameter in model.get_parameters()}
-    weights = load_weights(Path(folder), {name: tuple(p.shape) for name, p in parameters.items()})
-    for name, parameter in parameters.items():
-        parameter.set_data(Tensor(weights[name]))
+    fit = found.fit({name: parameter.shape for name, parameter in parameters.items()}, kind.__name__)
+    for name, value in fit.values(seed).items():
+        parameters[name].set_data(Tensor(value))
+    if told := fit.told():
+        logging.getLogger("ms_bert").warning("%s: %s", path, told)
     return fuse(model, inference) if fused or inference else model

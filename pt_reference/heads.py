@@ -1,7 +1,8 @@
 """The downstream heads of the paper (Devlin et al., 2019, 4): modules that give logits; names as in Hugging Face.
 
-All are called as BertModel: input_ids, token_type_ids, position_ids, sequence_ids (B, S), cls_positions (B, N),
-dropout_keys or None. Dropout before a classifier has the rate `classifier_dropout`, or that of the hidden states.
+All are called as BertModel: input_ids, attention_mask, token_type_ids, position_ids (B, S), cls_positions (B, N) and
+dropout_keys, of which all but input_ids may be left out. Dropout before a classifier has the rate `classifier_dropout`,
+or that of the hidden states.
 """
 
 from torch import nn
@@ -35,8 +36,16 @@ class BertForSequenceClassification(nn.Module):
         self.dropout = _HeadDropout(config)
         self.classifier = Linear(config.hidden_size, config.num_labels)
 
-    def forward(self, input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, dropout_keys=None):
-        _, pooled, _ = self.bert(input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, dropout_keys)
+    def forward(
+        self,
+        input_ids,
+        attention_mask=None,
+        token_type_ids=None,
+        position_ids=None,
+        cls_positions=None,
+        dropout_keys=None,
+    ):
+        _, pooled, _ = self.bert(input_ids, attention_mask, token_type_ids, position_ids, cls_positions, dropout_keys)
         return self.classifier(self.dropout(pooled, dropout_keys))
 
 
@@ -49,8 +58,16 @@ class BertForTokenClassification(nn.Module):
         self.dropout = _HeadDropout(config)
         self.classifier = Linear(config.hidden_size, config.num_labels)
 
-    def forward(self, input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, dropout_keys=None):
-        hidden, _, _ = self.bert(input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, dropout_keys)
+    def forward(
+        self,
+        input_ids,
+        attention_mask=None,
+        token_type_ids=None,
+        position_ids=None,
+        cls_positions=None,
+        dropout_keys=None,
+    ):
+        hidden, _, _ = self.bert(input_ids, attention_mask, token_type_ids, position_ids, cls_positions, dropout_keys)
         logits = self.classifier(self.dropout(hidden, dropout_keys))
         return logits.view(*input_ids.shape, -1)
 
@@ -63,8 +80,16 @@ class BertForQuestionAnswering(nn.Module):
         self.bert = BertModel(config, numerics, pooler=False)
         self.qa_outputs = Linear(config.hidden_size, 2)
 
-    def forward(self, input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, dropout_keys=None):
-        hidden, _, _ = self.bert(input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, dropout_keys)
+    def forward(
+        self,
+        input_ids,
+        attention_mask=None,
+        token_type_ids=None,
+        position_ids=None,
+        cls_positions=None,
+        dropout_keys=None,
+    ):
+        hidden, _, _ = self.bert(input_ids, attention_mask, token_type_ids, position_ids, cls_positions, dropout_keys)
         logits = self.qa_outputs(hidden).view(*input_ids.shape, 2)
         return logits[:, :, 0], logits[:, :, 1]
 
@@ -83,6 +108,14 @@ class BertForMultipleChoice(nn.Module):
         self.classifier = Linear(config.hidden_size, 1)
         self.choices = choices
 
-    def forward(self, input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, dropout_keys=None):
-        _, pooled, _ = self.bert(input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, dropout_keys)
+    def forward(
+        self,
+        input_ids,
+        attention_mask=None,
+        token_type_ids=None,
+        position_ids=None,
+        cls_positions=None,
+        dropout_keys=None,
+    ):
+        _, pooled, _ = self.bert(input_ids, attention_mask, token_type_ids, position_ids, cls_positions, dropout_keys)
         return self.classifier(self.dropout(pooled, dropout_keys)).view(-1, self.choices)

@@ -1,28 +1,48 @@
-"""A model with the weights of a folder: `load(BertForPreTraining, "runs/tiny")`."""
+"""A model with the weights of a checkpoint: `load(BertForPreTraining, "runs/tiny")`."""
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from ms_bert.config import BertConfig
-from ms_bert.run.checkpoints import load_weights
+from conversion import pretrained
 from pt_reference.model import Numerics
 
 
-def load(kind: type[nn.Module], folder: str | os.PathLike, numerics: Numerics | None = None, **arguments) -> nn.Module:
-    """A model of a class of pt_reference.model or .heads, from config.json and model.safetensors of a folder.
+def load(
+    kind: type[nn.Module],
+    path: str | os.PathLike,
+    numerics: Numerics | None = None,
+    *,
+    config: str | os.PathLike | None = None,
+    num_labels: int | None = None,
+    seed: int = 1,
+    **arguments,
+) -> nn.Module:
+    """A model of a class of pt_reference.model or .heads, or of one's own, with the weights of a checkpoint.
+
+    What the checkpoint lacks, such as the classifier of a model that was only pre-trained, is drawn anew; the logger
+    `pt_reference` names it in a warning.
 
     Args:
+        kind: called with the config, numerics and arguments; it must hold one BertModel.
+        path: whatever `conversion` reads: a run's folder, one of Hugging Face, or a file of any format.
+        config: a config.json or a folder with one, instead of the one beside the checkpoint.
+        num_labels: of the classifier, instead of what the config says. seed: of what is drawn anew.
         arguments: further ones of the class, as `choices`.
 
     Raises:
-        UserError: the folder holds no such model; every weight must be there, and none too many.
+        UserError: it cannot be read, is no BERT, does not fit the config, or there is no config.
     """
-    model = kind(BertConfig.from_json(folder), numerics or Numerics(), **arguments)
-    weights = load_weights(Path(folder), {name: tuple(p.shape) for name, p in model.named_parameters()})
-    model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    found = pretrained.read(Path(path), None if config is None else Path(config), num_labels)
+    model = kind(found.config, numerics or Numerics(), **arguments)
+    fit = found.fit({name: tuple(p.shape) for name, p in model.named_parameters()}, kind.__name__)
+    values = {name: torch.from_numpy(value) for name, value in fit.values(seed).items()}
+    model.load_state_dict(values, strict=False)  # all parameters are there; buffers of one's own stay
+    if told := fit.told():
+        logging.getLogger("pt_reference").warning("%s: %s", path, told)
     return model

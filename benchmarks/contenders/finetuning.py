@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.contenders import THREADS, Work
 from benchmarks.contenders.pretraining import options_of, transformers_steps, use_mindspore
 
-INPUTS = ("input_ids", "token_type_ids", "position_ids", "sequence_ids", "cls_positions")
+INPUTS = ("input_ids", "sequence_ids", "token_type_ids", "position_ids", "cls_positions")
 SEED, RATE = 1, 1e-5
 
 

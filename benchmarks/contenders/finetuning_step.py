@@ -15,8 +15,8 @@ class Loss(nn.Cell):
         super().__init__(auto_prefix=False)
         self.model = model
 
-    def construct(self, input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, labels, dropout_keys):
-        logits = self.model(input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, dropout_keys)
+    def construct(self, input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, labels, dropout_keys):
+        logits = self.model(input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys)
         return kernels.cross_entropy(logits, labels).mean()
 
 

@@ -220,7 +220,7 @@ def unpacked(case: Case) -> Case:
         alone[name] = np.zeros((rows, 1), batch[name].dtype)
     slot_of = np.zeros(batch["masked_positions"].shape, int)  # which row a masked slot went to
     for new, (row, number, begin, end) in enumerate(places):
-        for name in FIELDS[:3]:
+        for name in FIELDS[:4]:
             alone[name][new, : end - begin] = batch[name][row, begin:end]
         alone["sequence_ids"][new, : end - begin] = 1
         for name in FIELDS[8:]:

@@ -43,8 +43,8 @@ class Probe(nn.Cell):
         if "qa" in parts:
             self.qa_outputs = Linear(config.hidden_size, 2)
 
-    def construct(self, input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, masked_positions):
-        hidden, pooled, intermediates = self.bert(input_ids, token_type_ids, position_ids, sequence_ids, cls_positions)
+    def construct(self, input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, masked_positions):
+        hidden, pooled, intermediates = self.bert(input_ids, sequence_ids, token_type_ids, position_ids, cls_positions)
         outputs = ()
         if "pooler" in self.parts:
             outputs += (pooled,)

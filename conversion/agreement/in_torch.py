@@ -58,8 +58,8 @@ class Probe(nn.Module):
         if "qa" in parts:
             self.qa_outputs = Linear(config.hidden_size, 2)
 
-    def forward(self, input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, masked_positions):
-        inputs = (input_ids, token_type_ids, position_ids, sequence_ids, cls_positions)
+    def forward(self, input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, masked_positions):
+        inputs = (input_ids, sequence_ids, token_type_ids, position_ids, cls_positions)
         hidden, pooled, intermediates = self.bert(*inputs)
         outputs = ()
         if "pooler" in self.parts:

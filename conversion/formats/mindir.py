@@ -1,7 +1,14 @@
-"""MindIR: MindSpore's exported graph of the nn.Cell BERT, of a fixed batch size and length; written only."""
+"""MindIR: MindSpore's exported graph of the nn.Cell BERT, of a fixed batch size and length; written only.
+
+The graph is called with its inputs by position, in the order of INPUTS:
+
+    graph = mindspore.nn.GraphCell(mindspore.load("model.mindir"))
+    outputs = graph(input_ids, attention_mask, token_type_ids)  # mindspore.Tensor, int32, (B, S)
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +16,13 @@ import numpy as np
 from conversion.parameters import OUTPUTS
 from conversion.tensors import Tensors
 from ms_bert.config import BertConfig
+from ms_bert.data.files import umask
+from ms_bert.device import quiet_logs, use_device
 from ms_bert.errors import UserError
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+_MOST = 1 << 30  # bytes: above it MindSpore's export makes a graph and a folder of parameters
 
 
 def write(
@@ -17,7 +30,7 @@ def write(
 ) -> None:
     """Export a model, load it again, and compare what both compute.
 
-    The graph takes input_ids, attention_mask and token_type_ids, (B, S) int32, and gives what OUTPUTS says.
+    The graph takes INPUTS, (B, S) int32 each, and gives what OUTPUTS says.
 
     Args:
         tensors: the weights by canonical names, float32. batch_size, seq_length: of the inputs; for multiple choice the
@@ -36,12 +49,17 @@ def write(
     others = sorted({tensor.dtype.name for tensor in tensors.values()} - {"float32"})
     if others:
         raise UserError(f"a MindIR graph is made from float32 weights, found {', '.join(others)}; use --dtype float32.")
+    if sum(tensor.nbytes for tensor in tensors.values()) >= _MOST:
+        raise UserError(
+            f"a MindIR graph is written as one file, in which MindSpore puts less than {_MOST} bytes of weights; leave "
+            "heads out with --drop, or convert to ONNX."
+        )
+    quiet_logs()
     try:
         import mindspore
     except ModuleNotFoundError:
         raise UserError("a MindIR graph needs MindSpore, which is not installed; pip install mindspore.") from None
     from conversion.formats.mindir_cell import Inference
-    from ms_bert.device import use_device
 
     use_device("CPU")
     cell = Inference(config, architecture, pooler="bert.pooler.dense.weight" in tensors)
@@ -61,6 +79,7 @@ def write(
     ]
     inputs = [mindspore.Tensor(value.astype(np.int32)) for value in inputs]
     mindspore.export(cell, *inputs, file_name=str(path), file_format="MINDIR")
+    os.chmod(path, 0o666 & ~umask())  # MindSpore lets nobody but its owner read it, and nobody write it
     back = mindspore.nn.GraphCell(mindspore.load(str(path)))
     expected, found = cell(*inputs), back(*inputs)
     for value, other in zip(*(x if isinstance(x, tuple) else (x,) for x in (expected, found))):

@@ -1,6 +1,5 @@
 """The cell that a MindIR file holds: BERT with one of Hugging Face's heads, and the inputs that transformers takes."""
 
-import mindspore as ms
 from mindspore import nn, ops
 
 from ms_bert.config import BertConfig
@@ -38,9 +37,7 @@ class Inference(nn.Cell):
 
     def construct(self, input_ids, attention_mask, token_type_ids):
         b, s = input_ids.shape
-        position_ids = ops.broadcast_to(ops.arange(0, s, 1, dtype=ms.int32), (b, s))
-        cls_positions = ops.zeros((b, 1), ms.int32)
-        hidden, pooled, _ = self.bert(input_ids, token_type_ids, position_ids, attention_mask, cls_positions)
+        hidden, pooled, _ = self.bert(input_ids, attention_mask, token_type_ids)
         if self.architecture == "BertModel":
             hidden = ops.reshape(hidden, (b, s, -1))
             return (hidden, pooled) if self.pooler else hidden

@@ -114,7 +114,7 @@ def read(path: Path) -> Tensors:
     for initializer in model.graph.initializer:
         name, tensor = _weight(path, initializer)
         if name in tensors:
-            raise UserError(f"{path}: weight {name} is there twice; {_REMEDY}")
+            raise UserError(f"{path}: weight {_shown(name)} is there twice; {_REMEDY}")
         tensors[name] = _turned(name, tensor)
     if not tensors:
         raise UserError(f"{path}: found no weights; {_REMEDY}")

@@ -57,7 +57,7 @@ def read(path: Path) -> Tensors:
     for name in names:
         code, shape, (first, last) = (header[name][key] for key in ("dtype", "shape", "data_offsets"))
         if code not in _DTYPES:
-            raise UserError(f"{path}: {name} has the dtype {code}; only {', '.join(_DTYPES)} are supported.")
+            raise UserError(f"{path}: {name[:100]!r} has the dtype {code}; only {', '.join(_DTYPES)} are supported.")
         tensors[name] = _tensor(path, _DTYPES[code], tuple(shape), begin + first, last - first)
     return tensors
 

@@ -15,10 +15,14 @@ footer        48 bytes: offset and size of metaindex and of index, zeros, the ma
 
 After each block are a byte for its compression (0: none) and the masked CRC-32C of block and byte.
 
-Sources: in TensorFlow's repository core/util/tensor_bundle/tensor_bundle.cc, core/protobuf/tensor_bundle.proto,
-core/framework/{types,tensor_shape,versions}.proto and core/lib/io/{table_builder,block_builder,format}.cc. The writer
-follows these to the byte: it makes of the same tensors the files that SaveV2 makes when it is given the names sorted,
-which Saver does and the kernel itself did for years.
+TensorFlow 2's object-based checkpoints are such tables, too. A tensor is called there by the path through the Python
+objects that leads to it; the text _CHECKPOINTABLE_OBJECT_GRAPH, a TrackableObjectGraph, says the name of its variable,
+which is what it is called here, and a moment is called NAME/SLOT.
+
+Sources: in TensorFlow's repository core/util/tensor_bundle/tensor_bundle.cc, core/protobuf/{tensor_bundle,
+trackable_object_graph}.proto, core/framework/{types,tensor_shape,versions}.proto and core/lib/io/{table_builder,
+block_builder,format}.cc. The writer follows these to the byte: it makes of the same tensors the files that SaveV2 makes
+when it is given the names sorted, which Saver does and the kernel itself did for years.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ import math
 import os
 import struct
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -47,10 +52,16 @@ _VERSION = 1  # kTensorBundleVersion
 # Bounds of what is believed: a large model's index has some 100 KB, and few hostile bytes can make long names.
 _LARGEST_INDEX = 16 << 20
 _LARGEST_NAME = 64 << 10
+_LARGEST_GRAPH = 64 << 20  # of objects; a large model's with its optimizer has some 200 KB
 _MOST_DIMENSIONS = 32  # NumPy's limit
 _MOST_VALUES = (1 << 60) - 1
 
 _CHUNK = 1 << 20
+
+_COUNTERS = (
+    "global_step",
+    "save_counter",
+)  # of a trainer and of tf.train.Checkpoint, whatever their variables are called
 
 # DataType of types.proto.
 _STRING = 7
@@ -71,7 +82,8 @@ _DTYPES = {
 }
 _NUMBERS = {DTYPES[name]: number for number, name in _DTYPES.items()}
 
-_OBJECT_GRAPH, _OBJECT_VALUE = b"_CHECKPOINTABLE_OBJECT_GRAPH", b"/.ATTRIBUTES/VARIABLE_VALUE"
+_OBJECT_GRAPH = b"_CHECKPOINTABLE_OBJECT_GRAPH"
+_OBJECT_VALUE, _OBJECT_SLOT = "/.ATTRIBUTES/VARIABLE_VALUE", "/.OPTIMIZER_SLOT/"
 
 # Works for all that TensorFlow reads and this module does not: V1, partitioned, compressed, big-endian.
 _RESAVE = (
@@ -101,8 +113,8 @@ def read(prefix: Path) -> Tensors:
     Tensors of text, which are no weights, are left out with a warning.
 
     Raises:
-        UserError: there is no such checkpoint, it is damaged, or it is of a kind that is not read: V1, TensorFlow 2's
-            object-based, partitioned, compressed, big-endian, of other dtypes.
+        UserError: there is no such checkpoint, it is damaged, or it is of a kind that is not read: V1, partitioned,
+            compressed, big-endian, of other dtypes.
     """
     index = _index(prefix)
     try:
@@ -349,15 +361,12 @@ def _tensors(prefix: Path, table: list[tuple[bytes, bytes]]) -> Tensors:
             entries[key] = _Entry.decode(message)
         except _Damaged as fault:
             raise _Damaged(f"in the entry of {_quoted(key)} {fault}") from None
-    if any(key == _OBJECT_GRAPH or key.endswith(_OBJECT_VALUE) for key in entries):
-        raise _Refused(
-            "it is one of TensorFlow 2's object-based checkpoints, whose names are a path through Python objects, and "
-            "only checkpoints by the names of variables, as TensorFlow 1 has them, are read; load it into the model "
-            "it is of, and save its variables by name with tf.compat.v1.train.Saver or tf.raw_ops.SaveV2"
-        )
     for key, entry in entries.items():
         if entry.partitioned:
             raise _Refused(f"{_quoted(key)} is partitioned, and only whole tensors are read; {_RESAVE}")
+    sizes: dict[int, int] = {}
+    graph = entries.pop(_OBJECT_GRAPH, None)
+    names = _variables(_text(_place(prefix, _OBJECT_GRAPH, graph, shards, sizes), graph)) if graph else {}
     texts = [key for key, entry in entries.items() if entry.dtype == _STRING]
     if texts:
         warnings.warn(
@@ -365,12 +374,57 @@ def _tensors(prefix: Path, table: list[tuple[bytes, bytes]]) -> Tensors:
             f"{f' and {len(texts) - 10} more' if len(texts) > 10 else ''}.",
             stacklevel=3,
         )
-    sizes: dict[int, int] = {}
-    return dict(_tensor(prefix, key, entry, shards, sizes) for key, entry in entries.items() if entry.dtype != _STRING)
+    tensors = dict(
+        _tensor(prefix, key, entry, shards, sizes) for key, entry in entries.items() if entry.dtype != _STRING
+    )
+    return _by_variables(tensors, names) if graph else tensors
+
+
+def _by_variables(tensors: Tensors, names: dict[str, str]) -> Tensors:
+    """The tensors of an object-based checkpoint by the names of their variables; by their paths where two are alike."""
+    called = {}
+    for key in tensors:
+        path = key.removesuffix(_OBJECT_VALUE)
+        variable, _, slot = path.partition(_OBJECT_SLOT)
+        own = None if path in _COUNTERS else names.get(f"{variable}{_OBJECT_VALUE}")
+        called[key] = f"{own}/{slot.rpartition('/')[2]}" if own and slot else own or path
+    counts = Counter(called.values())
+    return {
+        name if counts[name] == 1 else key.removesuffix(_OBJECT_VALUE): tensors[key] for key, name in called.items()
+    }
+
+
+def _variables(graph: bytes) -> dict[str, str]:
+    """Names of variables by the keys of their tensors, of a TrackableObjectGraph."""
+    names = {}
+    for tag, node in _fields(graph):
+        for inner, attribute in _fields(node) if tag == 0x0A else ():
+            if inner == 0x12:  # SerializedTensor: name, full_name, checkpoint_key
+                values = {tag: value for tag, value in _fields(attribute) if isinstance(value, bytes)}
+                key, name = (values.get(tag, b"").decode("utf-8", "replace") for tag in (0x1A, 0x12))
+                if key and name:
+                    names[key] = name
+    return names
+
+
+def _text(path: Path, entry: _Entry) -> bytes:
+    """A scalar of text: its length (a varint), the checksum of that, the text."""
+    if entry.shape != () or not 0 < entry.size <= _LARGEST_GRAPH:
+        raise _Damaged(f"its graph of objects has the shape {entry.shape} and {entry.size} bytes")
+    with open(path, "rb") as file:
+        file.seek(entry.offset)
+        content = file.read(entry.size)
+    length, at = _varint(content, 0)
+    begin = at + 4
+    checksum = google_crc32c.extend(0, struct.pack("<I" if length >> 32 == 0 else "<Q", length))
+    checksum = google_crc32c.extend(checksum, content[at:])
+    if length != len(content) - begin or _masked(checksum) != entry.checksum:
+        raise _Damaged(f"its graph of objects, {length} bytes in {path.name}, does not have the checksum that it says")
+    return content[begin:]
 
 
 def _tensor(prefix: Path, key: bytes, entry: _Entry, shards: int, sizes: dict[int, int]) -> tuple[str, Tensor]:
-    """A tensor and its name; `sizes` of data files by shard are found once."""
+    """A tensor and its name."""
     try:
         name = key.decode("utf-8")
     except UnicodeDecodeError:
@@ -379,6 +433,12 @@ def _tensor(prefix: Path, key: bytes, entry: _Entry, shards: int, sizes: dict[in
     expected = math.prod(shape) * dtype.itemsize
     if entry.size != expected:
         raise _Damaged(f"{_quoted(key)} has {entry.size} bytes, and {dtype} {shape} has {expected}")
+    path = _place(prefix, key, entry, shards, sizes)
+    return name, Tensor(dtype, shape, lambda: _read_values(path, name, entry))
+
+
+def _place(prefix: Path, key: bytes, entry: _Entry, shards: int, sizes: dict[int, int]) -> Path:
+    """The data file that an entry's bytes are in, if they are; `sizes` of data files by shard are found once."""
     if not 0 <= entry.shard < shards:
         raise _Damaged(f"{_quoted(key)} is in data file {entry.shard}, and there are {shards}, counted from 0")
     path = _shard(prefix, entry.shard, shards)
@@ -394,7 +454,7 @@ def _tensor(prefix: Path, key: bytes, entry: _Entry, shards: int, sizes: dict[in
             f"{path} has {sizes[entry.shard]} bytes, and {_quoted(key)} is the {entry.size} from byte {entry.offset} "
             f"on; {_COPY_AGAIN}."
         )
-    return name, Tensor(dtype, shape, lambda: _read_values(path, name, entry))
+    return path
 
 
 def _dtype(key: bytes, entry: _Entry) -> np.dtype:

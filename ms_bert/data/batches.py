@@ -21,9 +21,9 @@ Batch = dict[str, np.ndarray]
 # row, as many as --pack says.
 FIELDS = (
     "input_ids",
+    "sequence_ids",
     "token_type_ids",
     "position_ids",
-    "sequence_ids",
     "cls_positions",
     "masked_positions",
     "masked_labels",

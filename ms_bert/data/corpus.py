@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import gzip
 import hashlib
+import itertools
 import json
 import logging
 import lzma
+import os
 import re
+import socket
+import urllib.error
+import urllib.request
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+
 from ms_bert.data import builtin
-from ms_bert.data.files import file_hash, write_atomically
+from ms_bert.data.cache import Damaged, read_sealed, say, write_sealed
+from ms_bert.data.files import file_hash
+from ms_bert.data.records import NoSuchField, NoText, json_texts, parquet_texts
 from ms_bert.errors import UserError
 from ms_bert.options import TextOptions
 
 _OPEN = {".gz": gzip.open, ".xz": lzma.open}
-_TEXT, _RECORDS = {".txt", ""}, {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+_TEXT, _JSON, _PARQUET = {".txt", ""}, {".jsonl", ".json"}, {".parquet"}
 _DATASET_NAME = re.compile(r"[\w-]+(\.[\w-]+)*(/[\w.-]+)?(:[\w.-]+)?")
+_STREAM = re.compile(r"-|/dev/(stdin|fd/.*)|/proc/.*")
+_HUB_ANSWERS = 5  # seconds in which the hub must, or it counts as not to be reached
+_HASH_AGAIN = 1 << 24  # bytes up to which a file is hashed sooner than its hash is looked up
 
-# A text file without blank lines would be one document of any size; it is cut here, so that memory stays bounded.
-LONGEST_DOCUMENT = 1_000_000  # characters
+# A text without an end, of a line or of a document, would take any memory; it is cut here.
+LONGEST_DOCUMENT = LONGEST_LINE = 1_000_000  # characters
 
 
 class Corpus:
@@ -37,12 +51,20 @@ class Corpus:
         self.sources = [source for name in options.corpus for source in _sources(name)]
 
     def documents(self) -> Iterator[list[str]]:
-        """Each document as its non-empty lines, without line ends."""
+        """Each document as its non-empty lines, without line ends; a very long line or document comes in parts.
+
+        Raises:
+            UserError: a file cannot be read to its end, or a record holds no text.
+        """
         for source in self.sources:
-            for document in source.documents(self.options):
-                lines = [line for line in document if line]
-                if lines:
-                    yield lines
+            document, size = [], 0
+            for line in itertools.chain(source.lines(self.options), [None]):
+                if line:
+                    document.append(line)
+                    size += len(line)
+                if document and (line is None or size > LONGEST_DOCUMENT):
+                    yield document
+                    document, size = [], 0
 
     def fingerprint(self) -> list:
         """JSON values that differ when the text differs."""
@@ -53,9 +75,14 @@ class Corpus:
         return sum(source.megabytes() for source in self.sources)
 
 
+# A source gives its lines, without line ends and white space around them; None ends a document.
+
+
 class _Builtin:
-    def documents(self, options):
-        return builtin.documents()
+    def lines(self, options):
+        for document in builtin.documents():
+            yield from document
+            yield None
 
     def fingerprint(self, options):
         return {"builtin": 1, **builtin.versions()}
@@ -71,49 +98,58 @@ class _File:
         self.path = path
         self.compression = path.suffix if path.suffix in _OPEN else ""
         self.kind = Path(path.name.removesuffix(self.compression)).suffix
-        if self.kind not in _TEXT and self.kind not in _RECORDS:
-            raise UserError(f"{path} is of an unknown kind; expected .txt, .jsonl, .json or .parquet, also .gz or .xz.")
-
-    def documents(self, options):
-        if self.kind in _RECORDS:
-            rows = _load(
-                _RECORDS[self.kind],
-                f"{self.path} cannot be read to its end",
-                data_files=str(self.path),
-                cache_dir=str(options.cache / "datasets"),
+        if self.kind not in _TEXT | _JSON | _PARQUET:
+            raise UserError(
+                f"{_shown(path)} is of an unknown kind; expected .txt, .jsonl, .json or .parquet, also .gz or .xz."
             )
-            yield from _records(rows, options.text_field, self.path)
-            return
-        document, size = [], 0
-        for line in self._lines():
-            if line:
-                document.append(line)
-                size += len(line)
-            ends = options.documents == "line" or (options.documents == "blank-line" and not line)
-            if document and (ends or size > LONGEST_DOCUMENT):
-                yield document
-                document, size = [], 0
-        yield document
 
-    def _lines(self):
+    def lines(self, options):
+        with self._read(options):
+            if self.kind in _PARQUET:
+                with _OPEN.get(self.compression, open)(self.path, "rb") as file:
+                    yield from _record_lines(parquet_texts(file, options.text_field))
+                return
+            with self._text() as file:
+                if self.kind in _JSON:
+                    yield from _record_lines(json_texts(file, options.text_field))
+                else:
+                    yield from _text_lines(file, options.documents)
+
+    def _text(self):
+        return _OPEN.get(self.compression, open)(self.path, "rt", encoding="utf-8-sig")
+
+    @contextlib.contextmanager
+    def _read(self, options):
+        """What may go wrong while the file is read, told to the user."""
         try:
-            with _OPEN.get(self.compression, open)(self.path, "rt", encoding="utf-8-sig") as file:
-                for line in file:
-                    yield line.strip()
+            yield
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{self.path} is not UTF-8 text ({error.reason} at byte {error.start} of a block); "
+                f"{_shown(self.path)} is not UTF-8 text ({error.reason} at byte {error.start} of a block); "
                 "convert it, for example with iconv."
             ) from None
-        except (OSError, EOFError, lzma.LZMAError) as error:
-            raise UserError(f"{self.path} cannot be read to its end ({error}); replace or remove it.") from None
+        except (NoSuchField, NoText) as error:
+            raise _unfit(_shown(self.path), options.text_field, error) from None
+        except RecursionError:
+            raise UserError(
+                f"{_shown(self.path)} holds a record that is nested too deeply; replace or remove it."
+            ) from None
+        except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, ValueError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"{_shown(self.path)} cannot be read to its end ({reason[:200]}); replace or remove it."
+            ) from None
 
     def fingerprint(self, options):
-        return [self.kind, _content_hash(self.path, options.cache)]
+        with self._read(options):
+            if self.compression:
+                with _OPEN[self.compression](self.path) as file:
+                    file.read(1)  # the same bytes under a name without .gz are another text, or none
+            return [self.kind, _content_hash(self.path, options.cache)]
 
     def megabytes(self):
         # Text shrinks to about a third under gzip and xz, and in Parquet.
-        return self.path.stat().st_size / 1e6 * (3 if self.compression or self.kind == ".parquet" else 1)
+        return self.path.stat().st_size / 1e6 * (3 if self.compression or self.kind in _PARQUET else 1)
 
 
 class _Dataset:
@@ -121,15 +157,16 @@ class _Dataset:
 
     def __init__(self, name: str):
         self.name = name
-        path, _, config = name.partition(":")
-        self.rows = _load(
-            path,
-            f"there is no file {name!r}, and no Hugging Face dataset of this name can be loaded",
-            name=config or None,
-        )
+        self.rows = _load(name)
 
-    def documents(self, options):
-        return _records(self.rows, options.text_field, self.name)
+    def lines(self, options):
+        field = options.text_field
+        if field not in self.rows.column_names:
+            raise _unfit(self.name, field, NoSuchField(self.rows.column_names))
+        for row in self.rows.select_columns(field):
+            if not isinstance(row[field], str | None):
+                raise _unfit(self.name, field, NoText(f"a value of type {type(row[field]).__name__}"))
+            yield from _record_lines([row[field]])
 
     def fingerprint(self, options):
         return [self.name, self.rows._fingerprint]
@@ -141,57 +178,133 @@ class _Dataset:
 def _sources(name: str) -> list:
     if name == "builtin":
         return [_Builtin()]
-    path = Path(name).expanduser()
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-    elif path.exists():
-        files = [path]
+    if not name.strip():
+        raise UserError("--corpus names an empty path; name a file, a folder (. for this one), a dataset or `builtin`.")
+    path = os.path.expanduser(name)
+    if _STREAM.fullmatch(path):
+        raise UserError(f"--corpus {name!r} can be read only once, and text is read several times; write it to a file.")
+    if os.path.isdir(path):
+        files = sorted(p for p in Path(path).rglob("*") if p.is_file() and not p.name.startswith("."))
+        if not files:
+            raise UserError(f"the folder --corpus {name!r} holds no file that can be read; name one that does.")
+    elif os.path.isfile(path):
+        files = [Path(path)]
+    elif os.path.lexists(path):
+        raise UserError(
+            f"--corpus {name!r} is neither a file nor a folder but a device, a pipe or a link to nothing; name a file."
+        )
     else:
-        files = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
+        files = sorted(Path(match) for match in _matches(path) if os.path.isfile(match))
     if files:
         return [_File(file) for file in files]
-    if _DATASET_NAME.fullmatch(name) and not path.is_dir() and path.suffix not in {*_OPEN, *_RECORDS, ".txt"}:
+    if _DATASET_NAME.fullmatch(name) and Path(path).suffix not in {*_OPEN, *_TEXT, *_JSON, *_PARQUET} - {""}:
         return [_Dataset(name)]
     raise UserError(f"no file matches --corpus {name!r}; check the path, or quote the glob.")
 
 
-def _load(kind: str, failed: str, **arguments):
-    """A split of `datasets.load_dataset`, memory-mapped; `failed` says what to tell when there is none."""
+def _matches(pattern: str) -> list[str]:
+    try:
+        return glob.glob(pattern, recursive=True)
+    except (ValueError, re.error):  # such as a NUL byte
+        return []
+
+
+def _text_lines(file, documents: str) -> Iterator[str | None]:
+    """The lines of a text file; `documents` says what ends a document."""
+    rest = ""
+    while piece := file.readline(LONGEST_LINE):
+        *parts, rest = _parts(rest + piece)
+        yield from parts
+        if piece.endswith("\n"):
+            line, rest = rest.strip(), ""
+            yield line
+            if documents == "line" or (documents == "blank-line" and not line):
+                yield None
+    yield rest.strip()
+
+
+def _record_lines(texts: Iterator[str | None]) -> Iterator[str | None]:
+    """The lines of records, each of which is a document."""
+    for text in texts:
+        for line in (text or "").splitlines():
+            for part in _parts(line):
+                yield part.strip()
+        yield None
+
+
+def _parts(line: str) -> Iterator[str]:
+    """A line, or its parts if it is too long: cut at the last white space before the bound, if there is any."""
+    while len(line) > LONGEST_LINE:
+        end = len(line[:LONGEST_LINE].rsplit(None, 1)[0])
+        yield line[:end].strip()
+        line = line[end:]
+    yield line
+
+
+def _unfit(name: str, field: str, error: NoSuchField | NoText) -> UserError:
+    if isinstance(error, NoText):
+        return UserError(f"{name} has in {field!r} no text but {error}; name a field of text with --text-field.")
+    names = ", ".join(name if name.isprintable() else repr(name) for name in error.names[:10]) or "none"
+    more = f" and {len(error.names) - 10} more" if len(error.names) > 10 else ""
+    return UserError(f"{name} has no field {field!r}, only {names[:500]}{more}; name one with --text-field.")
+
+
+def _load(name: str):
+    """A split of a dataset of the hub, memory-mapped."""
     import datasets
 
     datasets.disable_progress_bars()
     logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it would log is in the exception
+    path, _, config = name.partition(":")
+    offline = datasets.config.HF_HUB_OFFLINE
     try:
-        splits = datasets.load_dataset(kind, **arguments)
+        # Without the hub a dataset that was loaded before is still there.
+        datasets.config.HF_HUB_OFFLINE = offline or not _hub_answers()
+        splits = datasets.load_dataset(path, name=config or None)
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
         cause = error.__cause__ or error
         lines = str(cause).strip().splitlines() or [type(cause).__name__]
-        raise UserError(f"{failed} ({lines[0]}).") from error
+        reason = "the hub cannot be reached" if datasets.config.HF_HUB_OFFLINE else lines[0][:300]
+        raise UserError(
+            f"there is no file {name!r}, and no Hugging Face dataset of this name can be loaded ({reason})."
+        ) from error
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline
     return splits["train"] if "train" in splits else next(iter(splits.values()))
 
 
-def _records(rows, field: str, name) -> Iterator[list[str]]:
-    if field not in rows.column_names:
-        raise UserError(
-            f"{name} has no field {field!r}, only {', '.join(rows.column_names)}; name one with --text-field."
-        )
+def _hub_answers() -> bool:
+    """Whether the hub can be reached: `datasets` takes half a minute to find that it cannot."""
+    import datasets
+
     try:
-        for row in rows.select_columns(field):
-            yield [line.strip() for line in (row[field] or "").splitlines()]
-    except UnicodeDecodeError as error:  # pyarrow looks at the bytes of a text no earlier
-        raise UserError(
-            f"{name} has a {field!r} that is not UTF-8 text ({error.reason} at its byte {error.start}); "
-            "convert it, for example with iconv."
-        ) from None
+        urllib.request.urlopen(datasets.config.HF_ENDPOINT, timeout=_HUB_ANSWERS).close()
+    except urllib.error.URLError as error:
+        return not isinstance(error.reason, socket.gaierror | ConnectionError | TimeoutError)
+    except OSError:
+        return False
+    return True
 
 
 def _content_hash(path: Path, cache: Path) -> str:
-    """SHA-256 of a file, remembered for as long as its path, size and times stay the same."""
+    """SHA-256 of a file; that of a large one is remembered for as long as its path, size and times stay the same."""
     stat = path.stat()
+    if stat.st_size <= _HASH_AGAIN:
+        return file_hash(path)
     key = json.dumps([str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino])
-    remembered = cache / "hashes" / hashlib.sha256(key.encode()).hexdigest()
-    if remembered.exists():
-        return remembered.read_text()
+    remembered = cache / "hashes" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+    try:
+        return read_sealed(remembered)["content"]
+    except FileNotFoundError:
+        pass
+    except Damaged as error:
+        say(f"{error}; {_shown(path)} is hashed again.")
     digest = file_hash(path)
-    write_atomically(remembered, digest.encode())
+    write_sealed(remembered, {"content": digest})
     return digest
+
+
+def _shown(path: Path) -> str:
+    """A path as it may be printed."""
+    text = str(path)
+    return text if text.isprintable() else repr(text)

@@ -8,9 +8,10 @@ import tempfile
 from pathlib import Path
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside, fsync, rename; the folder is made if needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_atomically(path: Path, content: bytes, make_folder: bool = True) -> None:
+    """Write beside, fsync, rename; the folder is made if needed, unless a missing one is to be an error."""
+    if make_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -44,7 +45,25 @@ def file_hash(path: str | os.PathLike) -> str:
 
 
 def umask() -> int:
-    """The process's file mode mask."""
+    """The process's file mode mask, read without setting it, for other threads make files meanwhile."""
+    mask = _told_umask()
+    return _UMASK if mask is None else mask
+
+
+def _told_umask() -> int | None:
+    """What the kernel (Linux 4.7 and later) tells of it; None where it does not."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1], 8) for line in lines if line.startswith("Umask:")), None)
+
+
+def _tried_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+# Where it is told nowhere it can only be had by setting it: once, while there is one thread.
+_UMASK = _tried_umask() if _told_umask() is None else None

@@ -6,17 +6,17 @@ A store is a folder with, for each of the splits `train` and `held_out`, three A
     SPLIT.sentences.arrow   start    where each sentence begins in tokens, and where the last ends (int64)
     SPLIT.documents.arrow   start    which sentence each document begins with, and their number (int64)
 
-and store.json: what it was made from, and how often each id occurs in each split.
+and store.json: what it was made from, how often each id occurs in each split, and each file's length and CRC-32C. All
+is checked when a store is opened, and one that is damaged is made again.
 """
 
 from __future__ import annotations
 
-import collections
+import contextlib
 import hashlib
-import itertools
 import json
-import multiprocessing
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,14 +25,19 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
+from ms_bert.data.cache import Damaged, checksum, kept_or_made, locked, read_sealed, write_sealed
 from ms_bert.data.corpus import Corpus
-from ms_bert.data.tokenizer import Vocabulary, without_threads
+from ms_bert.data.tokenizer import Vocabulary
+from ms_bert.data.tokenizing import tokenized
 from ms_bert.errors import UserError
 from ms_bert.options import TextOptions
 
-FORMAT = 1
+FORMAT = 2  # of the folder
+TEXT_FORMAT = 1  # of the way from text to ids: runs know a store by a fingerprint of which it is a part
+DESCRIPTION = "store.json"
 SPLITS = ("train", "held_out")
 _BLOCK_BITS = 20  # 2^20 values a record batch: a value's place follows from its index
+_MAKING = ".making-"  # what a store is called until it is whole
 _CHUNK = 1_000_000  # characters of text handed to a worker at a time
 
 
@@ -49,9 +54,7 @@ class Column:
             file = pa.ipc.open_file(self._map)
             batches = [file.get_batch(i) for i in range(file.num_record_batches)]
         except (OSError, pa.ArrowInvalid) as error:
-            raise UserError(
-                f"the token store's {path} cannot be read ({error}); remove its folder, it is made again."
-            ) from None
+            raise Damaged(f"the token store's {path} cannot be read ({error})") from None
         kind = file.schema.field(0).type.to_pandas_dtype()
         self._length = sum(len(batch) for batch in batches)
         whole = self._map.read_buffer()
@@ -152,11 +155,19 @@ class TokenStore:
         train, held_out: the splits.
         token_counts: for each split, (vocabulary size,) int64, the occurrences of each id.
         fingerprint: differs when any id of the store may differ.
+
+    Raises:
+        FileNotFoundError: there is none. Damaged: it is not what was written.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
-        description = json.loads((folder / "store.json").read_text())
+        description = read_sealed(folder / DESCRIPTION)
+        if description.get("format") != FORMAT:
+            raise Damaged(f"the token store {folder} is of another version")
+        for name, written in description["files"].items():
+            if not (folder / name).is_file() or checksum(folder / name) != written:
+                raise Damaged(f"the token store's {folder / name} is damaged")
         self.fingerprint = description["fingerprint"]
         self.token_counts = {split: np.array(description["token_counts"][split], np.int64) for split in SPLITS}
         self.train, self.held_out = (Split(folder, split) for split in SPLITS)
@@ -176,9 +187,13 @@ class TokenStore:
 
 
 def open_store(options: TextOptions, corpus: Corpus, vocabulary: Vocabulary) -> tuple[TokenStore, bool]:
-    """The store of a corpus under a vocabulary, made unless the cache holds it; and whether it was made."""
+    """The store of a corpus under a vocabulary, made unless the cache holds it whole; and whether it was made.
+
+    Raises:
+        UserError: the corpus cannot be read or holds no text, or a process that made the store was killed.
+    """
     made_from = {
-        "format": FORMAT,
+        "format": TEXT_FORMAT,
         "corpus": corpus.fingerprint(),
         "vocabulary": vocabulary.fingerprint(),
         "text_field": options.text_field,
@@ -187,28 +202,45 @@ def open_store(options: TextOptions, corpus: Corpus, vocabulary: Vocabulary) -> 
         "held_out": options.held_out,
     }
     fingerprint = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
-    folder = options.cache / "stores" / fingerprint[:16]
-    made = not (folder / "store.json").exists()
-    if made:
+    description = {"format": FORMAT, "fingerprint": fingerprint, "made_from": made_from}
+    name = fingerprint[:16]
+    folder, locks = options.cache / "stores" / name, options.cache / "locks"
+
+    def read() -> TokenStore:
+        store = TokenStore(folder)
+        if store.fingerprint != fingerprint:
+            raise Damaged(f"the token store {folder} is not the one that its name says")
+        return store
+
+    def make(alone: bool) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder.parent)
-        beside = folder.parent / f".making-{os.getpid()}"
+        _remove_abandoned(folder.parent, locks, name if alone else None)
+        beside = folder.parent / f"{_MAKING}{name}-{secrets.token_hex(4)}"
         beside.mkdir()
         try:
-            _make(beside, options, corpus, vocabulary, {"fingerprint": fingerprint, "made_from": made_from})
-            if folder.exists():  # another process was faster, or an old attempt is incomplete
-                shutil.rmtree(folder)
+            _make(beside, options, corpus, vocabulary, description)
+            if not alone:  # another process may have been faster
+                with contextlib.suppress(FileNotFoundError, Damaged):
+                    read()
+                    return
+            shutil.rmtree(folder, ignore_errors=True)
             os.rename(beside, folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-    return TokenStore(folder), made
+
+    return kept_or_made(locks / f"store-{name}", f"the token store {folder}", read, make)
 
 
-def _remove_abandoned(stores: Path) -> None:
-    """Remove what a killed process left half made."""
-    for folder in stores.glob(".making-*"):
-        if not Path(f"/proc/{folder.name.removeprefix('.making-')}").exists():
+def _remove_abandoned(stores: Path, locks: Path, own: str | None) -> None:
+    """Remove what killed processes left half made: nobody holds the lock of such a store, or this process does."""
+    for folder in stores.glob(f"{_MAKING}*"):
+        name = folder.name.removeprefix(_MAKING).partition("-")[0]
+        if name == own:
             shutil.rmtree(folder, ignore_errors=True)
+            continue
+        with locked(locks / f"store-{name}", waiting=None) as held:
+            if held:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _make(folder: Path, options: TextOptions, corpus: Corpus, vocabulary: Vocabulary, description: dict) -> None:
@@ -219,7 +251,9 @@ def _make(folder: Path, options: TextOptions, corpus: Corpus, vocabulary: Vocabu
     # can draw a random next sentence too.
     period = max(4, round(2 / options.held_out)) if options.held_out else None
     number = 0
-    for tokens, lengths, sentences in _tokenized(options, corpus, vocabulary):
+    chunks = tqdm(_chunks(corpus.documents()), desc="token store", unit=" million characters", disable=None)
+    setup = vocabulary.tokenizer.to_str(), options.sentences, kind
+    for tokens, lengths, sentences in tokenized(chunks, *setup, options.processes):
         numbers = number + np.arange(len(sentences))
         number += len(sentences)
         held_out = np.isin(numbers % period, (1, 3)) if period else np.zeros(len(sentences), bool)
@@ -233,23 +267,8 @@ def _make(folder: Path, options: TextOptions, corpus: Corpus, vocabulary: Vocabu
     for writer in writers.values():
         writer.close()
     description["token_counts"] = {split: counts.tolist() for split, counts in token_counts.items()}
-    (folder / "store.json").write_text(json.dumps(description))
-
-
-def _tokenized(options: TextOptions, corpus: Corpus, vocabulary: Vocabulary) -> Iterator[tuple]:
-    """(ids, length of each sentence, sentences of each document) for chunk after chunk, in the corpus's order."""
-    # Started afresh rather than forked: the parent may hold a framework's threads by now.
-    context = multiprocessing.get_context("spawn")
-    setup = (vocabulary.tokenizer.to_str(), options.sentences, np.uint16 if vocabulary.size <= 2**16 else np.uint32)
-    with context.Pool(options.processes, _begin_worker, setup) as pool:
-        running = collections.deque()  # as many chunks as keep all workers busy, so that memory stays bounded
-        chunks = tqdm(_chunks(corpus.documents()), desc="token store", unit=" million characters", disable=None)
-        for chunk in chunks:
-            running.append(pool.apply_async(_tokenize, (chunk,)))
-            if len(running) > 2 * options.processes:
-                yield running.popleft().get()
-        while running:
-            yield running.popleft().get()
+    description["files"] = {path.name: checksum(path) for path in sorted(folder.iterdir())}
+    write_sealed(folder / DESCRIPTION, description)
 
 
 def _chunks(documents: Iterator[list[str]]) -> Iterator[list[list[str]]]:
@@ -262,37 +281,3 @@ def _chunks(documents: Iterator[list[str]]) -> Iterator[list[list[str]]]:
             chunk, size = [], 0
     if chunk:
         yield chunk
-
-
-def _begin_worker(tokenizer: str, sentences: str, kind) -> None:
-    global _worker
-    without_threads()
-    import signal
-
-    from tokenizers import Tokenizer
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-    _worker = (Tokenizer.from_str(tokenizer), sentences, kind)
-
-
-def _tokenize(chunk: list[list[str]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ids of all sentences of a chunk of documents; sentences and documents without any id are left out."""
-    tokenizer, split, kind = _worker
-    sentences, owner = [], []
-    for number, document in enumerate(chunk):
-        found = document if split == "line" else split_sentences(document)
-        sentences += found
-        owner += [number] * len(found)
-    ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(sentences, add_special_tokens=False)]
-    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-    tokens = np.fromiter(itertools.chain.from_iterable(ids), kind, int(lengths.sum()))
-    counts = np.bincount(np.array(owner, np.int64)[lengths > 0], minlength=1)
-    return tokens, lengths[lengths > 0], counts[counts > 0]
-
-
-def split_sentences(lines: list[str]) -> list[str]:
-    """The sentences of running text, whatever its language: Wikimedia's `sentencex` knows the abbreviations."""
-    import sentencex
-
-    # Its rules for English also end sentences at full-width Chinese punctuation.
-    return [sentence.strip() for line in lines for sentence in sentencex.segment("en", line)]

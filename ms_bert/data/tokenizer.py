@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import collections
 import hashlib
+import itertools
 import json
-import os
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from ms_bert.data.cache import kept_or_made, read_sealed, write_sealed
 from ms_bert.data.corpus import Corpus
-from ms_bert.data.files import write_atomically
-from ms_bert.errors import UserError
+from ms_bert.errors import UserError, shown
 from ms_bert.options import TextOptions
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUATION = "##"
+CONFIG = "tokenizer_config.json"
+FORMAT = 2  # of a trained vocabulary in the cache
+LARGEST_FILE = 100_000_000  # bytes; that of a vocabulary of half a million entries has 20 million
+MOST_IDS = 10_000_000
+LONGEST_PIECE = 10_000  # characters of a text that the trainer is given at a time
+_PIECE = re.compile(r"(?=\S).{1,%d}(?!\S)|\S{%d}" % (LONGEST_PIECE, LONGEST_PIECE), re.DOTALL)
 
 
 class Vocabulary:
@@ -31,11 +39,21 @@ class Vocabulary:
         continues_word: (size,) bool, which ids are continuations (`##...`).
 
     Raises:
-        UserError: a special token is missing.
+        UserError: it is not WordPiece, or a special token is missing, or an id is out of all proportion.
     """
 
     def __init__(self, tokenizer: Tokenizer, source: str):
         self.tokenizer = tokenizer
+        model = tokenizer.model
+        if not isinstance(model, models.WordPiece):
+            raise UserError(
+                f"{source} is a tokenizer of the kind {type(model).__name__}, and BERT's is WordPiece; name another."
+            )
+        if (model.unk_token, model.continuing_subword_prefix) != (UNK, CONTINUATION):
+            raise UserError(
+                f"{source} writes {model.unk_token[:100]!r} and {model.continuing_subword_prefix[:100]!r} where BERT's "
+                f"WordPiece writes {UNK!r} and {CONTINUATION!r}; name another."
+            )
         entries = tokenizer.get_vocab(with_added_tokens=True)
         missing = [token for token in SPECIAL_TOKENS if token not in entries]
         if missing:
@@ -43,6 +61,8 @@ class Vocabulary:
                 f"{source} has no {', '.join(missing)}; a BERT vocabulary needs {' '.join(SPECIAL_TOKENS)}."
             )
         self.size = max(entries.values()) + 1
+        if self.size > MOST_IDS:
+            raise UserError(f"{source} has the id {self.size - 1}; a vocabulary has at most {MOST_IDS:,} ids.")
         self.pad, self.unk, self.cls, self.sep, self.mask = (entries[token] for token in SPECIAL_TOKENS)
         self.continues_word = np.zeros(self.size, bool)
         self.continues_word[[i for token, i in entries.items() if token.startswith(CONTINUATION)]] = True
@@ -82,52 +102,93 @@ def vocabulary(options: TextOptions, corpus: Corpus) -> Vocabulary:
     """The vocabulary that the options name, or one trained on the corpus (kept in the cache)."""
     if options.vocab is not None:
         return load(options.vocab, cased=options.cased)
-    key = json.dumps(
-        [
-            corpus.fingerprint(),
-            options.vocab_size,
-            options.vocab_sample,
-            options.cased,
-            options.text_field,
-            options.documents,
-        ]
-    )
-    kept = options.cache / "vocabularies" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
-    if not kept.exists():
-        write_atomically(kept, _train(options, corpus).to_str().encode())
-    return Vocabulary(Tokenizer.from_file(str(kept)), str(kept))
+    made_from = [
+        FORMAT,
+        corpus.fingerprint(),
+        options.vocab_size,
+        options.vocab_sample,
+        options.cased,
+        options.text_field,
+        options.documents,
+    ]
+    name = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+    kept = options.cache / "vocabularies" / f"{name}.json"
+
+    def read() -> Vocabulary:
+        return Vocabulary(Tokenizer.from_str(read_sealed(kept)["tokenizer"]), str(kept))
+
+    def make(alone: bool) -> None:
+        write_sealed(kept, {"tokenizer": _train(options, corpus).to_str()})
+
+    lock = options.cache / "locks" / f"vocabulary-{name[:16]}"
+    return kept_or_made(lock, f"the vocabulary {kept}", read, make)[0]
 
 
 def load(path: Path, cased: bool = False) -> Vocabulary:
-    """A vocabulary from tokenizer.json, vocab.txt (then `cased` says how), or a folder with one of them."""
+    """A vocabulary from tokenizer.json, vocab.txt, or a folder with one of them.
+
+    How a vocab.txt cleans text up stands in the tokenizer_config.json beside it; without one it lowercases, as Google's
+    code does; with `cased` it does not, whatever stands there.
+
+    Raises:
+        UserError: there is none, or it is damaged, or not WordPiece, or a special token is missing.
+    """
     if path.is_dir():
         found = [path / name for name in ("tokenizer.json", "vocab.txt") if (path / name).exists()]
         if not found:
             raise UserError(f"{path} holds neither tokenizer.json nor vocab.txt; name a vocabulary file.")
         path = found[0]
-    if not path.exists():
+    if not path.is_file():
         raise UserError(
             f"there is no vocabulary {path}; name a vocab.txt or a tokenizer.json, or train one without --vocab."
         )
+    if path.stat().st_size > LARGEST_FILE:
+        raise UserError(f"{path} has more than {LARGEST_FILE:,} bytes; name a vocab.txt or a tokenizer.json.")
     if path.suffix == ".json":
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # `tokenizers` raises nothing narrower
-            raise UserError(f"{path} is not a tokenizer.json ({error}); name one, or a vocab.txt.") from None
+            raise UserError(f"{path} is not a tokenizer.json ({_one_line(error)}); name one, or a vocab.txt.") from None
         # Some files also say how to cut and pad (sentence-transformers' do); the store is to hold whole sentences.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return Vocabulary(tokenizer, str(path))
     try:
         # Not splitlines(): bert-base-chinese has U+2028 as an entry, which would move all ids after it.
-        tokens = path.read_text(encoding="utf-8").split("\n")
+        tokens = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as a vocab.txt ({error}); it is UTF-8 text, an entry a line.") from None
+        raise UserError(
+            f"{path} cannot be read as a vocab.txt ({_one_line(error)}); it is UTF-8 text, an entry a line."
+        ) from None
     entries = {token: i for i, token in enumerate(tokens) if token}
     if UNK not in entries:
         raise UserError(f"{path} has no {UNK}; a BERT vocabulary needs {' '.join(SPECIAL_TOKENS)}.")
-    tokenizer = _bert_tokenizer(_word_piece(entries), cased)
+    clean_up = _clean_up(lowercase=False) if cased else _described_clean_up(path.with_name(CONFIG))
+    tokenizer = _bert_tokenizer(_word_piece(entries), clean_up)
     return Vocabulary(_with_special_tokens(tokenizer), str(path))
+
+
+def _described_clean_up(path: Path) -> normalizers.BertNormalizer:
+    """The clean-up that a tokenizer_config.json describes, by the defaults of transformers' BertTokenizer."""
+    if not path.exists():
+        return _clean_up(lowercase=True)
+    try:
+        fields = json.loads(path.read_bytes())
+        said = {name: fields.get(name) for name in ("do_lower_case", "strip_accents", "tokenize_chinese_chars")}
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as a JSON object ({_one_line(error)}); restore or remove it.") from None
+    for name, value in said.items():
+        if not isinstance(value, bool) and value is not None:
+            raise UserError(f"{path}: {name} is {shown(value)}; expected true or false.")
+    return _clean_up(
+        lowercase=said["do_lower_case"] is not False,
+        strip_accents=said["strip_accents"],
+        chinese=said["tokenize_chinese_chars"] is not False,
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return repr(str(error)[:200])[1:-1]
 
 
 def _train(options: TextOptions, corpus: Corpus) -> Tokenizer:
@@ -140,9 +201,9 @@ def _train(options: TextOptions, corpus: Corpus) -> Tokenizer:
     alphabet = _alphabet_size(sample, options.vocab_size // 2)
 
     def trained(size: int, first: list[str]) -> dict[str, int]:
-        tokenizer = _bert_tokenizer(_word_piece({}), options.cased)
+        tokenizer = _bert_tokenizer(_word_piece({}), _clean_up(lowercase=not options.cased))
         tokenizer.train_from_iterator(
-            sample,
+            itertools.chain.from_iterable(map(_pieces, sample)),
             trainers.WordPieceTrainer(
                 vocab_size=size,
                 special_tokens=[*SPECIAL_TOKENS, *first],
@@ -156,8 +217,22 @@ def _train(options: TextOptions, corpus: Corpus) -> Tokenizer:
     # The trainer numbers the single continuing characters in the order of a hash map and breaks ties by number, so
     # that each run would give another vocabulary; a first pass finds these characters, and they are given in order.
     continuing = sorted(token for token in trained(1, []) if token.startswith(CONTINUATION))
-    tokenizer = _bert_tokenizer(_word_piece(trained(options.vocab_size, continuing)), options.cased)
+    tokenizer = _bert_tokenizer(
+        _word_piece(trained(options.vocab_size, continuing)), _clean_up(lowercase=not options.cased)
+    )
     return _with_special_tokens(tokenizer)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """The lines of a text, long ones in pieces, cut at white space where there is any.
+
+    Training takes memory by the length of a piece and time by the square of that of a word.
+    """
+    for line in text.split("\n"):
+        if len(line) <= LONGEST_PIECE:
+            yield line
+        else:
+            yield from _PIECE.findall(line)
 
 
 def _alphabet_size(sample: list[str], most: int) -> int:
@@ -174,15 +249,22 @@ def _word_piece(entries: dict[str, int]) -> models.WordPiece:
     return models.WordPiece(entries, unk_token=UNK, max_input_chars_per_word=100)
 
 
-def _bert_tokenizer(model, cased: bool) -> Tokenizer:
-    """BERT's text clean-up: control characters out, Chinese characters apart, case and accents as asked."""
+def _bert_tokenizer(model, clean_up: normalizers.BertNormalizer) -> Tokenizer:
     tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=True, strip_accents=not cased, lowercase=not cased
-    )
+    tokenizer.normalizer = clean_up
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix=CONTINUATION)
     return tokenizer
+
+
+def _clean_up(lowercase: bool, strip_accents: bool | None = None, chinese: bool = True) -> normalizers.BertNormalizer:
+    """BERT's: control characters out, Chinese characters apart; by default accents go where case goes."""
+    return normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=chinese,
+        strip_accents=lowercase if strip_accents is None else strip_accents,
+        lowercase=lowercase,
+    )
 
 
 def _with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
@@ -191,8 +273,3 @@ def _with_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
     if SEP in entries and CLS in entries:
         tokenizer.post_processor = processors.BertProcessing((SEP, entries[SEP]), (CLS, entries[CLS]))
     return tokenizer
-
-
-def without_threads() -> None:
-    """Keep `tokenizers` to one thread in this process, which is one of many."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"

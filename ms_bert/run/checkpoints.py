@@ -3,7 +3,8 @@
 checkpoints/step-00001000/
   model.safetensors        weights by Hugging Face's names, float32
   optimizer.safetensors    first and second moments as m.NAME and v.NAME, float32
-  state.json               step, the scalars of training, the loop's position, SHA-256 of all three
+  state.json               step, the scalars of training, the loop's position, what metrics.jsonl was, SHA-256 of all
+                           three files
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ms_bert.data.files import file_hash, sync_folder, umask
 from ms_bert.errors import UserError
 
 Arrays = dict[str, np.ndarray]
+FOLDER = "checkpoints"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 
 
@@ -31,8 +33,9 @@ class TrainingState:
     """All that a run needs to go on.
 
     Attributes:
-        step: optimizer steps done. model, optimizer: arrays by name. scalars: of the trainer (updates, loss scale).
-        position: of the loop (sums since the last logged line).
+        step: optimizer steps done. model, optimizer: arrays by name. scalars: of the trainer (updates, loss_scale,
+            good_steps). position: of the loop (sums since the last logged line).
+        metrics: what `RunFolder.sync_logs` returned; None where it is not known.
     """
 
     step: int
@@ -40,24 +43,23 @@ class TrainingState:
     optimizer: Arrays
     scalars: dict
     position: dict
+    metrics: dict | None = None
 
 
 def save(run_folder: Path, state: TrainingState) -> Path:
     """Write a checkpoint and make its weights the run's newest; returns its folder."""
     folder = folder_of(run_folder, state.step)
     beside = folder.with_name(f".{folder.name}.writing")
-    if not run_folder.is_dir():
-        raise FileNotFoundError(2, "the folder is gone", str(run_folder))
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    beside.mkdir()  # not its parents: a run folder that was removed is not made again
     try:
         # Transformers asks for the format of the tensors it loads.
         for name, arrays in ((MODEL, state.model), (OPTIMIZER, state.optimizer)):
             _write_arrays(beside / name, arrays)
-        write_state(beside, state.step, state.scalars, state.position)
+        write_state(beside, state.step, state.scalars, state.position, state.metrics)
         sync_folder(beside)
-        if folder.exists():  # the same step, saved once more after a resume
-            shutil.rmtree(folder)
+        if os.path.lexists(folder):  # the same step, saved once more after a resume
+            _remove(folder)
         os.rename(beside, folder)
         sync_folder(folder.parent)
     finally:
@@ -66,12 +68,13 @@ def save(run_folder: Path, state: TrainingState) -> Path:
     return folder
 
 
-def write_state(folder: Path, step: int, scalars: dict, position: dict) -> None:
+def write_state(folder: Path, step: int, scalars: dict, position: dict, metrics: dict | None = None) -> None:
     """Write the state.json of a checkpoint's folder, whose other files are there."""
     description = {
         "step": step,
         "scalars": scalars,
         "position": position,
+        **({} if metrics is None else {"metrics": metrics}),
         "sha256": {name: file_hash(folder / name) for name in (MODEL, OPTIMIZER)},
     }
     description["sha256"][STATE] = _own_hash(description)
@@ -84,8 +87,13 @@ def publish(run_folder: Path, step: int) -> None:
     source, target = folder_of(run_folder, step) / MODEL, run_folder / MODEL
     beside = target.with_name(f".{target.name}.writing")
     beside.unlink(missing_ok=True)
-    link_or_copy(source, beside)
-    os.replace(beside, target)
+    if target.exists() and target.samefile(source):
+        return  # and renaming one name of a file to another would leave both
+    try:
+        link_or_copy(source, beside)
+        os.replace(beside, target)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -97,26 +105,58 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def steps(run_folder: Path) -> list[int]:
-    """The steps of which a checkpoint is there, ascending."""
-    found = (run_folder / "checkpoints").glob("step-*")
-    return sorted(int(p.name.removeprefix("step-")) for p in found if p.name.removeprefix("step-").isdigit())
+    """The steps of which a checkpoint is there, whole or not, ascending."""
+    try:
+        names = set(os.listdir(run_folder / FOLDER))  # unlike glob, it tells of a folder that may not be read
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    numbers = [name.removeprefix("step-") for name in names if name.startswith("step-")]
+    steps = {int(number) for number in numbers if number.isascii() and number.isdigit()}
+    return sorted(step for step in steps if folder_of(run_folder, step).name in names)
+
+
+def check_begun(run_folder: Path) -> None:
+    """Raise UserError unless there are checkpoints to go on from, or none was written yet."""
+    if not (run_folder / FOLDER).is_dir() or (not steps(run_folder) and (run_folder / MODEL).exists()):
+        raise UserError(
+            f"{run_folder} holds no checkpoints to go on from; restore them, or begin a new run from its weights by "
+            f"--init {run_folder} and another --output."
+        )
 
 
 def load_newest(run_folder: Path, warn) -> TrainingState | None:
     """The newest checkpoint whose checksums hold, or None; `warn(sentence)` is called for each that is passed over."""
     for step in reversed(steps(run_folder)):
         folder = folder_of(run_folder, step)
-        found = fault(folder)
-        if found is None:
-            description = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            return TrainingState(
-                step,
-                load_file(folder / MODEL),
-                load_file(folder / OPTIMIZER),
-                description["scalars"],
-                description["position"],
-            )
-        warn(f"checkpoint {folder} is damaged ({found}) and is passed over.")
+        try:
+            return _loaded(folder, step)
+        except ValueError as error:
+            warn(f"checkpoint {folder} is damaged ({error}) and is passed over.")
+    return None
+
+
+def _loaded(folder: Path, step: int) -> TrainingState:
+    """The checkpoint of a folder; a ValueError says what is wrong with it."""
+    state = _verified(folder)
+    if state["step"] != step:
+        raise ValueError(f"{STATE} is of step {state['step']}")
+    try:
+        model, optimizer = (load_file(folder / name) for name in (MODEL, OPTIMIZER))
+    except (SafetensorError, OSError, KeyError, TypeError, AttributeError) as error:  # some for types that NumPy lacks
+        raise ValueError(f"its tensors cannot be read: {error}") from None
+    return TrainingState(step, model, optimizer, state["scalars"], state["position"], state.get("metrics"))
+
+
+def misfit(state: TrainingState, shapes: dict[str, tuple[int, ...]], kind: str) -> str | None:
+    """What of a checkpoint's tensors is not as a model of these shapes and this dtype has them, or None."""
+    moments = {f"{moment}.{name}": shape for moment in "mv" for name, shape in shapes.items()}
+    for file, wanted, found in ((MODEL, shapes, state.model), (OPTIMIZER, moments, state.optimizer)):
+        if others := wanted.keys() ^ found.keys():
+            name = min(others)
+            return f"{file} {'lacks' if name in wanted else 'has'} {name[:100]!r}"
+        for name, shape in wanted.items():
+            if (found[name].shape, found[name].dtype) != (shape, kind):
+                return f"{name} of {file} is {found[name].dtype} {found[name].shape} instead of {kind} {shape}"
     return None
 
 
@@ -126,7 +166,7 @@ def set_aside(run_folder: Path, step: int) -> None:
         if later > step:
             folder = folder_of(run_folder, later)
             aside = folder.with_name(f"damaged-{folder.name}")
-            shutil.rmtree(aside, ignore_errors=True)
+            _remove(aside)
             os.rename(folder, aside)
 
 
@@ -134,27 +174,74 @@ def prune(run_folder: Path, keep: int, keep_every: int) -> None:
     """Remove all checkpoints but the newest `keep` and those of multiples of `keep_every` (0: none of these)."""
     for step in steps(run_folder)[:-keep]:
         if not keep_every or step % keep_every:
-            shutil.rmtree(folder_of(run_folder, step))
+            folder = folder_of(run_folder, step)
+            hidden = folder.with_name(f".{folder.name}.removing")  # so that a kill leaves no half of a checkpoint
+            os.rename(folder, hidden)
+            _remove(hidden)
+
+
+def sweep(run_folder: Path) -> None:
+    """Remove what a killed process left half written or half removed."""
+    (run_folder / f".{MODEL}.writing").unlink(missing_ok=True)
+    for left in (run_folder / FOLDER).glob(".step-*"):
+        _remove(left)
 
 
 def folder_of(run_folder: Path, step: int) -> Path:
     """The folder of a step's checkpoint."""
-    return run_folder / "checkpoints" / f"step-{step:08d}"
+    return run_folder / FOLDER / f"step-{step:08d}"
 
 
 def fault(folder: Path) -> str | None:
     """What is wrong with a checkpoint's folder, or None."""
     try:
-        description = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        expected = dict(description["sha256"])
-        if expected.pop(STATE) != _own_hash({**description, "sha256": expected}):
-            return f"{STATE} was altered"
-        for name, digest in expected.items():
-            if file_hash(folder / name) != digest:
-                return f"{name} is not what was written"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        return f"{STATE} or a file it names cannot be read: {error}"
+        _verified(folder)
+    except ValueError as error:
+        return str(error)
     return None
+
+
+def _verified(folder: Path) -> dict:
+    """The state.json of a checkpoint whose checksums hold; a ValueError says what is wrong with it."""
+    try:
+        state = json.loads((folder / STATE).read_bytes())
+        expected = dict(state["sha256"])
+        altered = expected.pop(STATE) != _own_hash({**state, "sha256": expected})
+        others = [name for name in (MODEL, OPTIMIZER) if file_hash(folder / name) != expected[name]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{STATE} or a file it names cannot be read: {error}") from None
+    if altered:
+        raise ValueError(f"{STATE} was altered")
+    if others:
+        raise ValueError(f"{others[0]} is not what was written")
+    if odd := _odd(state):
+        raise ValueError(f"{STATE} is odd: {odd}")
+    return state
+
+
+def _odd(state: dict) -> str | None:
+    """What of a state.json no run can have written, although its hash holds; None: all of it is possible."""
+    scalars, metrics = state.get("scalars"), state.get("metrics")
+    if not isinstance(scalars, dict) or not isinstance(state.get("position"), dict):
+        return "it lacks the scalars of training or the position of the loop"
+    counters = {"step": state.get("step"), **{name: scalars.get(name) for name in ("updates", "good_steps")}}
+    for name, value in counters.items():
+        if type(value) is not int or not 0 <= value < 2**31:
+            return f"its {name} is no number of steps"
+    scale = scalars.get("loss_scale")
+    if type(scale) not in (int, float) or not 0 < scale < 2.0**127:
+        return "its loss_scale is no positive number"
+    if metrics is not None and not (isinstance(metrics, dict) and type(metrics.get("bytes")) is int):
+        return "its metrics is no size and hash of a file"
+    return None
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder with all that is in it, or whatever else is in its place; nothing there is no error."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _own_hash(description: dict) -> str:
@@ -173,40 +260,3 @@ def _write_arrays(path: Path, arrays: Arrays) -> None:
 def _sync(path: Path) -> None:
     with open(path, "rb") as file:
         os.fsync(file.fileno())
-
-
-# What other writers add to a model.safetensors: weights tied to another, and a buffer that is no weight.
-TIED = {
-    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-    "cls.predictions.decoder.bias": "cls.predictions.bias",
-}
-_BUFFERS = {"bert.embeddings.position_ids", "embeddings.position_ids"}
-
-
-def load_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> Arrays:
-    """Weights from a model.safetensors, or a folder with one, that fit a model; all that does not is told at once.
-
-    Raises:
-        UserError: there is none, it is not a safetensors file, or names, shapes or dtypes differ.
-    """
-    path = path / MODEL if path.is_dir() else path
-    try:
-        arrays = load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"there is no {path}; name a model.safetensors or a folder that holds one.") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} cannot be read as safetensors ({error}); name a model.safetensors.") from None
-    arrays = {name: value for name, value in arrays.items() if name not in _BUFFERS}
-    for name, own in TIED.items():
-        if name in arrays and own in arrays and not np.array_equal(arrays.pop(name), arrays[own]):
-            raise UserError(f"{path}: {name} differs from {own}, and this model ties the two; use a tied checkpoint.")
-    faults = [f"{name} is missing" for name in shapes if name not in arrays]
-    faults += [f"{name} is unexpected" for name in arrays if name not in shapes]
-    faults += [
-        f"{name} is {arrays[name].dtype} {arrays[name].shape} instead of float32 {shape}"
-        for name, shape in shapes.items()
-        if name in arrays and (arrays[name].shape != shape or arrays[name].dtype != np.float32)
-    ]
-    if faults:
-        raise UserError(f"{path} does not fit this model: {'; '.join(faults)}.")
-    return arrays

@@ -29,7 +29,7 @@ def draw(path: Path, entropy: float | None = None) -> None:
     mlm, nsp, accuracy, speed = figure.subplots(2, 2).flat
 
     def plot(axes, lines, field, label, color, **style):
-        points = [(line["step"], line[field]) for line in lines if field in line]
+        points = [(line["step"], line[field]) for line in lines if math.isfinite(line.get(field, math.nan))]
         if points:
             axes.plot(*zip(*points), label=label, color=color, **style)
 
@@ -74,7 +74,7 @@ def draw(path: Path, entropy: float | None = None) -> None:
             axes.legend(lines, [line.get_label() for line in lines], frameon=False, fontsize=9)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=110)
-    write_atomically(path / CURVES, picture.getvalue())
+    write_atomically(path / CURVES, picture.getvalue(), make_folder=False)
 
 
 def training_spans(trained_by: list[dict]) -> list[tuple[int, float, str]]:

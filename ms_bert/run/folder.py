@@ -6,13 +6,16 @@
     metrics.jsonl                                                 a line a logged step and a line an evaluation
     throughput.jsonl                                              the times of the logged steps
     curves.png
+    checkpoints/                                                  empty until the first is written
 
 metrics.jsonl holds nothing that depends on the clock: a run that was killed and resumed writes the same bytes.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -21,13 +24,20 @@ from ms_bert.config import BertConfig
 from ms_bert.data.files import write_atomically
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError
+from ms_bert.options import Options
+from ms_bert.run import checkpoints
 
-_WRITTEN_BEFORE_RUN = {"config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"}
 RUN, METRICS, THROUGHPUT, CURVES = "run.json", "metrics.jsonl", "throughput.jsonl", "curves.png"
+_CONFIG, _VOCABULARY = "config.json", "vocab.txt"
+_WRITTEN_BEFORE_RUN = {_CONFIG, "tokenizer.json", "tokenizer_config.json", _VOCABULARY}
 
 
 class RunFolder:
-    """A run folder that this process alone may write, until it ends."""
+    """A run folder that this process alone may write, until it ends.
+
+    Raises:
+        UserError: another process writes it.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -36,11 +46,17 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{path} is being written by another process; wait for it or stop it.") from None
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left half written."""
+        for name in (*_WRITTEN_BEFORE_RUN, RUN, METRICS, THROUGHPUT, CURVES):
+            for left in self.path.glob(f".{name}.????????"):
+                left.unlink()
+        checkpoints.sweep(self.path)
 
     @classmethod
-    def create(
-        cls, path: Path, description: dict, config: BertConfig, vocabulary: Vocabulary, longest: int
-    ) -> RunFolder:
+    def create(cls, path: Path, description: dict, config: BertConfig, vocabulary: Vocabulary) -> RunFolder:
         """Make a new run folder.
 
         Raises:
@@ -49,51 +65,102 @@ class RunFolder:
         check_free(path)
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
-        write_atomically(
-            path / "config.json",
-            json.dumps({"architectures": ["BertForPreTraining"], **config.to_dict()}, indent=2).encode(),
+        folder.write(
+            _CONFIG, json.dumps({"architectures": ["BertForPreTraining"], **config.to_dict()}, indent=2).encode()
         )
-        write_atomically(path / "tokenizer.json", vocabulary.to_json().encode())
-        write_atomically(path / "vocab.txt", vocabulary.to_vocab_txt().encode())
-        write_atomically(
-            path / "tokenizer_config.json",
-            json.dumps(
-                {
-                    **vocabulary.clean_up(),
-                    "model_max_length": longest,
-                    "cls_token": "[CLS]",
-                    "sep_token": "[SEP]",
-                    "pad_token": "[PAD]",
-                    "mask_token": "[MASK]",
-                    "unk_token": "[UNK]",
-                },
-                indent=2,
-            ).encode(),
-        )
+        for name, content in _tokenizer_files(vocabulary, config.max_position_embeddings).items():
+            folder.write(name, content)
+        (path / checkpoints.FOLDER).mkdir(exist_ok=True)
         folder.describe(description)  # last: a folder with run.json can be resumed
         return folder
 
+    def check(self) -> None:
+        """Raise FileNotFoundError unless the folder is still the one of this process: a user may have removed it, and
+        another run have made it anew."""
+        try:
+            same = os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.path / ".lock"))
+        except (FileNotFoundError, NotADirectoryError):
+            same = False
+        if not same:
+            raise FileNotFoundError(2, "the folder was removed or replaced", str(self.path))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file of the folder, whole or not at all; a folder that is gone is not made again."""
+        self.check()
+        write_atomically(self.path / name, content, make_folder=False)
+
     def describe(self, description: dict) -> None:
         """Write run.json."""
-        write_atomically(self.path / RUN, (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode())
+        self.write(RUN, (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def mend_tokenizer(self, vocabulary: Vocabulary, longest: int) -> list[str]:
+        """Write anew those of the tokenizer's files that are missing or damaged, and not needed to know the vocabulary;
+        returns their names."""
+        damaged = [
+            (name, content)
+            for name, content in _tokenizer_files(vocabulary, longest).items()
+            if not _is_sound(self.path / name, content)
+        ]
+        for name, content in damaged:
+            self.write(name, content)
+        return [name for name, _ in damaged]
 
     def log(self, name: str, line: dict) -> None:
         """Append a line to a .jsonl file; the folder must still be there."""
+        self.check()
         with open(self.path / name, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def cut_logs(self, step: int) -> None:
-        """Drop the lines after a step, and a last line that was cut short."""
-        for name in (METRICS, THROUGHPUT):
-            lines = [json.dumps(line) for line in read_log(self.path, name) if line["step"] <= step]
-            write_atomically(self.path / name, "".join(line + "\n" for line in lines).encode())
-
-    def sync_logs(self) -> None:
-        """Make the logged lines durable: a checkpoint relies on those before it."""
+    def sync_logs(self) -> dict:
+        """Make the logged lines durable, for a checkpoint relies on those before it; returns what metrics.jsonl is, by
+        which `cut_logs` knows it again."""
+        self.check()
         for name in (METRICS, THROUGHPUT):
             if (self.path / name).exists():
                 with open(self.path / name, "rb") as file:
                     os.fsync(file.fileno())
+        content = _content(self.path / METRICS)
+        return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+    def cut_logs(self, step: int, metrics: dict | None = None) -> int:
+        """Drop the lines after a step; at step 0 all of them, for the evaluation before the first step is made again.
+
+        Args:
+            metrics: what `sync_logs` returned at this step; None: it is not known, of a checkpoint that was converted
+                or is older than this record.
+
+        Returns:
+            how many lines of throughput.jsonl were left out because they are damaged.
+
+        Raises:
+            UserError: metrics.jsonl is damaged before the step.
+        """
+        content, lines = _content(self.path / METRICS), _lines(self.path / THROUGHPUT)
+        if step == 0:
+            content = b""
+        elif metrics is not None:
+            content = content[: metrics["bytes"]]
+            if hashlib.sha256(content).hexdigest() != metrics.get("sha256"):
+                raise UserError(
+                    f"{self.path / METRICS} does not begin with what the run had logged up to step {step}; restore it, "
+                    f"or go on without it in a new folder: python -m conversion convert {self.path} NEW, then "
+                    "--resume NEW."
+                )
+        else:
+            content = b"".join(self._whole_lines_up_to(step))
+        self.write(METRICS, content)
+        self.write(THROUGHPUT, b"".join(line for line in lines if (entry := _entry(line)) and entry["step"] <= step))
+        return sum(_entry(line) is None for line in lines)
+
+    def _whole_lines_up_to(self, step: int) -> list[bytes]:
+        lines = _lines(self.path / METRICS)
+        entries = [_entry(line) for line in lines]
+        if None in entries:
+            raise UserError(
+                f"line {entries.index(None) + 1} of {self.path / METRICS} is damaged; mend or remove it, for the run "
+                "itself needs no line of it."
+            )
+        return [line for line, entry in zip(lines, entries) if entry["step"] <= step]
 
 
 def check_free(path: Path) -> None:
@@ -101,11 +168,41 @@ def check_free(path: Path) -> None:
     if (path / RUN).exists():
         raise UserError(f"{path} holds another run; go on with it by --resume {path}, or choose another --output.")
     # A process killed while it made the folder leaves these; there is nothing in them to lose.
-    if path.exists() and (
-        not path.is_dir()
-        or any(p.name not in _WRITTEN_BEFORE_RUN and not p.name.startswith(".") for p in path.iterdir())
-    ):
+    if path.exists() and (not path.is_dir() or not all(map(_is_a_beginning, path.iterdir()))):
         raise UserError(f"{path} is not an empty folder; choose another --output.")
+
+
+def _is_a_beginning(path: Path) -> bool:
+    if path.name == checkpoints.FOLDER:
+        return path.is_dir() and not any(path.iterdir())
+    return path.name in _WRITTEN_BEFORE_RUN or path.name.startswith(".")
+
+
+def _tokenizer_files(vocabulary: Vocabulary, longest: int) -> dict[str, bytes]:
+    """What Hugging Face expects beside a model, by file name."""
+    config = {
+        **vocabulary.clean_up(),
+        "model_max_length": longest,
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "mask_token": "[MASK]",
+        "unk_token": "[UNK]",
+    }
+    return {
+        "tokenizer.json": vocabulary.to_json().encode(),
+        _VOCABULARY: vocabulary.to_vocab_txt().encode(),
+        "tokenizer_config.json": json.dumps(config, indent=2).encode(),
+    }
+
+
+def _is_sound(path: Path, expected: bytes) -> bool:
+    """Whether a tokenizer's file is what it should be; those in JSON may be worded otherwise."""
+    try:
+        found = path.read_bytes()
+        return found == expected or (path.suffix == ".json" and isinstance(json.loads(found), dict))
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def read_description(path: Path) -> dict:
@@ -116,24 +213,65 @@ def read_description(path: Path) -> dict:
     """
     file = path / RUN if path.is_dir() else path
     try:
-        description = json.loads(file.read_text(encoding="utf-8"))
-        if "trained_by" not in description:  # runs of version 0.1 say it for the whole run
-            entry = {"framework": description["framework"], "versions": description["versions"]}
-            description["trained_by"] = [{"from_step": 0, **entry}]
-        if not all(isinstance(entry["from_step"], int) for entry in description["trained_by"]):
-            raise ValueError("trained_by has a from_step that is no number")
-        description["options"]
+        description = json.loads(file.read_bytes())
     except FileNotFoundError:
         raise UserError(f"there is no {file}; name the folder of a run.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is damaged ({error}); begin a new run.") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error}); make it readable, or name another run.") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is damaged ({error}); restore it, or begin a new run.") from None
+    if (
+        isinstance(description, dict) and "trained_by" not in description
+    ):  # runs of version 0.1 say it for the whole run
+        entry = {name: description.get(name) for name in ("framework", "versions")}
+        description["trained_by"] = [{"from_step": 0, **entry}]
+    if not _is_description(description):
+        raise UserError(
+            f"{file} is damaged: it lacks the options of a run or what computed it; restore it, or begin a new run."
+        )
     return description
 
 
+def _is_description(description) -> bool:
+    """Whether it has what every command needs of a run.json; the options themselves are checked where they are made."""
+    options = description.get("options") if isinstance(description, dict) else None
+    if not isinstance(options, dict) or not {field.name for field in dataclasses.fields(Options)} <= options.keys():
+        return False
+    entries = description["trained_by"]
+    return (
+        all(
+            isinstance(group, dict)
+            for group in (*options.values(), description.get("config", {}), description.get("text", {}))
+        )
+        and isinstance(entries, list)
+        and all(isinstance(entry, dict) for entry in entries)
+        and all(type(entry.get("from_step")) is int and isinstance(entry.get("framework"), str) for entry in entries)
+    )
+
+
 def read_log(path: Path, name: str) -> list[dict]:
-    """The whole lines of a .jsonl file of a run; none if it is not there."""
+    """The sound lines of a .jsonl file of a run; none if it is not there."""
+    return [entry for line in _lines(path / name) if (entry := _entry(line)) is not None]
+
+
+def _content(path: Path) -> bytes:
     try:
-        lines = (path / name).read_text(encoding="utf-8").splitlines(keepends=True)
+        return path.read_bytes()
     except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+        return b""
+
+
+def _lines(path: Path) -> list[bytes]:
+    """The lines of a file, without a last one that was cut short."""
+    return [line + b"\n" for line in _content(path).split(b"\n")[:-1]]
+
+
+def _entry(line: bytes) -> dict | None:
+    """What a line of a log says, its step and other numbers by name; None: it is damaged."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entry, dict) or not all(type(value) in (int, float) for value in entry.values()):
+        return None
+    return entry if type(entry.get("step")) is int else None

@@ -36,7 +36,8 @@ class StepResult:
 
     Attributes:
         sums: by the names of SUMS. gradient_norm: global norm before clipping.
-        skipped: the gradient overflowed in half precision, and nothing was updated. loss_scale: the one after.
+        skipped: the gradient overflowed in float16, nothing was updated, and a smaller loss scale is left to try: the
+            scale was above 1. loss_scale: the one after.
     """
 
     sums: dict[str, float]
@@ -149,12 +150,20 @@ class _Clock:
 
 
 def evaluate(trainer: Trainer, maker: BatchMaker, sequences: int) -> dict[str, float]:
-    """Metrics over the first held-out examples: mlm_loss and nsp_loss in nats, accuracies in 0..1, perplexity."""
+    """Metrics over the first examples of a maker: mlm_loss and nsp_loss in nats, accuracies in 0..1, perplexity."""
     total = collections.Counter()
     with contextlib.closing(prefetched(maker, range(-(-sequences // maker.batch_size)))) as batches:
-        for batch in batches:
-            total.update(trainer.evaluate(batch))
+        for number, batch in enumerate(batches):
+            total.update(trainer.evaluate(_counted(batch, sequences - number * maker.batch_size)))
     return {**averages(total), "mlm_perplexity": math.exp(min(total["masked_loss"] / total["masked_count"], 700.0))}
+
+
+def _counted(batch: Batch, rows: int) -> Batch:
+    """The batch, of which only so many rows count: all have one shape, for which graphs are compiled."""
+    weights = {name: value.copy() for name, value in batch.items() if name.endswith("_weights")}
+    for value in weights.values():
+        value[rows:] = 0.0
+    return {**batch, **weights}
 
 
 def averages(sums: dict[str, float]) -> dict[str, float]:
@@ -167,6 +176,17 @@ def averages(sums: dict[str, float]) -> dict[str, float]:
         means["nsp_loss"] = sums["next_sentence_loss"] / sums["next_sentence_count"]
         means["nsp_accuracy"] = sums["next_sentence_correct"] / sums["next_sentence_count"]
     return means
+
+
+def _is_window(window: dict, step: int) -> bool:
+    """Whether these can be a loop's sums since its last logged line, of which the next line can be made."""
+    known, numbers = {*SUMS, "gradient_norm"}, [window.get(name, 0) for name in ("steps", "skipped")]
+    return (
+        window.keys() <= {*known, "steps", "skipped"}
+        and all(type(number) is int and 0 <= number <= step for number in numbers)
+        and all(type(value) in (int, float) and abs(value) < 2.0**127 for value in window.values())
+        and (not window.get("steps") or (known <= window.keys() and window["masked_count"] > 0))
+    )
 
 
 class Loop:
@@ -192,15 +212,38 @@ class Loop:
         self.step, self.window = 0, collections.Counter()
 
     def resume(self, state: TrainingState | None) -> None:
-        """Go on from a checkpoint, or from the beginning where none was written yet."""
-        if state is not None:
+        """Go on from a checkpoint, or from the beginning where none was written yet.
+
+        Raises:
+            UserError: the checkpoint is none of this model, or the log before it is damaged; nothing was changed then.
+        """
+        path = self.folder.path
+        if state is None:
+            self.progress.say(f"{path} has no checkpoint yet: the run begins anew")
+            damaged = self.folder.cut_logs(0)
+        else:
+            if misfit := self._misfit(state):
+                raise UserError(
+                    f"checkpoint {checkpoints.folder_of(path, state.step)} is not of this run ({misfit}); remove it to "
+                    "go on from the one before."
+                )
+            damaged = self.folder.cut_logs(state.step, state.metrics)
             self.trainer.load(state.model, state.optimizer, state.scalars)
             self.step, self.window = state.step, collections.Counter(state.position["window"])
-            checkpoints.set_aside(self.folder.path, state.step)
+            checkpoints.set_aside(path, state.step)
             # What a kill between a checkpoint and the end of its step left undone.
-            checkpoints.publish(self.folder.path, state.step)
-            checkpoints.prune(self.folder.path, self.options.run.keep, self.options.run.keep_every)
-        self.folder.cut_logs(self.step)
+            checkpoints.publish(path, state.step)
+            checkpoints.prune(path, self.options.run.keep, self.options.run.keep_every)
+        if damaged:
+            self.progress.say(f"left {damaged} damaged lines out of {path / THROUGHPUT}")
+
+    def _misfit(self, state: TrainingState) -> str | None:
+        """Why a checkpoint is none of this run, or None."""
+        window = state.position.get("window")
+        if not isinstance(window, dict) or not _is_window(window, state.step):
+            return "its position holds no sums since the last logged line"
+        kind = "float64" if self.options.training.precision == "float64" else "float32"
+        return checkpoints.misfit(state, self.trainer.shapes, kind)
 
     def run(self) -> None:
         """Train to the last step.
@@ -223,6 +266,8 @@ class Loop:
         steps = range(self.step, training.steps)
         with _StopSignals() as stop, self.progress, contextlib.closing(prefetched(self.train, steps)) as batches:
             self.progress.start(self.step, training.steps)
+            if self.held_out and run.eval_every and self.step == 0:
+                self._evaluate()
             clock = _Clock()
             for batch in batches:
                 clock.got_batch()
@@ -247,7 +292,7 @@ class Loop:
 
     def _check(self, result: StepResult) -> None:
         finite = all(map(math.isfinite, (*result.sums.values(), result.gradient_norm)))
-        if finite or (result.skipped and result.loss_scale > 1.0):
+        if finite or result.skipped:
             return
         raise UserError(
             f"step {self.step + 1}: the MLM loss is {result.sums['masked_loss']} and the gradient norm "
@@ -258,7 +303,7 @@ class Loop:
 
     def _kept(self) -> str:
         saved = checkpoints.steps(self.folder.path)
-        return f"the checkpoint of step {saved[-1]} is intact" if saved else "no checkpoint was there yet"
+        return f"the checkpoint of step {saved[-1]} is intact" if saved else "there is no checkpoint"
 
     def _count(self, result: StepResult) -> None:
         if not result.skipped:
@@ -283,9 +328,9 @@ class Loop:
         self.progress.evaluated(self.step, evaluation)
 
     def _save(self) -> None:
-        self.folder.sync_logs()
+        metrics = self.folder.sync_logs()
         model, optimizer, scalars = self.trainer.state()
         position = {"window": dict(self.window)}
-        checkpoints.save(self.folder.path, TrainingState(self.step, model, optimizer, scalars, position))
+        checkpoints.save(self.folder.path, TrainingState(self.step, model, optimizer, scalars, position, metrics))
         checkpoints.prune(self.folder.path, self.options.run.keep, self.options.run.keep_every)
         curves.draw(self.folder.path, self.entropy)

@@ -77,15 +77,7 @@ class Progress:
 
     def evaluated(self, step: int, evaluation: dict[str, float]) -> None:
         """Print the metrics of an evaluation."""
-        nsp = (
-            f", NSP loss {evaluation['nsp_loss']:.3f} accuracy {evaluation['nsp_accuracy']:.1%}"
-            if "nsp_loss" in evaluation
-            else ""
-        )
-        self.say(
-            f"step {step} held-out: MLM loss {evaluation['mlm_loss']:.3f} accuracy {evaluation['mlm_accuracy']:.1%} "
-            f"perplexity {evaluation['mlm_perplexity']:.1f}{nsp}"
-        )
+        self.say(f"step {step} held-out: {evaluation_text(evaluation)}")
 
     def _show(self, name: str, value: float) -> None:
         old = self._average.get(name, value)
@@ -106,3 +98,14 @@ class Progress:
 
 def _thousands(value: float) -> str:
     return f"{value / 1000:.1f}k" if value >= 1000 else f"{value:.0f}"
+
+
+def evaluation_text(evaluation: dict[str, float]) -> str:
+    """The metrics of an evaluation in a line."""
+    nsp = ""
+    if "nsp_loss" in evaluation:
+        nsp = f", NSP loss {evaluation['nsp_loss']:.3f} accuracy {evaluation['nsp_accuracy']:.1%}"
+    return (
+        f"MLM loss {evaluation['mlm_loss']:.3f} accuracy {evaluation['mlm_accuracy']:.1%} "
+        f"perplexity {evaluation['mlm_perplexity']:.1f}{nsp}"
+    )

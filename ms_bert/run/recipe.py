@@ -51,16 +51,16 @@ class Part:
 def parts(batch: Batch, options: TrainingOptions, step: int, columns: int) -> list[Part]:
     """The parts of the batch at a 0-based step, for a model with so many dropout columns."""
     rows, tokens = batch["input_ids"].shape
-    size = rows // options.accumulate
     # The keys are those of the whole batch, so that a batch in parts drops the very same units.
     row_keys, column_keys = dropout_keys(options.seed, step, rows * tokens, columns)
     totals = [np.float32(max(batch[name].sum(), 1.0)) for name in ("masked_weights", "next_sentence_weights")]
     return [
-        Part(
-            {name: value[first : first + size] for name, value in batch.items()},
-            *totals,
-            row_keys[first * tokens : (first + size) * tokens],
-            column_keys,
-        )
-        for first in range(0, rows, size)
+        Part(part, *totals, own, column_keys)
+        for part, own in zip(cut(batch, options), np.split(row_keys, options.accumulate))
     ]
+
+
+def cut(batch: Batch, options: TrainingOptions) -> list[Batch]:
+    """A batch in its --accumulate parts, each of which fits into memory."""
+    arrays = {name: np.split(value, options.accumulate) for name, value in batch.items()}
+    return [{name: values[number] for name, values in arrays.items()} for number in range(options.accumulate)]

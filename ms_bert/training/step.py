@@ -31,9 +31,9 @@ class PreTrainingLoss(nn.Cell):
     def construct(
         self,
         input_ids,
+        sequence_ids,
         token_type_ids,
         position_ids,
-        sequence_ids,
         cls_positions,
         masked_positions,
         masked_labels,
@@ -46,7 +46,7 @@ class PreTrainingLoss(nn.Cell):
         dropout_keys=None,
     ):
         masked, next_sentence = self.losses(
-            (input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, masked_positions),
+            (input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, masked_positions),
             ops.reshape(masked_labels, (-1,)),
             ops.reshape(next_sentence_labels, (-1,)),
             dropout_keys,
@@ -109,13 +109,13 @@ class Update(nn.Cell):
 
     Clipping multiplies all gradients by clip / max(norm, clip), norm being their global norm (Pascanu et al., 2013).
     In float16 the loss is scaled (Micikevicius et al., 2018): a norm that is not finite skips the update and halves the
-    scale, and it doubles after 1000 good steps in a row.
+    scale, to no less than 1, and it doubles after 1000 good steps in a row.
 
     Args:
         operations: `ms_bert.kernels.fused`, to use what it has; None: stock ones.
 
     Returns:
-        the norm, whether it was skipped (0 or 1) and the next loss scale, (3,) float32.
+        the norm, whether it was skipped at a scale above 1 (0 or 1) and the next loss scale, (3,) float32.
     """
 
     def __init__(self, parameters, options: TrainingOptions, operations=None):
@@ -150,7 +150,8 @@ class Update(nn.Cell):
             ops.select(grown, self.loss_scale * 2.0, self.loss_scale * 1.0),
             ops.maximum(self.loss_scale * 0.5, Tensor(1.0, ms.float32)),
         )
-        result = ops.stack((norm, 1.0 - ops.cast(finite, ms.float32), scale))
+        skipped = ops.logical_and(ops.logical_not(finite), self.loss_scale > 1.0)
+        result = ops.stack((norm, ops.cast(skipped, ms.float32), scale))
         changes = (
             ops.assign(self.loss_scale, scale),
             ops.assign(self.good_steps, ops.select(grown, ops.zeros_like(good), good)),

@@ -18,7 +18,7 @@ from ms_bert.options import Options
 from ms_bert.randomness import DropoutColumns
 from ms_bert.run.checkpoints import Arrays
 from ms_bert.run.loop import SUMS, StepResult
-from ms_bert.run.recipe import parts
+from ms_bert.run.recipe import cut, parts
 from ms_bert.training import graph_cache
 from ms_bert.training.step import (
     AccumulateStep,
@@ -97,8 +97,11 @@ class MindSporeTrainer:
 
     def evaluate(self, batch: Batch) -> dict[str, float]:
         one = Tensor(np.float32(1.0))
-        _, sums = self.evaluation(*[Tensor(batch[name]) for name in FIELDS], one, one, one)
-        return dict(zip(SUMS, map(float, sums.asnumpy())))
+        sums = 0.0
+        for part in cut(batch, self.training):
+            _, part_sums = self.evaluation(*[Tensor(part[name]) for name in FIELDS], one, one, one)
+            sums = sums + part_sums.asnumpy().astype(np.float64)
+        return dict(zip(SUMS, sums.tolist()))
 
     def state(self) -> tuple[Arrays, Arrays, dict]:
         """Weights, moments and scalars; the arrays are views, valid until the next step."""

@@ -31,9 +31,9 @@ class PreTrainingLoss(nn.Module):
     def forward(
         self,
         input_ids,
+        sequence_ids,
         token_type_ids,
         position_ids,
-        sequence_ids,
         cls_positions,
         masked_positions,
         masked_labels,
@@ -46,7 +46,7 @@ class PreTrainingLoss(nn.Module):
         dropout_keys=None,
     ):
         masked_logits, next_sentence_logits = self.model(
-            input_ids, token_type_ids, position_ids, sequence_ids, cls_positions, masked_positions, dropout_keys
+            input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, masked_positions, dropout_keys
         )
         masked = weighted_sums(masked_logits, masked_labels, masked_weights)
         next_sentence = weighted_sums(next_sentence_logits, next_sentence_labels, next_sentence_weights)
@@ -75,7 +75,7 @@ class Update:
 
     Clipping multiplies all gradients by clip / max(norm, clip), norm being their global norm (Pascanu et al., 2013).
     In float16 the loss is scaled (Micikevicius et al., 2018): a norm that is not finite skips the update and halves the
-    scale, and it doubles after 1000 good steps in a row.
+    scale, to no less than 1, and it doubles after 1000 good steps in a row.
     """
 
     def __init__(self, parameters: dict[str, nn.Parameter], options: TrainingOptions):
@@ -87,11 +87,16 @@ class Update:
         self.good_steps = 0
 
     def __call__(self, rate: float) -> tuple[float, bool]:
-        """Update with the gradients that the parameters hold, and clear them; gives the norm and whether it skipped."""
+        """Update with the gradients that the parameters hold, and clear them.
+
+        Returns:
+            the norm, and whether it was skipped at a scale above 1.
+        """
         gradients = [p.grad for p in self.parameters]
         norm = global_norm(gradients) / self.loss_scale
-        skipped = self.scaled and not abs(norm) < float("inf")
-        if not skipped:
+        overflown = self.scaled and not abs(norm) < float("inf")
+        skipped = overflown and self.loss_scale > 1.0
+        if not overflown:
             factor = 1.0 / self.loss_scale
             if self.clip_norm > 0.0:
                 factor *= self.clip_norm / max(norm, self.clip_norm)
@@ -99,14 +104,14 @@ class Update:
                 torch._foreach_mul_(gradients, factor)
             self.optimizer.step(rate)
         if self.scaled:
-            self._adapt(skipped)
+            self._adapt(overflown)
         for p in self.parameters:
             p.grad = None
         return norm, skipped
 
-    def _adapt(self, skipped: bool) -> None:
-        self.good_steps = 0 if skipped else self.good_steps + 1
-        if skipped:
+    def _adapt(self, overflown: bool) -> None:
+        self.good_steps = 0 if overflown else self.good_steps + 1
+        if overflown:
             self.loss_scale = max(self.loss_scale * 0.5, 1.0)
         elif self.good_steps >= GROWTH_INTERVAL:
             self.loss_scale, self.good_steps = self.loss_scale * 2.0, 0

@@ -11,7 +11,7 @@ from ms_bert.options import Options
 from ms_bert.randomness import DROPOUT, DropoutColumns, generator
 from ms_bert.run.checkpoints import Arrays
 from ms_bert.run.loop import SUMS, StepResult
-from ms_bert.run.recipe import parts
+from ms_bert.run.recipe import cut, parts
 from pt_reference.device import torch_device
 from pt_reference.model import BertForPreTraining, Numerics, initialize
 from pt_reference.training.step import PreTrainingLoss, Update
@@ -61,7 +61,10 @@ class TorchTrainer:
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> dict[str, float]:
-        _, sums = self.evaluation(*self._tensors(batch), 1.0, 1.0, 1.0)
+        sums = 0.0
+        for part in cut(batch, self.training):
+            _, part_sums = self.evaluation(*self._tensors(part), 1.0, 1.0, 1.0)
+            sums = sums + part_sums.double()
         return dict(zip(SUMS, sums.tolist()))
 
     def state(self) -> tuple[Arrays, Arrays, dict]:

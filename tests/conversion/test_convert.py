@@ -17,7 +17,7 @@ from conversion.__main__ import main
 from conversion.convert import Settings, convert
 from conversion.formats import mindspore_ckpt, safetensors_file
 from conversion.names import FAMILIES, Spelling
-from conversion.parameters import ARCHITECTURES
+from conversion.parameters import ARCHITECTURES, MODULES
 from conversion.targets import TARGETS, target_of
 from conversion.tensors import Tensor, same_bytes
 from ms_bert.config import BertConfig
@@ -33,10 +33,14 @@ LOSSLESS = [
     *(
         (kind, ending)
         for kind in TARGETS
-        if kind.startswith("mind") and kind != "mindir"
+        if kind.startswith(("mind", "ms_")) and kind != "mindir"
         for ending in (".ckpt", ".safetensors")
     ),
     ("tensorflow", ""),
+    ("nvidia", ".pt"),
+    ("nvidia", ".safetensors"),
+    ("uer", ".bin"),
+    ("uer-old", ".bin"),
 ]
 
 
@@ -65,11 +69,14 @@ def test_a_round_trip_keeps_every_byte(kind, ending, dtype, tmp_path):
     assert before.keys() == after.keys() and len(before) == 46 and all(same_bytes(before[n], after[n]) for n in before)
     assert BertConfig.from_json(back) == CONFIG if kind != "tensorflow" else True
     assert (back / "vocab.txt").read_text() == "[PAD]\n[UNK]\n"
-    assert not list(tmp_path.rglob("*.writing-*"))
+    assert not list(tmp_path.rglob("*.writing*"))
+
+
+EACH_FAMILY = [("mindspore", ".ckpt"), ("mindspore-models", ".ckpt"), ("tensorflow", ""), ("nvidia", ".bin")]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("kind, ending", [("mindspore", ".ckpt"), ("mindspore-models", ".ckpt"), ("tensorflow", "")])
+@pytest.mark.parametrize("kind, ending", [*EACH_FAMILY, ("uer", ".bin"), ("uer-old", ".bin")])
 def test_every_architecture_round_trips(architecture, kind, ending, tmp_path):
     config = CONFIG.replace(id2label={"0": "LABEL_0"}) if architecture == "BertForMultipleChoice" else CONFIG
     weights = random_weights(config, architecture)
@@ -77,6 +84,10 @@ def test_every_architecture_round_trips(architecture, kind, ending, tmp_path):
         weights = {name.removeprefix("bert."): value for name, value in weights.items()}
     source = write_folder(tmp_path / "source", weights, config, architecture)
     target = path_for(tmp_path, ending)
+    if architecture == "BertForMultipleChoice" and kind.startswith("uer"):
+        with pytest.raises(UserError, match="have no place for classifier.weight"):  # nor a pooler for it
+            convert(checkpoint.read(source), target, kind)
+        return
     convert(checkpoint.read(source), target, kind)
     # TensorFlow has no place for the class, and a choice of one is a label of one.
     named = architecture if architecture == "BertForMultipleChoice" else None
@@ -137,27 +148,64 @@ def test_old_pytorch_files_come_in_whole(legacy, tmp_path):
 
 
 def test_mindspore_loads_a_checkpoint_by_its_own_names(tmp_path):
-    """Into cells built of MindSpore's nn, and into ms_bert's by Hugging Face's names."""
+    """Into ms_bert's cells by default, and where asked into cells of mindspore.nn: nothing is left on either side."""
     mindspore = pytest.importorskip("mindspore")
     from ms_bert.model import BertForPreTraining, Numerics
 
     source = checkpoint.read(write_folder(tmp_path / "source", random_weights(special=False)))
-    convert(source, tmp_path / "a" / "model.ckpt", "mindnlp")
+    convert(source, tmp_path / "a" / "model.ckpt")
     model = BertForPreTraining(CONFIG, Numerics())
     left = mindspore.load_param_into_net(model, mindspore.load_checkpoint(str(tmp_path / "a" / "model.ckpt")))
     assert left == ([], [])
     assert all(np.array_equal(p.asnumpy(), source.weights[p.name].read()) for p in model.get_parameters())
 
     convert(source, tmp_path / "b" / "model.ckpt", "mindspore")
-    dense, norm = mindspore.nn.Dense(12, 20), mindspore.nn.LayerNorm((12,))
-    found = mindspore.load_checkpoint(str(tmp_path / "b" / "model.ckpt"))
-    for cell, prefix in ((dense, "bert.encoder.layer.1.intermediate.dense"), (norm, "bert.embeddings.LayerNorm")):
-        own = {name.removeprefix(prefix + "."): value for name, value in found.items() if name.startswith(prefix)}
-        assert mindspore.load_param_into_net(cell, own)[0] == []
+    plain = bert_of_mindspore_nn()
+    left = mindspore.load_param_into_net(plain, mindspore.load_checkpoint(str(tmp_path / "b" / "model.ckpt")))
+    assert left == ([], [])
+    found = {p.name: p.asnumpy() for p in plain.get_parameters()}
+    assert len(found) == len(source.weights)
     assert np.array_equal(
-        dense.weight.asnumpy(), source.weights["bert.encoder.layer.1.intermediate.dense.weight"].read()
+        found["bert.embeddings.word_embeddings.embedding_table"],
+        source.weights["bert.embeddings.word_embeddings.weight"].read(),
     )
-    assert np.array_equal(norm.beta.asnumpy(), source.weights["bert.embeddings.LayerNorm.bias"].read())
+    assert np.array_equal(
+        found["bert.embeddings.LayerNorm.beta"], source.weights["bert.embeddings.LayerNorm.bias"].read()
+    )
+
+
+def bert_of_mindspore_nn():
+    """The parameters of a BERT that somebody built of mindspore.nn's cells, in Hugging Face's structure."""
+    from mindspore import Parameter, nn, ops
+
+    sizes = {"V": 61, "P": 17, "T": 3, "H": 12, "I": 20, "two": 2}
+    make = {
+        "embedding": lambda rows, width: nn.Embedding(rows, width),
+        "norm": lambda width: nn.LayerNorm((width,)),
+        "linear": lambda outputs, inputs: nn.Dense(inputs, outputs),
+        "projection": lambda outputs, inputs: nn.Dense(inputs, outputs),
+    }
+    top = nn.Cell()
+
+    def cell_at(path: list[str]) -> nn.Cell:
+        inner = top
+        for name in path:
+            if not hasattr(inner, name):
+                setattr(inner, name, nn.Cell())
+            inner = getattr(inner, name)
+        return inner
+
+    for name, module in MODULES.items():
+        if module.part in ("classifier", "qa"):
+            continue
+        for i in range(2 if "{i}" in name else 1):
+            *path, last = name.format(i=i).split(".")
+            if module.kind == "bias":
+                cell_at([*path, last]).bias = Parameter(ops.zeros(61))
+            else:
+                setattr(cell_at(path), last, make[module.kind](*(sizes[size] for size in module.shape)))
+    top.update_parameters_name()
+    return top
 
 
 # The optimizer's state
@@ -172,6 +220,7 @@ def training_checkpoint(folder: Path, **scalars) -> Path:
     rng = np.random.default_rng(8)
     moments = {f"{k}.{name}": rng.random(value.shape, np.float32) for k in "mv" for name, value in weights.items()}
     scalars = {"updates": 70, "loss_scale": 1.0, "good_steps": 0, **scalars}
+    (folder / "checkpoints").mkdir()
     save(folder, TrainingState(70, weights, moments, scalars, {"window": {}}))
     return folder
 
@@ -179,7 +228,13 @@ def training_checkpoint(folder: Path, **scalars) -> Path:
 @pytest.mark.parametrize("scalars", [{}, {"updates": 66, "loss_scale": 2048.0, "good_steps": 5}])
 @pytest.mark.parametrize(
     "kind, ending",
-    [("mindspore", ".ckpt"), ("mindspore-models", ".safetensors"), ("mindnlp", ".ckpt"), ("tensorflow", "")],
+    [
+        ("ms_bert", ".ckpt"),
+        ("mindspore", ".ckpt"),
+        ("mindspore-models", ".safetensors"),
+        ("mindnlp", ".ckpt"),
+        ("tensorflow", ""),
+    ],
 )
 def test_the_optimizers_state_travels(kind, ending, scalars, tmp_path):
     source = training_checkpoint(tmp_path / "source", **scalars)
@@ -282,7 +337,7 @@ def test_moments_that_do_not_fit_the_weights_are_told(tmp_path):
     def without(*names):
         return lambda values: [values.pop(name) for name in names]
 
-    prefix = "adam_m.cls.seq_relationship."
+    prefix = "m.cls.seq_relationship."
     for number, (change, words) in enumerate(
         (
             (without("global_step"), "missing    global_step"),
@@ -365,13 +420,24 @@ def test_all_faults_are_told_at_once_with_the_nearest_name(tmp_path):
     folder = write_folder(tmp_path / "source", weights)
     with pytest.raises(UserError) as told:
         checkpoint.read(folder)
-    lines = str(told.value).splitlines()
-    assert "5 faults" in lines[0] and len(lines) == 6
+    first, missing, unexpected, wrong = str(told.value).splitlines()
+    assert "5 faults" in first
     query = "bert.encoder.layer.1.attention.self.{}.weight"
-    assert lines[1].split() == ["missing", query.format("query"), "(nearest:", query.format("qeury") + ")"]
-    assert lines[2].split()[:2] == ["missing", "cls.seq_relationship.bias"]
-    assert lines[3].split()[:2] == ["unexpected", "bert.embeddings.strange"] or "qeury" in lines[3]
-    assert lines[5].strip() == "wrong      bert.pooler.dense.weight: found (5, 12), expected (12, 12)"
+    assert missing.split()[:4] == ["missing", query.format("query"), "(nearest:", query.format("qeury") + "),"]
+    assert "cls.seq_relationship.bias" in missing
+    assert "bert.embeddings.strange" in unexpected and "qeury" in unexpected
+    assert wrong.strip() == "wrong      bert.pooler.dense.weight: found (5, 12), expected (12, 12)"
+    assert len(told.value.faults) == 5
+
+
+def test_a_thousand_faults_are_told_in_a_few_lines_and_inspect_lists_them(tmp_path, capsys):
+    strange = {f"strange.{i}": np.zeros(3, np.float32) for i in range(1000)}
+    folder = write_folder(tmp_path / "source", random_weights() | strange)
+    with pytest.raises(UserError) as told:
+        checkpoint.read(folder)
+    assert len(str(told.value).splitlines()) == 2 and "and 997 more" in str(told.value) and len(str(told.value)) < 600
+    main(["inspect", str(folder)])
+    assert "unexpected strange.999" in capsys.readouterr().out
 
 
 def test_a_missing_part_must_be_allowed_and_a_part_is_whole_or_not_there(tmp_path):
@@ -539,7 +605,7 @@ def test_googles_config_is_mapped_field_by_field(tmp_path):
     (tmp_path / "bert_config.json").write_text(json.dumps(fields))
     assert configs.read(tmp_path).config == config
     (tmp_path / "bert_config.json").write_text(json.dumps({**fields, "embedding_size": 128}))
-    with pytest.raises(UserError, match="unknown field 'embedding_size'"):
+    with pytest.raises(UserError, match="embedding_size is 128 and hidden_size 12"):
         configs.read(tmp_path)
 
 
@@ -561,7 +627,7 @@ def test_the_ending_says_the_format(tmp_path):
     found = {
         name: target_of(tmp_path / name, None)[0] for name in ("a", "a.ckpt", "a.safetensors", "a.onnx", "a.mindir")
     }
-    assert list(found.values()) == ["hugging-face", "mindspore", "safetensors", "onnx", "mindir"]
+    assert list(found.values()) == ["hugging-face", "ms_bert", "safetensors", "onnx", "mindir"]
     assert target_of(tmp_path / "a.ckpt.index", None) == ("tensorflow", tmp_path / "a.ckpt")
     for name, kind in (("a.bin", None), ("a.pt", None), ("a", "mindspore"), ("a.ckpt", "onnx")):
         with pytest.raises(UserError):
@@ -640,9 +706,11 @@ def test_a_files_neighbours_are_not_overwritten_whatever_they_are_called(tmp_pat
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / "bert_config.json").write_text('{"precious": 1}')
     (tmp_path / "t" / "other.data-00000-of-00001").write_text("precious")
-    for name in ("bert", "other"):
-        with pytest.raises(UserError, match="is there already"):
-            convert(source, tmp_path / "t" / name, "tensorflow")
+    with pytest.raises(UserError, match="is there already"):
+        convert(source, tmp_path / "t" / "other", "tensorflow")
+    convert(source, tmp_path / "t" / "bert", "tensorflow", Settings(overwrite=True))
+    assert checkpoint.read(tmp_path / "t" / "bert").config == CONFIG.replace(id2label=None)
+    assert (tmp_path / "t" / "bert_config.json").read_text() == '{"precious": 1}'
     run = training_checkpoint(tmp_path / "run")
     (run / "run.json").write_text("{}")
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
@@ -676,13 +744,150 @@ def test_overwriting_leaves_no_stale_part_of_the_old_checkpoint(tmp_path):
     assert sorted(p.name for p in (tmp_path / "t").glob("a.*")) == ["a.data-00000-of-00001", "a.index"]
 
 
-def test_another_models_config_beside_the_target_is_not_overwritten(tmp_path):
-    convert(checkpoint.read(write_folder(tmp_path / "a", random_weights())), tmp_path / "m" / "a.ckpt")
-    other = CONFIG.replace(hidden_act="relu")
-    b = checkpoint.read(write_folder(tmp_path / "b", random_weights(), other))
-    with pytest.raises(UserError, match="config.json is there already and is not that of this model"):
-        convert(b, tmp_path / "m" / "b.ckpt")
-    assert not (tmp_path / "m" / "b.ckpt").exists() and configs.read(tmp_path / "m").config == CONFIG
+@pytest.mark.parametrize("crowded", [False, True])
+def test_checkpoints_of_several_models_lie_side_by_side_each_with_its_own_config(crowded, tmp_path):
+    """In a folder that was empty the first has its config beside it; elsewhere, nobody else's folder is filled."""
+    models = {"a": CONFIG, "b": CONFIG.replace(hidden_act="relu"), "c": CONFIG.replace(layer_norm_eps=1e-6)}
+    (tmp_path / "m").mkdir()
+    if crowded:
+        (tmp_path / "m" / "thesis.txt").write_text("precious")
+    for overwrite in (False, True):
+        for name, config in models.items():
+            folder = tmp_path / f"{name}-{overwrite}"
+            read = checkpoint.read(write_folder(folder, random_weights(special=overwrite), config))
+            notes = " ".join(
+                convert(read, tmp_path / "m" / f"{name}.ckpt", settings=Settings(overwrite=overwrite)).notes
+            )
+            assert (f"config.json, vocab.txt lie in {name}.ckpt.files" in notes) == (crowded or name != "a")
+    assert (tmp_path / "m" / "config.json").exists() != crowded
+    for name, config in models.items():
+        convert(checkpoint.read(tmp_path / "m" / f"{name}.ckpt"), tmp_path / f"{name}-back")
+        assert configs.read(tmp_path / f"{name}-back").config == config
+        assert (tmp_path / f"{name}-back" / "vocab.txt").exists()
+        assert report.same(
+            report.diff(checkpoint.read(tmp_path / f"{name}-True"), checkpoint.read(tmp_path / f"{name}-back"))
+        )
+
+
+def test_the_config_beside_a_checkpoint_that_is_alone_in_its_folder_is_replaced_with_it(tmp_path):
+    a = checkpoint.read(write_folder(tmp_path / "a", random_weights()))
+    other = write_folder(tmp_path / "b", random_weights(), CONFIG.replace(hidden_act="relu"))
+    target, again = tmp_path / "google" / "bert_model.ckpt", Settings(overwrite=True)
+    convert(a, target, "tensorflow")
+    before = {path.name for path in target.parent.iterdir()}
+    convert(checkpoint.read(other), target, "tensorflow", again)
+    assert configs.read(tmp_path / "google").config.hidden_act == "relu"
+    assert {path.name for path in target.parent.iterdir()} == before
+    # A vocabulary that would not be written again is not taken away, and not taken for the new model's.
+    (other / "vocab.txt").write_text("[PAD]\n[UNK]\nnew\n")
+    (other / "config.json").write_text(json.dumps(CONFIG.to_dict()))
+    convert(a, target, "tensorflow", again)
+    (other / "vocab.txt").unlink()
+    convert(checkpoint.read(other), target, "tensorflow", again)
+    assert (target.parent / "vocab.txt").exists() and checkpoint.read(target).tokenizer == []
+    bare = checkpoint.read(tmp_path / "a" / "model.safetensors")
+    convert(bare, target, "tensorflow", again)
+    assert {path.name for path in target.parent.iterdir()} == before
+
+
+def test_the_companions_of_a_file_are_replaced_only_where_nothing_else_lies_among_them(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    source = checkpoint.read(write_folder(tmp_path / "source", random_weights()))
+    convert(source, tmp_path / "a.ckpt")
+    (tmp_path / "a.ckpt.files" / "note.txt").write_text("precious")
+    with pytest.raises(UserError, match="a.ckpt.files holds note.txt, which no conversion would write again"):
+        convert(source, tmp_path / "a.ckpt", settings=Settings(overwrite=True))
+    assert (tmp_path / "a.ckpt.files" / "note.txt").read_text() == "precious"
+
+
+# The tokenizer
+
+
+def test_a_damaged_tokenizer_is_not_passed_on(tmp_path):
+    whole = {"model": {"type": "WordPiece", "vocab": {"[PAD]": 0, "[UNK]": 1}}}
+    damaged = {
+        "vocab.txt": [b"", b"[PAD]\n\xff\xfe\n", b"\0" * 50],
+        "tokenizer.json": [b"", json.dumps(whole).encode()[:-2], b"[1]", b"{}", b"\xff{}", b"[" * 100000],
+        "tokenizer_config.json": [b"{", b"3"],
+        "special_tokens_map.json": [b'{"a": "\xe4"}'],
+    }
+    folder = write_folder(tmp_path / "source", random_weights())
+    for name, contents in damaged.items():
+        before = (folder / name).read_bytes() if (folder / name).exists() else None
+        for content in contents:
+            (folder / name).write_bytes(content)
+            with pytest.raises(UserError, match=f"{name} is damaged .*move it away to convert without it"):
+                convert(checkpoint.read(folder), tmp_path / "target")
+        (folder / name).write_bytes(before) if before else (folder / name).unlink()
+    convert(checkpoint.read(folder), tmp_path / "target")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "target"]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a b"]},
+        {"type": "Unigram", "vocab": [["a", -1.5], ["b", -2.0]], "unk_id": 0},
+        {"type": "of the future", "words": 3},
+    ],
+)
+def test_tokenizers_of_other_kinds_travel(model, tmp_path):
+    folder = write_folder(tmp_path / "source", random_weights())
+    (folder / "vocab.txt").unlink()
+    (folder / "tokenizer.json").write_text(json.dumps({"model": model, "added_tokens": [{"id": 2, "content": "c"}]}))
+    result = convert(checkpoint.read(folder), tmp_path / "target")
+    assert not result.notes
+    assert (tmp_path / "target" / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+
+
+def test_a_vocabulary_that_does_not_fit_is_said(tmp_path):
+    folder = write_folder(tmp_path / "source", random_weights())
+    (folder / "vocab.txt").write_text("".join(f"word{i}\n" for i in range(70)))
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {f"word{i}": i for i in range(50)}}}))
+    notes = convert(checkpoint.read(folder), tmp_path / "target").notes
+    assert "vocab.txt has ids up to 69, and the model has word embeddings up to 60" in notes
+    assert "vocab.txt has ids up to 69, and tokenizer.json up to 49" in notes
+
+
+# What files say is not done to a terminal
+
+HOSTILE = ("\x1b[2J\x1b[31mred", "two\nlines", "\u202eright to left", "carriage\rreturn", "n" * 100_000)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_name_of_a_tensor_reaches_the_terminal_as_it_is(name, tmp_path, capsys):
+    weights = random_weights(special=False)
+    a = write_folder(tmp_path / "a", weights)
+    b = write_folder(tmp_path / "b", {**weights, name: np.zeros(3, np.float32)})
+    for arguments in (
+        ("inspect", b),
+        ("inspect", b, "--json"),
+        ("convert", b, tmp_path / "target"),
+        ("diff", a, b),
+        ("verify", a, b, "--report", tmp_path / "report.html"),
+    ):
+        assert main([str(argument) for argument in arguments]) == 2
+        out, err = capsys.readouterr()
+        assert not out and err.count("\n") == 1 and err[:-1].isprintable() and len(err) < 600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_value_of_a_config_reaches_the_terminal_as_it_is(text, tmp_path, capsys):
+    folder = write_folder(tmp_path / "a", random_weights())
+    for number, change in enumerate(({"hidden_act": text}, {"architectures": [text]}, {text: 1}, {"vocab_size": text})):
+        (folder / "config.json").write_text(json.dumps(CONFIG.to_dict() | change))
+        for arguments in (("inspect", folder), ("convert", folder, tmp_path / f"{number}"), ("diff", folder, folder)):
+            main([str(argument) for argument in arguments])
+            told = "".join(capsys.readouterr())
+            assert "\x1b" not in told and "\r" not in told and "\u202e" not in told and len(told) < 20_000
+
+
+def test_a_message_is_cut_and_escaped_line_by_line():
+    assert str(UserError("a \x1b[1mb\n  c\td")) == "a \\x1b[1mb\n  c\\td"
+    assert str(UserError("\u4f60\u597d \udcff")) == "\u4f60\u597d \\udcff"
+    lines = str(UserError("x" * 5000 + "\ny")).split("\n")
+    assert len(lines[0]) < 1050 and "4,000 more characters" in lines[0] and lines[1] == "y"
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path):
@@ -814,9 +1019,64 @@ def test_inspect_tells_what_a_file_holds(tmp_path, capsys):
     assert main(["inspect", str(source)]) == 0
     text = capsys.readouterr().out
     assert "bert.pooler.dense.bias" in text and "layer_norm_eps 1e-12" in text and "step 70" in text
-    safetensors_file.write(tmp_path / "gpt.safetensors", tensors({"wte.weight": np.zeros((3, 2), np.float32)}), {})
-    assert main(["inspect", str(tmp_path / "gpt.safetensors")]) == 0
-    assert "not a BERT" in capsys.readouterr().out
+
+
+def test_inspect_of_no_bert_tells_what_it_found_and_exits_with_1(tmp_path, capsys):
+    values = np.zeros((3, 2), np.float32)
+    safetensors_file.write(tmp_path / "gpt.safetensors", tensors({"wte.weight": values, "wpe.weight": values}), {})
+    assert main(["inspect", str(tmp_path / "gpt.safetensors")]) == 1
+    text = capsys.readouterr().out
+    assert "not a BERT" in text and "wte.weight" in text and "wpe.weight" in text
+    assert main(["inspect", str(tmp_path / "gpt.safetensors"), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert "not_a_bert" in told and told["tensors"][0]["name"] in ("wte.weight", "wpe.weight")
+    # Nor is what the config calls another model, whatever its tensors are called.
+    folder = write_folder(tmp_path / "roberta", random_weights())
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**fields, "model_type": "roberta"}))
+    assert main(["inspect", str(folder)]) == 1
+    text = capsys.readouterr().out
+    assert "model_type is 'roberta'" in text and "bert.pooler.dense.bias" in text
+
+
+def test_a_path_that_is_no_utf8_is_written_and_told(tmp_path):
+    source = write_folder(tmp_path / "source", random_weights())
+    ran = subprocess.run(
+        [sys.executable, "-m", "conversion", "convert", source, os.fsencode(tmp_path) + b"/caf\xe9.ckpt"],
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+        capture_output=True,
+    )
+    assert ran.returncode == 0 and rb"caf\udce9.ckpt" in ran.stdout, ran.stderr
+
+
+def test_what_is_odd_about_a_config_is_told_by_convert_and_by_inspect(tmp_path, capsys):
+    source = write_folder(tmp_path / "source", random_weights())
+    fields = json.loads((source / "config.json").read_text())
+    odd = {"output_past": True, "adapters": {}, "id2label": {"0": "a"}, "num_labels": 5}
+    (source / "config.json").write_text(json.dumps({**fields, **odd}))
+    assert main(["convert", str(source), str(tmp_path / "target")]) == 0
+    converted = capsys.readouterr().out
+    assert main(["inspect", str(source)]) == 0
+    inspected = capsys.readouterr().out
+    for text in (converted, inspected):
+        assert "left out of the config, for they change no number: output_past" in text
+        assert "fields that are not known here and were left out: adapters" in text
+        assert "num_labels 5 counts, not the 1 names of id2label" in text
+    assert "output_past" not in (tmp_path / "target" / "config.json").read_text()
+    assert main(["inspect", str(source), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["notes"]) == 3
+
+
+def test_a_config_that_cannot_be_read_is_not_as_good_as_none(tmp_path, capsys):
+    source = write_folder(tmp_path / "source", random_weights())
+    (source / "config.json").unlink()
+    (source / "config.json").symlink_to("config.json")
+    assert main(["convert", str(source), str(tmp_path / "target.ckpt")]) == 2
+    assert "symbolic links" in capsys.readouterr().err and not (tmp_path / "target.ckpt").exists()
+    (source / "config.json").unlink()
+    (source / "config.json").mkdir()
+    assert main(["convert", str(source), str(tmp_path / "target.ckpt")]) == 2
+    assert "no regular file" in capsys.readouterr().err
 
 
 def test_diff_tells_what_differs(tmp_path, capsys):
@@ -845,7 +1105,7 @@ def test_the_command_reports_as_json_and_refuses_in_a_sentence(tmp_path, capsys)
     source = write_folder(tmp_path / "source", random_weights())
     assert main(["convert", str(source), str(tmp_path / "m" / "a.ckpt"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["to"] == "mindspore" and told["tensors"] == 46 and told["optimizer"] is None
+    assert told["to"] == "ms_bert" and told["tensors"] == 46 and told["optimizer"] is None
     assert main(["convert", str(source), str(tmp_path / "m" / "a.ckpt")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("python -m conversion: ") and error.count("\n") == 1 and "--overwrite" in error
@@ -858,6 +1118,8 @@ def test_fusions_are_compared_with_the_plain_graph(tmp_path, monkeypatch):
     onnx_graph = pytest.importorskip("conversion.formats.onnx_graph")
     source = checkpoint.read(write_folder(tmp_path / "source", random_weights(special=False)))
     notes = convert(source, tmp_path / "a" / "m.onnx", settings=Settings(optimize=True)).notes
+    convert(source, tmp_path / "c" / "m[1].onnx", settings=Settings(optimize=True))
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["config.json", "m[1].onnx", "vocab.txt"]
     assert "2 Attention" in notes[-1] and "computes the same to" in notes[-1]
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["config.json", "m.onnx", "vocab.txt"]
 

@@ -7,6 +7,7 @@ import pytest
 
 from conversion import checkpoint
 from conversion.convert import Settings, convert
+from conversion.formats import mindir
 from conversion.parameters import OUTPUTS
 from ms_bert.errors import UserError
 
@@ -35,7 +36,9 @@ def test_a_graph_computes_what_transformers_computes(architecture, tmp_path):
     config = CONFIG.replace(num_hidden_layers=1, id2label={str(i): f"LABEL_{i}" for i in range(labels)})
     folder = source(architecture, tmp_path / "source", config)
     path = tmp_path / "graph" / "model.mindir"
-    convert(checkpoint.read(folder), path, settings=Settings(batch_size=3, seq_length=9))
+    result = convert(checkpoint.read(folder), path, settings=Settings(batch_size=3, seq_length=9))
+    assert "input_ids, attention_mask, token_type_ids, int32 of shape (3, 9)" in result.notes[-1]
+    assert path.stat().st_mode == (folder / "config.json").stat().st_mode  # the usual, by the umask
     model = getattr(transformers, architecture).from_pretrained(folder).double().eval()
 
     rng = np.random.default_rng(6)
@@ -62,7 +65,7 @@ def test_a_graph_computes_what_transformers_computes(architecture, tmp_path):
         assert np.abs(value - wanted).max() < 2e-5 * np.abs(wanted).max()
 
 
-def test_what_no_graph_can_be_made_of_is_refused(tmp_path):
+def test_what_no_graph_can_be_made_of_is_refused(tmp_path, monkeypatch):
     read = checkpoint.read(write_folder(tmp_path / "source", random_weights(special=False)))
     for settings, words in (
         (Settings(seq_length=18), "at most 17 tokens"),
@@ -71,4 +74,7 @@ def test_what_no_graph_can_be_made_of_is_refused(tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             convert(read, tmp_path / "graph.mindir", settings=settings)
+    monkeypatch.setattr(mindir, "_MOST", 10_000)
+    with pytest.raises(UserError, match="less than 10000 bytes of weights"):
+        convert(read, tmp_path / "graph.mindir")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]

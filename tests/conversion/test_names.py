@@ -4,15 +4,17 @@ import itertools
 
 import pytest
 
-from conversion.names import FAMILIES, WRAPPERS, Spelling, spellings
+from conversion.names import FAMILIES, Spelling, spellings
 from conversion.parameters import ARCHITECTURES, BACKBONE, MODULES, PARTS, architecture_of, parameters, shapes
 from ms_bert.config import PRESETS
 
+WRAPPERS = ("", "module._orig_mod.model.", "0.auto_model.")
 SPELLINGS = [
-    Spelling(family, prefix, wrapper)
+    Spelling(family, prefix, wrapper if description.separator == "." else wrapper.replace(".", "/"), rows, architecture)
     for family, description in FAMILIES.items()
     for prefix in description.prefixes
     for wrapper in WRAPPERS
+    for architecture, rows in ((None, {}), *description.heads)
 ]
 
 
@@ -22,15 +24,20 @@ def test_a_table_is_one_to_one_and_covers_every_parameter(family, preset):
     layers = PRESETS[preset].num_hidden_layers
     every = parameters(layers)
     assert len(every) == 5 + 16 * layers + 13
-    for prefix in FAMILIES[family].prefixes:
-        names = Spelling(family, prefix).names(layers)
-        assert list(names) == list(every)
+    covered = set()
+    for prefix, (_, rows) in itertools.product(FAMILIES[family].prefixes, FAMILIES[family].heads or ((None, {}),)):
+        names = Spelling(family, prefix, rows=rows).names(layers)
+        assert [name for name in every if name in names] == list(names)
         assert len(set(names.values())) == len(names)
+        assert Spelling(family, prefix, rows=rows).layers(names.values()) == layers
+        covered |= names.keys()
+    assert covered == every.keys()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_table_has_a_row_for_every_module_and_no_other(family):
-    assert FAMILIES[family].modules.keys() == MODULES.keys()
+    rows = set(FAMILIES[family].modules).union(*(rows for _, rows in FAMILIES[family].heads))
+    assert rows == MODULES.keys()
     for kind, leaves in FAMILIES[family].leaves.items():
         assert len(set(leaves.values())) == len(leaves), kind
 
@@ -39,9 +46,9 @@ def test_a_table_has_a_row_for_every_module_and_no_other(family):
 def test_every_spelling_is_recognised_from_its_names(spelling):
     for parts in ((*BACKBONE, "pooler", "mlm", "nsp"), (*BACKBONE, "pooler"), (*BACKBONE, "classifier")):
         names = spelling.names(2, parts)
-        first = spellings(names.values())[0]
-        assert first.names(2, parts) == names, first
-        assert [first.transposed(name) for name in names] == [spelling.transposed(name) for name in names]
+        found = spellings(names.values(), architecture=spelling.architecture)
+        assert found[0].names(2, parts) == names, found
+        assert [found[0].layout(name) for name in names] == [spelling.layout(name) for name in names]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

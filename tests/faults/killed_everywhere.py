@@ -32,13 +32,15 @@ OPTIONS = Options(
 class Trainer:
     """Weights and moments that depend on every batch and every step."""
 
+    shapes = {"w": (3,)}
+
     def __init__(self):
-        self.model, self.moment, self.updates = np.zeros(3), np.zeros(3), 0
+        self.model, self.moment, self.updates = np.zeros(3, np.float32), np.zeros(3, np.float32), 0
 
     def train_step(self, batch, step, rate):
-        gradient = np.array([batch["input_ids"].mean(), batch["masked_labels"].mean(), step])
-        self.moment = 0.9 * self.moment + gradient
-        self.model = self.model - rate * self.moment
+        gradient = np.array([batch["input_ids"].mean(), batch["masked_labels"].mean(), step], np.float32)
+        self.moment = np.float32(0.9) * self.moment + gradient
+        self.model = self.model - np.float32(rate) * self.moment
         self.updates += 1
         return StepResult(dict.fromkeys(SUMS, float(abs(self.model).sum()) + 1), float(gradient.sum()))
 
@@ -46,10 +48,11 @@ class Trainer:
         return dict.fromkeys(SUMS, float(abs(self.model).sum() + batch["input_ids"].mean()))
 
     def state(self):
-        return {"w": self.model.astype(np.float32)}, {"m.w": self.moment, "w": self.model}, {"updates": self.updates}
+        scalars = {"updates": self.updates, "loss_scale": 1.0, "good_steps": 0}
+        return {"w": self.model}, {"m.w": self.moment, "v.w": self.moment}, scalars
 
     def load(self, model, optimizer, scalars):
-        self.model, self.moment, self.updates = optimizer["w"], optimizer["m.w"], scalars["updates"]
+        self.model, self.moment, self.updates = model["w"], optimizer["m.w"], scalars["updates"]
 
 
 class Silent:
@@ -71,9 +74,7 @@ def train(path, store, vocabulary):
     folder = (
         RunFolder(path)
         if begun
-        else RunFolder.create(
-            path, {"options": OPTIONS.to_dict()}, BertConfig(vocab_size=vocabulary.size), vocabulary, 16
-        )
+        else RunFolder.create(path, {"options": OPTIONS.to_dict()}, BertConfig(vocab_size=vocabulary.size), vocabulary)
     )
     train_maker, held_out = (
         BatchMaker(split, vocabulary, OPTIONS.examples, 4, 1, held_out=split is store.held_out)

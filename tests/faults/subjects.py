@@ -99,6 +99,7 @@ def _make_run_checkpoint() -> None:
     os.remove("model/model.safetensors")
     moments = {f"{k}.{name}": np.abs(value) for k in "mv" for name, value in weights.items()}
     scalars = {"updates": 3, "loss_scale": 1.0, "good_steps": 0}
+    Path("model/checkpoints").mkdir()
     checkpoints.save(Path("model"), checkpoints.TrainingState(3, weights, moments, scalars, {"window": {}}))
 
 

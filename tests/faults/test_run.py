@@ -8,11 +8,13 @@ import time
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from ms_bert.options import Options
 from ms_bert.pretrain import MindSpore
 from tests import runs
+
+torch = pytest.importorskip("torch")
 
 
 def wait_for(condition, process, seconds=120):
@@ -45,8 +47,8 @@ def test_the_run_folder_holds_what_it_should(undisturbed):
     assert (undisturbed / "model.safetensors").stat().st_mode & 0o044
     lines = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "mlm_loss" in line] == [2, 4, 6, 8, 10, 12]
-    assert [line["step"] for line in lines if "held_out_mlm_loss" in line] == [5, 10, 12]
-    assert {"mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy", "gradient_norm", "learning_rate"} <= set(lines[0])
+    assert [line["step"] for line in lines if "held_out_mlm_loss" in line] == [0, 5, 10, 12]
+    assert {"mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy", "gradient_norm", "learning_rate"} <= set(lines[1])
     description = json.loads((undisturbed / "run.json").read_text())
     trained_by = description["trained_by"][0]
     assert description["options"]["training"]["steps"] == 12 and trained_by["versions"]["mindspore"]
@@ -260,7 +262,9 @@ def test_a_changed_corpus_is_noticed_when_a_run_is_resumed(options, undisturbed,
     assert result.returncode == 0, result.stderr
     config.unlink()  # the folder has its own
     corpus.write_text(corpus.read_text() + "\n\nOne more document. It has two sentences.\n")
-    runs.assert_refused(runs.run("--resume", tmp_path / "run", "--steps", 6), "the corpus is not the one")
+    runs.assert_refused(
+        runs.run("--resume", tmp_path / "run", "--steps", 6), "the corpus or the vocabulary is not the one"
+    )
 
 
 def test_a_run_begins_from_the_weights_of_another(options, undisturbed, tmp_path):
@@ -281,9 +285,81 @@ def test_a_run_begins_from_the_weights_of_another(options, undisturbed, tmp_path
     assert result.returncode == 0, result.stderr
     before, after = (load_file(folder / "model.safetensors") for folder in (undisturbed, tmp_path / "run"))
     assert max(np.abs(before[name] - after[name]).max() for name in before) < 1e-8
-    config = runs.write_config(tmp_path, hidden_size=48)
+
+
+def test_a_run_begins_from_a_checkpoint_of_another_tool(options, undisturbed, tmp_path):
+    weights = {name: torch.from_numpy(value) for name, value in load_file(undisturbed / "model.safetensors").items()}
+    encoder = {name.removeprefix("bert."): value for name, value in weights.items() if name.startswith("bert.")}
+    home = tmp_path / "theirs"
+    home.mkdir()
+    torch.save(encoder, home / "pytorch_model.bin")
+    for name in ("config.json", "vocab.txt"):
+        shutil.copy(undisturbed / name, home)
+    more = ("--steps", 1, "--learning-rate", "1e-9", "--output", tmp_path / "run")
+    result = runs.run(*options, "--config", home, "--init", home / "pytorch_model.bin", *more, package="pt_reference")
+    assert result.returncode == 0, result.stderr
+    assert "weights of" in result.stdout and "drawn anew, for the checkpoint lacks them: mlm, nsp" in result.stdout
+    after = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(np.abs(after[f"bert.{name}"] - value.numpy()).max() < 1e-8 for name, value in encoder.items())
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (
+            ("--init", "{undisturbed}", "--config", "{other}"),
+            "word_embeddings.weight: found (600, 32), expected (600, 48)",
+        ),
+        (("--init", "{bare}"), "there is no vocabulary beside"),
+        (("--init", "nothing"), "there is no nothing"),
+    ],
+)
+def test_a_checkpoint_that_does_not_serve_is_refused_before_the_text_is_read(
+    options, undisturbed, tmp_path, arguments, words
+):
+    (tmp_path / "bare").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(undisturbed / name, tmp_path / "bare")
+    places = {
+        "undisturbed": undisturbed,
+        "other": runs.write_config(tmp_path, hidden_size=48),
+        "bare": tmp_path / "bare" / "model.safetensors",
+    }
+    given = [argument.format(**places) for argument in arguments]
+    cache = ("--cache", tmp_path / "cache", "--output", tmp_path / "run")
+    result = runs.run(*options, *given, *cache, package="pt_reference")
+    assert result.returncode == 2 and words in result.stderr and "Traceback" not in result.stderr, result.stderr
+    assert len(result.stderr.splitlines()) <= 2
+    assert not (tmp_path / "run").exists() and not (tmp_path / "cache" / "stores").exists()
+
+
+@pytest.mark.parametrize("package", ["ms_bert", "pt_reference"])
+def test_a_checkpoint_is_evaluated_as_its_run_was_and_nothing_is_written(undisturbed, tmp_path, package):
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")}
+    result = runs.run("--evaluate", undisturbed, package=package, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    lines = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in lines if "held_out_mlm_loss" in line][-1]
+    told = result.stdout.splitlines()[-1]
+    assert f"MLM loss {last['held_out_mlm_loss']:.3f} " in told and f"NSP loss {last['held_out_nsp_loss']:.3f} " in told
+    assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")} == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_is_evaluated_on_another_corpus_and_needs_its_heads(options, undisturbed, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("\n\n".join(f"A sentence of document {i}. And a second one.\nA third." for i in range(40)))
+    given = ("--evaluate", undisturbed, "--corpus", other)
+    whole = runs.run(*given, "--held-out", "0", package="pt_reference")
+    assert "on all text of" in whole.stdout and "MLM loss" in whole.stdout, whole.stderr
+    classifier = {"classifier.weight": np.zeros((2, 32), np.float32), "classifier.bias": np.zeros(2, np.float32)}
+    below = {n: v for n, v in load_file(undisturbed / "model.safetensors").items() if n.startswith("bert.")}
+    home = tmp_path / "classifier"
+    home.mkdir()
+    save_file(below | classifier, home / "model.safetensors")
+    for name in ("config.json", "vocab.txt"):
+        shutil.copy(undisturbed / name, home)
     runs.assert_refused(
-        runs.run(*options, "--init", undisturbed, "--config", config, "--output", tmp_path / "other"),
-        "instead of float32",
+        runs.run(*options, "--config", home, "--evaluate", home, package="pt_reference"),
+        "has no mlm and nsp to evaluate",
     )
-    assert not (tmp_path / "other").exists()

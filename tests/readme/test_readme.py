@@ -24,7 +24,7 @@ LINES = [line for kind, block in BLOCKS if not kind for line in block.splitlines
 COMMANDS = [line for line in LINES if re.match(r"python -m (ms_bert|pt_reference)\.pretrain", line)]
 CONVERSIONS = [line for line in LINES if line.startswith("python -m conversion")]
 
-PATHS = re.findall(r"\]\(([^)]+)\)", README) + re.findall(r"`((?:ms_bert|pt_reference|conversion)/[\w./]+)`", README)
+PATHS = re.findall(r"\]\(([^)#]+)\)", README) + re.findall(r"`((?:ms_bert|pt_reference|conversion)/[\w./]+)`", README)
 
 
 def result(question: str) -> dict:
@@ -109,6 +109,16 @@ def test_the_python_works_as_it_stands(undisturbed, tmp_path):
             text=True,
         )
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", [page.name for page in (ROOT / "docs").glob("*.md")])
+def test_the_python_of_a_page_works_from_top_to_bottom(page, undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "runs" / "base")
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    script = "\n".join(re.findall(r"```python\n(.*?)```", text, re.S))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_journey_of_the_real_weights_ends_where_it_began(tmp_path):

@@ -26,9 +26,9 @@ def ragged_inputs() -> dict[str, np.ndarray]:
     inside = np.arange(S) < np.array(LENGTHS)[:, None]
     return {
         "input_ids": rng.integers(0, 97, (B, S)).astype(np.int32) * inside,
+        "sequence_ids": inside.astype(np.int32),
         "token_type_ids": (rng.integers(0, 2, (B, S)) * inside).astype(np.int32),
         "position_ids": np.tile(np.arange(S, dtype=np.int32), (B, 1)),
-        "sequence_ids": inside.astype(np.int32),
         "cls_positions": np.zeros((B, 1), np.int32),
     }
 

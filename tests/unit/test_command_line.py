@@ -9,7 +9,9 @@ import pytest
 
 from ms_bert.errors import UserError
 from ms_bert.options import Options
-from ms_bert.run import command
+from ms_bert.run import command, preparation
+from ms_bert.run.progress import Progress
+from tests import runs
 
 PROMISED = """--corpus --preset --config --init --vocab --seq-length --batch-size --accumulate --steps --learning-rate
     --warmup-steps --optimizer --precision --masking --seed --device --output --resume --log-every --eval-every
@@ -68,7 +70,7 @@ def test_the_readmes_long_command_is_understood():
     [
         (("--steps", "0"), "--steps is 0"),
         (("--batch-size", "32", "--accumulate", "5"), "cannot be divided"),
-        (("--learning-rate", "-1"), "positive"),
+        (("--learning-rate", "-1"), "choose a number from 1e-12 to 1e+30"),
         (("--mask-rate", "1.5"), "--mask-rate"),
         (("--max-predictions", "500"), "--max-predictions"),
         (("--held-out", "0.9"), "--held-out"),
@@ -145,6 +147,15 @@ def test_a_run_of_another_version_is_refused(saved):
     (saved / "run.json").write_text("{}")
     with pytest.raises(UserError, match="damaged"):
         parse("--resume", str(saved))
+
+
+def test_what_is_odd_about_a_config_is_told_when_a_run_begins(tmp_path, vocabulary, capsys):
+    config = runs.write_config(tmp_path, output_past=True, adapters={})
+    options = parse("--config", str(config), "--seq-length", "32")
+    assert preparation._config(options, None, vocabulary, Progress()).hidden_size == 32
+    assert capsys.readouterr().out == (
+        f"{config}: the config has fields that are not known here and were left out: adapters\n"
+    )
 
 
 def test_a_run_tells_from_where_on_other_kernels_computed_it():

@@ -10,7 +10,7 @@ import pytest
 
 from ms_bert.data import builtin
 from ms_bert.data.corpus import Corpus
-from ms_bert.data.store import split_sentences
+from ms_bert.data.tokenizing import split_sentences
 from ms_bert.errors import UserError
 from ms_bert.options import TextOptions
 

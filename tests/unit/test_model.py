@@ -81,6 +81,40 @@ def test_pretraining_outputs_equal_transformers(inputs):
     assert_close(next_sentence, theirs.seq_relationship_logits)
 
 
+def by_name(inputs, *names):
+    """Inputs as transformers calls them."""
+    ours = {"attention_mask": "sequence_ids"}
+    return {name: Tensor(inputs[ours.get(name, name)]) for name in names}
+
+
+@pytest.mark.parametrize("names", [("attention_mask", "token_type_ids"), ("token_type_ids",), ()])
+def test_a_call_as_of_transformers_gives_what_transformers_gives(inputs, names):
+    model = randomize(BertModel(CONFIG, Numerics()))
+    given = by_name(inputs, "input_ids", *names)
+    with torch.no_grad():
+        arguments = {name: torch.from_numpy(value.asnumpy()).long() for name, value in given.items()}
+        theirs = twin(model, transformers.BertModel)(**arguments)
+    hidden, pooled, _ = model(**given)
+    inside = inputs["sequence_ids"].reshape(-1) > 0 if "attention_mask" in names else np.ones(B * S, bool)
+    assert_close(Tensor(hidden.asnumpy()[inside]), theirs.last_hidden_state.reshape(B * S, -1)[inside])
+    assert_close(pooled, theirs.pooler_output)
+
+
+def test_masks_and_ids_in_transformers_order_are_taken_for_what_they_are(inputs):
+    model = randomize(BertModel(CONFIG, Numerics()))
+    given = by_name(inputs, "input_ids", "attention_mask", "token_type_ids", "position_ids")
+    assert np.array_equal(model(*given.values())[1].asnumpy(), call(model, inputs)[1].asnumpy())
+
+
+def test_without_masked_positions_every_token_is_predicted(inputs):
+    model = randomize(BertForPreTraining(CONFIG, Numerics()))
+    every, _ = model(**by_name(inputs, "input_ids", "attention_mask", "token_type_ids"))
+    some, _ = call(model, inputs, MASKED_POSITIONS)
+    assert every.shape == (B * S, 97)
+    picked = every.asnumpy().reshape(B, S, 97)[np.arange(B)[:, None], MASKED_POSITIONS]
+    assert np.abs(picked.reshape(-1, 97) - some.asnumpy()).max() < 1e-5
+
+
 @pytest.mark.parametrize("act", ["gelu_new", "relu"])
 def test_the_other_activations_equal_transformers(inputs, act):
     config = CONFIG.replace(hidden_act=act, num_hidden_layers=1)

@@ -77,6 +77,40 @@ def test_pretraining_outputs_equal_transformers(inputs, probabilities):
     assert_equal(next_sentence, theirs.seq_relationship_logits)
 
 
+def by_name(inputs, *names):
+    """Inputs as transformers calls them."""
+    ours = {"attention_mask": "sequence_ids"}
+    return {name: inputs[ours.get(name, name)] for name in names}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("names", [("attention_mask", "token_type_ids"), ("token_type_ids",), ()])
+def test_a_call_as_of_transformers_gives_what_transformers_gives(inputs, names):
+    model = oracle(BertModel)
+    given = by_name(inputs, "input_ids", *names)
+    theirs = twin(model, transformers.BertModel)(**{name: value.long() for name, value in given.items()})
+    hidden, pooled, _ = model(**given)
+    inside = inputs["sequence_ids"].reshape(-1) > 0 if "attention_mask" in names else slice(None)
+    assert_equal(hidden[inside], theirs.last_hidden_state.reshape(B * S, -1)[inside])
+    assert_equal(pooled, theirs.pooler_output)
+
+
+@torch.no_grad()
+def test_masks_and_ids_in_transformers_order_are_taken_for_what_they_are(inputs):
+    model = oracle(BertModel)
+    given = by_name(inputs, "input_ids", "attention_mask", "token_type_ids", "position_ids")
+    assert torch.equal(model(*given.values())[1], call(model, inputs)[1])
+
+
+@torch.no_grad()
+def test_without_masked_positions_every_token_is_predicted(inputs):
+    model = oracle(BertForPreTraining)
+    every, _ = model(**by_name(inputs, "input_ids", "attention_mask", "token_type_ids"))
+    some, _ = call(model, inputs, torch.from_numpy(MASKED_POSITIONS))
+    picked = every.view(B, S, 97)[torch.arange(B)[:, None], torch.from_numpy(MASKED_POSITIONS).long()]
+    assert_equal(picked.reshape(-1, 97), some)
+
+
 @pytest.mark.parametrize("act", ["gelu_new", "relu"])
 def test_the_other_activations_equal_transformers(inputs, act):
     config = CONFIG.replace(hidden_act=act, num_hidden_layers=1)

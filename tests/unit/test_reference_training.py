@@ -173,6 +173,21 @@ def test_an_overflow_skips_the_update_and_halves_the_scale(batches):
     assert one.state()[2]["updates"] > 0 and scales[-1] == scales[-2] < 2.0**29
 
 
+def test_an_overflow_is_skipped_as_long_as_a_smaller_scale_is_left_to_try(batches):
+    one = trainer(precision="float16", loss_scale=2.0)
+    model, moments, scalars = copy.deepcopy(one.state())
+    # So large in float16 that the gradients overflow whatever the scale.
+    model = {
+        name: np.full_like(value, 6e4) if name.endswith("dense.weight") else value for name, value in model.items()
+    }
+    one.load(model, moments, scalars)
+    results = [one.train_step(batches[step], step, 1e-3) for step in range(2)]
+    assert [(r.skipped, r.loss_scale) for r in results] == [(True, 1.0), (False, 1.0)]
+    assert not any(math.isfinite(r.gradient_norm) for r in results)
+    after = one.state()
+    assert all(np.array_equal(after[0][name], value) for name, value in model.items()) and after[2]["updates"] == 0
+
+
 def test_the_scale_doubles_after_a_thousand_good_steps():
     p = torch.nn.Parameter(torch.ones(3))
     update = Update({"weight": p}, TrainingOptions(precision="float16", loss_scale=8.0))

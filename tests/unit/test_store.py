@@ -1,13 +1,20 @@
 """The token store holds exactly the tokenizer's ids, is kept while nothing changes, and is made whole or not at all."""
 
 import dataclasses
+import errno
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from ms_bert.data import cache, tokenizing
 from ms_bert.data import store as module
 from ms_bert.data.corpus import Corpus
-from ms_bert.data.store import Column, open_store, split_sentences
+from ms_bert.data.store import Column, open_store
+from ms_bert.data.tokenizing import split_sentences
 from ms_bert.errors import UserError
 
 
@@ -87,22 +94,155 @@ def test_a_store_is_kept_until_text_vocabulary_or_options_change(tmp_path, vocab
     assert not made(options)
 
 
+@pytest.fixture
+def no_processes(monkeypatch):
+    """Tokenize in this process: to start another one takes most of the time of a small store."""
+
+    def here(chunks, tokenizer, sentences, kind, processes):
+        return map(tokenizing.Tokenizing(tokenizer, sentences, kind), chunks)
+
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")  # it sets this, and is to leave nothing behind here
+    monkeypatch.setattr(module, "tokenized", here)
+
+
+@pytest.mark.usefixtures("no_processes")
 def test_what_a_killed_process_left_is_removed_and_made_again(tmp_path, vocabulary, text_options):
     options = dataclasses.replace(text_options, cache=tmp_path)
-    left = tmp_path / "stores" / ".making-999999999"
-    left.mkdir(parents=True)
-    (left / "train.tokens.arrow").write_bytes(b"half")
-    _, made = open_store(options, Corpus(options), vocabulary)
-    assert made and not left.exists()
+    stores = tmp_path / "stores"
+    name = open_store(options, Corpus(options), vocabulary)[0].folder.name
+    shutil.rmtree(stores)
+    left = [stores / f".making-{name}-0123", stores / ".making-another-0123", stores / ".making-999999999"]
+    at_work = stores / ".making-at_work-0123"
+    for folder in (*left, at_work):
+        folder.mkdir(parents=True)
+        (folder / "train.tokens.arrow").write_bytes(b"half")
+    with cache.locked(tmp_path / "locks" / "store-at_work", None) as held:
+        assert held
+        _, made = open_store(options, Corpus(options), vocabulary)
+    assert made and sorted(path.name for path in stores.iterdir()) == [".making-at_work-0123", name]
 
 
-def test_a_damaged_store_is_named(tmp_path, vocabulary, text_options):
+@pytest.mark.usefixtures("no_processes")
+def test_a_damaged_store_is_made_again_and_never_believed(tmp_path, vocabulary, text_options, capsys):
     options = dataclasses.replace(text_options, cache=tmp_path)
-    made, _ = open_store(options, Corpus(options), vocabulary)
-    path = made.folder / "train.tokens.arrow"
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match="train.tokens.arrow cannot be read .* remove its folder"):
+    store, _ = open_store(options, Corpus(options), vocabulary)
+    files = {path.name: path.read_bytes() for path in store.folder.iterdir()}
+    assert len(files) == 7
+    for name, content in files.items():
+        path = store.folder / name
+        flipped = bytearray(content)
+        flipped[len(content) // 2] ^= 1
+        for damaged in (bytes(flipped), content[:-100], content + b"x", b""):
+            path.write_bytes(damaged)
+            again, made = open_store(options, Corpus(options), vocabulary)
+            told = capsys.readouterr().err
+            assert made and again.fingerprint == store.fingerprint
+            assert name in told and "it is made again" in told and told.count("\n") == 1
+            assert {path.name: path.read_bytes() for path in store.folder.iterdir()} == files
+        path.unlink()
+        assert open_store(options, Corpus(options), vocabulary)[1]
+        capsys.readouterr()
+    assert not open_store(options, Corpus(options), vocabulary)[1]
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_a_store_description_that_is_no_description_is_made_again(tmp_path, vocabulary, text_options):
+    options = dataclasses.replace(text_options, cache=tmp_path)
+    path = open_store(options, Corpus(options), vocabulary)[0].folder / "store.json"
+    for content in (b"[]", b"{}", b'{"sha256": 1}', b"[" * 100_000, b"null", b"\xff", b'{"fingerprint": "x"}'):
+        path.write_bytes(content)
+        assert open_store(options, Corpus(options), vocabulary)[1]
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_a_store_under_the_name_of_another_is_made_again(tmp_path, vocabulary, text_options):
+    options = dataclasses.replace(text_options, cache=tmp_path)
+    other = dataclasses.replace(options, held_out=0.1)
+    stores = [open_store(o, Corpus(o), vocabulary)[0] for o in (options, other)]
+    shutil.rmtree(stores[0].folder)
+    stores[1].folder.rename(stores[0].folder)
+    store, made = open_store(options, Corpus(options), vocabulary)
+    assert made and store.fingerprint == stores[0].fingerprint
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_many_that_want_one_store_make_it_once(tmp_path, vocabulary, text_options, monkeypatch, capsys):
+    options = dataclasses.replace(text_options, cache=tmp_path)
+    corpus, times = Corpus(options), []
+    make = module._make
+    monkeypatch.setattr(module, "_make", lambda *arguments: (times.append(1), make(*arguments)))
+    with ThreadPoolExecutor(8) as threads:
+        results = list(threads.map(lambda _: open_store(options, corpus, vocabulary), range(24)))
+    assert len(times) == 1 and sum(made for _, made in results) == 1
+    assert len({store.fingerprint for store, _ in results}) == 1
+    assert "another process makes the token store" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_without_locks_the_first_that_is_done_wins(tmp_path, vocabulary, text_options, monkeypatch):
+    def no_locks(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(cache.fcntl, "flock", no_locks)
+    options = dataclasses.replace(text_options, cache=tmp_path)
+    corpus, make = Corpus(options), module._make
+    inodes = []
+
+    def make_while_another_does(*arguments):
+        monkeypatch.setattr(module, "_make", make)
+        make(*arguments)
+        inodes.append(open_store(options, corpus, vocabulary)[0].folder.stat().st_ino)
+
+    monkeypatch.setattr(module, "_make", make_while_another_does)
+    store, made = open_store(options, corpus, vocabulary)
+    assert made and [store.folder.stat().st_ino] == inodes
+    assert [path.name for path in (tmp_path / "stores").iterdir()] == [store.folder.name]
+
+
+# Processes that tokenize
+
+
+def test_a_process_that_is_killed_is_noticed_at_once(tmp_path, vocabulary, text_options, monkeypatch):
+    options = dataclasses.replace(text_options, cache=tmp_path, processes=2)
+    begun = []
+    start = subprocess.Popen
+
+    def popen(*arguments, **named):
+        begun.append(start(*arguments, **named))
+        return begun[-1]
+
+    def documents(self):
+        for number in range(40):
+            if number == 20:
+                begun[1].kill()
+            yield ["A sentence. " * 5000]
+
+    monkeypatch.setattr(tokenizing.subprocess, "Popen", popen)
+    monkeypatch.setattr(Corpus, "documents", documents)
+    with pytest.raises(UserError, match="was killed by signal 9, perhaps for want of memory") as caught:
         open_store(options, Corpus(options), vocabulary)
+    assert caught.value.exit_code == 1
+    assert len(begun) == 2 and all(process.returncode is not None for process in begun)
+    assert not list((tmp_path / "stores").iterdir())
+
+
+def test_a_script_without_a_main_guard_can_make_a_store(tmp_path, corpus_file):
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"""print("begun")
+from pathlib import Path
+from ms_bert.data import store, tokenizer
+from ms_bert.data.corpus import Corpus
+from ms_bert.options import TextOptions
+
+options = TextOptions(corpus=({str(corpus_file)!r},), vocab_size=300, processes=2, cache=Path({str(tmp_path)!r}))
+corpus = Corpus(options)
+print(store.open_store(options, corpus, tokenizer.vocabulary(options, corpus))[1])
+"""
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "begun\nTrue\n"), done.stderr
 
 
 def test_an_empty_corpus_is_told(tmp_path, vocabulary, text_options):

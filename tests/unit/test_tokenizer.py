@@ -1,6 +1,7 @@
 """WordPiece vocabularies: trained, read from files, kept; what does not fit BERT is refused."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -35,6 +36,35 @@ def test_a_vocab_txt_tokenizes_as_bert_does(vocab_txt):
 
 def test_cased_keeps_case_and_accents(vocab_txt):
     assert tokens(tokenizer.load(vocab_txt, cased=True), "Café The") == ["Café", "[UNK]"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"do_lower_case": True},
+        {"do_lower_case": False},
+        {"do_lower_case": False, "strip_accents": True},
+        {"do_lower_case": True, "strip_accents": False, "tokenize_chinese_chars": None},
+        {"tokenize_chinese_chars": False},
+    ],
+)
+def test_a_vocab_txt_cleans_up_as_the_tokenizer_config_beside_it_says(vocab_txt, said):
+    transformers = pytest.importorskip("transformers")
+    (vocab_txt.parent / "tokenizer_config.json").write_text(json.dumps(said))
+    given = {name: value for name, value in said.items() if value is not None}
+    theirs = transformers.BertTokenizer(str(vocab_txt), **given)
+    for place in (vocab_txt, vocab_txt.parent):
+        for text in ("The Café cafe", "THE cats 我你"):
+            assert tokens(tokenizer.load(place), text) == theirs.tokenize(text)
+    assert tokens(tokenizer.load(vocab_txt, cased=True), "Café The") == ["Café", "[UNK]"]
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"do_lower_case": "no"}', "[" * 100_000, "null"])
+def test_a_damaged_tokenizer_config_is_told(vocab_txt, text):
+    (vocab_txt.parent / "tokenizer_config.json").write_text(text)
+    with pytest.raises(UserError, match="tokenizer_config.json"):
+        tokenizer.load(vocab_txt)
 
 
 def test_special_tokens_in_the_text_are_not_split(vocab_txt):

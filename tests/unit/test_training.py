@@ -184,6 +184,21 @@ def test_an_overflow_skips_the_step_and_halves_the_scale_and_training_goes_on(ba
     assert one.state()[2] == {"updates": 2, "loss_scale": 2048.0, "good_steps": 0}
 
 
+def test_an_overflow_is_skipped_as_long_as_a_smaller_scale_is_left_to_try(batches):
+    one = trainer(precision="float16", loss_scale=2.0)
+    model, moments, scalars = copy.deepcopy(one.state())
+    # So large in float16 that the gradients overflow whatever the scale.
+    model = {
+        name: np.full_like(value, 6e4) if name.endswith("dense.weight") else value for name, value in model.items()
+    }
+    one.load(model, moments, scalars)
+    results = [one.train_step(batches[step], step, 1e-3) for step in range(2)]
+    assert [(r.skipped, r.loss_scale) for r in results] == [(True, 1.0), (False, 1.0)]
+    assert not any(math.isfinite(r.gradient_norm) for r in results)
+    after = one.state()
+    assert all(np.array_equal(after[0][name], value) for name, value in model.items()) and after[2]["updates"] == 0
+
+
 def test_half_precision_follows_full_precision(plain, batches):
     half = trainer(precision="float16")
     for step in range(3):

@@ -1,0 +1,132 @@
+"""The weights of a model from a checkpoint of any format: what the checkpoint lacks is drawn anew, and told."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from conversion import checkpoint
+from conversion.checkpoint import Checkpoint
+from conversion.parameters import ARCHITECTURES, MODULES, parameters
+from conversion.tensors import Tensor, Tensors
+from ms_bert.config import BertConfig
+from ms_bert.errors import UserError, listed
+from ms_bert.randomness import initial_weights
+
+_EMBEDDINGS = "embeddings.word_embeddings.weight"  # how a model's prefix of what is below the heads is found
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A checkpoint to begin from.
+
+    Attributes:
+        checkpoint: whole below the heads, with any heads. config: of the model to be made.
+    """
+
+    checkpoint: Checkpoint
+    config: BertConfig
+
+    def fit(self, shapes: Mapping[str, tuple[int, ...]], kind: str | None = None) -> Fit:
+        """Which tensors a model takes.
+
+        Args:
+            shapes: of the model's parameters, by its own names: below the heads Hugging Face's, with any prefix before
+                `embeddings.` and `encoder.`; what else it has may be called anything.
+            kind: name of the model's class: a classifier is taken from a checkpoint of the same class only.
+
+        Raises:
+            UserError: a tensor of the checkpoint has another shape than the model's.
+        """
+        canonical, theirs = self._canonical(shapes), self.checkpoint.weights
+        other_task = self.checkpoint.architecture != kind and {self.checkpoint.architecture, kind} <= set(ARCHITECTURES)
+        taken: dict[str, Tensor] = {}
+        unfit: list[str] = []
+        for name, shape in shapes.items():
+            tensor, of_labels = theirs.get(canonical[name]), canonical[name].startswith("classifier.")
+            if tensor is None or (of_labels and (other_task or tensor.shape != tuple(shape))):
+                continue
+            taken[name] = tensor
+            if tensor.shape != tuple(shape):
+                unfit.append(f"{name} is {tensor.shape} and not {tuple(shape)}")
+        if unfit:
+            more = f" and {len(unfit) - 3} more" if len(unfit) > 3 else ""
+            raise UserError(
+                f"{self.checkpoint.source.path} does not fit this model: {'; '.join(unfit[:3])}{more}; use the "
+                "config that belongs to it."
+            )
+        part_of = {name: MODULES[module].part for name, (module, _) in self._parameters().items()}
+        drawn = [part_of.get(canonical[name], name) for name in shapes if name not in taken]
+        used = {canonical[name] for name in taken}
+        unused = [part_of[name] for name in theirs if name not in used]
+        return Fit(self.config, dict(shapes), taken, tuple(dict.fromkeys(drawn)), tuple(dict.fromkeys(unused)))
+
+    def _parameters(self) -> dict[str, tuple[str, str]]:
+        return parameters(self.config.num_hidden_layers)
+
+    def _canonical(self, names: Iterable[str]) -> dict[str, str]:
+        """The canonical name of each of a model's parameters, where it has one."""
+        prefixes = [name.removesuffix(_EMBEDDINGS) for name in names if name.endswith(_EMBEDDINGS)]
+        if len(prefixes) != 1:
+            raise UserError(
+                f"the model holds {len(prefixes)} BertModels; it must hold one to take a checkpoint's weights."
+            )
+        known = self._parameters()
+        own = {name: f"bert.{name.removeprefix(prefixes[0])}" for name in names}
+        return {name: canonical if canonical in known else name for name, canonical in own.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """What a model takes of a checkpoint.
+
+    Attributes:
+        drawn: what the checkpoint lacks: parts of a BERT, or names of other parameters. unused: parts of the checkpoint
+        that the model has no place for.
+    """
+
+    config: BertConfig
+    shapes: dict[str, tuple[int, ...]]
+    taken: Tensors
+    drawn: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def values(self, seed: int, truncated: bool = False) -> dict[str, np.ndarray]:
+        """A value for every parameter, float32; what the checkpoint lacks as `ms_bert.model.initialize` draws it."""
+        return {
+            name: self.taken[name].read().astype(np.float32)
+            if name in self.taken
+            else initial_weights(name, tuple(shape), self.config.initializer_range, seed, truncated)
+            for name, shape in self.shapes.items()
+        }
+
+    def told(self) -> str | None:
+        """What was drawn anew, and what was not used then, in a sentence; None where nothing was drawn."""
+        if not self.drawn:
+            return None
+        unused = f"; not used: {listed(self.unused)}" if self.unused else ""
+        return f"drawn anew, for the checkpoint lacks them: {listed(self.drawn)}{unused}"
+
+
+def read(path: Path, config: Path | None = None, num_labels: int | None = None) -> Pretrained:
+    """A checkpoint to begin from, of any format that `conversion` reads, with the config beside it.
+
+    Args:
+        config: a config file, or a folder with one, instead of the one beside the checkpoint.
+        num_labels: of the model to be made, instead of what the config says.
+
+    Raises:
+        UserError: it cannot be read, it is no BERT, there is no config, or num_labels is not positive.
+    """
+    found = checkpoint.read(path, config=config, any_heads=True)
+    if found.config is None:
+        raise UserError(f"there is no config beside {found.source.path}, and a model needs one; name a config.json.")
+    made = found.config
+    if num_labels is not None and num_labels < 1:
+        raise UserError(f"num_labels is {num_labels}; a classifier needs at least 1.")
+    if num_labels is not None and num_labels != made.num_labels:
+        made = made.replace(id2label={str(i): f"LABEL_{i}" for i in range(num_labels)}, label2id=None)
+    return Pretrained(found, made)

@@ -1,0 +1,160 @@
+"""The records of JSON and Parquet files, read piece by piece, whatever the size of the file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import IO
+
+import pyarrow as pa
+from pyarrow import parquet
+
+LONGEST_RECORD = 50_000_000  # characters of a JSON value that is held in memory
+_BLOCK = 1_000_000  # characters that are read at a time
+_ROWS = 128  # of a Parquet file that are decoded at a time: each may hold a whole book
+_LOOKED_THROUGH = 1000  # records, one of which must have the field
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+class NoSuchField(Exception):
+    """The records have no such field; `names` are those they have."""
+
+    def __init__(self, names: list[str]):
+        super().__init__(", ".join(names))
+        self.names = names
+
+
+class NoText(Exception):
+    """A field holds something else, which the message names."""
+
+
+def json_texts(file: IO[str], field: str) -> Iterator[str | None]:
+    """The field of each record of a file of JSON, None where a record has none.
+
+    Records are objects, one after the other (JSON lines, or in any other spacing) or the elements of one array; a
+    string is taken as a record that has only the field `text`.
+
+    Raises:
+        ValueError: the file is not JSON, or a record is too long to be held; RecursionError: it is nested too deeply.
+        NoSuchField, NoText.
+    """
+    names, found = {}, False
+    for number, record in enumerate(_Json(file).values(), 1):
+        if isinstance(record, str):
+            record = {"text": record}
+        if not isinstance(record, dict):
+            raise ValueError(f"record {number} is {_kind(record)}, not an object")
+        if not found:
+            names |= dict.fromkeys(record)
+            found = field in record
+            if not found and number == _LOOKED_THROUGH:
+                break
+        value = record.get(field)
+        if not isinstance(value, str | None):
+            raise NoText(f"{_kind(value)} (record {number})")
+        yield None if value is None else _without_half_characters(value)
+    if names and not found:
+        raise NoSuchField(list(names))
+
+
+def parquet_texts(file: str | IO[bytes], field: str) -> Iterator[str | None]:
+    """The field of each row of a Parquet file.
+
+    Raises:
+        pyarrow.ArrowException, OSError: the file is damaged. UnicodeDecodeError: a text is not UTF-8.
+        NoSuchField, NoText.
+    """
+    with parquet.ParquetFile(file, page_checksum_verification=True) as table:
+        schema = table.schema_arrow
+        if field not in schema.names:
+            raise NoSuchField(schema.names)
+        if schema.names.count(field) > 1:
+            raise NoText("several columns")
+        kind = schema.field(field).type
+        content = kind.value_type if pa.types.is_dictionary(kind) else kind
+        tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+        if not any(test(content) for test in tests):
+            raise NoText(f"a column of type {str(kind)[:100]!r}")
+        for batch in table.iter_batches(_ROWS, columns=[field]):
+            yield from batch.column(0).to_pylist()
+
+
+class _Json:
+    """A file of JSON values, of which only the one that is parsed is held."""
+
+    def __init__(self, file: IO[str]):
+        self._file, self._buffer, self._place, self._line = file, "", 0, 1
+        self._decode = json.JSONDecoder().raw_decode
+
+    def values(self) -> Iterator:
+        if self._peek() != "[":
+            while self._peek():
+                yield self._value()
+            return
+        self._place += 1
+        if self._peek() == "]":
+            self._place += 1
+        else:
+            mark = ","
+            while mark == ",":
+                yield self._value()
+                mark = self._peek()
+                self._place += 1
+            if mark != "]":
+                raise ValueError(
+                    f"line {self._line_at(self._place)}: an element is followed by {mark!r}, not by , or ]"
+                )
+        if self._peek():
+            raise ValueError(f"line {self._line_at(self._place)}: something follows the array")
+
+    def _peek(self) -> str:
+        """The next character that is not white space; none at the end."""
+        while True:
+            self._place = _SPACE.match(self._buffer, self._place).end()
+            if self._place < len(self._buffer):
+                return self._buffer[self._place]
+            if not self._more():
+                return ""
+
+    def _value(self):
+        self._peek()
+        while True:
+            try:
+                value, self._place = self._decode(self._buffer, self._place)
+                return value
+            except ValueError as error:
+                held, place = len(self._buffer) - self._place, getattr(error, "pos", self._place) - self._place
+                if held < LONGEST_RECORD and self._more():
+                    continue  # perhaps its end had not been read
+                reason = getattr(error, "msg", error)
+                if held >= LONGEST_RECORD:
+                    reason = f"a record of more than {LONGEST_RECORD:,} characters"
+                raise ValueError(f"line {self._line_at(self._place + place)}: {reason}") from None
+
+    def _more(self) -> bool:
+        """Read on; as much again as is held, so that a long value is not parsed too often."""
+        self._line += self._buffer.count("\n", 0, self._place)
+        self._buffer, self._place = self._buffer[self._place :], 0
+        block = self._file.read(max(_BLOCK, len(self._buffer)))
+        self._buffer += block
+        return bool(block)
+
+    def _line_at(self, place: int) -> int:
+        return self._line + self._buffer.count("\n", 0, place)
+
+
+def _kind(value) -> str:
+    """What a JSON value is, in words."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return {str: "a string", int: "a number", float: "a number", list: "a list", dict: "an object"}[type(value)]
+
+
+def _without_half_characters(text: str) -> str:
+    """U+FFFD for half a surrogate pair, which JSON can spell and no text can hold: what cuts strings leaves them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

@@ -1,0 +1,38 @@
+"""`--evaluate`: what a checkpoint makes of held-out text, without training, so that two can be compared."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ms_bert.data.batches import BatchMaker
+from ms_bert.options import Options
+from ms_bert.run.framework import Framework
+from ms_bert.run.loop import evaluate
+from ms_bert.run.preparation import check_threads, prepare
+from ms_bert.run.progress import Progress, evaluation_text
+
+
+def evaluate_checkpoint(framework: Framework, options: Options) -> int:
+    """Evaluate the checkpoint that --evaluate names on the corpus, as its run would; returns the exit code.
+
+    The sequences are those that a run with these options is evaluated on; without held-out documents they are drawn
+    from all.
+
+    Raises:
+        UserError: it cannot be read or lacks a head, or an option will not do.
+    """
+    progress, path = Progress(), options.run.evaluate
+    check_threads(options.run.threads)
+    framework.check(options)
+    options = dataclasses.replace(options, model=dataclasses.replace(options.model, init=path))
+    needed = ("mlm", *(("pooler", "nsp") if options.examples.nsp else ()))
+    prepared = prepare(options, progress, needed=needed)
+    training, store = options.training, prepared.store
+    split = store.held_out if options.text.held_out else store.train
+    maker = BatchMaker(split, prepared.vocabulary, options.examples, training.batch_size, training.seed, held_out=True)
+    trainer = framework.trainer(prepared.config, options)
+    trainer.load_weights(prepared.fit.values(training.seed))
+    found = evaluate(trainer, maker, options.run.eval_sequences)
+    text = "held-out" if options.text.held_out else "all"
+    progress.say(f"{path} on {text} text of {' '.join(options.text.corpus)}: {evaluation_text(found)}")
+    return 0

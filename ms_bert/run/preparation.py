@@ -1,0 +1,186 @@
+"""What a run computes with: its vocabulary, its token store, its config, and the weights that it begins from."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from conversion import configs, pretrained
+from conversion.parameters import ARCHITECTURES, BACKBONE, shapes
+from conversion.pretrained import Fit, Pretrained
+from ms_bert.config import PRESETS, BertConfig
+from ms_bert.data import tokenizer
+from ms_bert.data.corpus import Corpus
+from ms_bert.data.store import TokenStore, open_store
+from ms_bert.data.tokenizer import Vocabulary
+from ms_bert.errors import UserError
+from ms_bert.options import Options
+from ms_bert.run.folder import read_description
+from ms_bert.run.progress import Progress
+
+ARCHITECTURE = "BertForPreTraining"
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """See the module; fit is None where all weights are drawn, or come from a checkpoint of the run itself."""
+
+    vocabulary: Vocabulary
+    store: TokenStore
+    config: BertConfig
+    fit: Fit | None
+
+
+def prepare(options: Options, progress: Progress, begun: bool = False, needed: Sequence[str] = ()) -> Prepared:
+    """Make it all, what takes long last: a checkpoint or a config that does not serve is told before text is read.
+
+    Args:
+        begun: whether the run has checkpoints of its own, so that the one of --init is not needed any more.
+        needed: parts that the checkpoint of --init must have, for what would be drawn anew would not serve.
+
+    Raises:
+        UserError: an option, a file or the corpus will not do.
+    """
+    initial = _initial(options) if options.model.init and not begun else None
+    corpus = Corpus(options.text)
+    vocabulary = _vocabulary(options, initial, corpus)
+    config = _config(options, initial, vocabulary, progress)
+    fit = None
+    if initial is not None:
+        _check_parts(initial, needed)
+        fit = initial.fit(shapes(config, (*BACKBONE, *ARCHITECTURES[ARCHITECTURE])), ARCHITECTURE)
+        progress.say(_origin(initial, fit))
+    return Prepared(vocabulary, _store(options, corpus, vocabulary, progress), config, fit)
+
+
+def _initial(options: Options) -> Pretrained:
+    """The checkpoint that --init names, with a config for pre-training."""
+    found = pretrained.read(options.model.init, options.model.config)
+    unlabelled = found.config.replace(id2label=None, label2id=None, problem_type=None, classifier_dropout=None)
+    return dataclasses.replace(found, config=unlabelled)
+
+
+def _check_parts(initial: Pretrained, needed: Sequence[str]) -> None:
+    missing = [part for part in needed if part not in initial.checkpoint.parts]
+    if missing:
+        remedy = "name one that has" if "mlm" in missing else "leave it out with --no-nsp"
+        raise UserError(f"{initial.checkpoint.source.path} has no {' and '.join(missing)} to evaluate; {remedy}.")
+
+
+def _origin(initial: Pretrained, fit: Fit) -> str:
+    """Where the weights come from, in a line."""
+    source = initial.checkpoint.source
+    said = f"weights of {source.path} ({source.container}, {initial.checkpoint.spelling.family})"
+    return f"{said}; {told}" if (told := fit.told()) else said
+
+
+def _vocabulary(options: Options, initial: Pretrained | None, corpus: Corpus) -> Vocabulary:
+    """That of the resumed run, else --vocab, else the one beside the checkpoint of --init, else a trained one.
+
+    Raises:
+        UserError: there is none for the weights of --init: with another one they would be noise.
+    """
+    text = options.text
+    if options.run.resume:
+        text = dataclasses.replace(text, vocab=options.run.resume)
+    elif initial is not None and text.vocab is None:
+        if not initial.checkpoint.tokenizer:
+            raise UserError(
+                f"there is no vocabulary beside {initial.checkpoint.source.path}, and its weights mean nothing with "
+                "another one; name the one it was trained with by --vocab."
+            )
+        text = dataclasses.replace(text, vocab=initial.checkpoint.source.home)
+    vocabulary = tokenizer.vocabulary(text, corpus)
+    if options.run.resume:
+        _check_vocabulary(options.run.resume, vocabulary)
+    return vocabulary
+
+
+def _store(options: Options, corpus: Corpus, vocabulary: Vocabulary, progress: Progress) -> TokenStore:
+    """The token store of the corpus."""
+    begun, text = time.perf_counter(), options.text
+    store, made = open_store(text, corpus, vocabulary)
+    counts = store.train.counts
+    progress.say(
+        f"corpus {' '.join(text.corpus)}: {counts['documents']:,} documents, {counts['sentences']:,} sentences, "
+        f"{counts['tokens']:,} tokens of {vocabulary.size:,} kinds ({'made' if made else 'kept'} in "
+        f"{store.folder}, {time.perf_counter() - begun:.1f} s)"
+    )
+    return store
+
+
+def _config(options: Options, initial: Pretrained | None, vocabulary: Vocabulary, progress: Progress) -> BertConfig:
+    """The config of a run, checked against the vocabulary and the sequence length.
+
+    It is that of the resumed folder, else --config, else that of the checkpoint of --init, else the preset.
+    """
+    source = options.run.resume or options.model.config or options.model.init
+    if options.run.resume is None and initial is not None:
+        config = initial.config
+        notes = initial.checkpoint.notes
+    elif source is not None:
+        described = configs.read(source)
+        config, notes = described.config, described.notes
+    else:
+        config = PRESETS[options.model.preset].replace(vocab_size=vocabulary.size, pad_token_id=vocabulary.pad)
+        notes = ()
+    for note in notes:
+        progress.say(f"{source}: {note}")
+    if config.vocab_size < vocabulary.size:
+        raise UserError(
+            f"the vocabulary has {vocabulary.size} entries and the config's vocab_size is "
+            f"{config.vocab_size}; use the vocabulary that belongs to {source}, or a larger vocab_size."
+        )
+    if config.max_position_embeddings < options.examples.seq_length:
+        raise UserError(
+            f"--seq-length {options.examples.seq_length} is longer than the position table of "
+            f"{config.max_position_embeddings}; choose a shorter one, or a --config with a larger "
+            "max_position_embeddings."
+        )
+    if options.examples.nsp and config.type_vocab_size < 2:
+        raise UserError("the config's type_vocab_size is 1, and sentence pairs need 2; use --no-nsp or another config.")
+    if options.model.dropout is not None:
+        config = config.replace(
+            hidden_dropout_prob=options.model.dropout, attention_probs_dropout_prob=options.model.dropout
+        )
+    if options.run.resume:
+        _check_config(options.run.resume, config)
+    return config
+
+
+def _check_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
+    """Raise UserError unless it is that of the run: with another one a whole token store would be made in vain."""
+    if read_description(path).get("vocabulary") not in (None, vocabulary.fingerprint()):
+        raise UserError(
+            f"the vocabulary in {path} is not the one that the run was begun with; restore its tokenizer.json."
+        )
+
+
+def _check_config(path: Path, config: BertConfig) -> None:
+    """Raise UserError where the config is not that of the run in a field that no shape of a tensor tells of."""
+    begun = read_description(path).get("config", {})
+    for name in (
+        "num_attention_heads",
+        "hidden_act",
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "layer_norm_eps",
+    ):
+        if begun.get(name, getattr(config, name)) != getattr(config, name):
+            raise UserError(
+                f"{path}: config.json says {getattr(config, name)!r} for {name}, and the run was begun with "
+                f"{begun[name]!r}; restore its config.json."
+            )
+
+
+def check_threads(threads: int | None) -> None:
+    """Raise UserError unless this process may use so many processors."""
+    # Not where options are made: a resumed run's may have been chosen on a larger machine, and be overridden here.
+    most = len(os.sched_getaffinity(0))
+    if threads is not None and threads > most:
+        raise UserError(
+            f"--threads is {threads}, more than the processors that this process may use; choose at most {most}."
+        )
