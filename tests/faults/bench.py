@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import faulthandler
 import fnmatch
 import gc
 import hashlib
@@ -91,7 +92,8 @@ class Subject:
             each, a key of FORMS. commands: of which each mutant meets one.
         reseal: makes the checksums fit the damage, where there are some; returns whether it did.
         guarded: checksums must see all that is not resealed: a result that is not the sound one's is a failure.
-        natures: what else than a file a mutant may be.
+        natures: what else than a file a mutant may be. foreign: it is another's work, whose control characters must not
+            reach the terminal; a user's own command line may.
         draws: curves are drawn to the last pixel, which takes longer than all the rest.
         needs: a module to import before anything is forked.
     """
@@ -102,6 +104,7 @@ class Subject:
     reseal: Callable[[random.Random, Path], bool] = lambda rng, folder: False
     guarded: bool = False
     natures: tuple = NATURES
+    foreign: bool = True
     draws: bool = False
     needs: str = ""
 
@@ -277,6 +280,7 @@ class Bench:
         resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_SIZE,) * 2)
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 2))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        faulthandler.enable(sys.stderr)  # says where a signal struck
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(2 * SECONDS)
         _quicken(self.subject.draws)
@@ -300,7 +304,7 @@ class Bench:
         if ended["signal"] in (signal.SIGALRM, signal.SIGXCPU, signal.SIGKILL):
             return "hang", signal.Signals(ended["signal"]).name, ""
         if ended["signal"]:
-            return "crash", f"{signal.Signals(ended['signal']).name}: {err[-200:]}", ""
+            return "crash", f"{signal.Signals(ended['signal']).name}: {err[:300]}", ""
         if "Traceback (most recent call last)" in err:
             return "traceback", err.strip().splitlines()[-1][:200], "in another thread or process"
         if ended["memory"] > MEMORY:
@@ -309,7 +313,7 @@ class Bench:
         if stray := self._stray(command, before, accepted):
             return "left behind", stray, ""
         by_tyro = "╭" in err  # it shows the user's own words in a box
-        if not by_tyro and (odd := _odd_character(out + err)):
+        if self.subject.foreign and (odd := _odd_character(out + err)):
             return "message", f"control character {odd}", ""
         messages = [line for line in err.splitlines() if line.strip()]
         longest = max(map(len, messages), default=0)

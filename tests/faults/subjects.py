@@ -188,21 +188,23 @@ _LOAD = _calling("pt_reference.pretrained.load", _loaded)
 def _config_field(rng: random.Random, data: bytes) -> bytes:
     """A field that config.json may have, with a value of any kind."""
     fields = json.loads(data)
-    names = (*(field.name for field in dataclasses.fields(BertConfig)), *_CONFIG_FIELDS)
-    fields[rng.choice(names)] = rng.choice((*VALUES, 2 * 10**9, {"0": "a"}, {"a": 0}, {"0": 0, "1": TEXTS[0]}))
+    numbers = {"num_labels", *(field.name for field in dataclasses.fields(BertConfig) if _is_number(field))}
+    if rng.random() < 0.5:
+        fields[rng.choice(sorted(numbers))] = rng.choice((*NUMBERS, *REALS, 2 * 10**9))
+    else:
+        labels = ({"0": "a"}, {"a": 0}, {"0": 0, "1": TEXTS[0]}, {"5": "a", "7": "b"})
+        fields[rng.choice((*fields, *_CONFIG_FIELDS))] = rng.choice((*VALUES, *labels))
     return json.dumps(fields).encode()
+
+
+def _is_number(field: dataclasses.Field) -> bool:
+    return "int" in field.type or "float" in field.type
 
 
 _CONFIG_FIELDS = (
     *("architectures", "model_type", "num_labels", "torch_dtype", "dtype", "is_decoder", "add_cross_attention"),
     *("position_embedding_type", "pruned_heads", "quantization_config", "tie_word_embeddings", "auto_map", "use_cache"),
-    *(
-        "output_past",
-        "chunk_size_feed_forward",
-        "transformers_version",
-        "task_specific_params",
-        "sentence_transformers",
-    ),
+    *("output_past", "chunk_size_feed_forward", "transformers_version", "id2label", "label2id", "problem_type"),
 )
 FORMS["config"] = (_config_field, _config_field, *FORMS["json"])
 
@@ -582,46 +584,49 @@ def _convert_so() -> int:
     return conversion_main([os.fsdecode(argument) for argument in Path("arguments").read_bytes().split(b"\0")])
 
 
-def _arguments(names: tuple[str, ...], known: tuple[str, ...]) -> Mutation:
-    """One or two options more, or one of the values that are there replaced."""
+_ODD_NUMBERS = (*map(str, (*NUMBERS, *REALS, 2, 3, 100, 10**6)), "1e3", "1_000", "٣", "0x10", "2.0", "", " 1")
+_ODD_TEXTS = (*(text.encode() for text in TEXTS if "\0" not in text and len(text) < 1000), b"\xff\xfe", b"a\xe9b")
+
+
+def _arguments(options: dict[str, bool], known: tuple[str, ...]) -> Mutation:
+    """One or two options more, or one of the words that are there replaced.
+
+    Args:
+        options: names, and whether each takes a number. known: words that mean something.
+    """
 
     def option(rng: random.Random, data: bytes) -> bytes:
         arguments = data.split(b"\0")
-        values = (*map(str, NUMBERS), *map(str, REALS), *known, *("1e3", "1_000", "٣", "0x10", "2.0", "", "1, 2"))
-        texts = [text for text in TEXTS if "\0" not in text]
         for _ in range(rng.choice((1, 1, 2))):
-            odd = rng.choice((*(value.encode() for value in (*values, *rng.sample(texts, 3))), b"\xff\xfe", b"a\xe9b"))
-            if rng.random() < 0.2:
+            name, numeric = rng.choice(list(options.items()))
+            numbers, words = [n.encode() for n in _ODD_NUMBERS], [*(word.encode() for word in known), *_ODD_TEXTS]
+            odd = rng.choice(numbers if numeric == (rng.random() < 0.9) else words)
+            if rng.random() < 0.15:
                 arguments[rng.randrange(1, len(arguments))] = odd
             else:
-                arguments += [rng.choice(names).encode(), odd]
+                arguments += [name.encode(), odd]
         return b"\0".join(arguments)
 
     return option
 
 
-_OPTIONS = tuple(
-    f"--{field.name.replace('_', '-')}"
+_OPTIONS = {
+    f"--{field.name.replace('_', '-')}": _is_number(field)
     for group in (TextOptions, ExampleOptions, ModelOptions, TrainingOptions, RunOptions)
     for field in dataclasses.fields(group)
+    if "bool" not in field.type
+}
+FORMS["options"] = 9 * (_arguments(_OPTIONS, ("corpus.txt", "small.json", "cache", ".", "..", "/", "builtin")),)
+_CONVERT_OPTIONS = {
+    **dict.fromkeys(("--from", "--to", "--config", "--architecture", "--allow-missing", "--drop", "--dtype"), False),
+    **dict.fromkeys(("--overwrite", "--json", "--optimize"), False),
+    **dict.fromkeys(("--shard-size", "--batch-size", "--seq-length"), True),
+}
+_WORDS = (
+    *("a[1].onnx", "a*.ckpt", "made/x.bin", "x.ckpt.index", "x.safetensors", "old/x.onnx", "model/config.json"),
+    *(".", "..", "~", "-", "--", "model", "mindspore", "tensorflow", "float16", "mlm", "optimizer", "BertModel"),
 )
-FORMS["options"] = 3 * (_arguments(_OPTIONS, ("corpus.txt", "small.json", "cache", ".", "..", "/", "builtin")),)
-_CONVERT_OPTIONS = ("--from", "--to", "--config", "--architecture", "--allow-missing", "--drop", "--dtype")
-_CONVERT_OPTIONS += ("--shard-size", "--batch-size", "--seq-length", "--overwrite", "--json", "--optimize")
-_TARGETS = (
-    "a[1].onnx",
-    "a*.ckpt",
-    ".",
-    "..",
-    "model",
-    "made/x.bin",
-    "x.ckpt.index",
-    "x.safetensors",
-    "~",
-    "old/x.onnx",
-)
-_TARGETS += ("model/model.safetensors", "model/config.json", "-", "--", "mindspore", "tensorflow", "folder", "float16")
-FORMS["conversion"] = 3 * (_arguments(_CONVERT_OPTIONS, _TARGETS),)
+FORMS["conversion"] = 9 * (_arguments(_CONVERT_OPTIONS, _WORDS),)
 
 
 def _make_options() -> None:
@@ -641,12 +646,14 @@ _COMMAND_LINES = {
         {"arguments": "options"},
         (Command("pretrain", _begin, lambda: "", adds=("*",)),),
         natures=(),
+        foreign=False,
     ),
     "options of convert": Subject(
         _make_conversion,
         {"arguments": "conversion"},
         (Command("convert", _convert_so, lambda: "", ("old", "old/*"), ("*",)),),
         natures=(),
+        foreign=False,
     ),
 }
 

@@ -1,8 +1,6 @@
 """A few hostile inputs of every kind, and that the bench sees what it looks for."""
 
-import hashlib
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -14,7 +12,6 @@ import pytest
 
 from tests.faults import bench
 from tests.faults.bench import Bench, Command, Subject
-from tests.faults.mutations import BYTES, FORMS
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,14 +97,19 @@ def test_the_bench_sees_what_is_believed_against_a_checksum(tmp_path, monkeypatc
     assert Bench(tmp_path, "guarded", subject, seed=1).meet(0).outcome == "believed"
 
 
+SOME_MUTANTS = """
+import hashlib, random
+from tests.faults.mutations import BYTES, FORMS
+data = b'{"a": [1, "b"], "c": {"d": 0.5}}'
+made = [mutation(random.Random(f"1 {n}"), data) for n in range(20) for mutation in (*BYTES, *FORMS["json"])]
+digest = hashlib.sha256(b"".join(made)).hexdigest()
+"""
+
+
 def test_a_mutant_is_the_same_in_every_process():
     """A failure that cannot be met again is of no use."""
-    script = "from tests.faults.test_mutants import some_mutants; print(some_mutants())"
-    other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert other.stdout.strip() == some_mutants()
-
-
-def some_mutants() -> str:
-    data = b'{"a": [1, "b"], "c": {"d": 0.5}}'
-    made = [mutation(random.Random(f"1 {n}"), data) for n in range(20) for mutation in (*BYTES, *FORMS["json"])]
-    return hashlib.sha256(b"".join(made)).hexdigest()
+    here: dict = {}
+    exec(SOME_MUTANTS, here)
+    command = [sys.executable, "-c", SOME_MUTANTS + "print(digest)"]
+    there = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert there.stdout.strip() == here["digest"]
