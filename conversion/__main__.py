@@ -158,16 +158,17 @@ class Diff:
 
 @dataclasses.dataclass(frozen=True)
 class Verify:
-    """Run A and B on the same inputs, in MindSpore's graph mode and in PyTorch, and say whether they compute the same.
+    """Say whether the weights of A and B are equal, run both on the same inputs, and say whether they compute the same.
 
-    Every sublayer, output and gradient is compared with the oracle, PyTorch in float64, by the error that PyTorch
-    itself makes at the same precision. Where they differ, the first sublayer that does is named, and the exit code is
-    1. Without A and B, MindSpore on this machine is compared with the oracle's numbers on file; --full compares all
+    MindSpore's graph mode, PyTorch and, where it is installed, transformers run. Every sublayer, output and gradient is
+    compared with the oracle, PyTorch in float64, by the error that PyTorch itself makes at the same precision. Where
+    they differ, the first sublayer that does is named, and the exit code is 1. One of them may be a graph, .onnx or
+    .mindir, whose weights have no names: it is run as it is and compared by its outputs. Without A and B, MindSpore on this machine is compared with the oracle's numbers on file; --full compares all
     frameworks, modes, precisions and sizes, plants faults and trains.
     """
 
     a: Annotated[tyro.conf.Positional[Optional[Path]], tyro.conf.arg(metavar="A")] = None
-    """The one checkpoint; the oracle computes with its weights."""
+    """The one checkpoint; the oracle computes with its weights, or with those of B where A is a graph without."""
     b: Annotated[tyro.conf.Positional[Optional[Path]], tyro.conf.arg(metavar="B")] = None
     """The other."""
     full: bool = False
@@ -209,11 +210,11 @@ class Verify:
             print(line, file=sys.stderr, flush=True)
 
         if self.a is not None and self.b is not None:
-            from conversion.agreement.verify import Settings, verify
+            from conversion.agreement.verify import Settings, open_two, verify
 
             settings = Settings(self.device, self.precision or "float32", self.text)
             seen = tell if sys.stderr.isatty() else lambda line: None
-            return verify(self.parts.read(self.a), self.parts.read(self.b), settings, seen)
+            return verify(*open_two(self.a, self.b, self.parts.read), settings, seen)
         from conversion.agreement import full
 
         if self.full:
