@@ -30,6 +30,7 @@ from conversion import checkpoint
 from conversion.__main__ import main as conversion_main
 from conversion.convert import Settings, convert
 from ms_bert.config import BertConfig
+from ms_bert.data import corpus as corpus_module
 from ms_bert.data import tokenizer
 from ms_bert.data.corpus import Corpus
 from ms_bert.data.files import file_hash
@@ -461,6 +462,17 @@ def _make_graphs() -> None:
     graph_cache.told = False
 
 
+def _opened_by_hash() -> str:
+    """As if the corpus were too large to be hashed each time."""
+    corpus_module._HASH_AGAIN = 0
+    return _opened()
+
+
+def _make_hash() -> None:
+    _make_corpus()
+    _opened_by_hash()
+
+
 _OPEN = (_calling("open_store", _opened),)
 _NO_FIFO = tuple(nature for nature in NATURES if nature is not fifo)  # nobody makes one in his own cache
 _CACHES = {
@@ -472,7 +484,13 @@ _CACHES = {
         natures=_NO_FIFO,
     ),
     "kept vocabulary": Subject(_make_cache, {"cache/vocabularies/*": "json"}, _OPEN, guarded=True, natures=_NO_FIFO),
-    "kept hash": Subject(_make_cache, {"cache/hashes/*": "lines"}, _OPEN, guarded=True, natures=_NO_FIFO),
+    "kept hash": Subject(
+        _make_hash,
+        {"cache/hashes/*": "json"},
+        (_calling("open_store", _opened_by_hash),),
+        guarded=True,
+        natures=_NO_FIFO,
+    ),
     "kept graphs": Subject(
         _make_graphs,
         {"cache/graphs/step/hashes.json": "json", "cache/graphs/step/graph_cache/*": "bytes"},
