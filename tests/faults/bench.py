@@ -16,6 +16,7 @@ import importlib
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -281,7 +282,9 @@ class Bench:
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 2))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         faulthandler.enable(sys.stderr)  # says where a signal struck
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        for number in (signal.SIGALRM, signal.SIGXCPU):
+            signal.signal(number, signal.SIG_DFL)
+            faulthandler.register(number, sys.stderr, chain=True)
         signal.alarm(2 * SECONDS)
         _quicken(self.subject.draws)
         sys.addaudithook(_watch(self.root, writer))
@@ -302,9 +305,9 @@ class Bench:
         if ended["exception"]:
             return "traceback", f"{ended['exception']}: {ended['detail']}", ended["where"]
         if ended["signal"] in (signal.SIGALRM, signal.SIGXCPU, signal.SIGKILL):
-            return "hang", signal.Signals(ended["signal"]).name, ""
+            return "hang", signal.Signals(ended["signal"]).name, _struck(err)
         if ended["signal"]:
-            return "crash", f"{signal.Signals(ended['signal']).name}: {err[:300]}", ""
+            return "crash", f"{signal.Signals(ended['signal']).name}: {err[:300]}", _struck(err)
         if "Traceback (most recent call last)" in err:
             return "traceback", err.strip().splitlines()[-1][:200], "in another thread or process"
         if ended["memory"] > MEMORY:
@@ -412,6 +415,11 @@ def _where(error: BaseException) -> str:
     """The last frame of ours that an exception went through."""
     frames = traceback.extract_tb(error.__traceback__)
     return _named([(frame.filename, frame.name) for frame in frames])
+
+
+def _struck(err: str) -> str:
+    """The frame of ours that a signal struck, by what faulthandler says of it."""
+    return _named(re.findall(r'File "([^"]+)", line \d+ in (\S+)', err)[::-1])
 
 
 def _where_of(frame) -> str:
