@@ -161,7 +161,7 @@ class Bench:
         if command.name not in self.expected:
             self._fresh()
             before = _tree(self.work)
-            ended = self._in_child(command.run, command.result)
+            ended = self._in_child(command.run, command.result, command.answer)
             outcome, detail, _ = self._judge(ended, command, before)
             if outcome != "read":
                 raise Unsound(f"{command.name}: {outcome}: {detail}")
@@ -179,7 +179,7 @@ class Bench:
         changed = not (path.is_file() and not path.is_symlink() and _same(path, self._sound_of(path)))
         resealed = self.subject.reseal(rng, self.work)
         before = _tree(self.work)
-        ended = self._in_child(command.run, command.result)
+        ended = self._in_child(command.run, command.result, command.answer)
         outcome, detail, where = self._judge(ended, command, before)
         if outcome == "read":
             outcome, detail = self._compared(command, ended, self.subject.guarded and changed and not resealed)
@@ -192,7 +192,7 @@ class Bench:
         if result.startswith(REMADE):
             fits = result.removeprefix(REMADE) in ("", expected.removeprefix(REMADE))
             return ("recovered", "") if fits else ("believed", "made again, and otherwise than at first")
-        if ended["code"] == 0 and result == expected:
+        if result == expected:
             return "recovered" if self._stream("err").strip() else "same", ""
         return ("believed", "another result, and no word of it") if guarded else ("other", "")
 
@@ -215,7 +215,7 @@ class Bench:
 
     # In the child
 
-    def _in_child(self, run: Callable[[], int | None], result: Callable[[], str] = lambda: "") -> dict:
+    def _in_child(self, run: Callable[[], int | None], result: Callable[[], str] = lambda: "", answer: int = 0) -> dict:
         """What became of a call in a process of its own, in the folder of the mutant and under limits."""
         known = set(sys.modules)
         # A file, for a pipe has an end: what fills it would wait, and so would we for all that hold it open.
@@ -226,9 +226,9 @@ class Bench:
             try:
                 self._confine(writer)
                 _report(writer, held=int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize())
-                answer = run()
+                ended = run()
                 sys.stdout.flush()
-                _report(writer, code=answer, result="" if answer else result())
+                _report(writer, code=ended, result=result() if ended in (0, answer) else "")
                 code = 0
             except SystemExit as stop:
                 if isinstance(stop.code, str):
