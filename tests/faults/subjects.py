@@ -605,12 +605,13 @@ def _convert_so() -> int:
     return conversion_main([os.fsdecode(argument) for argument in Path("arguments").read_bytes().split(b"\0")])
 
 
-_ODD_NUMBERS = (*map(str, (*NUMBERS, *REALS, 2, 3, 100, 10**6)), "1e3", "1_000", "٣", "0x10", "2.0", "", " 1")
+_PLAUSIBLE = tuple(map(str, (0, 1, 2, 3, 7, 8, 11, 16, 20, 100, 0.01, 0.1, 0.5, 1.0, 1e-3)))
+_ODD_NUMBERS = (*map(str, (*NUMBERS, *REALS, 10**6)), "1e3", "1_000", "٣", "0x10", "2.0", "", " 1")
 _ODD_TEXTS = (*(text.encode() for text in TEXTS if not {"\0", "/"} & {*text} and len(text) < 1000), b"\xff\xfe")
 
 
 def _arguments(options: dict[str, bool], known: tuple[str, ...]) -> Mutation:
-    """One or two options more, or one of the words that are there replaced.
+    """Some options more, or one of the words that are there replaced.
 
     Args:
         options: names, and whether each takes a number. known: words that mean something.
@@ -618,9 +619,10 @@ def _arguments(options: dict[str, bool], known: tuple[str, ...]) -> Mutation:
 
     def option(rng: random.Random, data: bytes) -> bytes:
         arguments = data.split(b"\0")
-        for _ in range(rng.choice((1, 1, 2))):
+        for _ in range(rng.choice((1, 1, 2, 4))):
             name, numeric = rng.choice(list(options.items()))
-            numbers, words = [n.encode() for n in _ODD_NUMBERS], [*(word.encode() for word in known), *_ODD_TEXTS]
+            numbers = [number.encode() for number in rng.choice((_PLAUSIBLE, _ODD_NUMBERS))]
+            words = [*(word.encode() for word in known), *_ODD_TEXTS]
             odd = rng.choice(numbers if numeric == (rng.random() < 0.9) else words)
             if rng.random() < 0.15:
                 arguments[rng.randrange(1, len(arguments))] = odd
