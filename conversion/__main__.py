@@ -59,7 +59,7 @@ class Named:
         source = open_source(path)
         return (source.below(self.prefix) if self.prefix else source).renamed(self.rules())
 
-    def open_two(self, *paths: Path) -> list[Source]:
+    def open_all(self, *paths: Path) -> list[Source]:
         """Each by the prefix and the rules that fit it; each must fit one."""
         sources = [open_source(path) for path in paths]
         if self.prefix:
@@ -88,8 +88,8 @@ class Parts:
     def read(self, source: Source, family: Optional[str] = None, config: Optional[Path] = None) -> Checkpoint:
         return checkpoint.read_source(source, family, config, self.architecture, self.allow_missing, self.drop)
 
-    def read_two(self, a: Path, b: Path) -> tuple[Checkpoint, Checkpoint]:
-        return tuple(map(self.read, self.naming.open_two(a, b)))
+    def read_all(self, *paths: Path) -> list[Checkpoint]:
+        return list(map(self.read, self.naming.open_all(*paths)))
 
 
 _Parts = tyro.conf.OmitArgPrefixes[Parts]
@@ -201,7 +201,7 @@ class Diff:
     """Print it as JSON."""
 
     def run(self) -> int:
-        told = report.diff(*self.parts.read_two(self.a, self.b))
+        told = report.diff(*self.parts.read_all(self.a, self.b))
         if self.json:
             print(json.dumps(told, indent=2))
         else:
@@ -211,16 +211,18 @@ class Diff:
 
 @dataclasses.dataclass(frozen=True)
 class Verify:
-    """Run A and B on the same inputs, in MindSpore's graph mode and in PyTorch, and say whether they compute the same.
+    """Say whether the weights of A and B are equal, run both on the same inputs, and say whether they compute the same.
 
-    Every sublayer, output and gradient is compared with the oracle, PyTorch in float64, by the error that PyTorch
-    itself makes at the same precision. Where they differ, the first sublayer that does is named, and the exit code is
-    1. Without A and B, MindSpore on this machine is compared with the oracle's numbers on file; --full compares all
-    frameworks, modes, precisions and sizes, plants faults and trains.
+    MindSpore's graph mode, PyTorch and, where it is installed, transformers run. Every sublayer, output and gradient is
+    compared with the oracle, PyTorch in float64, by the error that PyTorch itself makes at the same precision. Where
+    they differ, the first sublayer that does is named, and the exit code is 1. One of them may be a graph, .onnx or
+    .mindir, whose weights have no names: it is run as it is and compared by its outputs. Without A and B, MindSpore on
+    this machine is compared with the oracle's numbers on file; --full compares all frameworks, modes, precisions and
+    sizes, plants faults and trains.
     """
 
     a: Annotated[tyro.conf.Positional[Optional[Path]], tyro.conf.arg(metavar="A")] = None
-    """The one checkpoint; the oracle computes with its weights."""
+    """The one checkpoint; the oracle computes with its weights, or with those of B where A is a graph without."""
     b: Annotated[tyro.conf.Positional[Optional[Path]], tyro.conf.arg(metavar="B")] = None
     """The other."""
     full: bool = False
@@ -260,11 +262,11 @@ class Verify:
             print(printable(line), file=sys.stderr, flush=True)
 
         if self.a is not None and self.b is not None:
-            from conversion.agreement.verify import Settings, verify
+            from conversion.agreement.verify import Settings, open_two, verify
 
             settings = Settings(self.device, self.precision or "float32", self.text)
             seen = tell if sys.stderr.isatty() else lambda line: None
-            return verify(*self.parts.read_two(self.a, self.b), settings, seen)
+            return verify(*open_two(self.a, self.b, self.parts.read_all), settings, seen)
         from conversion.agreement import full
 
         if self.full:

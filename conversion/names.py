@@ -244,6 +244,27 @@ _HUGGING_FACE_PREFIXES = (("bert.", ""), ("", ""))
 _MODEL_ZOO_PREFIXES = (("bert.bert.", "bert."), ("bert.", ""), ("", ""))
 _NN_LEAVES = {**_PLAIN, "norm": _GAMMA_BETA, "embedding": {"weight": "embedding_table"}}
 
+_TENSORFLOW_2 = Family(
+    "tensorflow/models, official/nlp/modeling: networks/bert_encoder.py, models/bert_*.py and layers/; the names "
+    "of the variables in an object-based checkpoint",
+    _TENSORFLOW_2_MODULES,
+    {
+        "embedding": {"weight": "embeddings"},
+        "norm": _GAMMA_BETA,
+        "linear": {"weight": "kernel", "bias": "bias"},
+        "projection": {"weight": "kernel", "bias": "bias"},
+        "bias": {"bias": "bias"},
+    },
+    (("", ""), ("", "bert/")),
+    heads=_TENSORFLOW_2_HEADS,
+    separator="/",
+    layouts=_TENSORFLOW_2_LAYOUTS,
+    moments=(("{name}/m", "{name}/v"),),
+    ignored=(r"save_counter", r"beta[12]_power", r"(optimizer|keras_api|Adam\w*|LAMB|SGD)/.*"),
+    unused=(r"(.*/)?pooler_transform/(kernel|bias)",),
+    computes=("layer_norm_eps 1e-12", "the tanh form of GELU for gelu"),
+)
+
 FAMILIES: dict[str, Family] = {
     "hugging-face": Family(
         "transformers, ms_bert and pt_reference",
@@ -328,25 +349,14 @@ FAMILIES: dict[str, Family] = {
         # google-research/bert@bee6030; the published weights were trained with the erf form before it.
         computes=("layer_norm_eps 1e-12", "the tanh form of GELU for gelu since 2019"),
     ),
-    "tensorflow-2": Family(
-        "tensorflow/models, official/nlp/modeling: networks/bert_encoder.py, models/bert_*.py and layers/; the names "
-        "of the variables in an object-based checkpoint",
-        _TENSORFLOW_2_MODULES,
-        {
-            "embedding": {"weight": "embeddings"},
-            "norm": _GAMMA_BETA,
-            "linear": {"weight": "kernel", "bias": "bias"},
-            "projection": {"weight": "kernel", "bias": "bias"},
-            "bias": {"bias": "bias"},
+    "tensorflow-2": _TENSORFLOW_2,
+    "tensorflow-2-old": dataclasses.replace(
+        _TENSORFLOW_2,
+        source="the same before autumn 2020 (networks/transformer_encoder.py, layers/transformer.py)",
+        modules={
+            **_TENSORFLOW_2_MODULES,
+            "bert.encoder.layer.{i}.attention.output.dense": f"{_TENSORFLOW_2_LAYER}/self_attention_output",
         },
-        (("", ""), ("", "bert/")),
-        heads=_TENSORFLOW_2_HEADS,
-        separator="/",
-        layouts=_TENSORFLOW_2_LAYOUTS,
-        moments=(("{name}/m", "{name}/v"),),
-        ignored=(r"save_counter", r"beta[12]_power", r"(optimizer|keras_api|Adam\w*|LAMB|SGD)/.*"),
-        unused=(r"(.*/)?pooler_transform/(kernel|bias)",),
-        computes=("layer_norm_eps 1e-12", "the tanh form of GELU for gelu"),
     ),
     "nvidia": Family(
         "NVIDIA/DeepLearningExamples, PyTorch/LanguageModeling/BERT/modeling.py",
@@ -527,12 +537,12 @@ def _prefixes(family: str, names: Collection[str]) -> list[str]:
         whole = name.removesuffix(stem)
         if not name.endswith(stem) or (whole and not whole.endswith(description.separator)):
             continue
-        beside = _weight_of(name, names) != name
-        if not beside and not any(re.fullmatch(pattern, name) for pattern in description.ignored):
+        if _weight_of(name, names) == name and not any(re.fullmatch(pattern, name) for pattern in _IGNORED):
             found.append(whole)
     return found
 
 
+_IGNORED = {pattern for family in FAMILIES.values() for pattern in family.ignored}
 _BEFORE_MOMENTS = {
     pattern.partition("{name}")[0] for family in FAMILIES.values() for pair in family.moments for pattern in pair
 } - {""}

@@ -111,17 +111,24 @@ class Fit:
         return f"drawn anew, for the checkpoint lacks them: {listed(self.drawn)}{unused}"
 
 
-def read(path: Path, config: Path | None = None, num_labels: int | None = None) -> Pretrained:
+def read(
+    path: Path,
+    config: Path | None = None,
+    num_labels: int | None = None,
+    prefix: str = "",
+    rename: Mapping[str, str] | None = None,
+) -> Pretrained:
     """A checkpoint to begin from, of any format that `conversion` reads, with the config beside it.
 
     Args:
         config: a config file, or a folder with one, instead of the one beside the checkpoint.
         num_labels: of the model to be made, instead of what the config says.
+        prefix, rename: of the names in the file, see `conversion.checkpoint.read`.
 
     Raises:
         UserError: it cannot be read, it is no BERT, there is no config, or num_labels is not positive.
     """
-    found = checkpoint.read(path, config=config, any_heads=True)
+    found = checkpoint.read(path, config=config, any_heads=True, prefix=prefix, rename=rename)
     if found.config is None:
         raise UserError(f"there is no config beside {found.source.path}, and a model needs one; name a config.json.")
     made = found.config

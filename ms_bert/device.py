@@ -59,9 +59,15 @@ def use_device(device: str, precision: str = "float32", recompute: bool = False,
     try:
         mindspore.set_device(device)
     except RuntimeError as error:
-        if device == "CPU":
-            raise
-        raise UserError(_MISSING[device]) from error
+        running = mindspore.get_context("device_target")
+        if "initialized" not in str(error):
+            if device == "CPU":
+                raise
+            raise UserError(_MISSING[device]) from error
+        if running != device:  # after its first operation MindSpore changes no more
+            raise UserError(
+                f"MindSpore computes on {running} in this process already; choose {device} before its first operation."
+            ) from error
     finally:
         logging.disable(level)
     mindspore.set_context(mode=mindspore.GRAPH_MODE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from mindspore import Tensor, nn
@@ -23,6 +24,8 @@ def load(
     config: str | os.PathLike | None = None,
     num_labels: int | None = None,
     seed: int = 1,
+    prefix: str = "",
+    rename: Mapping[str, str] | None = None,
     **arguments,
 ) -> nn.Cell:
     """A model of a class of ms_bert.model or ms_bert.heads, or of one's own, with the weights of a checkpoint.
@@ -37,12 +40,14 @@ def load(
             layers, without gradients and intermediates.
         config: a config.json or a folder with one, instead of the one beside the checkpoint.
         num_labels: of the classifier, instead of what the config says. seed: of what is drawn anew.
+        prefix: take only the tensors whose names begin so, as `query_encoder.`: the one model of several in a file.
+        rename: of modules in the file, as `{"fc": "classifier"}`.
         arguments: further ones of the class, as `choices`.
 
     Raises:
         UserError: it cannot be read, is no BERT, does not fit the config, or there is no config.
     """
-    found = pretrained.read(Path(path), None if config is None else Path(config), num_labels)
+    found = pretrained.read(Path(path), None if config is None else Path(config), num_labels, prefix, rename)
     model = kind(found.config, numerics or Numerics(), **arguments)
     parameters = {parameter.name: parameter for parameter in model.get_parameters()}
     fit = found.fit({name: parameter.shape for name, parameter in parameters.items()}, kind.__name__)

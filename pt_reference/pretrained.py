@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -21,6 +22,8 @@ def load(
     config: str | os.PathLike | None = None,
     num_labels: int | None = None,
     seed: int = 1,
+    prefix: str = "",
+    rename: Mapping[str, str] | None = None,
     **arguments,
 ) -> nn.Module:
     """A model of a class of pt_reference.model or .heads, or of one's own, with the weights of a checkpoint.
@@ -33,12 +36,14 @@ def load(
         path: whatever `conversion` reads: a run's folder, one of Hugging Face, or a file of any format.
         config: a config.json or a folder with one, instead of the one beside the checkpoint.
         num_labels: of the classifier, instead of what the config says. seed: of what is drawn anew.
+        prefix: take only the tensors whose names begin so, as `query_encoder.`: the one model of several in a file.
+        rename: of modules in the file, as `{"fc": "classifier"}`.
         arguments: further ones of the class, as `choices`.
 
     Raises:
         UserError: it cannot be read, is no BERT, does not fit the config, or there is no config.
     """
-    found = pretrained.read(Path(path), None if config is None else Path(config), num_labels)
+    found = pretrained.read(Path(path), None if config is None else Path(config), num_labels, prefix, rename)
     model = kind(found.config, numerics or Numerics(), **arguments)
     fit = found.fit({name: tuple(p.shape) for name, p in model.named_parameters()}, kind.__name__)
     values = {name: torch.from_numpy(value) for name, value in fit.values(seed).items()}

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from conversion.parameters import BACKBONE, shapes
+from conversion.parameters import BACKBONE, architecture_of, shapes
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import FIELDS, Batch
 from ms_bert.options import ExampleOptions, Options, TrainingOptions
@@ -348,6 +348,20 @@ def with_training(options: Options, **changes) -> Options:
     return dataclasses.replace(options, training=dataclasses.replace(options.training, **changes))
 
 
+def shaken(problem: Problem) -> Problem:
+    """The problem with weights that are moved by a float32 step, at random up, down or not at all.
+
+    What PyTorch makes of them is as good an answer in float32 as what it makes of the weights themselves. It may be
+    lucky there, as where all numbers of a row are the same and it finds their variance to be 0.
+    """
+    rng = np.random.default_rng(14)
+
+    def moved(value: np.ndarray) -> np.ndarray:
+        return value + rng.integers(-1, 2, value.shape, np.int8) * np.spacing(value)
+
+    return dataclasses.replace(problem, weights={name: moved(value) for name, value in problem.weights.items()})
+
+
 def without_dropout(problem: Problem) -> Problem:
     config = problem.config.replace(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     return dataclasses.replace(problem, config=config)
@@ -380,6 +394,13 @@ def classifier(problem: Problem) -> tuple[int, bool]:
     """How many labels the classifier has, and whether it classifies tokens."""
     labels = len(problem.weights["classifier.bias"]) if "classifier" in problem.parts else 0
     return labels, problem.per_token
+
+
+def class_of(problem: Problem) -> str | None:
+    """The class of Hugging Face with the problem's parts, as far as they tell; None: there is none."""
+    if "classifier" in problem.parts:
+        return "BertForTokenClassification" if problem.per_token else "BertForSequenceClassification"
+    return architecture_of(problem.parts)
 
 
 def totals(batch: Batch) -> list[np.float32]:

@@ -13,14 +13,18 @@ from ms_bert.errors import UserError
 PACKAGES = ("ms-bert", "mindspore", "torch", "onnxruntime", "transformers", "numpy")
 
 
+def is_installed(name: str) -> bool:
+    """Whether a package can be imported here."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
 def check_installed(*names: str) -> None:
     """Raise UserError where a package that the comparison needs is not installed."""
     for name in names:
-        try:
-            found = importlib.util.find_spec(name)
-        except ModuleNotFoundError:
-            found = None
-        if found is None:
+        if not is_installed(name):
             raise UserError(
                 f"this comparison needs {name}, which is not installed; pip install -e '.[torch,onnx]', or check this "
                 "machine against the oracle's numbers on file: python -m conversion verify."

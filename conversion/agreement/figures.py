@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conversion.agreement.findings import HISTOGRAM_EDGES, Finding
-from conversion.agreement.tolerances import tolerance
+from conversion.agreement.tolerances import K
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,13 +122,13 @@ def errors_by_layer(findings: Iterable[Finding], colors: Mapping[str, str] | Non
 
 
 def ratios_by_layer(findings: Iterable[Finding], colors: Mapping[str, str] | None = None) -> Figure | None:
-    """How many times PyTorch's own error each sublayer's is, and the k that is allowed."""
+    """How many times PyTorch's own error each sublayer's is, and the K that is allowed."""
     return _by_layer(
         [finding for finding in findings if finding.check == "forward" and finding.yardstick is not None],
         colors,
         value=lambda finding: finding.ratio,
-        bound=lambda panel: {f.name: tolerance(f.check, f.name, f.precision).k for f in panel},
-        bound_label="k",
+        bound=lambda panel: dict.fromkeys((f.name for f in panel), K),
+        bound_label="K",
         ylabel="error / PyTorch's own",
     )
 

@@ -13,6 +13,7 @@ from conversion.agreement.figures import CaughtFault, Trajectory
 from conversion.agreement.findings import Finding, worst
 from conversion.agreement.html_report import Report
 from conversion.agreement.suite import Reference, findings
+from conversion.agreement.tolerances import kind
 from ms_bert.config import PRESETS
 from ms_bert.data.batches import BatchMaker
 from ms_bert.data.corpus import Corpus
@@ -130,11 +131,11 @@ def summary(report: Report) -> dict:
     """The figures of a report as JSON values: what was compared, the noise and the smallest fault of each tolerance."""
     by_tolerance: dict[str, list[Finding]] = collections.defaultdict(list)
     for finding in report.findings:
-        by_tolerance[f"{kind(finding.check)} {finding.precision}"].append(finding)
+        by_tolerance[f"{kind(finding.check, finding.name)} {finding.precision}"].append(finding)
     smallest: dict[str, CaughtFault] = {}
     for fault in report.faults:
         precision = fault.name.partition(", ")[2] or "float32"
-        check = f"{kind(fault.check)} {precision}"
+        check = f"{kind(fault.check, fault.tensor)} {precision}"
         if fault.caught and (check not in smallest or fault.times < smallest[check].times):
             smallest[check] = fault
     contenders = collections.Counter(f"{f.contender} {f.precision}" for f in report.findings)
@@ -154,11 +155,6 @@ def summary(report: Report) -> dict:
         "faults": [dataclasses.asdict(fault) for fault in report.faults],
         "drift": {name: max(values) for name, values in report.trajectory.drift.items()} if report.trajectory else {},
     }
-
-
-def kind(check: str) -> str:
-    """The kind of a check, as tolerances are told apart by."""
-    return check.split(",")[0].split()[0]
 
 
 def _told(found: list[Finding]) -> str:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from conversion.agreement import figures
 from conversion.agreement.figures import CaughtFault, Trajectory
 from conversion.agreement.findings import Finding
+from conversion.agreement.predictions import Predictions
+from conversion.agreement.tolerances import K
 from ms_bert.data.files import write_atomically
 from ms_bert.errors import UserError
 
@@ -42,15 +44,20 @@ figcaption, .faint { color: var(--faint); font-size: .9em; }
 table { border-collapse: collapse; font-size: .85em; font-variant-numeric: tabular-nums; }
 th, td { padding: .2em .7em .2em 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 td.number, th.number { text-align: right; white-space: nowrap; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .3em 1em; font-size: .9em; }
+dt { font-weight: bold; } dd { margin: 0; }
+h3 { font-size: 1em; margin: 1.2em 0 .2em; } h3 + p { margin: .2em 0 .5em; }
 tr.beyond td { background: var(--differs); print-color-adjust: exact; }
 summary { cursor: pointer; font-weight: bold; margin-top: 2em; }
 """
+
+ANSWERS = {"agrees": "Yes, they agree.", "differs": "No, or it cannot be told."}
 
 CAPTIONS = {
     "errors": "Each sublayer's relative error against the float64 oracle, in the order of the forward pass: a "
     "contender agrees where it is below the gray line, its limit, and a fault is where its line first leaves the rest.",
     "ratios": "How many times PyTorch's own error at the same precision each contender's is, by the worse of norm and "
-    "largest element: a healthy one stays near 1 and below the gray line, k (the limit adds a floor to k times, so "
+    "largest element: a healthy one stays near 1 and below the gray line, K (the limit adds a floor to K times, so "
     "that tiny errors may pass it), and a fault jumps.",
     "gradients": "The relative error of each parameter's gradient, layer by layer, in the case that is nearest to its "
     "limit, which is the gray dash above the points.",
@@ -63,6 +70,29 @@ CAPTIONS = {
 }
 
 COLUMNS = ("check", "case", "contender", "precision", "tensor", "measure", "error", "PyTorch's", "limit", "of limit")
+# Every word that the page uses in a sense of its own.
+GLOSSARY = {
+    "tensor": "an array of numbers that a model computes on the way from tokens to an answer: the embeddings, the "
+    "attention probabilities and the output of each layer, the logits, the gradient of a weight.",
+    "contender": "a program that computes them: a framework with the weights of A or of B.",
+    "oracle": "the same model in PyTorch with 64-bit numbers (float64). Its rounding errors are about a billion times "
+    "smaller than those of 32-bit numbers, so its tensors are taken for exact.",
+    "error": "how far a contender's tensor is from the oracle's, as a share of the tensor's own size. Two measures "
+    "are taken: norm, the length of the difference by the length of the tensor, and largest, the largest difference "
+    "of one element by the largest element.",
+    "yardstick (PyTorch's)": "the error that PyTorch itself makes at the same precision with the same weights. "
+    "Rounding is no fault, and this says how much of it there is. For two checkpoints it is at least what weights that "
+    "are off by half of their last bit would make of the tensor, for one run of PyTorch may be lucky.",
+    "floor": "what is allowed in any case, for instance because the exponential function of MindSpore on a CPU is "
+    "right to six digits only.",
+    "limit": f"what is allowed: {K:g} times the yardstick, plus the floor.",
+    "share (of limit)": "the error divided by its limit, by the measure that is worse. Up to 100% it agrees.",
+    "cap": "where the limit would be above this, no limit means anything, since it would hide a fault: such a tensor "
+    "is not judged, nor what is computed from it, and the notes name it. PyTorch itself must stay below the cap.",
+    "precision": "of the numbers that are computed with: float32 has about seven digits, float16 three, bfloat16 two.",
+    "case": "the inputs: real text, random tokens, or packed rows, which hold several sequences each.",
+}
+
 NUMBERS = {"error", "PyTorch's", "limit", "of limit", "times"}
 
 
@@ -71,7 +101,8 @@ class Report:
     """What the page tells.
 
     Attributes:
-        title: what was compared. verdict: one sentence. environment: the machine and the versions.
+        title: what was compared. verdict: the answer, in a sentence or two. environment: the machine and the versions.
+        about: what was compared with what, on which inputs, in plain words. predictions: of both sides, by kind.
     """
 
     title: str
@@ -82,6 +113,8 @@ class Report:
     notes: tuple[str, ...] = ()
     trajectory: Trajectory | None = None
     faults: tuple[CaughtFault, ...] = ()
+    about: str = ""
+    predictions: tuple[Predictions, ...] = ()
 
 
 def check_free(path: Path) -> None:
@@ -128,17 +161,44 @@ def html(report: Report) -> str:
 </head>
 <body>
 <h1>{title}</h1>
-<p id="verdict" class="{state}"><strong>{state.capitalize()}.</strong> {_text(report.verdict)}</p>
+{_about(report.about)}
+<p id="verdict" class="{state}"><strong>{ANSWERS[state]}</strong> {_text(report.verdict)}</p>
+{_notes(report.notes)}
+{_predictions(report.predictions)}
 {_beyond(report.findings)}
+{_glossary(report.findings)}
 {_figures(report)}
 {_worst(report.findings)}
 {_faults(report.faults)}
 {_all(report.findings)}
-{_notes(report.notes)}
 {_environment(report.environment)}
 </body>
 </html>
 """
+
+
+def _about(about: str) -> str:
+    return f'<p id="about">{_text(about)}</p>' if about else ""
+
+
+def _predictions(predictions: Sequence[Predictions]) -> str:
+    if not predictions:
+        return ""
+    sections = []
+    for kind in predictions:
+        share = f"{kind.equal} of {kind.total} first answers are the same ({kind.equal / max(kind.total, 1):.0%})"
+        shown = "" if len(kind.rows) == kind.total else f"; {len(kind.rows)} are shown"
+        rows = [(not row.equal, (row.asked, *row.answers, "yes" if row.equal else "no")) for row in kind.rows]
+        table = _table(("text", *kind.sides, "the same"), rows)
+        sections.append(f"<h3>{_text(kind.what[:1].upper() + kind.what[1:])}</h3><p>{share}{shown}.</p>{table}")
+    return f'<section id="predictions"><h2>What the models predict</h2>{"".join(sections)}</section>'
+
+
+def _glossary(findings: Sequence[Finding]) -> str:
+    if not findings:
+        return ""
+    terms = "".join(f"<dt>{_text(term)}</dt><dd>{_text(told)}</dd>" for term, told in GLOSSARY.items())
+    return f'<section id="glossary"><h2>The words of this page</h2><dl>{terms}</dl></section>'
 
 
 def _beyond(findings: Iterable[Finding]) -> str:
@@ -191,7 +251,7 @@ def _svg(name: str, title: str, figure: Figure) -> str:
 
 def _worst(findings: Iterable[Finding]) -> str:
     worst: dict[tuple[str, str, str], Finding] = {}
-    for finding in findings:
+    for finding in (finding for finding in findings if finding.judged):
         key = (finding.check, finding.contender, finding.precision)
         if key not in worst or figures.share(finding) > figures.share(worst[key]):
             worst[key] = finding
@@ -239,7 +299,8 @@ def _findings(findings: Iterable[Finding]) -> str:
         measure = max(("norm", "largest"), key=lambda measure: _share(finding, measure))
         error, limit = getattr(finding.error, measure), getattr(finding.limit, measure)
         own = _number(getattr(finding.yardstick, measure)) if finding.yardstick else "\u2013"
-        numbers = (_number(error), own, _number(limit), _percent(_share(finding, measure)))
+        share = _percent(_share(finding, measure)) if finding.judged else "not judged"
+        numbers = (_number(error), own, _number(limit), share)
         named = (finding.check, finding.case, finding.contender, finding.precision, finding.name, measure)
         rows.append((not finding.agrees, (*named, *numbers)))
     return _table(COLUMNS, rows)

@@ -5,31 +5,29 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from conversion.agreement import cases, suite
+from conversion.agreement import cases, deployed, inputs, suite
 from conversion.agreement.cases import Case, Problem, Tensors
-from conversion.agreement.environment import check_installed, environment
-from conversion.agreement.findings import Finding, errors
+from conversion.agreement.deployed import Graph
+from conversion.agreement.environment import check_installed, environment, is_installed
+from conversion.agreement.findings import Finding, errors, larger
 from conversion.agreement.html_report import Report
+from conversion.agreement.predictions import predict
+from conversion.agreement.roundings import common
 from conversion.agreement.tolerances import Error, tolerance
 from conversion.checkpoint import Checkpoint
 from conversion.parameters import NEED_POOLER, shapes
 from conversion.tensors import same_bytes
 from ms_bert.config import BertConfig
-from ms_bert.data import tokenizer
-from ms_bert.data.batches import Batch
 from ms_bert.errors import UserError
 
-TOKENS, SLOTS = 64, 8  # of a row of real text
 FEWEST_TOKENS = 8  # of a row, for pairs of sentences and packed ones
 ONNX = "ONNX"
-HALVES = ("float16", "bfloat16")
 # What must be the same in both configs: with other values the tensors within are of other shapes.
 SIZES = (
     "vocab_size",
@@ -42,14 +40,7 @@ SIZES = (
 )
 # No text shows every row of these, so they are compared row by row.
 TABLES = tuple(f"bert.embeddings.{name}_embeddings.weight" for name in ("word", "position", "token_type"))
-# Pairs of sentences, where no text is given.
-TEXT = (
-    "The cat sits on the mat. It has been there since the early morning, and nobody knows why.",
-    "MindSpore compiles the whole training step into one graph; PyTorch runs it operation by operation.",
-    "Déjà vu: naïve café owners in Zürich, São Paulo and Kraków recognise 東京, emoji and e-mail addresses alike.",
-    "语言模型在大量文本上进行预训练。然后在具体任务上微调。",
-    "In 1905, Einstein published four papers (on light, atoms, motion and energy) that changed physics forever!",
-)
+MOST_NAMES = 3  # of tensors that are not judged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,15 +56,49 @@ class Settings:
     text: Path | None = None
 
 
-def verify(
-    a: Checkpoint, b: Checkpoint, settings: Settings | None = None, tell: Callable[[str], None] = lambda line: None
-) -> Report:
-    """Run both checkpoints on the same real and random inputs, and judge every sublayer, output and gradient.
+Tell = Callable[[str], None]  # takes a line of progress
 
-    The oracle is PyTorch in float64 with the weights of a. The yardstick is PyTorch in float32 (or at the precision
-    asked for) with the same weights. MindSpore runs in graph mode. The tables of embeddings, of which no input shows
+
+def _silent(line: str) -> None:
+    pass
+
+
+def open_two(
+    a: Path, b: Path, read: Callable[..., Sequence[Checkpoint]]
+) -> tuple[Checkpoint | Graph, Checkpoint | Graph]:
+    """The files, each as a checkpoint, or as a graph where its weights have no names.
+
+    Args:
+        read: the checkpoints of some paths.
+
+    Raises:
+        UserError: neither has weights, or one cannot be read.
+    """
+    named = [path for path in (a, b) if deployed.holds_weights(path)]
+    if not named:
+        raise UserError(
+            f"neither {a} nor {b} holds weights by name, and a comparison needs a model to go by; name the checkpoint "
+            "that one of them was made from."
+        )
+    found = list(read(*named))
+    architecture = found[0].architecture
+    one, other = (found.pop(0) if path in named else deployed.open_graph(path, architecture) for path in (a, b))
+    return one, other
+
+
+def verify(
+    a: Checkpoint | Graph,
+    b: Checkpoint | Graph,
+    settings: Settings | None = None,
+    tell: Tell = _silent,
+) -> Report:
+    """Run both on the same real and random inputs, and judge every sublayer, output and gradient.
+
+    The oracle is PyTorch in float64 with the weights of A. The yardstick is PyTorch in float32 (or at the precision
+    asked for) with the same weights. MindSpore runs in graph mode, by its own operations and by the fused ones;
+    transformers' own model, where it is installed, on what it takes. The tables of embeddings, of which no input shows
     every row, are compared as they are. A tensor that one side stores in half precision is rounded to it on the other
-    side too: what half precision costs is no disagreement.
+    side too: what half precision costs is no disagreement. A graph without weights is compared by its outputs.
 
     Args:
         tell: takes a line of progress.
@@ -82,7 +107,12 @@ def verify(
         UserError: they cannot be compared: no config, other sizes, no part in common, weights that are not finite, no
             framework.
     """
-    return _Verification(a, b, settings or Settings(), tell).report()
+    settings = settings or Settings()
+    if isinstance(a, Checkpoint) and isinstance(b, Checkpoint):
+        return Pair(a, b, settings, tell).report()
+    if isinstance(a, Checkpoint):
+        return OfGraph(a, b, "AB", settings, tell).report()
+    return OfGraph(b, a, "BA", settings, tell).report()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,59 +121,269 @@ class Side:
 
     Attributes:
         name: as 'MindSpore (B)'. precision: whose tolerances hold.
+        alone: whether it takes rows of one sequence only. forward_only: whether it is asked for no gradients.
+        other: whether it computes with other weights than the oracle.
     """
 
     name: str
     precision: str
     contender: suite.Contender
     problem: Problem
+    alone: bool = False
+    forward_only: bool = False
+    other: bool = False
 
     def leaves_out(self, name: str) -> bool:
-        return self.contender.leaves_out(name)
+        return self.contender is None or self.contender.leaves_out(name)
 
 
 class _Verification:
-    def __init__(self, a: Checkpoint, b: Checkpoint, settings: Settings, tell: Callable[[str], None]):
-        self.a, self.b, self.settings, self.tell, self.notes = a, b, settings, tell, []
+    """What is the same for a pair of checkpoints and for a checkpoint and a graph.
+
+    Attributes, which a subclass sets:
+        problem: of the oracle. sides: the yardstick first. same: whether both are known to be one model.
+        weights_told: how the weights compare, a clause. names: of A and B; described: what they are, for people.
+        texts: real text, or None. labels: the names of the labels of each letter.
+    """
+
+    problem: Problem
+    sides: list[Side]
+    same: bool
+    weights_told: str
+    names: dict[str, str]
+    described: dict[str, str]
+    texts: inputs.Texts | None
+    labels: dict[str, dict[int, str]]
+
+    def __init__(self, settings: Settings, tell: Tell):
+        from conversion.agreement.in_torch import PyTorch
+
+        self.settings, self.tell, self.notes = settings, tell, []
+        self.oracle = PyTorch("float64")
+        self.predictions = []
+        self.poor: set[tuple[str, str]] = set()  # cases and precisions whose forward pass cannot be judged to its end
+
+    def report(self) -> Report:
+        findings = self._tables()
+        for case in self.problem.cases:
+            findings += self._forward(case)
+        findings += self._gradients(self.problem.cases[0])
+        hidden = self._hides(findings)
+        self._tell_what_is_not_judged(findings)
+        agrees = all(finding.agrees for finding in findings) and not hidden
+        verdict = self._verdict(findings, hidden)
+        return Report(
+            f"{self.names['A']} against {self.names['B']}",
+            verdict,
+            agrees,
+            tuple(findings),
+            environment(self.settings.device),
+            tuple(self.notes),
+            about=self._about(findings),
+            predictions=tuple(self.predictions),
+        )
+
+    def _tables(self) -> list[Finding]:
+        return []
+
+    def _transformers(self, letter: str) -> list[Side]:
+        """transformers' own model with the oracle's weights, where it is installed and has a class for them."""
+        if not is_installed("transformers"):
+            self.notes.append("transformers is not installed: its own model was not run")
+            return []
+        if cases.class_of(self.problem) is None:
+            self.notes.append(f"transformers has no class with {', '.join(self.problem.parts)}: it was not run")
+            return []
+        from conversion.agreement.in_transformers import Transformers
+
+        return [Side(f"transformers ({letter})", "float32", Transformers(), self.problem, alone=True)]
+
+    # How it is computed
+
+    def _computed(self, sides: list[Side], what: str, compute: Callable) -> list[Tensors]:
+        found = []
+        for side in sides:
+            self.tell(f"{side.name}: {what}")
+            found.append(compute(side.contender, side.problem))
+        return found
+
+    def _forward(self, case: Case) -> list[Finding]:
+        alone = case.batch["sequence_ids"].max() == 1 and case.batch["cls_positions"].shape[1] == 1
+
+        def of(contender, problem: Problem) -> Tensors:
+            return cases.real_only(contender.forward(problem, case.batch), case.batch)
+
+        sides = [side for side in self.sides if alone or not side.alone]
+        computed = self._computed(sides, f"forward, {case.name}", of)
+        if case.name == inputs.REAL_TEXT:
+            self._predict(sides, computed)
+        return self._judged("forward", case, sides, computed, of)
+
+    def _gradients(self, case: Case) -> list[Finding]:
+        """Of the sum of all outputs times random directions: it reaches every parameter, whatever the heads."""
+        directions = cases.directions(self.problem, case.batch, self.oracle.forward(self.problem, case.batch))
+
+        def of(contender, problem: Problem) -> Tensors:
+            return contender.output_gradients(problem, case.batch, directions)
+
+        sides = [side for side in self.sides if not (side.alone or side.forward_only)]
+        computed = self._computed(sides, f"gradients, {case.name}", of)
+        return self._judged("gradients", case, sides, computed, of)
+
+    def _judged(
+        self, check: str, case: Case, sides: list[Side], computed: list[Tensors], of: Callable[..., Tensors]
+    ) -> list[Finding]:
+        """All sides' findings; the first is the yardstick of the others of its precision."""
+        from conversion.agreement.in_torch import PyTorch
+
+        exact, shaken = of(self.oracle, self.problem), cases.shaken(self.problem)
+        yardsticks, found = {}, []
+        for side, tensors in zip(sides, computed):
+            if side.precision not in yardsticks:
+                torch = sides[0].contender if side is sides[0] else PyTorch(side.precision)
+                own = tensors if side is sides[0] else of(torch, self.problem)
+                yardsticks[side.precision] = larger(errors(own, exact), errors(of(torch, shaken), exact))
+            yardstick = yardsticks[side.precision]
+            hidden = self._hidden_by_rounding(check, case, side.precision, yardstick)
+            of_side = suite.judged(check, case.name, side, tensors, exact, yardstick if side is not sides[0] else None)
+            found += [_not_judged(f, yardstick[f.name], side) if f.name in hidden else f for f in of_side]
+        return found
+
+    def _hidden_by_rounding(self, check: str, case: Case, precision: str, yardstick: dict[str, Error]) -> set[str]:
+        """The tensors of which nothing can be said, and those that are computed from them."""
+        names = list(yardstick)
+        poor = [name for name in names if not tolerance(check, name, precision).judges(yardstick[name])]
+        if check == "forward":
+            if poor:
+                self.poor.add((case.name, precision))
+            return set(names[names.index(poor[0]) :]) if poor else set()
+        return set(names) if (case.name, precision) in self.poor else set(poor)
+
+    def _predict(self, sides: list[Side], computed: list[Tensors]) -> None:
+        if self.texts is None:
+            return
+        shown = {
+            side.name: tensors
+            for side, tensors in zip(sides, computed)
+            if "fused" not in side.name and (side.name != "MindSpore (A)" or len(sides) < 4)
+        }
+        labels = [self.labels[name[-2]] for name in shown]
+        self.predictions = predict(self.problem, self.texts, shown, labels)
+
+    # What is said of it
+
+    def _hides(self, findings: list[Finding]) -> bool:
+        """Whether models that are not known to be one may differ in an output that cannot be judged."""
+        outputs = cases.outputs(self.problem)
+        return not self.same and any(not f.judged and f.check == "forward" and f.name in outputs for f in findings)
+
+    def _tell_what_is_not_judged(self, findings: list[Finding]) -> None:
+        for check in dict.fromkeys(finding.check for finding in findings):
+            of_check = [finding for finding in findings if finding.check == check]
+            names = list(dict.fromkeys(finding.name for finding in of_check))
+            worst: dict[str, Finding] = {}
+            for finding in of_check:
+                if not finding.judged and (finding.name not in worst or finding.yardstick):
+                    worst[finding.name] = finding
+            if not worst:
+                continue
+            told = ", ".join(place(name) for name in list(worst)[:MOST_NAMES])
+            more = f" and {len(worst) - MOST_NAMES} more" if len(worst) > MOST_NAMES else ""
+            first = next(iter(worst.values()))
+            cap = tolerance(first.check, first.name, first.precision).cap.norm
+            what = "gradients of" if check == "gradients" else "tensors:"
+            self.notes.append(
+                f"not judged were the {what} {told}{more} ({len(worst)} of {len(names)}): there, or before, rounding "
+                f"alone, of the weights' last bit or in PyTorch in {first.precision}, makes errors near the cap of "
+                f"{cap:.0e} or beyond, and no fault could be told from it"
+            )
+
+    def _verdict(self, findings: list[Finding], hidden: bool) -> str:
+        first, beyond = first_beyond(findings), [finding for finding in findings if not finding.agrees]
+        if first is None and hidden:
+            return (
+                f"{self.weights_told}; whether A and B agree cannot be told: rounding hides whatever differs in their "
+                "outputs; compare the tensors with python -m conversion diff."
+            )
+        if first is None:
+            judged = [finding for finding in findings if finding.judged]
+            frameworks = ", ".join(dict.fromkeys(f.contender for f in judged if f.check != "tables"))
+            if not frameworks:
+                return f"{self.weights_told}; what they compute cannot be judged, for rounding hides all of it."
+            worst = max(judged, key=lambda finding: finding.share)
+            return (
+                f"{self.weights_told}, and A and B agree{self._only()}: {len(judged)} tensors of {frameworks}, at most "
+                f"{worst.share:.0%} of their limits ({worst.check}, {place(worst.name)}){self._labels_told()}."
+            )
+        what = "the gradient of " if first.check == "gradients" else ""
+        if self.same and not first.contender.startswith(("ONNX", "MindIR")):
+            return (
+                f"{self.weights_told}, and {first.contender} computes otherwise than PyTorch, first at {what}"
+                f"{place(first.name)}: {first.ratio:.3g}x PyTorch's own error, {first.share:.3g}x its limit."
+            )
+        if first.check == "tables":
+            return f"{self.weights_told}; A and B differ in {first.name}, in rows that none of the inputs shows."
+        times = f"{first.ratio:.3g}x PyTorch's own error" if first.yardstick else f"error {first.error.norm:.2g}"
+        return (
+            f"{self.weights_told}; A and B differ, first at {what}{place(first.name)}: {times}, {first.share:.3g}x its "
+            f"limit ({first.contender}, {first.case}); {len(beyond)} of {len(findings)} tensors are beyond theirs."
+        )
+
+    def _only(self) -> str:
+        return ""
+
+    def _labels_told(self) -> str:
+        """Whether the labels have other names, where both have a classifier."""
+        if "classifier" not in self.problem.parts or self.labels["A"] == self.labels["B"]:
+            return ""
+        index = next(i for i, name in self.labels["A"].items() if self.labels["B"].get(i) != name)
+        names = (repr(self.labels[letter].get(index, "none"))[:100] for letter in "AB")
+        return "; the numbers agree, the names of their labels do not: label {} is {} in A and {} in B".format(
+            index, *names
+        )
+
+    def _about(self, findings: list[Finding]) -> str:
+        """What was compared with what, on which inputs: sentences for people who know none of the words below."""
+        where = [self.texts.where] if self.texts else []
+        kinds = [case.name for case in self.problem.cases if case.name != inputs.REAL_TEXT]
+        frameworks = ", ".join(dict.fromkeys(f.contender for f in findings if f.check != "tables"))
+        return (
+            f"A is {self.described['A']}. B is {self.described['B']}. Are they the same model, and do they compute the "
+            f"same? Their weights were compared, and both were run on the same inputs: {', '.join([*where, *kinds])}. "
+            f"Each number on the way was compared with that of PyTorch in 64 bits. {frameworks} took part."
+        )
+
+
+class Pair(_Verification):
+    """Two checkpoints."""
+
+    def __init__(self, a: Checkpoint, b: Checkpoint, settings: Settings, tell: Tell = _silent):
         check_installed("torch", *(["onnxruntime"] if ONNX in (a.source.container, b.source.container) else []))
+        super().__init__(settings, tell)
+        self.a, self.b = a, b
+        self.names = {"A": str(a.source.path), "B": str(b.source.path)}
+        self.described = {"A": _described(a), "B": _described(b)}
         config_a, config_b = self._configs()
         self.parts = self._parts()
         names = list(shapes(config_a, self.parts, a.architecture))
         self._check_shapes(names)
-        self.equal = all(same_bytes(a.weights[name], b.weights[name]) for name in names)
-        self.one_config = _without_labels(config_a) == _without_labels(config_b)
+        one_config = _without_labels(config_a) == _without_labels(config_b)
         weights = self._weights(names)
-        made = [self._problem(config, each) for config, each in zip((config_a, config_b), weights)]
-        rows = self._cases(config_a)
-        self.problem_a, self.problem_b = (dataclasses.replace(problem, cases=rows) for problem in made)
-        self.sides, self.graphs, self.oracle = self._sides(), self._graphs(), self._oracle()
-
-    def report(self) -> Report:
-        findings = self._tables()
-        for case in self.problem_a.cases:
-            findings += self._forward(case)
-        findings += self._gradients(self.problem_a.cases[0])
-        agrees = all(finding.agrees for finding in findings)
-        verdict = self._verdict(findings)
-        title = f"{self.a.source.path} against {self.b.source.path}"
-        about = environment(self.settings.device)
-        return Report(title, verdict, agrees, tuple(findings), about, tuple(self.notes))
-
-    # What is compared
-
-    def _parts(self) -> tuple[str, ...]:
-        """Those that both have, and can be run without the others."""
-        a, b = self.a, self.b
-        common = {part for part in a.parts if part in b.parts}
-        if a.architecture != b.architecture and "classifier" in common:
-            common.remove("classifier")
-            self.notes.append(f"A is a {a.architecture} and B a {b.architecture}: their classifiers are not compared")
-        if "pooler" not in common:
-            common -= {"nsp"} if a.architecture == "BertForTokenClassification" else NEED_POOLER
-        for one, name in ((a, "A"), (b, "B")):
-            if others := [part for part in one.parts if part not in b.parts or part not in a.parts]:
-                self.notes.append(f"only {name} has {', '.join(others)}: not compared")
-        return tuple(part for part in a.parts if part in common)
+        self.same = one_config and all(np.array_equal(weights[0][name], weights[1][name]) for name in names)
+        self.labels = {"A": _labels(a, config_a), "B": _labels(b, config_b)}
+        homes = [one.source.home for one in (a, b) if one.tokenizer]
+        tokens = min(config_a.max_position_embeddings, inputs.TOKENS)
+        masked = "mlm" in self.parts
+        self.texts = inputs.read_texts(settings.text, homes, config_a, tokens, masked, self.notes)
+        real = [Case(inputs.REAL_TEXT, self.texts.batch)] if self.texts else []
+        random = inputs.random_tokens(config_a, inputs.longest(config_a))
+        rows = (*real, random, inputs.packed_rows(config_a))
+        per_token = a.architecture == "BertForTokenClassification"
+        self.problem, self.problem_b = (
+            Problem(config, self.parts, values, {}, rows, per_token)
+            for config, values in zip((config_a, config_b), weights)
+        )
+        self.sides = [*self._frameworks(), *self._graphs(), *self._transformers("A")]
 
     def _configs(self) -> tuple[BertConfig, BertConfig]:
         config_a, config_b = self.a.config or self.b.config, self.b.config or self.a.config
@@ -164,6 +404,20 @@ class _Verification:
                 self.notes.append(f"{name} is {one} in A's config and {other} in B's: each computes with its own")
         return config_a, config_b
 
+    def _parts(self) -> tuple[str, ...]:
+        """Those that both have, and can be run without the others."""
+        a, b = self.a, self.b
+        common_parts = {part for part in a.parts if part in b.parts}
+        if a.architecture != b.architecture and "classifier" in common_parts:
+            common_parts.remove("classifier")
+            self.notes.append(f"A is a {a.architecture} and B a {b.architecture}: their classifiers are not compared")
+        if "pooler" not in common_parts:
+            common_parts -= {"nsp"} if a.architecture == "BertForTokenClassification" else NEED_POOLER
+        for one, name in ((a, "A"), (b, "B")):
+            if others := [part for part in one.parts if part not in b.parts or part not in a.parts]:
+                self.notes.append(f"only {name} has {', '.join(others)}: not compared")
+        return tuple(part for part in a.parts if part in common_parts)
+
     def _check_shapes(self, names: list[str]) -> None:
         for one, other in ((self.a, self.b), (self.b, self.a)):
             # Where a config is borrowed from the other, nothing else has counted the layers.
@@ -173,11 +427,7 @@ class _Verification:
                     f"{one.source.path} holds {more[0]}, which the model of {config.num_hidden_layers} layers that the "
                     "config describes has not; checkpoints of different sizes cannot be compared."
                 )
-        if config.max_position_embeddings < FEWEST_TOKENS:
-            raise UserError(
-                f"max_position_embeddings is {config.max_position_embeddings}, and a comparison needs rows of "
-                f"{FEWEST_TOKENS} tokens; compare the tensors alone with python -m conversion diff."
-            )
+        _check_tokens(config)
         for name in names:
             one, other = self.a.weights[name].shape, self.b.weights.get(name)
             if other is None or one != other.shape:
@@ -187,32 +437,34 @@ class _Verification:
                     "checkpoints of different sizes cannot be compared."
                 )
 
-    def _weights(self, names: list[str]) -> list[Tensors]:
-        """Those of A and of B in float32, each rounded as the other stores it."""
-        weights: list[Tensors] = [{}, {}]
-        stored: list[dict[str, int]] = [{}, {}]  # how many tensors that lost something only here, by the dtype
+    def _weights(self, names: list[str]) -> tuple[Tensors, Tensors]:
+        """Those of A and of B in float32, by a common rounding where they are stored in other dtypes."""
+        weights: tuple[Tensors, Tensors] = ({}, {})
+        stored: list[dict[str, int]] = [{}, {}]  # how many tensors that the other's dtype cost something, by that dtype
+        equal = rounded = 0
         for name in names:
-            values = [one.weights[name].read() for one in (self.a, self.b)]
-            for one, value in zip((self.a, self.b), values):
-                if not np.isfinite(value.astype(np.float64)).all():
-                    raise UserError(
-                        f"{name} in {one.source.path} holds values that are not finite, and what is computed with them "
-                        "cannot be compared; convert it again from a sound checkpoint."
-                    )
-            dtypes = [value.dtype for value in values]
-            for i, value in enumerate(values):
-                single = value.astype(np.float32)
-                if dtypes[1 - i].name in HALVES and dtypes[i] != dtypes[1 - i]:
-                    rounded = single.astype(dtypes[1 - i]).astype(np.float32)
-                    if not np.array_equal(rounded, single):
-                        counts = stored[1 - i]
-                        counts[dtypes[1 - i].name] = counts.get(dtypes[1 - i].name, 0) + 1
-                    single = rounded
-                weights[i][name] = single
+            a, b = (_finite(one, name) for one in (self.a, self.b))
+            singles = common(a, b)
+            equal += same_bytes(self.a.weights[name], self.b.weights[name])
+            rounded += np.array_equal(*singles)
+            for i, own in enumerate((a, b)):
+                weights[i][name] = singles[i]
+                if not np.array_equal(singles[i], own.astype(np.float32)):
+                    dtype = (b, a)[i].dtype.name
+                    stored[1 - i][dtype] = stored[1 - i].get(dtype, 0) + 1
+        count = f"{len(names)} weights"
+        if equal == len(names):
+            self.weights_told = f"The {count} are equal byte for byte"
+        elif rounded == len(names):
+            self.weights_told = f"The {count} are equal up to the rounding in which they are stored"
+        else:
+            some = len(names) - rounded
+            self.weights_told = f"{some} of the {count} differ{'s' * (some == 1)}"
         for name, other, counts in zip("AB", "BA", stored):
-            for dtype, count in counts.items():
+            for dtype, number in counts.items():
                 self.notes.append(
-                    f"{name} stores {count} of {len(names)} tensors in {dtype}: those of {other} were rounded to it too"
+                    f"{name} stores {number} of {len(names)} tensors in {dtype}: those of {other} were rounded to it "
+                    "too"
                 )
         return weights
 
@@ -220,7 +472,7 @@ class _Verification:
         """The rows of A's and B's tables of embeddings, of which no input uses all."""
         findings = []
         for name in TABLES:
-            one, other = (problem.weights[name].astype(np.float64) for problem in (self.problem_a, self.problem_b))
+            one, other = (problem.weights[name].astype(np.float64) for problem in (self.problem, self.problem_b))
             side = Side("weights (B)", "float32", None, self.problem_b)
             nothing = {name: Error(0.0, 0.0)}
             findings += suite.judged("tables", "every row", side, {name: other}, {name: one}, nothing)
@@ -228,164 +480,107 @@ class _Verification:
                 self.notes.append(f"{name} differs in {len(rows)} of its {len(one)} rows, first in row {rows[0]}")
         return findings
 
-    def _problem(self, config: BertConfig, weights: Tensors) -> Problem:
-        single = {name: value.astype(np.float32) for name, value in weights.items()}
-        per_token = self.a.architecture == "BertForTokenClassification"
-        return Problem(config, self.parts, single, {}, (), per_token)
-
-    def _cases(self, config: BertConfig) -> tuple[Case, ...]:
-        made = []
-        real = self._real_text(config)
-        if real is not None:
-            made.append(Case("real text", real))
-        length = min(config.max_position_embeddings, 512)
-        lengths = ((length,), (length * 2 // 3,))
-        made.append(Case("random tokens", cases.make_batch(config, lengths, length, seed=9)))
-        short = min(length, TOKENS)
-        third = short // 3
-        packed = ((third + 1, third, short - 2 * third - 1), (short // 2, short // 4))
-        made.append(Case("packed rows", cases.make_batch(config, packed, short, seed=10)))
-        return tuple(made)
-
-    def _real_text(self, config: BertConfig) -> Batch | None:
-        lines = self._lines()
-        homes = [one.source.home for one in (self.a, self.b) if one.tokenizer]
-        vocabularies = [tokenizer.load(home) for home in dict.fromkeys(homes)]
-        why = None
-        if not homes:
-            why = "no tokenizer lies beside A or B"
-        elif vocabularies[0].size > config.vocab_size:
-            why = f"the tokenizer in {homes[0]} has more entries than the model"
-        if why and self.settings.text:
-            raise UserError(f"{why}, so that {self.settings.text} cannot be run on; put a tokenizer there, or omit it.")
-        if why:
-            self.notes.append(f"{why}: no real text was run on")
-            return None
-        if len(vocabularies) == 2 and not _alike(*vocabularies, lines):
-            self.notes.append("A and B have tokenizers that do not give the same tokens: both were run on those of A's")
-        tokens = min(config.max_position_embeddings, TOKENS)
-        return text_batch(vocabularies[0], lines, tokens, min(1, config.type_vocab_size - 1))
-
-    def _lines(self) -> list[str]:
-        if self.settings.text is None:
-            return list(TEXT)
-        try:
-            lines = [line for line in self.settings.text.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.settings.text} cannot be read ({error}); name a file of UTF-8 text.") from None
-        if not lines:
-            raise UserError(f"{self.settings.text} holds no text; name a file with a few lines.")
-        return lines[:16]
-
-    # How it is computed
-
-    def _sides(self) -> list[Side]:
+    def _frameworks(self) -> list[Side]:
         """First the yardstick, then what is judged; weights and configs that are the same are computed once."""
         from conversion.agreement.in_torch import PyTorch
 
-        torch = PyTorch(self.settings.precision)
-        mindspore = _mindspore(self.settings.precision, self.settings.device)
-        sides = [self._side("PyTorch (A)", torch, self.problem_a)]
-        if not (self.equal and self.one_config):
-            sides.append(self._side("MindSpore (A)", mindspore, self.problem_a))
-            sides.append(self._side("PyTorch (B)", torch, self.problem_b))
-        return [*sides, self._side("MindSpore (B)", mindspore, self.problem_b)]
+        precision, other = self.settings.precision, not self.same
+        torch, mindspore = PyTorch(precision), _mindspore(precision, self.settings.device)
+        sides = [Side("PyTorch (A)", precision, torch, self.problem)]
+        if not self.same:
+            sides.append(Side("MindSpore (A)", precision, mindspore[0], self.problem))
+            sides.append(Side("PyTorch (B)", precision, torch, self.problem_b, other=True))
+        for i, one in enumerate(mindspore):
+            # The fused kernels recompute the attention for their gradients, which a model of huge scores makes poor;
+            # they are what a model infers by, and their gradients are the agreement suite's.
+            sides.append(Side(f"{one.name} (B)", precision, one, self.problem_b, forward_only=i > 0, other=other))
+        return sides
 
     def _graphs(self) -> list[Side]:
         """The ONNX files themselves."""
         from conversion.agreement.in_onnx import Graph
 
         sides = []
-        for one, name in ((self.a, "A"), (self.b, "B")):
+        for one, letter in ((self.a, "A"), (self.b, "B")):
             if one.source.container == ONNX:
                 graph = Graph(one.source.path, one.architecture)
-                if graph.gives(self.problem_a):
-                    sides.append(self._side(f"ONNX Runtime ({name})", graph, self.problem_a))
+                name, other = f"ONNX Runtime ({letter})", letter == "B" and not self.same
+                if graph.gives(self.problem):
+                    sides.append(Side(name, graph.precision, graph, self.problem, alone=True, other=other))
                 else:
-                    self.notes.append(f"the graph of {name} gives nothing that the other has too: it was not run")
+                    self.notes.append(f"the graph of {letter} gives nothing that the other has too: it was not run")
         return sides
 
-    def _oracle(self):
+    def _only(self) -> str:
+        return "" if set(self.parts) == {*self.a.parts, *self.b.parts} else f" on {', '.join(self.parts)}"
+
+
+class OfGraph(_Verification):
+    """A checkpoint and a graph whose weights have no names.
+
+    Args:
+        letters: those of the checkpoint and of the graph.
+    """
+
+    def __init__(self, model: Checkpoint, graph: Graph, letters: str, settings: Settings, tell: Tell):
+        check_installed("torch")
+        super().__init__(settings, tell)
+        if model.config is None:
+            raise UserError(f"there is no config beside {model.source.path}, and a model needs one; put one there.")
+        config, (one, other) = model.config, letters
+        _check_tokens(config)
+        self.names = {one: str(model.source.path), other: str(graph.path)}
+        self.described = {one: _described(model), other: f"{graph.path}, a graph that is run as it is"}
+        self.same = False
+        self.labels = dict.fromkeys("AB", _labels(model, config))
+        named = list(shapes(config, model.parts, model.architecture))
+        weights = {name: _finite(model, name).astype(np.float32) for name in named}
+        self.weights_told = f"The weights of {other} have no names and are not compared"
+        longest = tokens = inputs.longest(config)
+        if graph.sizes:
+            longest = tokens = graph.sizes[1]
+        if longest > config.max_position_embeddings or longest < FEWEST_TOKENS:
+            raise UserError(
+                f"{graph.path} takes rows of {longest} tokens, and a comparison needs {FEWEST_TOKENS} to "
+                f"{config.max_position_embeddings} of this model; convert it with another --seq-length."
+            )
+        tokens = tokens if graph.sizes else min(tokens, inputs.TOKENS)
+        homes = [model.source.home] if model.tokenizer else []
+        masked = "mlm" in model.parts
+        self.texts = inputs.read_texts(settings.text, homes, config, tokens, masked, self.notes)
+        real = [Case(inputs.REAL_TEXT, self.texts.batch)] if self.texts else []
+        rows = (*real, inputs.random_tokens(config, longest))
+        per_token = model.architecture == "BertForTokenClassification"
+        self.problem = Problem(config, model.parts, weights, {}, rows, per_token)
+        if not graph.gives(self.problem):
+            raise UserError(
+                f"{graph.path} gives nothing that {model.source.path} ({model.architecture}) has too; name the "
+                "checkpoint that it was made from."
+            )
         from conversion.agreement.in_torch import PyTorch
 
-        return PyTorch("float64")
-
-    def _side(self, name: str, contender, problem: Problem) -> Side:
-        return Side(name, self.settings.precision, contender, problem)
-
-    def _computed(self, sides: list[Side], what: str, compute: Callable) -> list[Tensors]:
-        found = []
-        for side in sides:
-            self.tell(f"{side.name}: {what}")
-            found.append(compute(side.contender, side.problem))
-        return found
-
-    def _forward(self, case: Case) -> list[Finding]:
-        alone = case.batch["sequence_ids"].max() == 1 and case.batch["cls_positions"].shape[1] == 1
-
-        def of(contender, problem: Problem) -> Tensors:
-            return cases.real_only(contender.forward(problem, case.batch), case.batch)
-
-        sides = [*self.sides, *(self.graphs if alone else [])]
-        computed = self._computed(sides, f"forward, {case.name}", of)
-        return _judged("forward", case, sides, computed, of(self.oracle, self.problem_a))
+        self.sides = [
+            Side(f"PyTorch ({one})", settings.precision, PyTorch(settings.precision), self.problem),
+            Side(f"{graph.name} ({other})", graph.precision, graph, self.problem, alone=True, other=True),
+            *self._transformers(one),
+        ]
 
     def _gradients(self, case: Case) -> list[Finding]:
-        """Of the sum of all outputs times random directions: it reaches every parameter, whatever the heads."""
-        directions = cases.directions(self.problem_a, case.batch, self.oracle.forward(self.problem_a, case.batch))
-
-        def of(contender, problem: Problem) -> Tensors:
-            return contender.output_gradients(problem, case.batch, directions)
-
-        computed = self._computed(self.sides, f"gradients, {case.name}", of)
-        return _judged("gradients", case, self.sides, computed, of(self.oracle, self.problem_a))
-
-    def _verdict(self, findings: list[Finding]) -> str:
-        frameworks = ", ".join(dict.fromkeys(f.contender for f in findings if f.check != "tables"))
-        first = first_beyond(findings)
-        only = "" if set(self.parts) == {*self.a.parts, *self.b.parts} else f" on {', '.join(self.parts)}"
-        if first is None:
-            worst = max(findings, key=lambda finding: finding.share)
-            return (
-                f"A and B agree{only}: {len(findings)} tensors of {frameworks}, at most {worst.share:.0%} of their "
-                f"limits ({worst.check}, {place(worst.name)})"
-            )
-        what = "the gradient of " if first.check == "gradients" else ""
-        if _within_reason(first):
-            return (
-                f"A and B cannot be told apart: at {what}{place(first.name)} PyTorch's own error in "
-                f"{self.settings.precision} is beyond what any framework is allowed, so that rounding hides whatever "
-                "differs; compare the tensors with python -m conversion diff."
-            )
-        if self.equal and self.one_config and not any(f.contender.startswith("ONNX") for f in findings if not f.agrees):
-            return (
-                f"A and B are the same model, and MindSpore computes it otherwise than PyTorch, first at {what}"
-                f"{place(first.name)}: {first.ratio:.3g}x PyTorch's own error, {first.share:.3g}x its limit"
-            )
-        if first.check == "tables":
-            return f"A and B differ in {place(first.name)}, in rows that none of the inputs shows"
-        times = f"{first.ratio:.3g}x PyTorch's own error" if first.yardstick else f"error {first.error.norm:.2g}"
-        return (
-            f"A and B differ, first at {what}{place(first.name)}: {times}, {first.share:.3g}x its limit "
-            f"({first.contender}, {first.case}); {sum(not f.agrees for f in findings)} of {len(findings)} tensors "
-            "are beyond theirs"
-        )
+        return []  # a graph has none
 
 
 @functools.lru_cache(maxsize=1)
-def _mindspore(precision: str, device: str) -> suite.Contender:
+def _mindspore(precision: str, device: str) -> list[suite.Contender]:
     """Kept, for the graphs that are compiled for one pair serve the next of the same config."""
-    from conversion.agreement.in_mindspore import MindSpore
+    from conversion.agreement.in_mindspore import in_graph_mode
 
-    return MindSpore(precision, device)
+    return in_graph_mode(device, precision)
 
 
-def _judged(check: str, case: Case, sides: list[Side], computed: list[Tensors], exact: Tensors) -> list[Finding]:
-    """All sides' findings; the first is the yardstick of the others."""
-    yardsticks, found = errors(computed[0], exact), []
-    for i, (side, tensors) in enumerate(zip(sides, computed)):
-        found += suite.judged(check, case.name, side, tensors, exact, yardsticks if i else None)
-    return found
+def _not_judged(finding: Finding, yardstick: Error, side: Side) -> Finding:
+    """The finding where no limit means anything; of other weights it is judged if it is beyond what rounding makes."""
+    limit = tolerance(finding.check, finding.name, finding.precision).uncapped(yardstick)
+    return dataclasses.replace(finding, limit=limit, judged=side.other and not finding.error.within(limit))
 
 
 def first_beyond(findings: Sequence[Finding]) -> Finding | None:
@@ -400,55 +595,46 @@ def first_beyond(findings: Sequence[Finding]) -> Finding | None:
     return None
 
 
-def _within_reason(finding: Finding) -> bool:
-    """Whether it is beyond the cap alone, and not far from what PyTorch itself makes of the weights of A."""
-    if finding.yardstick is None:
-        return True
-    allowed = tolerance(finding.check, finding.name, finding.precision)
-    uncapped = dataclasses.replace(allowed, cap=Error(math.inf, math.inf)).limit(finding.yardstick)
-    return finding.error.norm <= uncapped.norm and finding.error.largest <= uncapped.largest
-
-
-def _alike(one: tokenizer.Vocabulary, other: tokenizer.Vocabulary, lines: list[str]) -> bool:
-    """Whether two tokenizers give the same tokens."""
-    if one.tokenizer.get_vocab() != other.tokenizer.get_vocab():
-        return False
-    return all(one.tokenizer.encode(line).ids == other.tokenizer.encode(line).ids for line in (*TEXT, *lines))
-
-
 def place(name: str) -> str:
-    """`layer.7.attention.output` as people say it: `layer 7, attention output`."""
+    """`layer.7.attention.output` as people say it: `layer 7, attention output`; other names as they are."""
     layer = re.fullmatch(r"layer\.(\d+)\.(.+)", name)
-    return f"layer {layer[1]}, {layer[2].replace('.', ' ')}" if layer else name.replace("_", " ")
+    return f"layer {layer[1]}, {layer[2].replace('.', ' ')}" if layer else name
 
 
-def text_batch(vocabulary: tokenizer.Vocabulary, lines: list[str], tokens: int, second: int = 1) -> Batch:
-    """Rows [CLS] half of a line [SEP] the other half [SEP], as `ms_bert.data.batches.FIELDS`.
+def _described(one: Checkpoint) -> str:
+    layers = one.config.num_hidden_layers if one.config else "some"
+    return f"{one.source.path} ({one.architecture} of {layers} layers, {one.source.container})"
 
-    Args:
-        second: token type of the other half: 0 where the model knows but one.
+
+def _finite(one: Checkpoint, name: str) -> np.ndarray:
+    """A weight as it is stored.
+
+    Raises:
+        UserError: it holds what is not finite.
     """
-    rng = np.random.default_rng(12)
-    rows = len(lines)
-    batch = {name: np.zeros((rows, tokens), np.int32) for name in ("input_ids", "token_type_ids", "sequence_ids")}
-    batch["input_ids"][:] = vocabulary.pad
-    batch["position_ids"] = np.tile(np.arange(tokens, dtype=np.int32), (rows, 1))
-    batch["cls_positions"] = np.zeros((rows, 1), np.int32)
-    batch["masked_positions"] = np.zeros((rows, SLOTS), np.int32)
-    for row, line in enumerate(lines):
-        ids = vocabulary.tokenizer.encode(line, add_special_tokens=False).ids[: tokens - 3]
-        half = len(ids) // 2
-        first = [vocabulary.cls, *ids[:half], vocabulary.sep]
-        ids = [*first, *ids[half:], vocabulary.sep]
-        batch["input_ids"][row, : len(ids)] = ids
-        batch["token_type_ids"][row, len(first) : len(ids)] = second
-        batch["sequence_ids"][row, : len(ids)] = 1
-        batch["masked_positions"][row] = rng.integers(0, len(ids), SLOTS)
-    batch["masked_labels"] = np.zeros((rows, SLOTS), np.int32)
-    batch["masked_weights"] = np.ones((rows, SLOTS), np.float32)
-    batch["next_sentence_labels"] = np.zeros((rows, 1), np.int32)
-    batch["next_sentence_weights"] = np.ones((rows, 1), np.float32)
-    return batch
+    value = one.weights[name].read()
+    if not np.isfinite(value.astype(np.float64)).all():
+        raise UserError(
+            f"{name} in {one.source.path} holds values that are not finite, and what is computed with them cannot be "
+            "compared; convert it again from a sound checkpoint."
+        )
+    return value
+
+
+def _check_tokens(config: BertConfig) -> None:
+    if config.max_position_embeddings < FEWEST_TOKENS:
+        raise UserError(
+            f"max_position_embeddings is {config.max_position_embeddings}, and a comparison needs rows of "
+            f"{FEWEST_TOKENS} tokens; compare the tensors alone with python -m conversion diff."
+        )
+
+
+def _labels(one: Checkpoint, config: BertConfig) -> dict[int, str]:
+    """The names of a classifier's labels; by Hugging Face's default where the config has none."""
+    named = config.id2label or {}
+    weight = one.weights.get("classifier.weight")
+    count = weight.shape[0] if weight is not None else 0
+    return {i: str(named.get(str(i), f"LABEL_{i}")) for i in range(count)}
 
 
 def _without_labels(config: BertConfig) -> BertConfig:

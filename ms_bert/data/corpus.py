@@ -137,7 +137,7 @@ class _File:
         except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, ValueError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"{_shown(self.path)} cannot be read to its end ({reason[:200]}); replace or remove it."
+                f"{_shown(self.path)} cannot be read to its end ({_shown(reason[:200])}); replace or remove it."
             ) from None
 
     def fingerprint(self, options):
@@ -244,7 +244,7 @@ def _parts(line: str) -> Iterator[str]:
 def _unfit(name: str, field: str, error: NoSuchField | NoText) -> UserError:
     if isinstance(error, NoText):
         return UserError(f"{name} has in {field!r} no text but {error}; name a field of text with --text-field.")
-    names = ", ".join(name if name.isprintable() else repr(name) for name in error.names[:10]) or "none"
+    names = ", ".join(map(_shown, error.names[:10])) or "none"
     more = f" and {len(error.names) - 10} more" if len(error.names) > 10 else ""
     return UserError(f"{name} has no field {field!r}, only {names[:500]}{more}; name one with --text-field.")
 
@@ -304,7 +304,7 @@ def _content_hash(path: Path, cache: Path) -> str:
     return digest
 
 
-def _shown(path: Path) -> str:
-    """A path as it may be printed."""
-    text = str(path)
+def _shown(text: str | Path) -> str:
+    """What may be printed of a path, of a name from a file or of a library's message."""
+    text = str(text)
     return text if text.isprintable() else repr(text)

@@ -39,7 +39,7 @@ def json_texts(file: IO[str], field: str) -> Iterator[str | None]:
         ValueError: the file is not JSON, or a record is too long to be held; RecursionError: it is nested too deeply.
         NoSuchField, NoText.
     """
-    names, found = {}, False
+    names, found, number = {}, False, 0
     for number, record in enumerate(_Json(file).values(), 1):
         if isinstance(record, str):
             record = {"text": record}
@@ -54,7 +54,7 @@ def json_texts(file: IO[str], field: str) -> Iterator[str | None]:
         if not isinstance(value, str | None):
             raise NoText(f"{_kind(value)} (record {number})")
         yield None if value is None else _without_half_characters(value)
-    if names and not found:
+    if number and not found:
         raise NoSuchField(list(names))
 
 

@@ -55,7 +55,8 @@ class Vocabulary:
                 f"WordPiece writes {UNK!r} and {CONTINUATION!r}; name another."
             )
         entries = tokenizer.get_vocab(with_added_tokens=True)
-        missing = [token for token in SPECIAL_TOKENS if token not in entries]
+        # [UNK] is the model's own: it does not see what was added to it.
+        missing = [t for t in SPECIAL_TOKENS if t not in entries or (t == UNK and model.token_to_id(t) is None)]
         if missing:
             raise UserError(
                 f"{source} has no {', '.join(missing)}; a BERT vocabulary needs {' '.join(SPECIAL_TOKENS)}."

@@ -51,7 +51,8 @@ def save(run_folder: Path, state: TrainingState) -> Path:
     folder = folder_of(run_folder, state.step)
     beside = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()  # not its parents: a run folder that was removed is not made again
+    folder.parent.mkdir(exist_ok=True)  # not its parents: a run folder that was removed is not made again
+    beside.mkdir()
     try:
         # Transformers asks for the format of the tensors it loads.
         for name, arrays in ((MODEL, state.model), (OPTIMIZER, state.optimizer)):

@@ -15,7 +15,7 @@ from conversion import checkpoint, configs, report
 from conversion import convert as conversion_of_files
 from conversion.__main__ import main
 from conversion.convert import Settings, convert
-from conversion.formats import mindspore_ckpt, safetensors_file
+from conversion.formats import mindspore_ckpt, safetensors_file, torch_bin
 from conversion.names import FAMILIES, Spelling
 from conversion.parameters import ARCHITECTURES, MODULES
 from conversion.targets import TARGETS, target_of
@@ -926,12 +926,14 @@ def test_what_is_written_is_read_back_and_compared(tmp_path, monkeypatch):
 
 def test_no_framework_is_imported_without_need(tmp_path):
     source = write_folder(tmp_path / "source", random_weights())
+    torch_bin.write(tmp_path / "source.bin", safetensors_file.read(source / "model.safetensors"))
     program = (
         "import sys; from conversion.__main__ import main\n"
         f"source, place = {str(source)!r}, {str(tmp_path)!r}\n"
         "for a, b in ((source, '/m/a.ckpt'), (place + '/m/a.ckpt', '/t/a.ckpt.index'), (place + '/t', '/back')):\n"
         "    assert main(['convert', a, place + b]) == 0\n"
         "assert main(['diff', source, place + '/m']) == 0 and main(['inspect', place + '/m']) == 0\n"
+        "assert main(['diff', source, source + '.bin']) == 0\n"
         "print([name for name in ('torch', 'mindspore', 'tensorflow', 'onnx', 'transformers') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

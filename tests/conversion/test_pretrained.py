@@ -217,6 +217,22 @@ def test_both_frameworks_load_any_head_from_a_pretrained_checkpoint(framework, f
         assert_same(below, {name: weights[name] for name in below})
 
 
+@pytest.mark.parametrize("framework", [in_torch, in_mindspore])
+def test_a_classifier_of_another_name_and_one_model_of_several_are_loaded(framework, tmp_path, caplog):
+    load, _, heads, values = framework()
+    given = plain("BertForSequenceClassification")
+    odd = {f"student.{name.replace('classifier', 'fc')}": value for name, value in given.items()}
+    odd |= {f"teacher.{name}": -value for name, value in given.items()}
+    folder = write_folder(tmp_path / "source", odd, architecture="BertForSequenceClassification")
+    kind = heads.BertForSequenceClassification
+    assert_same(values(load(kind, folder, prefix="student.", rename={"fc": "classifier"})), given)
+    assert not caplog.records
+    with pytest.raises(UserError, match="--prefix"):
+        load(kind, folder)
+    with pytest.raises(checkpoint.NotWhole, match="--rename"):
+        load(kind, folder, prefix="student.")
+
+
 def test_both_frameworks_draw_the_same(folder, caplog):
     drawn = []
     for framework in (in_torch, in_mindspore):

@@ -63,12 +63,22 @@ def test_transformers_loads_the_run_folder(undisturbed):
     weights = load_file(undisturbed / "model.safetensors")
     assert all(np.array_equal(value.detach().numpy(), weights[name]) for name, value in model.named_parameters())
     tokenizer = transformers.AutoTokenizer.from_pretrained(undisturbed)
+    assert tokenizer.model_max_length == model.config.max_position_embeddings == 40  # not the run's --seq-length
     from ms_bert.data.tokenizer import load
 
     text = "Objects of different types, except different numeric types, never compare equal: café!"
     assert tokenizer(text)["input_ids"] == load(undisturbed).tokenizer.encode(text).ids
     with torch.no_grad():
         assert model(**tokenizer("A test.", return_tensors="pt")).prediction_logits.isfinite().all()
+
+
+def test_other_ids_of_the_same_text_are_noticed_when_a_run_is_resumed(undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    description = json.loads((folder / "run.json").read_text())
+    description["text"]["train"]["sentences"] += 1
+    (folder / "run.json").write_text(json.dumps(description))
+    runs.assert_refused(runs.run("--resume", folder, "--steps", 14), "is not the one")
 
 
 def test_the_same_command_gives_the_same_run(undisturbed, tmp_path):

@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from ms_bert.data import builtin
+from ms_bert.data import corpus as module
 from ms_bert.data.corpus import Corpus
 from ms_bert.data.tokenizing import split_sentences
 from ms_bert.errors import UserError
@@ -127,6 +128,27 @@ def test_text_without_blank_lines_does_not_become_one_endless_document(tmp_path)
     (tmp_path / "a.txt").write_text("a line of text\n" * 200_000)
     documents = read(tmp_path, tmp_path / "a.txt")
     assert len(documents) > 1 and sum(map(len, documents)) == 200_000
+
+
+def test_the_hash_of_a_large_file_is_remembered_and_a_damaged_one_is_not_believed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "_HASH_AGAIN", 10)
+    (tmp_path / "a.txt").write_text("some words of text")
+    corpus = Corpus(TextOptions(corpus=(str(tmp_path / "a.txt"),), cache=tmp_path / "cache"))
+    fingerprint = corpus.fingerprint()
+    (kept,) = (tmp_path / "cache" / "hashes").iterdir()
+    content = kept.read_bytes()
+    monkeypatch.setattr(module, "file_hash", lambda path: pytest.fail("it is not hashed again"))
+    assert corpus.fingerprint() == fingerprint
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "_HASH_AGAIN", 10)
+    assert not capsys.readouterr().err
+    flipped = content[:-4] + bytes([content[-4] ^ 1]) + content[-3:]
+    for damaged in (flipped, content[:-3], b"", b"null", b"[" * 100_000, fingerprint[0][1].encode()):
+        kept.write_bytes(damaged)
+        assert corpus.fingerprint() == fingerprint
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1 and "is damaged, or of another version" in told and "a.txt is hashed again" in told
+        assert kept.read_bytes() == content
 
 
 def test_running_text_is_split_into_sentences_in_english_and_chinese():

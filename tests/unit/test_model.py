@@ -81,6 +81,11 @@ def test_pretraining_outputs_equal_transformers(inputs):
     assert_close(next_sentence, theirs.seq_relationship_logits)
 
 
+def test_a_device_may_be_chosen_again_after_it_was_computed_on(inputs):
+    call(BertModel(CONFIG, Numerics()), inputs)
+    use_device("CPU")
+
+
 def by_name(inputs, *names):
     """Inputs as transformers calls them."""
     ours = {"attention_mask": "sequence_ids"}

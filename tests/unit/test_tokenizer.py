@@ -2,8 +2,13 @@
 
 import dataclasses
 import json
+import os
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from tokenizers import Tokenizer, models
 
 from ms_bert.data import tokenizer
 from ms_bert.data.corpus import Corpus
@@ -136,3 +141,121 @@ def test_a_corpus_without_text_cannot_train_a_vocabulary(tmp_path):
     options = TextOptions(corpus=(str(tmp_path / "a.txt"),), cache=tmp_path / "cache")
     with pytest.raises(UserError, match="holds no text"):
         tokenizer.vocabulary(options, Corpus(options))
+
+
+@pytest.mark.parametrize("begin, end", [("", "\r\n"), ("\ufeff", "\n"), ("\ufeff", "\r\n")])
+def test_line_ends_and_a_byte_order_mark_of_windows_change_nothing(tmp_path, vocab_txt, begin, end):
+    path = tmp_path / "other.txt"
+    path.write_bytes((begin + "".join(token + end for token in VOCAB)).encode())
+    assert tokenizer.load(path).fingerprint() == tokenizer.load(vocab_txt).fingerprint()
+
+
+def test_empty_and_repeated_lines_keep_the_ids_of_the_others(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join([*VOCAB, "", "the", "dog"]), encoding="utf-8")
+    entries = tokenizer.load(path).tokenizer.get_vocab()
+    assert (entries["dog"], entries["the"], entries["cat"]) == (len(VOCAB) + 2, len(VOCAB) + 1, 7)  # as in Google's
+
+
+def _changed(**changes) -> str:
+    """A tokenizer.json of BERT's with other fields."""
+    made = json.loads(tokenizer.Vocabulary(_of_kind(_bert()), "").to_json())
+    for name, value in changes.items():
+        made[name] = value if not isinstance(value, dict) else {**made[name], **value}
+    return json.dumps(made)
+
+
+def _bert() -> models.WordPiece:
+    return models.WordPiece({token: i for i, token in enumerate(VOCAB)}, unk_token="[UNK]")
+
+
+def _of_kind(model) -> Tokenizer:
+    made = Tokenizer(model)
+    made.add_special_tokens(list(tokenizer.SPECIAL_TOKENS))
+    return made
+
+
+TOKENIZERS = {
+    "BPE": (lambda: _of_kind(models.BPE()).to_str(), "kind BPE, and BERT's is WordPiece"),
+    "Unigram": (lambda: _of_kind(models.Unigram([("a", 0.0)], 0)).to_str(), "kind Unigram, and BERT's is WordPiece"),
+    "WordLevel": (
+        lambda: _of_kind(models.WordLevel({"a": 0}, "a")).to_str(),
+        "kind WordLevel, and BERT's is WordPiece",
+    ),
+    "another continuation": (lambda: _changed(model={"continuing_subword_prefix": "@@"}), "and '@@' where BERT's"),
+    "another unknown": (lambda: _changed(model={"unk_token": "the"}), "writes 'the' and"),
+    "far id": (
+        lambda: _changed(model={"vocab": {t: i for i, t in enumerate(VOCAB)} | {"far": 4_000_000_000}}),
+        "the id 4000000000",
+    ),
+    "no vocabulary": (lambda: _changed(model={"vocab": {}}), r"has no \[UNK\]"),
+    "unknown only added": (lambda: _of_kind(models.WordPiece({"a": 0}, unk_token="[UNK]")).to_str(), r"has no \[UNK\]"),
+    "negative id": (lambda: _changed(model={"vocab": {"[PAD]": -1}}), "is not a tokenizer.json"),
+    "a list": (lambda: "[]", "is not a tokenizer.json"),
+    "null": (lambda: "null", "is not a tokenizer.json"),
+    "nested": (lambda: "[" * 100_000, "is not a tokenizer.json"),
+    "cut": (lambda: _changed()[:-10], "is not a tokenizer.json"),
+    "another version": (lambda: _changed(version="9.0"), "is not a tokenizer.json"),
+    "control characters": (lambda: _changed(model={"type": "\x1b[31m\n"}), "is not a tokenizer.json"),
+}
+
+
+@pytest.mark.parametrize("case", TOKENIZERS)
+def test_a_tokenizer_that_is_none_of_bert_is_refused_in_one_sentence(tmp_path, case):
+    make, words = TOKENIZERS[case]
+    path = tmp_path / "tokenizer.json"
+    path.write_text(make(), encoding="utf-8")
+    with pytest.raises(UserError, match=words) as caught:
+        tokenizer.load(path)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
+
+
+def test_what_is_no_file_of_a_vocabulary_is_refused_and_not_read(tmp_path):
+    os.mkfifo(tmp_path / "vocab.txt")
+    (tmp_path / "loop.txt").symlink_to("loop.txt")
+    for name in ("vocab.txt", "loop.txt"):
+        with pytest.raises(UserError, match="there is no vocabulary"):
+            tokenizer.load(tmp_path / name)
+    with open(tmp_path / "large.txt", "wb") as file:
+        file.truncate(tokenizer.LARGEST_FILE + 1)
+    with pytest.raises(UserError, match="has more than 100,000,000 bytes"):
+        tokenizer.load(tmp_path / "large.txt")
+
+
+def _trained(tmp_path) -> tuple[TextOptions, tokenizer.Vocabulary]:
+    (tmp_path / "a.txt").write_text("some words and some more words")
+    options = TextOptions(corpus=(str(tmp_path / "a.txt"),), vocab_size=100, cache=tmp_path / "cache")
+    return options, tokenizer.vocabulary(options, Corpus(options))
+
+
+def test_a_damaged_vocabulary_in_the_cache_is_trained_again(tmp_path, capsys):
+    options, vocabulary = _trained(tmp_path)
+    (kept,) = (tmp_path / "cache" / "vocabularies").iterdir()
+    content = kept.read_bytes()
+    other = content.replace(b"words", b"wards")
+    for damaged in (other, content[:-5], b"", b"{}", b"null", b"[" * 100_000, vocabulary.to_json().encode()):
+        kept.write_bytes(damaged)
+        assert tokenizer.vocabulary(options, Corpus(options)).fingerprint() == vocabulary.fingerprint()
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1 and told.endswith("is damaged, or of another version; it is made again.\n")
+        assert kept.read_bytes() == content
+
+
+def test_many_that_want_one_vocabulary_train_it_once(tmp_path, monkeypatch, capsys):
+    times, train = [], tokenizer._train
+    monkeypatch.setattr(
+        tokenizer, "_train", lambda *arguments: (times.append(1), time.sleep(0.1), train(*arguments))[-1]
+    )
+    (tmp_path / "a.txt").write_text("some words and some more words")
+    options = TextOptions(corpus=(str(tmp_path / "a.txt"),), vocab_size=100, cache=tmp_path / "cache")
+    with ThreadPoolExecutor(6) as threads:
+        made = list(threads.map(lambda _: tokenizer.vocabulary(options, Corpus(options)).fingerprint(), range(6)))
+    assert len(times) == 1 and len(set(made)) == 1
+    assert "another process makes the vocabulary" in capsys.readouterr().err
+
+
+def test_words_without_an_end_do_not_keep_the_trainer(monkeypatch):
+    text = "short words\n" + "x" * 25 + " and more " + "y" * 10
+    monkeypatch.setattr(tokenizer, "LONGEST_PIECE", 10)
+    monkeypatch.setattr(tokenizer, "_PIECE", re.compile(tokenizer._PIECE.pattern.replace("10000", "10")))
+    assert list(tokenizer._pieces(text)) == ["short", "words", "x" * 10, "x" * 10, "xxxxx and", "more", "y" * 10]
