@@ -14,9 +14,9 @@ import gc
 import hashlib
 import importlib
 import json
-import multiprocessing
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -28,12 +28,13 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ms_bert.data import tokenizing
 from tests.faults.mutations import CANARY, NATURES, SECRET, mutate
 
 OUTCOMES = {
     "same": "read, with the result of the sound file",
     "other": "read, with another result; no checksum guards what was changed",
-    "remade": "damage in a cache was found, and made again",
+    "recovered": "damage was found, and the result is that of the sound files all the same",
     "refused": "one message, of readable length, and an exit code",
 }
 FAILURES = {
@@ -160,7 +161,7 @@ class Bench:
         if command.name not in self.expected:
             self._fresh()
             before = _tree(self.work)
-            ended = self._in_child(command.run, command.result)
+            ended = self._in_child(command.run, command.result, command.answer)
             outcome, detail, _ = self._judge(ended, command, before)
             if outcome != "read":
                 raise Unsound(f"{command.name}: {outcome}: {detail}")
@@ -178,7 +179,7 @@ class Bench:
         changed = not (path.is_file() and not path.is_symlink() and _same(path, self._sound_of(path)))
         resealed = self.subject.reseal(rng, self.work)
         before = _tree(self.work)
-        ended = self._in_child(command.run, command.result)
+        ended = self._in_child(command.run, command.result, command.answer)
         outcome, detail, where = self._judge(ended, command, before)
         if outcome == "read":
             outcome, detail = self._compared(command, ended, self.subject.guarded and changed and not resealed)
@@ -190,9 +191,9 @@ class Bench:
         result, expected = ended["result"], self._expected(command)
         if result.startswith(REMADE):
             fits = result.removeprefix(REMADE) in ("", expected.removeprefix(REMADE))
-            return ("remade", "") if fits else ("believed", "made again, and otherwise than at first")
-        if ended["code"] == 0 and result == expected:
-            return "same", ""
+            return ("recovered", "") if fits else ("believed", "made again, and otherwise than at first")
+        if result == expected:
+            return "recovered" if self._stream("err").strip() else "same", ""
         return ("believed", "another result, and no word of it") if guarded else ("other", "")
 
     def _sound_of(self, path: Path) -> Path:
@@ -214,7 +215,7 @@ class Bench:
 
     # In the child
 
-    def _in_child(self, run: Callable[[], int | None], result: Callable[[], str] = lambda: "") -> dict:
+    def _in_child(self, run: Callable[[], int | None], result: Callable[[], str] = lambda: "", answer: int = 0) -> dict:
         """What became of a call in a process of its own, in the folder of the mutant and under limits."""
         known = set(sys.modules)
         # A file, for a pipe has an end: what fills it would wait, and so would we for all that hold it open.
@@ -225,9 +226,9 @@ class Bench:
             try:
                 self._confine(writer)
                 _report(writer, held=int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize())
-                answer = run()
+                ended = run()
                 sys.stdout.flush()
-                _report(writer, code=answer, result="" if answer else result())
+                _report(writer, code=ended, result=result() if ended in (0, answer) else "")
                 code = 0
             except SystemExit as stop:
                 if isinstance(stop.code, str):
@@ -281,7 +282,9 @@ class Bench:
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 2))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         faulthandler.enable(sys.stderr)  # says where a signal struck
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        for number in (signal.SIGALRM, signal.SIGXCPU):
+            signal.signal(number, signal.SIG_DFL)
+            faulthandler.register(number, sys.stderr, chain=True)
         signal.alarm(2 * SECONDS)
         _quicken(self.subject.draws)
         sys.addaudithook(_watch(self.root, writer))
@@ -302,9 +305,9 @@ class Bench:
         if ended["exception"]:
             return "traceback", f"{ended['exception']}: {ended['detail']}", ended["where"]
         if ended["signal"] in (signal.SIGALRM, signal.SIGXCPU, signal.SIGKILL):
-            return "hang", signal.Signals(ended["signal"]).name, ""
+            return "hang", signal.Signals(ended["signal"]).name, _struck(err)
         if ended["signal"]:
-            return "crash", f"{signal.Signals(ended['signal']).name}: {err[:300]}", ""
+            return "crash", f"{signal.Signals(ended['signal']).name}: {err[:300]}", _struck(err)
         if "Traceback (most recent call last)" in err:
             return "traceback", err.strip().splitlines()[-1][:200], "in another thread or process"
         if ended["memory"] > MEMORY:
@@ -312,12 +315,12 @@ class Bench:
         accepted = ended["code"] == 0 or (ended["code"] == command.answer and not err)
         if stray := self._stray(command, before, accepted):
             return "left behind", stray, ""
-        by_tyro = "╭" in err  # it shows the user's own words in a box
+        by_tyro = not self.subject.foreign and "╭" in err  # it shows the user's own words in a box
         if self.subject.foreign and (odd := _odd_character(out + err)):
             return "message", f"control character {odd}", ""
         messages = [line for line in err.splitlines() if line.strip()]
         longest = max(map(len, messages), default=0)
-        if longest > LONGEST_MESSAGE or len(messages) > MOST_LINES * (3 if by_tyro else 1):
+        if not by_tyro and (longest > LONGEST_MESSAGE or len(messages) > MOST_LINES):
             return "message", f"{len(messages)} lines, the longest of {longest} characters: {err[:150]!r}", ""
         if not accepted:
             said = [line for line in messages if line.startswith("python -m ") or by_tyro]
@@ -359,16 +362,21 @@ def _report(writer: int, **told) -> None:
 
 
 def _quicken(draws: bool) -> None:
-    """Forks for new processes, no waiting for disks, and no picture but where one is wanted: nothing that is tested."""
+    """No new processes, no waiting for disks, and no picture but where one is wanted: nothing that is tested here."""
     os.fsync = lambda descriptor: None
     if not draws:
         Figure.savefig = lambda self, file, **options: file.write(b"picture")
-    get_context = multiprocessing.get_context
+    tokenizing._Process = _Here
 
-    def forking(method: str | None = None):
-        return get_context("fork")
 
-    multiprocessing.get_context = forking
+class _Here(tokenizing.Tokenizing):
+    """Tokenizes as a process of its own would, in this one."""
+
+    def __init__(self, setup: tuple):
+        super().__init__(*setup)
+
+    def end(self) -> None:
+        pass
 
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -407,6 +415,11 @@ def _where(error: BaseException) -> str:
     """The last frame of ours that an exception went through."""
     frames = traceback.extract_tb(error.__traceback__)
     return _named([(frame.filename, frame.name) for frame in frames])
+
+
+def _struck(err: str) -> str:
+    """The frame of ours that a signal struck, by what faulthandler says of it."""
+    return _named(re.findall(r'File "([^"]+)", line \d+ in (\S+)', err)[::-1])
 
 
 def _where_of(frame) -> str:

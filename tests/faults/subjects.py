@@ -30,6 +30,7 @@ from conversion import checkpoint
 from conversion.__main__ import main as conversion_main
 from conversion.convert import Settings, convert
 from ms_bert.config import BertConfig
+from ms_bert.data import corpus as corpus_module
 from ms_bert.data import tokenizer
 from ms_bert.data.corpus import Corpus
 from ms_bert.data.files import file_hash
@@ -353,12 +354,12 @@ class _ToFirstStep(PyTorch):
     def trainer(self, config, options):
         trainer = super().trainer(config, options)
 
-        def begin(batch, step, rate):
+        def begin(*arguments):
             weights = sorted(trainer.state()[0].items())
             self.weights = hashlib.sha256(b"".join(name.encode() + value.tobytes() for name, value in weights))
             raise _Begun
 
-        trainer.train_step = begin
+        trainer.train_step = trainer.evaluate = begin
         return trainer
 
 
@@ -461,6 +462,17 @@ def _make_graphs() -> None:
     graph_cache.told = False
 
 
+def _opened_by_hash() -> str:
+    """As if the corpus were too large to be hashed each time."""
+    corpus_module._HASH_AGAIN = 0
+    return _opened()
+
+
+def _make_hash() -> None:
+    _make_corpus()
+    _opened_by_hash()
+
+
 _OPEN = (_calling("open_store", _opened),)
 _NO_FIFO = tuple(nature for nature in NATURES if nature is not fifo)  # nobody makes one in his own cache
 _CACHES = {
@@ -472,7 +484,13 @@ _CACHES = {
         natures=_NO_FIFO,
     ),
     "kept vocabulary": Subject(_make_cache, {"cache/vocabularies/*": "json"}, _OPEN, guarded=True, natures=_NO_FIFO),
-    "kept hash": Subject(_make_cache, {"cache/hashes/*": "lines"}, _OPEN, guarded=True, natures=_NO_FIFO),
+    "kept hash": Subject(
+        _make_hash,
+        {"cache/hashes/*": "json"},
+        (_calling("open_store", _opened_by_hash),),
+        guarded=True,
+        natures=_NO_FIFO,
+    ),
     "kept graphs": Subject(
         _make_graphs,
         {"cache/graphs/step/hashes.json": "json", "cache/graphs/step/graph_cache/*": "bytes"},
@@ -571,6 +589,9 @@ class _NoFramework:
     def train_step(self, batch, step, rate):
         raise _Begun
 
+    def evaluate(self, batch):
+        raise _Begun
+
 
 def _begin() -> int:
     arguments = [os.fsdecode(argument) for argument in Path("arguments").read_bytes().split(b"\0")]
@@ -584,12 +605,13 @@ def _convert_so() -> int:
     return conversion_main([os.fsdecode(argument) for argument in Path("arguments").read_bytes().split(b"\0")])
 
 
-_ODD_NUMBERS = (*map(str, (*NUMBERS, *REALS, 2, 3, 100, 10**6)), "1e3", "1_000", "٣", "0x10", "2.0", "", " 1")
-_ODD_TEXTS = (*(text.encode() for text in TEXTS if "\0" not in text and len(text) < 1000), b"\xff\xfe", b"a\xe9b")
+_PLAUSIBLE = tuple(map(str, (0, 1, 2, 3, 7, 8, 11, 16, 20, 100, 0.01, 0.1, 0.5, 1.0, 1e-3)))
+_ODD_NUMBERS = (*map(str, (*NUMBERS, *REALS, 10**6)), "1e3", "1_000", "٣", "0x10", "2.0", "", " 1")
+_ODD_TEXTS = (*(text.encode() for text in TEXTS if not {"\0", "/"} & {*text} and len(text) < 1000), b"\xff\xfe")
 
 
 def _arguments(options: dict[str, bool], known: tuple[str, ...]) -> Mutation:
-    """One or two options more, or one of the words that are there replaced.
+    """Some options more, or one of the words that are there replaced.
 
     Args:
         options: names, and whether each takes a number. known: words that mean something.
@@ -597,9 +619,10 @@ def _arguments(options: dict[str, bool], known: tuple[str, ...]) -> Mutation:
 
     def option(rng: random.Random, data: bytes) -> bytes:
         arguments = data.split(b"\0")
-        for _ in range(rng.choice((1, 1, 2))):
+        for _ in range(rng.choice((1, 1, 2, 4))):
             name, numeric = rng.choice(list(options.items()))
-            numbers, words = [n.encode() for n in _ODD_NUMBERS], [*(word.encode() for word in known), *_ODD_TEXTS]
+            numbers = [number.encode() for number in rng.choice((_PLAUSIBLE, _ODD_NUMBERS))]
+            words = [*(word.encode() for word in known), *_ODD_TEXTS]
             odd = rng.choice(numbers if numeric == (rng.random() < 0.9) else words)
             if rng.random() < 0.15:
                 arguments[rng.randrange(1, len(arguments))] = odd
