@@ -163,8 +163,9 @@ class Verify:
     MindSpore's graph mode, PyTorch and, where it is installed, transformers run. Every sublayer, output and gradient is
     compared with the oracle, PyTorch in float64, by the error that PyTorch itself makes at the same precision. Where
     they differ, the first sublayer that does is named, and the exit code is 1. One of them may be a graph, .onnx or
-    .mindir, whose weights have no names: it is run as it is and compared by its outputs. Without A and B, MindSpore on this machine is compared with the oracle's numbers on file; --full compares all
-    frameworks, modes, precisions and sizes, plants faults and trains.
+    .mindir, whose weights have no names: it is run as it is and compared by its outputs. Without A and B, MindSpore on
+    this machine is compared with the oracle's numbers on file; --full compares all frameworks, modes, precisions and
+    sizes, plants faults and trains.
     """
 
     a: Annotated[tyro.conf.Positional[Optional[Path]], tyro.conf.arg(metavar="A")] = None
