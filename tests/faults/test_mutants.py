@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 def test_hostile_input_of_every_kind_is_refused_or_harmless():
     # In a process of its own: pytest's has threads, and no fork of it could be trusted with torch.
     result = subprocess.run(
-        [sys.executable, "-m", "tests.faults.mutants", "--quick", "--mutants", "93"],
+        [sys.executable, "-m", "tests.faults.mutants", "--quick", "--mutants", "62"],
         text=True,
         capture_output=True,
         timeout=280,
