@@ -54,9 +54,9 @@ SIGNS = np.where(np.arange(H) % 2, 1.0, -1.0)
 SIZE = 30.0  # of the constants; residuals are near 1
 INPUTS = [
     np.ones((B, S), np.int32),
+    np.ones((B, S), np.int32),
     np.zeros((B, S), np.int32),
     np.tile(np.arange(S, dtype=np.int32), (B, 1)),
-    np.ones((B, S), np.int32),
     np.tile(np.arange(S, dtype=np.int32), (B, 1)),  # a [CLS] at every token: as many rows for the classifier
 ]
 # The loss is the sum of the outputs times these: the gradient that comes to each output.
