@@ -98,7 +98,9 @@ class PyTorch:
         _, outputs = model(*_tensors(batch, FIELDS[:6]))
         loss = sum((value.double() * torch.from_numpy(d)).sum() for value, d in zip(outputs, directions))
         loss.backward()
-        return _gradients(model)
+        found = _gradients(model)
+        model.zero_grad()  # a kept module would keep them too
+        return found
 
     def losses_and_gradients(self, problem: Problem, batch: Batch, dropout: bool) -> tuple[dict, dict]:
         loss = self._module(
