@@ -13,6 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from conversion import checkpoint, configs, placing
 from conversion.checkpoint import FLOATS, TOKENIZER, Checkpoint
@@ -174,30 +175,26 @@ def _tokenizer_notes(source: Checkpoint) -> list[str]:
 
 
 def _vocabulary_size(file: Path) -> int:
-    """One more than the largest id that a file of a tokenizer tells, 0 where it tells none.
+    """One more than the largest id that a file of a tokenizer tells, 0 where it tells none; of whatever kind it is.
 
     Raises:
-        ValueError: it is not the text that it must be.
+        ValueError: it is not the text that it must be, or the `tokenizers` library does not load it.
     """
     text = file.read_bytes().decode("utf-8")
     if not text.strip(" \t\r\n\0"):
         raise ValueError("it is empty")
     if file.suffix != ".json":
         return len(text.rstrip("\n").split("\n"))
+    if file.name == "tokenizer.json":
+        try:
+            entries = Tokenizer.from_str(text).get_vocab(with_added_tokens=True)
+        except Exception as error:  # `tokenizers` raises nothing narrower
+            raise ValueError(str(error)[:200]) from None
+        return max(entries.values(), default=-1) + 1
     content = json.loads(text)
     if not isinstance(content, dict):
         raise ValueError(f"it is a JSON {type(content).__name__} instead of an object")
-    if file.name != "tokenizer.json":
-        return 0
-    if not isinstance(model := content.get("model"), dict):
-        raise ValueError("it has no model")
-    vocabulary, added = model.get("vocab"), content.get("added_tokens")
-    ids = [entry.get("id") for entry in added if isinstance(entry, dict)] if isinstance(added, list) else []
-    if isinstance(vocabulary, dict):
-        ids += vocabulary.values()
-    elif isinstance(vocabulary, list):  # entries with their scores, in the order of the ids
-        ids.append(len(vocabulary) - 1)
-    return max((id for id in ids if isinstance(id, int)), default=-1) + 1
+    return 0
 
 
 # Where it goes

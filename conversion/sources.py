@@ -181,9 +181,10 @@ def _newest_of_run(folder: Path, step: Path) -> Source:
 
 def _run(step: Path, home: Path) -> Source:
     """A checkpoint of a run, its checksums verified."""
-    if fault := checkpoints.fault(step):
-        raise UserError(f"checkpoint {step} is damaged ({fault}); name the folder of another step.")
-    state = json.loads((step / checkpoints.STATE).read_text(encoding="utf-8"))
+    try:
+        state = checkpoints.verified(step)
+    except ValueError as fault:
+        raise UserError(f"checkpoint {step} is damaged ({fault}); name the folder of another step.") from None
     return Source(
         step / checkpoints.MODEL,
         "run folder",

@@ -8,7 +8,7 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 100
 _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist = 3, 4, 6
 _JSON = {"True": "true", "False": "false", "None": "null"}
-_LONGEST_LINE = 1000  # characters
+_LONGEST_LINE = 900  # characters
 
 
 class UserError(Exception):
@@ -41,7 +41,7 @@ def printable(text: str) -> str:
     """A text as a terminal may be given it, whatever files said in it.
 
     All but the ends of its lines that is not printable (colours, movements of the cursor, changes of the direction of
-    writing) is escaped, and what is over 1,000 characters of a line is left out.
+    writing) is escaped, and what is over 900 characters of a line is left out.
     """
     lines = []
     for line in text.split("\n"):

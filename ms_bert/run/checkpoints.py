@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ms_bert.data.files import file_hash, sync_folder, umask
+from ms_bert.data.files import file_hash, read_bytes, sync_folder, umask
 from ms_bert.errors import UserError
 
 Arrays = dict[str, np.ndarray]
@@ -138,7 +138,7 @@ def load_newest(run_folder: Path, warn) -> TrainingState | None:
 
 def _loaded(folder: Path, step: int) -> TrainingState:
     """The checkpoint of a folder; a ValueError says what is wrong with it."""
-    state = _verified(folder)
+    state = verified(folder)
     if state["step"] != step:
         raise ValueError(f"{STATE} is of step {state['step']}")
     try:
@@ -193,19 +193,10 @@ def folder_of(run_folder: Path, step: int) -> Path:
     return run_folder / FOLDER / f"step-{step:08d}"
 
 
-def fault(folder: Path) -> str | None:
-    """What is wrong with a checkpoint's folder, or None."""
-    try:
-        _verified(folder)
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-def _verified(folder: Path) -> dict:
+def verified(folder: Path) -> dict:
     """The state.json of a checkpoint whose checksums hold; a ValueError says what is wrong with it."""
     try:
-        state = json.loads((folder / STATE).read_bytes())
+        state = json.loads(read_bytes(folder / STATE))
         expected = dict(state["sha256"])
         altered = expected.pop(STATE) != _own_hash({**state, "sha256": expected})
         others = [name for name in (MODEL, OPTIMIZER) if file_hash(folder / name) != expected[name]]

@@ -21,7 +21,7 @@ import os
 from pathlib import Path
 
 from ms_bert.config import BertConfig
-from ms_bert.data.files import write_atomically
+from ms_bert.data.files import read_bytes, write_atomically
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError
 from ms_bert.options import Options
@@ -199,7 +199,7 @@ def _tokenizer_files(vocabulary: Vocabulary, longest: int) -> dict[str, bytes]:
 def _is_sound(path: Path, expected: bytes) -> bool:
     """Whether a tokenizer's file is what it should be; those in JSON may be worded otherwise."""
     try:
-        found = path.read_bytes()
+        found = read_bytes(path)
         return found == expected or (path.suffix == ".json" and isinstance(json.loads(found), dict))
     except (OSError, ValueError, RecursionError):
         return False
@@ -213,7 +213,7 @@ def read_description(path: Path) -> dict:
     """
     file = path / RUN if path.is_dir() else path
     try:
-        description = json.loads(file.read_bytes())
+        description = json.loads(read_bytes(file))
     except FileNotFoundError:
         raise UserError(f"there is no {file}; name the folder of a run.") from None
     except OSError as error:
@@ -256,7 +256,7 @@ def read_log(path: Path, name: str) -> list[dict]:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except FileNotFoundError:
         return b""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models
 
 from conversion import checkpoint, configs, report
 from conversion import convert as conversion_of_files
@@ -804,10 +805,10 @@ def test_the_companions_of_a_file_are_replaced_only_where_nothing_else_lies_amon
 
 
 def test_a_damaged_tokenizer_is_not_passed_on(tmp_path):
-    whole = {"model": {"type": "WordPiece", "vocab": {"[PAD]": 0, "[UNK]": 1}}}
+    whole = Tokenizer(models.WordPiece({"[PAD]": 0, "[UNK]": 1})).to_str().encode()
     damaged = {
         "vocab.txt": [b"", b"[PAD]\n\xff\xfe\n", b"\0" * 50],
-        "tokenizer.json": [b"", json.dumps(whole).encode()[:-2], b"[1]", b"{}", b"\xff{}", b"[" * 100000],
+        "tokenizer.json": [b"", whole[:-2], whole.replace(b"null", b"NaN", 1), b"[1]", b"{}", b"\xff{}", b"[" * 100000],
         "tokenizer_config.json": [b"{", b"3"],
         "special_tokens_map.json": [b'{"a": "\xe4"}'],
     }
@@ -826,15 +827,15 @@ def test_a_damaged_tokenizer_is_not_passed_on(tmp_path):
 @pytest.mark.parametrize(
     "model",
     [
-        {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a b"]},
-        {"type": "Unigram", "vocab": [["a", -1.5], ["b", -2.0]], "unk_id": 0},
-        {"type": "of the future", "words": 3},
+        models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]),
+        models.Unigram([("a", -1.5), ("b", -2.0)], unk_id=0),
+        models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"),
     ],
 )
 def test_tokenizers_of_other_kinds_travel(model, tmp_path):
     folder = write_folder(tmp_path / "source", random_weights())
     (folder / "vocab.txt").unlink()
-    (folder / "tokenizer.json").write_text(json.dumps({"model": model, "added_tokens": [{"id": 2, "content": "c"}]}))
+    (folder / "tokenizer.json").write_text(Tokenizer(model).to_str())
     result = convert(checkpoint.read(folder), tmp_path / "target")
     assert not result.notes
     assert (tmp_path / "target" / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
@@ -843,7 +844,8 @@ def test_tokenizers_of_other_kinds_travel(model, tmp_path):
 def test_a_vocabulary_that_does_not_fit_is_said(tmp_path):
     folder = write_folder(tmp_path / "source", random_weights())
     (folder / "vocab.txt").write_text("".join(f"word{i}\n" for i in range(70)))
-    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {f"word{i}": i for i in range(50)}}}))
+    entries = {f"word{i}": i for i in range(50)}
+    (folder / "tokenizer.json").write_text(Tokenizer(models.WordPiece(entries, unk_token="word0")).to_str())
     notes = convert(checkpoint.read(folder), tmp_path / "target").notes
     assert "vocab.txt has ids up to 69, and the model has word embeddings up to 60" in notes
     assert "vocab.txt has ids up to 69, and tokenizer.json up to 49" in notes
@@ -884,10 +886,10 @@ def test_no_value_of_a_config_reaches_the_terminal_as_it_is(text, tmp_path, caps
 
 
 def test_a_message_is_cut_and_escaped_line_by_line():
-    assert str(UserError("a \x1b[1mb\n  c\td")) == "a \\x1b[1mb\n  c\\td"
+    assert str(UserError("a \x1b[1mb\nc\td", details=["e\x1b"])) == "a \\x1b[1mb\\nc\\td\ne\\x1b"
     assert str(UserError("\u4f60\u597d \udcff")) == "\u4f60\u597d \\udcff"
-    lines = str(UserError("x" * 5000 + "\ny")).split("\n")
-    assert len(lines[0]) < 1050 and "4,000 more characters" in lines[0] and lines[1] == "y"
+    lines = str(UserError("x" * 5000, details=["y"])).split("\n")
+    assert len(lines[0]) < 1000 and "4,100 more characters" in lines[0] and lines[1] == "y"
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path):

@@ -319,7 +319,7 @@ PAIR = "the \U0001f600 cat"
     [
         ("pair.jsonl", rb'{"text": "the \ud83d\ude00 cat"}', PAIR),
         ("pair.json", rb'[{"text": "the \ud83d\ude00 cat"}]', PAIR),
-        ("high.json", rb'[{"text": "the \ud800 cat"}]', "the \ufffd cat"),  # which no token is made of, as Google's algorithm
+        ("high.json", rb'[{"text": "the \ud800 cat"}]', "the \ufffd cat"),  # no token, as in Google's algorithm
         ("high.jsonl", rb'{"text": "the \ud800 cat"}', "the \ufffd cat"),
         ("low.jsonl", rb'{"text": "the \udc00 cat"}', "the \ufffd cat"),
         ("high.txt", b"the \xed\xa0\x80 cat\n", "not UTF-8"),
