@@ -8,6 +8,7 @@ some of the models too. A part is done again with narrower instructions, of the 
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import dataclasses
 import json
 import math
@@ -225,61 +226,68 @@ MODELS = (
 # Those that are done again with narrower instructions, and those that faults are planted in.
 AGAIN = tuple(model for model in MODELS if model.shape in ("odd", "wide heads") and model.precision == "float32")
 SPOILED = tuple(model for model in AGAIN if model.shape == "odd" and model.initialiser != "constant")
+FAULTS = "faults"  # a part of its own
+PROCESSES = 2  # at a time, of one thread each
 _OF_TORCH = {"avx512": "avx512", "avx2": "avx2", "baseline": "default"}  # PyTorch's words for instructions
 
 
 def measure(output):
     widest = native.INSTRUCTIONS.index(native.instructions())
-    sets = native.INSTRUCTIONS[widest : widest + 2]
-    found = {instructions: _in_a_process(instructions, i == 0) for i, instructions in enumerate(sets)}
-    sound = _merged([run["sound"] for run in found.values()])
-    first = found[sets[0]]
+    first, second = native.INSTRUCTIONS[widest : widest + 2]
+    shapes_of = {first: MODELS, second: AGAIN}
+    parts = [(name, shape) for name, models in shapes_of.items() for shape in dict.fromkeys(m.shape for m in models)]
+    # The largest first: what the machine has no memory for fails at once.
+    parts.sort(key=lambda part: list(_OF_PRESETS).index(part[1]) if part[1] in _OF_PRESETS else -1, reverse=True)
+    with concurrent.futures.ThreadPoolExecutor(PROCESSES) as pool:
+        planted = pool.submit(_in_a_process, first, FAULTS)
+        found = list(pool.map(lambda part: _in_a_process(*part), parts))
     smallest = {}
-    for fault, told in first["planted"].items():
+    for fault, told in planted.result()["planted"].items():
         if told["kind"] not in smallest or told["times"] < smallest[told["kind"]]["times"]:
             smallest[told["kind"]] = {"fault": fault, "times": told["times"]}
     return {
-        "models_verified_against_themselves": sum(run["models"] for run in found.values()),
-        "by_instructions": {name: run["models"] for name, run in found.items()},
-        "false_alarms": [alarm for run in found.values() for alarm in run["false_alarms"]],
-        "sound": sound,
+        "models_verified_against_themselves": sum(run["models"] for run in found),
+        "by_instructions": {
+            name: sum(run["models"] for run, part in zip(found, parts) if part[0] == name) for name in shapes_of
+        },
+        "false_alarms": [alarm for run in found for alarm in run["false_alarms"]],
+        "sound": _merged([run["sound"] for run in found]),
         "smallest_fault": smallest,
-        "planted": first["planted"],
-        "planted_in_models": first["planted_in_models"],
+        **planted.result(),
     }
 
 
-def _in_a_process(instructions: str, whole: bool) -> dict:
-    """What a process of its own finds, for PyTorch chooses its instructions once."""
-    command = [sys.executable, "-m", "benchmarks.calibration", instructions, *(["whole"] if whole else [])]
-    environment = {**os.environ, "ATEN_CPU_CAPABILITY": _OF_TORCH[instructions]}
+def _in_a_process(instructions: str, part: str) -> dict:
+    """What a process of its own finds: PyTorch chooses its instructions once, and compiled graphs are never freed."""
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": _OF_TORCH[instructions], "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "benchmarks.calibration", instructions, part]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def run(instructions: str, whole: bool) -> dict:
-    """The models, all or those of AGAIN, and with all of them the faults."""
+def run(instructions: str, part: str) -> dict:
+    """The models of one shape, or the faults."""
     import torch  # noqa: F401 - before MindSpore, whose import leaves later ones a single thread
 
     from conversion.agreement.verify import Settings, verify
     from ms_bert.device import quiet_logs
 
     quiet_logs()
+    of_all = MODELS if instructions == native.instructions() else AGAIN
     if not native.use(instructions):
         raise SystemExit(f"this processor has no {instructions}")
-    models, sound, alarms = MODELS if whole else AGAIN, {}, []
-    for number, model in enumerate(models, 1):
+    if part == FAULTS:
+        return {"planted": _planted(), "planted_in_models": _planted_in_models()}
+    models, sound, alarms = [model for model in of_all if model.shape == part], {}, []
+    for model in models:
         checkpoint = model.checkpoint()
         report = verify(checkpoint, checkpoint, Settings(precision=model.precision))
         sound = _merged([sound, _shares(model.name, report.findings)])
         if not report.agrees:
             alarms.append(f"{model.name}: {report.verdict}")
         told = "agrees" if report.agrees else f"FALSE ALARM: {report.verdict}"
-        print(f"{number}/{len(models)} {instructions} {model.name}: {told}", file=sys.stderr, flush=True)
-    result = {"models": len(models), "false_alarms": alarms, "sound": sound}
-    if whole:
-        result |= {"planted": _planted(), "planted_in_models": _planted_in_models()}
-    return result
+        print(f"{instructions} {model.name}: {told}", file=sys.stderr, flush=True)
+    return {"models": len(models), "false_alarms": alarms, "sound": sound}
 
 
 def _shares(model: str, findings: Iterable[Finding]) -> dict:
@@ -372,4 +380,4 @@ def _rounded(times: float) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(sys.argv[1], "whole" in sys.argv[2:])))
+    print(json.dumps(run(*sys.argv[1:])))

@@ -86,8 +86,8 @@ class NotWhole(UserError):
         faults: all of them, a line each.
     """
 
-    def __init__(self, message: str, faults: list[str]):
-        super().__init__(message)
+    def __init__(self, message: str, told: list[str], faults: list[str]):
+        super().__init__(message, details=told)
         self.faults = faults
 
 
@@ -376,9 +376,9 @@ class _Mapping:
         message = (
             f"{self.source.path} is not a whole {architecture or 'BERT'} by the names of {self.spelling.family}: "
             f"{count} fault{'s' * (count > 1)}, which python -m conversion inspect lists; mend the file or the "
-            f"config, or see --allow-missing, --architecture, --rename and --from{hint}.\n" + "\n".join(told)
+            f"config, or see --allow-missing, --architecture, --rename and --from{hint}."
         )
-        return NotWhole(message, [f"{kind:<10} {fault}" for kind, found in kinds.items() for fault in found])
+        return NotWhole(message, told, [f"{kind:<10} {fault}" for kind, found in kinds.items() for fault in found])
 
     def _may_be_the_classifier(self, unexpected: list[str]) -> str:
         """How to read an unexpected layer of a classifier's shape, in half a sentence; '' where there is none."""

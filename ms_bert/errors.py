@@ -15,11 +15,12 @@ class UserError(Exception):
     """A mistake in the input, the options or the machine, told without a traceback.
 
     `exit_code` is 2 for what is wrong before any work is done (options, files, devices) and 1 for what
-    goes wrong while a run is under way (a full disk, a loss that is not finite). The message is made `printable`.
+    goes wrong while a run is under way (a full disk, a loss that is not finite). The message is made `printable`, and
+    one line; `details` are further lines.
     """
 
-    def __init__(self, message: str, exit_code: int = 2):
-        super().__init__(printable(message))
+    def __init__(self, message: str, exit_code: int = 2, details: Collection[str] = ()):
+        super().__init__("\n".join(printable(line.replace("\n", "\\n")) for line in (message, *details)))
         self.exit_code = exit_code
 
 

@@ -456,7 +456,7 @@ def _module(name: str) -> str:
 def _short(name: str) -> str:
     """`layer.3.attention.output` -> `3 attention output`."""
     layer = _LAYER.search(name)
-    return _plain((f"{layer[1]} {layer[2]}" if layer else name).replace(".", " ").replace("_", " "))
+    return _plain((f"{layer[1]} {layer[2]}" if layer else name).replace(".", " "))
 
 
 def _plain(text: str, length: int = 32) -> str:

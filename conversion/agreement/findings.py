@@ -85,7 +85,7 @@ def error_of(value: np.ndarray, exact: np.ndarray, scale: np.ndarray | None = No
     """
     if value.shape != exact.shape:
         raise ValueError(f"a tensor of shape {value.shape} was computed, and the oracle's is {exact.shape}")
-    value, scale = value.astype(np.float64), exact if scale is None else scale
+    value, scale = value.astype(np.float64, copy=False), exact if scale is None else scale
     if not np.isfinite(value).all():
         return Error(math.inf, math.inf)
     difference, size = np.abs(value - exact), np.abs(scale)
@@ -112,7 +112,7 @@ def histogram(value: np.ndarray, exact: np.ndarray) -> tuple[int, ...]:
     """How many elements of |x - exact| / max |exact| fall in each bin of HISTOGRAM_EDGES."""
     scale = float(np.abs(exact).max(initial=0.0)) or 1.0
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        decades = np.log10(np.abs(value.astype(np.float64) - exact) / scale)
+        decades = np.log10(np.abs(value - exact) / scale)
     decades = np.nan_to_num(decades, nan=math.inf).clip(HISTOGRAM_EDGES[0], HISTOGRAM_EDGES[-1] - 1e-9)
     return tuple(np.histogram(decades, HISTOGRAM_EDGES)[0].tolist())
 

@@ -43,7 +43,11 @@ def against_goldens(device: str, precisions: tuple[str, ...] | None = None, tell
             groups = (*groups, *(suite.EXACT if len(groups) > 2 else ()))
             found += findings(contender, problem, oracle, groups)
         tell(f"{contender.name} on {device} in {contender.precision}: {_told(found[before:])}")
-    return _report(f"ms_bert on {device} against the oracle's numbers on file", device, found)
+    about = (
+        f"MindSpore on {device} of this machine computed small BERTs whose every number is random, and every number on "
+        "the way was compared with that of PyTorch in 64 bits, which is kept on file: does ms_bert compute right here?"
+    )
+    return _report(f"ms_bert on {device} against the oracle's numbers on file", device, found, about)
 
 
 def everything(device: str, tell: Tell = print) -> Report:
@@ -102,7 +106,12 @@ def everything(device: str, tell: Tell = print) -> Report:
             again = as_caught(f"{name}, {half.precision}", fault.what, told)
             (caught if again.caught else unseen).append(again)
     notes = [f"{fault.name}: below what the precision itself costs" for fault in unseen]
-    return _report("The agreement suite, whole", device, found, notes, curves, caught)
+    about = (
+        "All frameworks, modes and precisions of this machine computed the same BERTs, from small ones whose every "
+        "number is random to BERT-base, and one training run. Every number on the way was compared with that of "
+        "PyTorch in 64 bits: do they compute the same? Then faults were planted in ms_bert: are they found?"
+    )
+    return _report("The agreement suite, whole", device, found, about, notes, curves, caught)
 
 
 def as_caught(name: str, what: str, found: Iterable[Finding]) -> CaughtFault:
@@ -166,6 +175,7 @@ def _report(
     title: str,
     device: str,
     found: list[Finding],
+    about: str,
     notes: Sequence[str] = (),
     curves: Trajectory | None = None,
     caught: Sequence[CaughtFault] = (),
@@ -185,4 +195,5 @@ def _report(
         tuple(notes),
         curves,
         tuple(caught),
+        about,
     )

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 from conversion.agreement import figures
 from conversion.agreement.figures import CaughtFault, Trajectory
 from conversion.agreement.findings import Finding
-from conversion.agreement.predictions import Predictions
 from conversion.agreement.tolerances import K
 from ms_bert.data.files import write_atomically
 from ms_bert.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from conversion.agreement.predictions import Predictions
 
 GENERATOR = "ms_bert agreement"
 MOST_BEYOND = 20  # rows of what is beyond its limit
@@ -51,8 +52,6 @@ tr.beyond td { background: var(--differs); print-color-adjust: exact; }
 summary { cursor: pointer; font-weight: bold; margin-top: 2em; }
 """
 
-ANSWERS = {"agrees": "Yes, they agree.", "differs": "No, or it cannot be told."}
-
 CAPTIONS = {
     "errors": "Each sublayer's relative error against the float64 oracle, in the order of the forward pass: a "
     "contender agrees where it is below the gray line, its limit, and a fault is where its line first leaves the rest.",
@@ -81,8 +80,8 @@ GLOSSARY = {
     "are taken: norm, the length of the difference by the length of the tensor, and largest, the largest difference "
     "of one element by the largest element.",
     "yardstick (PyTorch's)": "the error that PyTorch itself makes at the same precision with the same weights. "
-    "Rounding is no fault, and this says how much of it there is. For two checkpoints it is at least what weights that "
-    "are off by half of their last bit would make of the tensor, for one run of PyTorch may be lucky.",
+    "Rounding is no fault, and this says how much of it there is. For two checkpoints PyTorch computes twice, the "
+    "second time with weights that are moved in their last bit, and the larger error counts: one run may be lucky.",
     "floor": "what is allowed in any case, for instance because the exponential function of MindSpore on a CPU is "
     "right to six digits only.",
     "limit": f"what is allowed: {K:g} times the yardstick, plus the floor.",
@@ -162,7 +161,7 @@ def html(report: Report) -> str:
 <body>
 <h1>{title}</h1>
 {_about(report.about)}
-<p id="verdict" class="{state}"><strong>{ANSWERS[state]}</strong> {_text(report.verdict)}</p>
+<p id="verdict" class="{state}"><strong>{_answer(report)}</strong> {_text(report.verdict)}</p>
 {_notes(report.notes)}
 {_predictions(report.predictions)}
 {_beyond(report.findings)}
@@ -175,6 +174,13 @@ def html(report: Report) -> str:
 </body>
 </html>
 """
+
+
+def _answer(report: Report) -> str:
+    if report.agrees:
+        return "Yes, all agree."
+    missed = any(not fault.caught for fault in report.faults)
+    return "No." if missed or any(not finding.agrees for finding in report.findings) else "It cannot be told."
 
 
 def _about(about: str) -> str:

@@ -35,8 +35,9 @@ class Transformers:
             for i, (probabilities, output) in enumerate(zip(of_model.attentions, of_model.hidden_states[1:])):
                 found[f"layer.{i}.attention.probabilities"] = probabilities
                 found[f"layer.{i}.output"] = _rows(output)
-            pooled = of_model.pooler_output
             if "pooler" in problem.parts:
+                # A row for each place of a sequence, as in a batch of packed rows; here only the first is one.
+                pooled = of_model.pooler_output.repeat_interleave(batch["cls_positions"].shape[1], 0)
                 found["pooled_output"] = pooled
             if "mlm" in problem.parts:
                 slots = torch.from_numpy(batch["masked_positions"]).long()[:, :, None].expand(-1, -1, hidden.shape[-1])

@@ -72,6 +72,11 @@ def predict(
     return made
 
 
+def asks(problem: Problem) -> list[str]:
+    """The tensors of the forward pass that `predict` looks at."""
+    return [*_KINDS, _hidden(problem)]
+
+
 def _together(what: str, by_side: dict[str, list[tuple[str, _Answer]]]) -> Predictions:
     rows = []
     for told in zip(*by_side.values()):

@@ -16,9 +16,9 @@ def common(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Args:
         a, b: finite, each in the dtype in which it is stored.
     """
-    one, other = a.astype(np.float64), b.astype(np.float64)
     if a.dtype == b.dtype:
-        return one.astype(np.float32), other.astype(np.float32)
+        return a.astype(np.float32), b.astype(np.float32)
+    one, other = a.astype(np.float64), b.astype(np.float64)
     steps = _step(one, a.dtype.name), _step(other, b.dtype.name)
     alike = np.abs(one - other) <= (steps[0] + steps[1]) / 2
     coarser = np.where(steps[0] > steps[1], one, other)

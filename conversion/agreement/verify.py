@@ -17,7 +17,7 @@ from conversion.agreement.deployed import Graph
 from conversion.agreement.environment import check_installed, environment, is_installed
 from conversion.agreement.findings import Finding, errors, larger
 from conversion.agreement.html_report import Report
-from conversion.agreement.predictions import predict
+from conversion.agreement.predictions import asks, predict
 from conversion.agreement.roundings import common
 from conversion.agreement.tolerances import Error, tolerance
 from conversion.checkpoint import Checkpoint
@@ -200,24 +200,23 @@ class _Verification:
 
     # How it is computed
 
-    def _computed(self, sides: list[Side], what: str, compute: Callable) -> list[Tensors]:
-        found = []
-        for side in sides:
-            self.tell(f"{side.name}: {what}")
-            found.append(compute(side.contender, side.problem))
-        return found
-
     def _forward(self, case: Case) -> list[Finding]:
-        alone = case.batch["sequence_ids"].max() == 1 and case.batch["cls_positions"].shape[1] == 1
+        alone = case.batch["sequence_ids"].max() == 1
+        asked = self.texts is not None and case.name == inputs.REAL_TEXT
+        answers: dict[str, Tensors] = {}
 
         def of(contender, problem: Problem) -> Tensors:
             return cases.real_only(contender.forward(problem, case.batch), case.batch)
 
+        def keep(side: Side, tensors: Tensors) -> None:
+            if asked and "fused" not in side.name and side.name != "MindSpore (A)":
+                answers[side.name] = {name: tensors[name] for name in asks(self.problem) if name in tensors}
+
         sides = [side for side in self.sides if alone or not side.alone]
-        computed = self._computed(sides, f"forward, {case.name}", of)
-        if case.name == inputs.REAL_TEXT:
-            self._predict(sides, computed)
-        return self._judged("forward", case, sides, computed, of)
+        found = self._judged("forward", case, sides, of, keep)
+        if asked:
+            self.predictions = predict(self.problem, self.texts, answers, [self.labels[name[-2]] for name in answers])
+        return found
 
     def _gradients(self, case: Case) -> list[Finding]:
         """Of the sum of all outputs times random directions: it reaches every parameter, whatever the heads."""
@@ -227,48 +226,55 @@ class _Verification:
             return contender.output_gradients(problem, case.batch, directions)
 
         sides = [side for side in self.sides if not (side.alone or side.forward_only)]
-        computed = self._computed(sides, f"gradients, {case.name}", of)
-        return self._judged("gradients", case, sides, computed, of)
+        return self._judged("gradients", case, sides, of)
 
     def _judged(
-        self, check: str, case: Case, sides: list[Side], computed: list[Tensors], of: Callable[..., Tensors]
+        self,
+        check: str,
+        case: Case,
+        sides: list[Side],
+        of: Callable[..., Tensors],
+        keep: Callable[[Side, Tensors], None] = lambda side, tensors: None,
     ) -> list[Finding]:
-        """All sides' findings; the first is the yardstick of the others of its precision."""
+        """All sides' findings; the first is the yardstick of the others of its precision.
+
+        Of a large model the tensors of one side take gigabytes: one side after the other is computed and judged.
+
+        Args:
+            of: computes. keep: is shown what each side has computed.
+        """
         from conversion.agreement.in_torch import PyTorch
 
-        exact, shaken = of(self.oracle, self.problem), cases.shaken(self.problem)
-        yardsticks, found = {}, []
-        for side, tensors in zip(sides, computed):
+        exact, yardsticks, found = of(self.oracle, self.problem), {}, []
+        for side in sides:
+            self.tell(f"{side.name}: {check}, {case.name}")
+            tensors = of(side.contender, side.problem)
+            keep(side, tensors)
             if side.precision not in yardsticks:
                 torch = sides[0].contender if side is sides[0] else PyTorch(side.precision)
-                own = tensors if side is sides[0] else of(torch, self.problem)
-                yardsticks[side.precision] = larger(errors(own, exact), errors(of(torch, shaken), exact))
+                own = errors(tensors if side is sides[0] else of(torch, self.problem), exact)
+                yardsticks[side.precision] = larger(own, errors(of(torch, self._shaken), exact))
             yardstick = yardsticks[side.precision]
             hidden = self._hidden_by_rounding(check, case, side.precision, yardstick)
             of_side = suite.judged(check, case.name, side, tensors, exact, yardstick if side is not sides[0] else None)
             found += [_not_judged(f, yardstick[f.name], side) if f.name in hidden else f for f in of_side]
         return found
 
+    @functools.cached_property
+    def _shaken(self) -> Problem:
+        return cases.shaken(self.problem)
+
     def _hidden_by_rounding(self, check: str, case: Case, precision: str, yardstick: dict[str, Error]) -> set[str]:
-        """The tensors of which nothing can be said, and those that are computed from them."""
+        """The tensors of which nothing can be said, and what is computed from such a hidden state."""
         names = list(yardstick)
         poor = [name for name in names if not tolerance(check, name, precision).judges(yardstick[name])]
         if check == "forward":
-            if poor:
+            # Not from probabilities: of large scores a few are poor, and what follows is a mean over all.
+            states = [name for name in poor if not name.endswith("probabilities")]
+            if states:
                 self.poor.add((case.name, precision))
-            return set(names[names.index(poor[0]) :]) if poor else set()
+            return {*poor, *(names[names.index(states[0]) :] if states else ())}
         return set(names) if (case.name, precision) in self.poor else set(poor)
-
-    def _predict(self, sides: list[Side], computed: list[Tensors]) -> None:
-        if self.texts is None:
-            return
-        shown = {
-            side.name: tensors
-            for side, tensors in zip(sides, computed)
-            if "fused" not in side.name and (side.name != "MindSpore (A)" or len(sides) < 4)
-        }
-        labels = [self.labels[name[-2]] for name in shown]
-        self.predictions = predict(self.problem, self.texts, shown, labels)
 
     # What is said of it
 
@@ -316,7 +322,7 @@ class _Verification:
                 f"{worst.share:.0%} of their limits ({worst.check}, {place(worst.name)}){self._labels_told()}."
             )
         what = "the gradient of " if first.check == "gradients" else ""
-        if self.same and not first.contender.startswith(("ONNX", "MindIR")):
+        if {finding.contender for finding in beyond} <= {side.name for side in self.sides if not side.other}:
             return (
                 f"{self.weights_told}, and {first.contender} computes otherwise than PyTorch, first at {what}"
                 f"{place(first.name)}: {first.ratio:.3g}x PyTorch's own error, {first.share:.3g}x its limit."
@@ -369,7 +375,7 @@ class Pair(_Verification):
         self._check_shapes(names)
         one_config = _without_labels(config_a) == _without_labels(config_b)
         weights = self._weights(names)
-        self.same = one_config and all(np.array_equal(weights[0][name], weights[1][name]) for name in names)
+        self.same = one_config and all(weights[0][name] is weights[1][name] for name in names)
         self.labels = {"A": _labels(a, config_a), "B": _labels(b, config_b)}
         homes = [one.source.home for one in (a, b) if one.tokenizer]
         tokens = min(config_a.max_position_embeddings, inputs.TOKENS)
@@ -380,7 +386,7 @@ class Pair(_Verification):
         rows = (*real, random, inputs.packed_rows(config_a))
         per_token = a.architecture == "BertForTokenClassification"
         self.problem, self.problem_b = (
-            Problem(config, self.parts, values, {}, rows, per_token)
+            Problem(_without_labels(config), self.parts, values, {}, rows, per_token)
             for config, values in zip((config_a, config_b), weights)
         )
         self.sides = [*self._frameworks(), *self._graphs(), *self._transformers("A")]
@@ -446,9 +452,10 @@ class Pair(_Verification):
             a, b = (_finite(one, name) for one in (self.a, self.b))
             singles = common(a, b)
             equal += same_bytes(self.a.weights[name], self.b.weights[name])
-            rounded += np.array_equal(*singles)
+            alike = np.array_equal(*singles)
+            rounded += alike
             for i, own in enumerate((a, b)):
-                weights[i][name] = singles[i]
+                weights[i][name] = singles[0 if alike else i]  # what is the same is held once
                 if not np.array_equal(singles[i], own.astype(np.float32)):
                     dtype = (b, a)[i].dtype.name
                     stored[1 - i][dtype] = stored[1 - i].get(dtype, 0) + 1

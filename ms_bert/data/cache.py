@@ -14,7 +14,7 @@ from typing import TypeVar
 import google_crc32c
 
 from ms_bert.data.files import write_atomically
-from ms_bert.errors import UserError
+from ms_bert.errors import UserError, printable
 
 Kept = TypeVar("Kept")
 
@@ -103,7 +103,7 @@ def checksum(path: Path) -> list[int]:
 
 def say(sentence: str) -> None:
     """Tell something on the way."""
-    print(sentence, file=sys.stderr, flush=True)
+    print(printable(sentence), file=sys.stderr, flush=True)
 
 
 def _seal(value: dict) -> str:

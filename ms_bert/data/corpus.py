@@ -25,7 +25,7 @@ from ms_bert.data import builtin
 from ms_bert.data.cache import Damaged, read_sealed, say, write_sealed
 from ms_bert.data.files import file_hash
 from ms_bert.data.records import NoSuchField, NoText, json_texts, parquet_texts
-from ms_bert.errors import UserError
+from ms_bert.errors import UserError, listed
 from ms_bert.options import TextOptions
 
 _OPEN = {".gz": gzip.open, ".xz": lzma.open}
@@ -99,9 +99,7 @@ class _File:
         self.compression = path.suffix if path.suffix in _OPEN else ""
         self.kind = Path(path.name.removesuffix(self.compression)).suffix
         if self.kind not in _TEXT | _JSON | _PARQUET:
-            raise UserError(
-                f"{_shown(path)} is of an unknown kind; expected .txt, .jsonl, .json or .parquet, also .gz or .xz."
-            )
+            raise UserError(f"{path} is of an unknown kind; expected .txt, .jsonl, .json or .parquet, also .gz or .xz.")
 
     def lines(self, options):
         with self._read(options):
@@ -125,20 +123,16 @@ class _File:
             yield
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{_shown(self.path)} is not UTF-8 text ({error.reason} at byte {error.start} of a block); "
+                f"{self.path} is not UTF-8 text ({error.reason} at byte {error.start} of a block); "
                 "convert it, for example with iconv."
             ) from None
         except (NoSuchField, NoText) as error:
-            raise _unfit(_shown(self.path), options.text_field, error) from None
+            raise _unfit(self.path, options.text_field, error) from None
         except RecursionError:
-            raise UserError(
-                f"{_shown(self.path)} holds a record that is nested too deeply; replace or remove it."
-            ) from None
+            raise UserError(f"{self.path} holds a record that is nested too deeply; replace or remove it.") from None
         except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, ValueError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"{_shown(self.path)} cannot be read to its end ({_shown(reason[:200])}); replace or remove it."
-            ) from None
+            raise UserError(f"{self.path} cannot be read to its end ({reason[:200]}); replace or remove it.") from None
 
     def fingerprint(self, options):
         with self._read(options):
@@ -241,12 +235,11 @@ def _parts(line: str) -> Iterator[str]:
     yield line
 
 
-def _unfit(name: str, field: str, error: NoSuchField | NoText) -> UserError:
+def _unfit(name: str | Path, field: str, error: NoSuchField | NoText) -> UserError:
     if isinstance(error, NoText):
         return UserError(f"{name} has in {field!r} no text but {error}; name a field of text with --text-field.")
-    names = ", ".join(map(_shown, error.names[:10])) or "none"
-    more = f" and {len(error.names) - 10} more" if len(error.names) > 10 else ""
-    return UserError(f"{name} has no field {field!r}, only {names[:500]}{more}; name one with --text-field.")
+    names = listed(error.names) or "none"
+    return UserError(f"{name} has no field {field!r}, only {names}; name one with --text-field.")
 
 
 def _load(name: str):
@@ -298,13 +291,7 @@ def _content_hash(path: Path, cache: Path) -> str:
     except FileNotFoundError:
         pass
     except Damaged as error:
-        say(f"{error}; {_shown(path)} is hashed again.")
+        say(f"{error}; {path} is hashed again.")
     digest = file_hash(path)
     write_sealed(remembered, {"content": digest})
     return digest
-
-
-def _shown(text: str | Path) -> str:
-    """What may be printed of a path, of a name from a file or of a library's message."""
-    text = str(text)
-    return text if text.isprintable() else repr(text)

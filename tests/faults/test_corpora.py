@@ -128,7 +128,7 @@ FILES = {
     "many other fields": (
         "a.jsonl",
         json.dumps({f"field {i}": i for i in range(1000)}).encode(),
-        "field 9 and 990 more; name one",
+        "field 9' and 990 more; name one",
     ),
     "a field with control characters": ("a.jsonl", b'{"\\u001b[31m": 1}', r"only '\\x1b\[31m'; name one"),
     "records without fields": ("a.jsonl", b"{}\n{}", "no field 'text', only none"),
@@ -152,7 +152,7 @@ FILES = {
     "a dictionary": ("a.parquet", of_parquet(pa.array(["one", "one"]).dictionary_encode()), [["one"], ["one"]]),
     "nulls": ("a.parquet", of_parquet(pa.nulls(3)), []),
     "no rows": ("a.parquet", of_parquet(pa.array([], pa.string())), []),
-    "a name with a dot": ("a.parquet", of_parquet(["one"], "a.b"), "no field 'text', only a.b"),
+    "a name with a dot": ("a.parquet", of_parquet(["one"], "a.b"), "no field 'text', only 'a.b'"),
     "integers": ("a.parquet", of_parquet([1]), "no text but a column of type 'int64'; name a field"),
     "bools": ("a.parquet", of_parquet([True]), "no text but a column of type 'bool'"),
     "lists": ("a.parquet", of_parquet([["one"]]), "no text but a column of type 'list"),
@@ -171,9 +171,8 @@ FILES = {
 
 def outcome(cache: Path, *names, **options):
     """The documents, or the sentence that says why there are none."""
-    options = TextOptions(corpus=tuple(map(str, names)), cache=cache, processes=1, **options)
     try:
-        corpus = Corpus(options)
+        corpus = Corpus(TextOptions(corpus=tuple(map(str, names)), cache=cache, processes=1, **options))
         corpus.fingerprint(), corpus.megabytes()
         return list(corpus.documents())
     except UserError as error:
@@ -237,10 +236,10 @@ def test_what_can_be_read_only_once_is_refused(tmp_path, name):
 @pytest.mark.parametrize(
     "name, words",
     [
-        ("", "names an empty path"),
+        ("", "names nothing"),
         (" ", "names an empty path"),
         ("~nobody-of-this-name/a.txt", "no file matches"),
-        ("a\0b", "no file matches"),
+        ("a\0b", "choose a list of texts in UTF-8"),
         ("x" * 300, "no Hugging Face dataset"),
         ("x" * 300 + ".txt", "no file matches"),
         ("[", "no file matches"),
@@ -268,10 +267,12 @@ def test_folders_that_hold_nothing_of_use(tmp_path):
     assert "no file matches" in outcome(tmp_path / "cache", f"{tmp_path}/f*.txt")
 
 
-def test_a_path_that_is_not_utf8_is_read_and_one_with_control_characters_is_escaped(tmp_path):
-    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.txt"))
+def test_a_name_that_is_not_utf8_is_read_in_a_folder_and_one_with_control_characters_is_escaped(tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/texts/\xff.txt"))
+    path.parent.mkdir()
     path.write_text("one")
-    assert outcome(tmp_path / "cache", path) == [["one"]]
+    assert outcome(tmp_path / "cache", path.parent) == [["one"]]
+    assert "choose a list of texts in UTF-8" in outcome(tmp_path / "cache", path)  # else run.json could not say it
     path = tmp_path / "a\x1b[31m\n.txt.gz"
     path.write_text("one")
     assert "x1b[31m" in outcome(tmp_path / "cache", path)

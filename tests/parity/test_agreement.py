@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import calibration
 from conversion.agreement import cases, suite
+from conversion.agreement.faults import FAULTS
 from conversion.agreement.findings import Finding
 from conversion.agreement.in_mindspore import MindSpore
 from conversion.agreement.in_onnx import OnnxRuntime
@@ -114,9 +116,11 @@ def test_the_inputs_can_expose_faults(small, quiet):
         assert name.endswith("key.bias") == (abs(value).max() < 1e-12), name
 
 
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+
+
 def test_the_tolerances_say_what_the_last_full_run_measured():
-    results = Path(__file__).parents[2] / "benchmarks" / "results" / "agreement.json"
-    measured = json.loads(results.read_text())["result"]
+    measured = json.loads((RESULTS / "agreement.json").read_text())["result"]
     for (check, precision), allowed in TOLERANCES.items():
         found = measured["tolerances"][f"{check} {precision}"]
         assert found["largest_share_of_limit"] <= 1
@@ -128,3 +132,36 @@ def test_the_tolerances_say_what_the_last_full_run_measured():
             assert allowed.fault == (name.split(",")[0], pytest.approx(error, rel=0.1)) and error > 10 * limit
             # No cap is so wide that a fault as small as this would pass where PyTorch itself is poor.
             assert error > min(allowed.cap.norm, allowed.cap.largest)
+
+
+def test_no_sound_model_was_accused_and_every_fault_was_found_with_room_on_both_sides():
+    measured = json.loads((RESULTS / "calibration.json").read_text())["result"]
+    assert measured["models_verified_against_themselves"] >= 200 and measured["false_alarms"] == []
+    assert len(measured["by_instructions"]) == 2
+    assert measured["planted"].keys() == FAULTS.keys()
+    assert all(told["caught"] and told["times"] > 3 for told in measured["planted"].values())
+    for (check, precision), allowed in TOLERANCES.items():
+        sound = measured["sound"].get(f"{check} {precision}")
+        assert (allowed.margins is None) == (sound is None), (check, precision)
+        if sound:
+            share, times = allowed.margins
+            assert share == pytest.approx(sound["largest_share"], abs=0.01) and share < 1 / 1.4
+            fault = measured["smallest_fault"].get(f"{check} {precision}")
+            assert (times is None) == (fault is None), (check, precision)
+            assert fault is None or times == pytest.approx(fault["times"], rel=0.1)
+
+
+def test_the_models_of_the_calibration_are_many_and_varied():
+    assert len({model.name for model in calibration.MODELS}) == len(calibration.MODELS) >= 200
+    assert {model.shape for model in calibration.MODELS} >= {"tiny", "mini", "small", "medium", "base"}
+    configs = list(calibration.SHAPES.values())
+    assert {config.num_attention_heads for config in configs} >= {1, 12}
+    assert {config.head_size for config in configs} >= {8, 128}
+    assert {config.max_position_embeddings for config in configs} >= {16, 512}
+    assert len({config.layer_norm_eps for config in configs}) >= 4
+    assert {config.hidden_act for config in configs} == {"gelu", "gelu_new", "relu"}
+    least = calibration.SHAPES["least"]
+    drawn = [make(least, 1) for make in calibration.INITIALISERS.values()]
+    assert all(np.isfinite(value).all() for weights in drawn for value in weights.values())
+    bytes_of = {b"".join(value.tobytes() for value in weights.values()) for weights in drawn}
+    assert len(bytes_of) == len(drawn)

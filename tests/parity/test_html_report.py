@@ -17,6 +17,7 @@ from conversion.agreement import figures, html_report
 from conversion.agreement.figures import CaughtFault, Trajectory
 from conversion.agreement.findings import error_of, histogram, judge
 from conversion.agreement.html_report import Report
+from conversion.agreement.predictions import Predictions, Row
 from conversion.agreement.tolerances import Error
 from conversion.parameters import parameters
 
@@ -60,6 +61,15 @@ def findings(layers=12, cases=CASES, precisions=("float32",), damage=lambda cont
     return tuple(made)
 
 
+PREDICTED = Predictions(
+    "the label of the text",
+    ("PyTorch (A)", "MindSpore (B)"),
+    (Row("a text", ("good 61.0%", "bad 60.2%"), False), Row("another", ("bad 98.1%", "bad 98.1%"), True)),
+    4,
+    5,
+)
+
+
 def full(**changed) -> Report:
     steps = list(range(0, 200, 10))
     oracle = [9 * math.exp(-step / 80) + 2 for step in steps]
@@ -79,6 +89,8 @@ def full(**changed) -> Report:
         "notes": ("ONNX Runtime has no gradients.",),
         "trajectory": Trajectory(steps, losses, drift),
         "faults": planted,
+        "about": "A is runs/base. B is base.ckpt.",
+        "predictions": (PREDICTED,),
     }
     return Report(**(told | changed))
 
@@ -157,7 +169,7 @@ def test_a_healthy_page_tells_everything_and_no_failure(pages):
     page, report = pages["healthy"], healthy()
     assert "<h1>runs/base against base.ckpt</h1>" in page
     assert 'id="verdict" class="agrees"' in page and 'id="beyond"' not in page
-    assert page.count("<tr class=beyond>") == 1  # the fault that was missed
+    assert page.count("<tr class=beyond>") == 2  # the fault that was missed, and the text with another label
     assert re.findall(r'<figure id="(\w+)">', page) == FIGURES
     assert len(re.findall(r"<figcaption>[^<]{40,}</figcaption>", page)) == len(FIGURES)
     assert len(rows(page, "all")) == len(report.findings)
@@ -165,6 +177,34 @@ def test_a_healthy_page_tells_everything_and_no_failure(pages):
     assert rows(page, "environment") == [["cpu", "Xeon"], ["mindspore", "2.10.0"]]
     assert "ONNX Runtime has no gradients." in page
     assert len(page.encode()) < 3e6
+
+
+def test_a_page_begins_with_what_was_compared_the_answer_and_what_is_predicted(pages):
+    page = pages["healthy"]
+    order = [page.index(f'id="{name}"') for name in ("about", "verdict", "notes", "predictions", "glossary", "errors")]
+    assert order == sorted(order)
+    assert "<strong>Yes, all agree.</strong>" in page and "<strong>No.</strong>" in pages["differing"]
+    told = page[page.index('id="predictions"') : page.index('id="glossary"')]
+    assert "<h3>The label of the text</h3><p>4 of 5 first answers are the same (80%); 2 are shown.</p>" in told
+    assert rows(page, "predictions") == [
+        ["a text", "good 61.0%", "bad 60.2%", "no"],
+        ["another", "bad 98.1%", "bad 98.1%", "yes"],
+    ]
+
+
+def test_every_word_of_the_tables_is_explained(pages):
+    explained = " ".join(re.findall(r"<dt>(.*?)</dt>", html.unescape(pages["healthy"])))
+    for column in ("case", "contender", "precision", "tensor", "error", "PyTorch's", "limit", "of limit"):
+        assert column in explained, column
+    for word in ("oracle", "yardstick", "floor", "cap", "share"):
+        assert word in explained, word
+
+
+def test_what_was_not_judged_is_no_failure_and_is_marked(pages):
+    found = [dataclasses.replace(f, error=Error(1.0, 1.0), judged=False) for f in findings(layers=1)[:3]]
+    page = html_report.html(Report("a against b", "", True, tuple(found), {}))
+    assert 'id="beyond"' not in page and {row[-1] for row in rows(page, "all")} == {"not judged"}
+    assert "It cannot be told." in html_report.html(Report("a against b", "", False, tuple(found), {}))
 
 
 def test_the_worst_of_each_check_is_told_with_its_numbers(pages):
@@ -258,7 +298,7 @@ def test_a_deep_model_has_labels_that_fit():
     figure = figures.errors_by_layer(findings(layers=24, cases=CASES[:1], gradients=False))
     labels = [label.get_text() for label in figure.axes[-1].get_xticklabels()]
     assert len(labels) <= figures.MOST_LABELS
-    assert labels[:2] == ["embeddings", "0 output"] and labels[-1] == "seq relationship logits"
+    assert labels[:2] == ["embeddings", "0 output"] and labels[-1] == "seq_relationship_logits"
 
 
 def test_sublayers_are_in_order_though_a_framework_gives_the_outputs_only():

@@ -192,8 +192,19 @@ def test_a_row_that_no_input_shows_is_compared_too(table, size, row, tmp_path):
     assert any(told in note for note in report.notes), report.notes
 
 
+ASKED = {
+    "BertModel": "the nearest of the other texts",
+    "BertForMaskedLM": "the most likely words for [MASK]",
+    "BertForNextSentencePrediction": "does the second half",
+    "BertForSequenceClassification": "the label of the text",
+    "BertForMultipleChoice": "the label of the text, or its score",
+    "BertForTokenClassification": "the label of each token",
+    "BertForQuestionAnswering": "the best answer",
+}
+
+
 @pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "BertForPreTraining"])
-def test_every_architecture_is_run_with_its_heads(architecture, tmp_path):
+def test_every_architecture_is_run_and_asked_by_its_heads(architecture, tmp_path):
     config = CONFIG.replace(num_hidden_layers=1)
     one, other = (folder(tmp_path / name, config=config, architecture=architecture) for name in "ab")
     report = verified(one, other)
@@ -201,6 +212,8 @@ def test_every_architecture_is_run_with_its_heads(architecture, tmp_path):
     compared = {finding.name for finding in report.findings}
     assert compared >= weights(architecture, config).keys() | {"embeddings", "layer.0.output"}
     assert {"every row", "real text", "random tokens", "packed rows"} == {finding.case for finding in report.findings}
+    (asked,) = report.predictions
+    assert asked.what.startswith(ASKED[architecture]) and asked.equal == asked.total >= len(inputs.TEXT)
 
 
 def test_parts_that_only_one_has_are_left_out_and_told(good, tmp_path, capsys):
@@ -317,7 +330,9 @@ def test_a_collapsed_model_agrees_with_itself(same, tmp_path):
     constant = {name: lambda w: np.full_like(w, 0.02) for name in weights()}
     one = folder(tmp_path / "one", alike if same == "every row of a table" else constant)
     report = verified(one, one)
-    assert report.agrees and report.verdict.startswith("The 78 weights are equal byte for byte, and "), report.verdict
+    assert report.agrees and report.verdict.startswith("The 78 weights are equal byte for byte"), report.verdict
+    nothing = "what they compute cannot be judged, for rounding hides all of it" in report.verdict
+    assert nothing == (same == "every number")
     assert any(note.startswith("not judged were the ") for note in report.notes)
 
 
@@ -470,21 +485,6 @@ def test_what_the_models_predict_stands_side_by_side(good, tmp_path):
     assert other.equal < other.total and not other.rows[0].equal
 
 
-@pytest.mark.parametrize(
-    "architecture, what",
-    [
-        ("BertModel", "the nearest of the other texts"),
-        ("BertForTokenClassification", "the label of each token"),
-        ("BertForQuestionAnswering", "the best answer"),
-    ],
-)
-def test_every_head_is_asked_for_what_it_is_for(architecture, what, tmp_path):
-    config = CONFIG.replace(num_hidden_layers=1)
-    model = folder(tmp_path / "model", config=config, architecture=architecture)
-    (predictions,) = verified(model, model).predictions
-    assert predictions.what.startswith(what) and predictions.equal == predictions.total >= len(inputs.TEXT)
-
-
 def test_tokenizers_that_differ_are_told(good, tmp_path):
     other = folder(tmp_path / "other")
     (other / "vocab.txt").write_text("\n".join([*VOCABULARY[:6], "dog", *VOCABULARY[7:]]) + "\n")
@@ -509,9 +509,12 @@ def test_the_goldens_are_those_that_the_oracle_computes_now(small, quiet):
             for key in exact.keys() & stored.exact(group).keys():
                 tensors = exact[key]
                 assert stored.exact(group)[key].keys() == tensors.keys()
-                for name, value in tensors.items():
+                for (
+                    name,
+                    value,
+                ) in tensors.items():  # a gradient that is 0 is noise of float64, another on each processor
                     size = np.abs(value).max(initial=0.0)
-                    assert np.abs(stored.exact(group)[key][name] - value).max(initial=0.0) <= 1e-8 * size + 1e-16, name
+                    assert np.abs(stored.exact(group)[key][name] - value).max(initial=0.0) <= 1e-8 * size + 1e-15, name
 
 
 def test_goldens_of_another_script_are_refused(tmp_path, monkeypatch):
