@@ -73,8 +73,8 @@ class Command:
         run: gives the exit code; messages go to the standard streams. result: what came of it, to be compared.
         changes: patterns of what it may write and replace where it succeeds. It may write in cache/ always.
         adds: patterns of what it may write where there was nothing.
-        answer: an exit code other than 0 that is no refusal. begins: with exit code 1 it fails in the middle of its work,
-            of which it may have written some.
+        answer: an exit code other than 0 that is no refusal. begins: with exit code 1 it ends in the middle of work,
+            and may have written some.
     """
 
     name: str
