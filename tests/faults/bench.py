@@ -73,7 +73,8 @@ class Command:
         run: gives the exit code; messages go to the standard streams. result: what came of it, to be compared.
         changes: patterns of what it may write and replace where it succeeds. It may write in cache/ always.
         adds: patterns of what it may write where there was nothing.
-        answer: an exit code other than 0 that is no refusal.
+        answer: an exit code other than 0 that is no refusal. begins: with exit code 1 it ends in the middle of work,
+            and may have written some.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Command:
     changes: tuple[str, ...] = ()
     adds: tuple[str, ...] = ()
     answer: int = 0
+    begins: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,7 +315,7 @@ class Bench:
         if ended["memory"] > MEMORY:
             return "memory", f"{ended['memory'] >> 20} MiB more than at first", ""
         accepted = ended["code"] == 0 or (ended["code"] == command.answer and not err)
-        if stray := self._stray(command, before, accepted):
+        if stray := self._stray(command, before, accepted or (command.begins and ended["code"] == 1)):
             return "left behind", stray, ""
         by_tyro = not self.subject.foreign and "╭" in err  # it shows the user's own words in a box
         if self.subject.foreign and (odd := _odd_character(out + err)):
@@ -332,14 +334,14 @@ class Bench:
     def _stream(self, name: str) -> str:
         return (self.root / name).read_bytes()[: 4 << 20].decode(errors="backslashreplace")
 
-    def _stray(self, command, before: dict, accepted: bool) -> str:
+    def _stray(self, command, before: dict, wrote: bool) -> str:
         """What is there, gone or changed and should not be."""
         after = _tree(self.work)
 
         def may(name: str, patterns: tuple[str, ...]) -> bool:
             return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
-        changes, adds = (command.changes, command.adds) if accepted else ((), ())
+        changes, adds = (command.changes, command.adds) if wrote else ((), ())
         for name in sorted(before.keys() | after.keys(), key=os.fsencode):
             new = name not in before
             hidden = any(part.startswith(".") and part != ".lock" for part in name.split("/"))
