@@ -155,7 +155,7 @@ class TrainingOptions:
     precision: Literal["float32", "float16", "bfloat16", "float64"] = "float32"
     """Of activations and matrix products; parameters and optimizer stay float32. float64 (the PyTorch reference only)
     is the oracle: there everything is float64."""
-    loss_scale: Annotated[float, Range(1, 2**30)] = 65536.0
+    loss_scale: Annotated[float, Range(1, 2**60)] = 65536.0
     """First loss scale in float16; it halves when a gradient overflows and doubles after 1000 good steps."""
     recompute: bool = False
     """Compute each layer again in the backward pass instead of keeping its activations."""
