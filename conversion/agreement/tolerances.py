@@ -37,15 +37,15 @@ class Tolerance:
         caught, and its error; None where none was planted: MindSpore has bfloat16 on the NPU only. Both as
         `python -m benchmarks agreement` measured them.
         margins: of `verify X X` over many models, as `python -m benchmarks calibration` measured them: the largest
-        share of its limit that a sound tensor came to, and how many times its limit the smallest fault was; None: not
-        a check of `verify`.
+        share of its limit that a sound tensor came to, and how many times its limit the smallest fault was (None: none
+        was planted at this precision); None: not a check of `verify`.
     """
 
     floor: Error
     cap: Error
     noise: float
     fault: tuple[str, float] | None
-    margins: tuple[float, float] | None = None
+    margins: tuple[float, float | None] | None = None
 
     def uncapped(self, yardstick: Error) -> Error:
         return Error(K * yardstick.norm + self.floor.norm, K * yardstick.largest + self.floor.largest)
@@ -69,15 +69,17 @@ def _both(value: float) -> Error:
 # primitive that updates Adam's moments takes 1 - beta2 in float32, right to 1e-5. A check that is not named here
 # compares what has no rounding: nothing but 0 will do.
 TOLERANCES: dict[tuple[str, str], Tolerance] = {
-    ("forward", "float32"): Tolerance(_both(4e-6), _both(2e-5), 6.6e-06, ("epsilon-1e-7", 5.6e-05)),
+    ("forward", "float32"): Tolerance(_both(4e-6), _both(2e-5), 6.6e-06, ("epsilon-1e-7", 5.6e-05), (0.61, 18)),
     ("losses", "float32"): Tolerance(_both(1e-6), _both(5e-6), 4.3e-07, ("nsp-labels-flipped", 1)),
-    ("gradients", "float32"): Tolerance(_both(3e-5), _both(6e-5), 5.4e-06, ("decoder-untied", 1)),
+    ("gradients", "float32"): Tolerance(_both(3e-5), _both(6e-5), 5.4e-06, ("decoder-untied", 1), (0.53, 3.1e4)),
     ("step", "float32"): Tolerance(_both(8e-6), _both(2e-5), 6.8e-06, ("decay-of-layer-norm", 0.054)),
     ("evaluation", "float32"): Tolerance(_both(1e-6), _both(5e-6), 9.4e-08, ("dropout-in-evaluation", 0.13)),
     ("trajectory", "float32"): Tolerance(_both(1e-6), _both(2e-2), 1.9e-06, None),
-    ("forward", "float16"): Tolerance(_both(2e-4), _both(1e-2), 1.5e-03, ("bias-dropped", 0.1)),
+    ("forward", "float16"): Tolerance(_both(2e-4), _both(1e-2), 1.5e-03, ("bias-dropped", 0.1), (0.38, None)),
     ("losses", "float16"): Tolerance(_both(2e-4), _both(2e-3), 3.3e-04, ("averaged-over-rows", 0.39)),
-    ("gradients", "float16"): Tolerance(_both(5e-4), _both(2e-2), 6.6e-03, ("ignored-labels-counted", 1.1)),
+    ("gradients", "float16"): Tolerance(
+        _both(5e-4), _both(2e-2), 6.6e-03, ("ignored-labels-counted", 1.1), (0.50, None)
+    ),
     ("step", "float16"): Tolerance(_both(2e-5), _both(2e-3), 4.5e-04, None),
     ("evaluation", "float16"): Tolerance(_both(2e-4), _both(2e-3), 1.1e-04, None),
     ("forward", "bfloat16"): Tolerance(_both(2e-3), _both(5e-2), 1.2e-02, None),

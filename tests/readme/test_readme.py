@@ -190,6 +190,14 @@ def test_its_numbers_of_agreement_are_the_measured_ones():
         f"`{smallest['name']}` ({smallest['what']}), at {smallest['error'] / smallest['limit']:.0f} times",
     ):
         assert words in README, words
+    calibration = result("calibration")
+    for words in (
+        f"[{calibration['models_verified_against_themselves']} models](",
+        f"{len(calibration['false_alarms'])} were accused",
+        f"came to {max(told['largest_share'] for told in calibration['sound'].values()):.0%} of its",
+        f"smallest planted fault is {min(told['times'] for told in calibration['planted'].values()):.0f} times its own",
+    ):
+        assert words in README, words
     assert agreement["agrees"] and not agreement["tensors_beyond_their_limits"]
     assert {fault["name"] for fault in faults} == FAULTS.keys() and all(fault["caught"] for fault in faults)
 
