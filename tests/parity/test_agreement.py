@@ -134,9 +134,6 @@ def test_the_tolerances_say_what_the_last_full_run_measured():
             assert error > min(allowed.cap.norm, allowed.cap.largest)
 
 
-@pytest.mark.skipif(
-    not (RESULTS / "calibration.json").exists(), reason="not measured yet: python -m benchmarks calibration"
-)
 def test_no_sound_model_was_accused_and_every_fault_was_found_with_room_on_both_sides():
     measured = json.loads((RESULTS / "calibration.json").read_text())["result"]
     assert measured["models_verified_against_themselves"] >= 200 and measured["false_alarms"] == []
