@@ -328,7 +328,9 @@ class _Mapping:
         if config is None:
             return
         classifier = self.weights.get("classifier.weight")
-        if classifier is not None and len(classifier.shape) == 2 and config.id2label is None:
+        # A label costs memory: a row of another width, of none even, is no label.
+        fits = classifier is not None and classifier.shape[1:] == (config.hidden_size,)
+        if fits and config.id2label is None:
             labels = classifier.shape[0]  # what Hugging Face calls them by default
             config = config.replace(id2label={str(i): f"LABEL_{i}" for i in range(labels)})
             self.config = config if self.config else None

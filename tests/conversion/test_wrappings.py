@@ -132,6 +132,16 @@ def test_a_classifier_of_another_name_is_renamed(tmp_path, capsys):
     assert main(["inspect", str(source), "--rename", "fc=classifier"]) == 0
 
 
+def test_a_classifier_of_very_many_empty_rows_costs_nothing(tmp_path):
+    """Its two thousand million names of labels were made before its shape was compared."""
+    weights = random_weights(architecture="BertForSequenceClassification")
+    weights["classifier.weight"] = np.zeros((2_000_000_000, 0), np.float32)
+    source = home(tmp_path, "BertForSequenceClassification")
+    safetensors_file.write(source / "model.safetensors", tensors(weights), {})
+    with pytest.raises(checkpoint.NotWhole, match=r"classifier.weight: found \(2000000000, 0\)"):
+        checkpoint.read(source)
+
+
 @pytest.mark.parametrize(
     "rules, words",
     [

@@ -369,6 +369,20 @@ def test_classifiers_of_other_kinds_are_not_compared(tmp_path):
         assert "classifier.weight" not in {finding.name for finding in report.findings}
 
 
+def test_a_classifier_of_another_name_is_compared_as_it_is_renamed(tmp_path, capsys):
+    kind, config = "BertForSequenceClassification", CONFIG.replace(num_hidden_layers=1)
+    plain = folder(tmp_path / "plain", config=config, architecture=kind)
+    named = {name.replace("classifier.", "fc."): value for name, value in weights(kind, config).items()}
+    write_folder(tmp_path / "named", named, config, kind)
+    (tmp_path / "named" / "vocab.txt").unlink()
+    page = ["--report", str(tmp_path / "report.html")]
+    for pair in ((plain, tmp_path / "named"), (tmp_path / "named", plain)):
+        assert main(["verify", *map(str, pair), "--rename", "fc=classifier", *page]) == 0
+        assert "The 25 weights are equal byte for byte, and A and B agree: " in capsys.readouterr().out
+    assert main(["verify", str(plain), str(tmp_path / "named"), *page]) == 2
+    assert "--rename fc=classifier reads it so" in capsys.readouterr().err
+
+
 def test_a_model_of_one_token_type_is_compared(tmp_path):
     one = folder(tmp_path / "a", config=CONFIG.replace(num_hidden_layers=1, type_vocab_size=1))
     assert verified(one, one).agrees
