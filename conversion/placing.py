@@ -131,8 +131,7 @@ class Workplace:
         """Undo what was not finished; returns what became of the target, '' where nothing is to be said."""
         if not self._journal.exists():
             return ""
-        journal = json.loads(self._journal.read_text(encoding="utf-8"))
-        home, main, marks = self._target.parent, journal["main"], journal["new"]
+        home, (main, marks) = self._target.parent, self._read_journal()
         placed = [name for name in marks if _mark(home / name) == marks[name]]
         if main in placed:  # it was put there last: the new checkpoint is whole
             return ""
@@ -148,6 +147,20 @@ class Workplace:
             os.rename(self._old / name, home / name)
         sync_folder(home)
         return "the old one is back" if old else "what it had put in place is removed" if placed else ""
+
+    def _read_journal(self) -> tuple[str, dict]:
+        """Which of the files is put in place last, and the marks of all by name."""
+        try:
+            journal = json.loads(self._journal.read_text(encoding="utf-8"))
+            main, marks = journal["main"], journal["new"]
+            if main in marks and all(Path(name).name == name for name in marks):
+                return main, marks
+        except (ValueError, KeyError, TypeError, RecursionError):
+            pass
+        raise UserError(
+            f"{self._journal}, by which a killed conversion would be undone, is damaged; move back what lies in "
+            f"{self._old}, if there is anything, and delete {self.folder}."
+        )
 
     def clear(self) -> None:
         """Remove everything, the lock last: where the journal is gone, nothing of the rest is needed."""

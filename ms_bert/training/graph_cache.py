@@ -142,7 +142,7 @@ def _whole(folder: Path) -> dict[str, str] | None:
     try:
         hashes = json.loads((folder / HASHES).read_text())
         return hashes if hashes == _hashes(folder) else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -78,6 +78,19 @@ def test_what_came_to_be_there_after_a_kill_and_what_was_there_before_are_both_k
     assert index.read_text() == "old" and not hidden(tmp_path)
 
 
+@pytest.mark.parametrize("journal", ["", "[" * 100_000, "[]", '{"main": "x.index", "new": {"../y": [1, 2]}}'])
+def test_what_a_killed_conversion_moved_away_is_not_lost_with_its_damaged_journal(journal, tmp_path):
+    source, target = model(tmp_path / "source"), tmp_path / "t" / "x"
+    folder = placing.folder_of(target)
+    (folder / "old").mkdir(parents=True)
+    (folder / "lock").touch()
+    (folder / "placing.json").write_text(journal)
+    (folder / "old" / "x.index").write_text("old")
+    with pytest.raises(UserError, match="placing.json, by which .* is damaged; move back what lies in .*old"):
+        convert(source, target, "tensorflow")
+    assert (folder / "old" / "x.index").read_text() == "old"
+
+
 def test_data_that_no_conversion_is_known_to_have_put_there_is_not_replaced_unless_asked(tmp_path):
     source, target = model(tmp_path / "source"), tmp_path / "t" / "x"
     target.parent.mkdir()

@@ -88,7 +88,7 @@ def test_a_graph_is_found_again_and_no_other(root):
     assert names(root) == ["a", "b"]
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "no hashes", "torn hashes"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "no hashes", "torn hashes", "deep hashes"])
 def test_a_damaged_graph_is_made_anew(root, damage):
     compile_in(root)
     graph, hashes = next((root / "a").rglob("*.mindir")), root / "a" / graph_cache.HASHES
@@ -100,8 +100,10 @@ def test_a_damaged_graph_is_made_anew(root, damage):
         graph.unlink()
     elif damage == "no hashes":
         hashes.unlink()
-    else:
+    elif damage == "torn hashes":
         hashes.write_text(hashes.read_text()[:-3])
+    else:
+        hashes.write_text("[" * 100_000)
     assert not compile_in(root)
     assert compile_in(root)
 
