@@ -159,11 +159,6 @@ class TrainingOptions:
     """First loss scale in float16; it halves when a gradient overflows and doubles after 1000 good steps."""
     recompute: bool = False
     """Compute each layer again in the backward pass instead of keeping its activations."""
-    compile: bool = False
-    """Compile the model with torch.compile; MindSpore always compiles the whole step."""
-    kernels: Literal["fused", "stock"] = "fused"
-    """Operations of MindSpore on the CPU in float32: C++ ones that compute whole sublayers, or its own. Elsewhere, and
-    where the C++ ones were not built, its own are used."""
     seed: Annotated[int, Range(0, 2**63 - 1)] = 1
     """Of the weights, the examples, the masks and dropout."""
 
@@ -189,8 +184,6 @@ class RunOptions:
     """Device to train on."""
     threads: Annotated[Optional[int], Range(1, 10**6)] = None
     """Threads of the processor to compute with; by default as many as it has."""
-    graph_cache: bool = True
-    """Keep MindSpore's compiled training step in --cache: the next run of the same shape loads it and begins sooner."""
     output: Optional[Path] = None
     """Run folder to make; by default the first free of runs/PRESET, runs/PRESET-2, ..."""
     resume: Optional[Path] = None
@@ -219,14 +212,41 @@ class RunOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class MindSporeOptions:
+    """What only MindSpore has."""
+
+    kernels: Literal["fused", "stock"] = "fused"
+    """Operations on the CPU in float32: C++ ones that compute whole sublayers, or MindSpore's own. Elsewhere, and where
+    the C++ ones were not built, its own are used."""
+    graph_cache: bool = True
+    """Keep the compiled training step in --cache: the next run of the same shape loads it and begins sooner."""
+
+    def __post_init__(self):
+        _check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class PyTorchOptions:
+    """What only PyTorch has."""
+
+    compile: bool = False
+    """Compile the model with torch.compile."""
+
+    def __post_init__(self):
+        _check(self)
+
+
+@dataclasses.dataclass(frozen=True)
 class Options:
-    """Every option of a pre-training run."""
+    """Every option of a pre-training run; each framework's command shows its own group and not the other's."""
 
     text: TextOptions = dataclasses.field(default_factory=TextOptions)
     examples: ExampleOptions = dataclasses.field(default_factory=ExampleOptions)
     model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
     training: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
     run: RunOptions = dataclasses.field(default_factory=RunOptions)
+    mindspore: MindSporeOptions = dataclasses.field(default_factory=MindSporeOptions)
+    pytorch: PyTorchOptions = dataclasses.field(default_factory=PyTorchOptions)
 
     def __post_init__(self):
         tokens = self.training.batch_size * self.examples.seq_length
@@ -259,6 +279,8 @@ _GROUPS = {
     "model": ModelOptions,
     "training": TrainingOptions,
     "run": RunOptions,
+    "mindspore": MindSporeOptions,
+    "pytorch": PyTorchOptions,
 }
 
 # What may be changed when a run is resumed: it leaves the examples and the formula of a step as they were.

@@ -1,29 +1,41 @@
 """Pre-train a BERT in MindSpore: `python -m ms_bert.pretrain`, `--help` for the options."""
 
+import dataclasses
 import sys
 
+import tyro
+
+from ms_bert.commands.pretraining import main
 from ms_bert.config import BertConfig
-from ms_bert.options import Options
-from ms_bert.run.command import main
+from ms_bert.options import Options, PyTorchOptions
+from ms_bert.tasks import Task
 
 DESCRIPTION = """Pre-train a BERT in MindSpore graph mode, from text to a folder that transformers can load."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MindSporeCommand(Options):
+    """The options, without those that only PyTorch has."""
+
+    pytorch: tyro.conf.Suppress[PyTorchOptions] = dataclasses.field(default_factory=PyTorchOptions)
 
 
 class MindSpore:
     """MindSpore as the command's framework; it is imported when it is needed, not before."""
 
     name = "MindSpore"
+    options = MindSporeCommand
 
     def check(self, options: Options) -> None:
         from ms_bert.device import use_device
 
         use_device(options.run.device, options.training.precision, options.training.recompute, options.run.threads)
 
-    def trainer(self, config: BertConfig, options: Options):
+    def trainer(self, config: BertConfig, options: Options, task: Task):
         from ms_bert.training.trainer import MindSporeTrainer
 
-        graphs = options.text.cache / "graphs" if options.run.graph_cache else None
-        return MindSporeTrainer(config, options, graphs)
+        graphs = options.text.cache / "graphs" if options.mindspore.graph_cache else None
+        return MindSporeTrainer(config, options, task, graphs)
 
     def versions(self) -> dict[str, str]:
         import mindspore
@@ -35,7 +47,7 @@ class MindSpore:
         from ms_bert.kernels import native
 
         device, precision = options.run.device, options.training.precision
-        if options.training.kernels == "stock" or not kernels.fusible(device, precision):
+        if options.mindspore.kernels == "stock" or not kernels.fusible(device, precision):
             own = kernels.attention(device, precision) is not kernels.stock.attention
             return "stock kernels, its fused attention among them" if own else "stock kernels"
         if native.why_not():

@@ -39,7 +39,7 @@ def _mindspore(kernels: str):
 
         from benchmarks.contenders.finetuning_step import FineTuningStep
 
-        step = FineTuningStep(work.config, options_of(work, kernels=kernels).training)
+        step = FineTuningStep(work.config, options_of(work).training, kernels)
         batch, labels = batch_of(work)
         inputs, numbers = [Tensor(batch[name]) for name in INPUTS], iter(range(10**9))
 

@@ -23,12 +23,12 @@ class Loss(nn.Cell):
 class FineTuningStep(nn.Cell):
     """Loss, gradients and update; returns the loss and what `Update` does."""
 
-    def __init__(self, config, training):
+    def __init__(self, config, training, kind):
         super().__init__(auto_prefix=False)
         model = BertForSequenceClassification(config, Numerics())
         initialize(model, config, training.seed)
         operations = None
-        if training.kernels == "fused":
+        if kind == "fused":
             operations = kernels.sublayers("CPU", training.precision)
             fuse(model)
         parameters = model.trainable_params()

@@ -32,11 +32,16 @@ def batch_of(work: Work) -> dict[str, np.ndarray]:
     }
 
 
-def options_of(work: Work, **training):
-    from ms_bert.options import ExampleOptions, Options, RunOptions, TrainingOptions
+def options_of(work: Work, kernels: str = "fused", compile: bool = False):
+    from ms_bert.options import ExampleOptions, MindSporeOptions, Options, PyTorchOptions, RunOptions, TrainingOptions
 
-    training = TrainingOptions(batch_size=work.rows, **training)
-    return Options(training=training, examples=ExampleOptions(seq_length=work.tokens), run=RunOptions(threads=THREADS))
+    return Options(
+        training=TrainingOptions(batch_size=work.rows),
+        examples=ExampleOptions(seq_length=work.tokens),
+        run=RunOptions(threads=THREADS),
+        mindspore=MindSporeOptions(kernels=kernels),
+        pytorch=PyTorchOptions(compile=compile),
+    )
 
 
 def use_mindspore(graph: bool = True) -> None:
@@ -56,7 +61,8 @@ def _mindspore(kernels: str, graph: bool = True):
 
         graphs = os.environ.get(GRAPHS)
         options = options_of(work, kernels=kernels)
-        return _steps(MindSporeTrainer(work.config, options, Path(graphs) if graphs else None), work)
+        trainer = MindSporeTrainer(work.config, options, graphs=Path(graphs) if graphs else None)
+        return _steps(trainer, work, trainer.compile if graph else None)
 
     return make
 
@@ -72,10 +78,13 @@ def _reference(compile: bool):
     return make
 
 
-def _steps(trainer, work: Work) -> Callable[[], float]:
-    batch, steps = batch_of(work), iter(range(10**9))
+def _steps(trainer, work: Work, compile: Callable | None = None) -> Callable[[], float]:
+    """Steps of a trainer, the first one after `compile`; torch compiles when it is called."""
+    batch, steps, begun = batch_of(work), iter(range(10**9)), []
 
     def once() -> float:
+        if compile and not begun:
+            begun.append(compile(batch))
         sums = trainer.train_step(batch, next(steps), 1e-4).sums
         return sums["masked_loss"] / (work.rows * work.slots) + sums["next_sentence_loss"] / work.rows
 

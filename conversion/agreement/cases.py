@@ -343,9 +343,9 @@ def step_options(optimizer: str, precision: str, rows: int, device: str = "CPU",
     return dataclasses.replace(options, run=dataclasses.replace(options.run, device=device))
 
 
-def with_training(options: Options, **changes) -> Options:
-    """These options with some of those of training changed."""
-    return dataclasses.replace(options, training=dataclasses.replace(options.training, **changes))
+def with_changed(options: Options, group: str, **changes) -> Options:
+    """These options with some of a group changed."""
+    return dataclasses.replace(options, **{group: dataclasses.replace(getattr(options, group), **changes)})
 
 
 def shaken(problem: Problem) -> Problem:

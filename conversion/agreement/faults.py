@@ -201,11 +201,10 @@ def _clipped_alone(factor, x):
     return x * (0.5 / ops.maximum(norm, ms.Tensor(0.5, ms.float32)))
 
 
-def _summed_parts(batch, options, number, columns):
+def _summed_parts(batch, weights, options, number, columns):
     """Each part's loss divided by what the part holds, not by what the step holds."""
-    for part in recipe.parts(batch, options, number, columns):
-        totals = [np.float32(max(part.batch[f"{kind}_weights"].sum(), 1.0)) for kind in ("masked", "next_sentence")]
-        yield dataclasses.replace(part, masked_total=totals[0], next_sentence_total=totals[1])
+    for part in recipe.parts(batch, weights, options, number, columns):
+        yield dataclasses.replace(part, totals=tuple(np.float32(max(part.batch[name].sum(), 1.0)) for name in weights))
 
 
 def _full_trust(p, u):
@@ -233,11 +232,11 @@ def _regularised(decay, gradient, p, decayed):
 
 def _evaluated_with_dropout(self, batch):
     one = ms.Tensor(np.float32(1.0))
-    part = recipe.parts(batch, self.training, 0, self.columns)[0]
-    arrays = [ms.Tensor(batch[name]) for name in trainer.FIELDS]
+    part = recipe.parts(batch, self.task.weights, self.training, 0, self.columns)[0]
+    arrays = [ms.Tensor(batch[name]) for name in self.task.fields]
     keys = (ms.Tensor(part.row_keys), ms.Tensor(part.column_keys))
-    _, sums = self.evaluation(*arrays, one, one, one, keys)
-    return dict(zip(loop.SUMS, map(float, sums.asnumpy())))
+    _, sums, _ = self.evaluation(*arrays, one, one, one, keys)
+    return dict(zip(self.task.sums, map(float, sums.asnumpy()))), ()
 
 
 def _never_skip(made) -> None:

@@ -23,7 +23,7 @@ from ms_bert.model import (
     gather_positions,
     named_intermediates,
 )
-from ms_bert.run.loop import SUMS
+from ms_bert.tasks.pretraining import PreTraining
 from ms_bert.training.step import FusedPreTrainingLoss, PreTrainingLoss
 from ms_bert.training.trainer import MindSporeTrainer
 
@@ -130,14 +130,15 @@ class MindSpore:
         scale = cases.scale(self.precision)
         numbers = [Tensor(np.float32(value)) for value in (*cases.totals(batch), scale)]
         keys = map(Tensor, cases.keys(problem.config, batch) if dropout else ())
-        (_, sums), gradients = cell(*_tensors(batch, FIELDS), *numbers, *keys)
+        (_, sums, _), gradients = cell(*_tensors(batch, FIELDS), *numbers, *keys)
         named = {p.name: _array(g) / scale for p, g in zip(model.trainable_params(), gradients)}
-        return cases.losses(dict(zip(SUMS, map(float, sums.asnumpy()))), batch), named
+        return cases.losses(dict(zip(PreTraining.sums, map(float, sums.asnumpy()))), batch), named
 
     def trainer(self, problem: Problem, options) -> MindSporeTrainer:
         self._use()
-        kinds = "fused" if self.fused else "stock"
-        return MindSporeTrainer(problem.config, cases.with_training(options, precision=self.precision, kernels=kinds))
+        options = cases.with_changed(options, "training", precision=self.precision)
+        options = cases.with_changed(options, "mindspore", kernels="fused" if self.fused else "stock")
+        return MindSporeTrainer(problem.config, options)
 
     def _use(self) -> None:
         use_device(self.device, self.precision)

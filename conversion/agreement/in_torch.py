@@ -11,7 +11,7 @@ from conversion.agreement.cases import Problem
 from conversion.parameters import BACKBONE
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import FIELDS, Batch
-from ms_bert.run.loop import SUMS
+from ms_bert.tasks.pretraining import PreTraining
 from pt_reference.model import (
     BertForPreTraining,
     BertLMPredictionHead,
@@ -109,16 +109,17 @@ class PyTorch:
         keys = tuple(map(torch.from_numpy, cases.keys(problem.config, batch))) if dropout else None
         scale = cases.scale(self.precision)
         numbers = [torch.tensor(value) for value in (*cases.totals(batch), scale)]
-        value, sums = loss(*_tensors(batch, FIELDS), *numbers, keys)
+        value, sums, _ = loss(*_tensors(batch, FIELDS), *numbers, keys)
         value.backward()
         gradients = {name: value / scale for name, value in _gradients(loss).items()}
-        return cases.losses(dict(zip(SUMS, sums.tolist())), batch), gradients
+        return cases.losses(dict(zip(PreTraining.sums, sums.tolist())), batch), gradients
 
     def trainer(self, problem: Problem, options) -> TorchTrainer:
         if self.compiled:
             torch.compiler.reset()  # past a few graphs of one function torch would quietly run it uncompiled
             self._modules.clear()
-        options = cases.with_training(options, precision=self.precision, compile=self.compiled)
+        options = cases.with_changed(options, "training", precision=self.precision)
+        options = cases.with_changed(options, "pytorch", compile=self.compiled)
         return TorchTrainer(problem.config, options)
 
     def _numerics(self) -> Numerics:

@@ -129,7 +129,7 @@ def evaluation(contender: Contender, problem: Problem) -> Results:
     case, rows = problem.cases[0], len(problem.cases[0].batch["input_ids"])
     trainer = contender.trainer(problem, cases.step_options("adamw", contender.precision, rows))
     trainer.load_weights(problem.weights)
-    yield "evaluation", case, cases.losses(trainer.evaluate(case.batch), case.batch)
+    yield "evaluation", case, cases.losses(trainer.evaluate(case.batch)[0], case.batch)
 
 
 def schedule(contender: Contender, problem: Problem) -> Results:

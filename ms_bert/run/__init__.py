@@ -1,4 +1,4 @@
-"""A pre-training run, whatever framework computes it: command line, run folder, checkpoints, loop, curves.
+"""A training run, whatever the task and the framework: loop, run folder, checkpoints, recipe of a step, curves.
 
-Nothing here imports a framework; a `loop.Trainer` does the computing.
+Nothing here imports a framework or knows a task: a `loop.Trainer` computes, a `ms_bert.tasks.Task` says what it means.
 """

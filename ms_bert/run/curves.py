@@ -1,22 +1,24 @@
-"""curves.png: losses, accuracies, learning rate and throughput of a run, drawn from its logs."""
+"""curves.png: what a task draws of its metrics, learning rate and throughput of a run, from its logs."""
 
 from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from ms_bert.data.files import write_atomically
 from ms_bert.run.folder import CURVES, METRICS, THROUGHPUT, read_description, read_log
+from ms_bert.tasks import Panel
 
 # Of the training losses of a run that several frameworks computed.
 FRAMEWORK_COLORS = {"MindSpore": "tab:blue", "PyTorch": "tab:red"}
 
 
-def draw(path: Path, entropy: float | None = None) -> None:
-    """Draw the curves of a run folder; `entropy` is the unigram entropy that the MLM loss is compared with, nats.
+def draw(path: Path, panels: Sequence[Panel]) -> None:
+    """Draw the curves of a run folder: these panels of its metrics, and one of throughput and learning rate.
 
-    Where several frameworks computed the run, its training losses are coloured by framework.
+    Where several frameworks computed the run, the training curve of a panel with one metric is coloured by framework.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -24,48 +26,19 @@ def draw(path: Path, entropy: float | None = None) -> None:
     metrics, throughput = read_log(path, METRICS), read_log(path, THROUGHPUT)
     if not metrics:
         return
-    figure = Figure(figsize=(11, 7), layout="constrained")
+    rows = -(-(len(panels) + 1) // 2)
+    figure = Figure(figsize=(11, 3.5 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    mlm, nsp, accuracy, speed = figure.subplots(2, 2).flat
-
-    def plot(axes, lines, field, label, color, **style):
-        points = [(line["step"], line[field]) for line in lines if math.isfinite(line.get(field, math.nan))]
-        if points:
-            axes.plot(*zip(*points), label=label, color=color, **style)
-
+    *diagrams, speed = list(figure.subplots(rows, 2).flat)[: len(panels) + 1]
     spans = training_spans(read_description(path)["trained_by"])
-    several = len({framework for _, _, framework in spans}) > 1
-
-    def plot_training(axes, field, color):
-        for first, last, framework in spans:
-            lines = [line for line in metrics if first <= line["step"] <= last]  # joined
-            label = f"training, {framework}" if several else "training"
-            if label in axes.get_legend_handles_labels()[1]:
-                label = "_" + label  # named once
-            shown = FRAMEWORK_COLORS.get(framework, color) if several else color
-            plot(axes, lines, field, label, shown, alpha=0.6, linewidth=1)
-
-    held_out = {"marker": "o", "markersize": 4, "linewidth": 1.8}
-    plot_training(mlm, "mlm_loss", "tab:blue")
-    plot(mlm, metrics, "held_out_mlm_loss", "held-out", "black" if several else "tab:blue", **held_out)
-    if entropy is not None:
-        mlm.axhline(entropy, color="gray", linestyle="--", linewidth=1, label="unigram entropy")
-    mlm.set(title="Masked language model", ylabel="loss (nats)")
-    plot_training(nsp, "nsp_loss", "tab:orange")
-    plot(nsp, metrics, "held_out_nsp_loss", "held-out", "black" if several else "tab:orange", **held_out)
-    if nsp.lines:
-        nsp.axhline(0.6931, color="gray", linestyle="--", linewidth=1, label="chance")
-    nsp.set(title="Next sentence", ylabel="loss (nats)")
-    for task, color in (("mlm", "tab:blue"), ("nsp", "tab:orange")):
-        plot(accuracy, metrics, f"{task}_accuracy", f"{task.upper()} training", color, alpha=0.5, linewidth=1)
-        plot(accuracy, metrics, f"held_out_{task}_accuracy", f"{task.upper()} held-out", color, **held_out)
-    accuracy.set(title="Accuracy", ylabel="share of predictions", ylim=(0, 1))
-    plot(speed, throughput, "tokens_per_second", "tokens/s", "tab:green", linewidth=1)
+    for axes, panel in zip(diagrams, panels):
+        _draw_panel(axes, panel, metrics, spans)
+    _plot(speed, throughput, "tokens_per_second", "tokens/s", "tab:green", linewidth=1)
     speed.set(title="Throughput and learning rate", ylabel="tokens/s", ylim=(0, None))
     rate = speed.twinx()
-    plot(rate, metrics, "learning_rate", "learning rate", "tab:red", linewidth=1.5)
+    _plot(rate, metrics, "learning_rate", "learning rate", "tab:red", linewidth=1.5)
     rate.set(ylabel="learning rate", ylim=(0, None))
-    for axes in (mlm, nsp, accuracy, speed):
+    for axes in (*diagrams, speed):
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
         lines = [*axes.lines, *(rate.lines if axes is speed else [])]
@@ -75,6 +48,36 @@ def draw(path: Path, entropy: float | None = None) -> None:
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=110)
     write_atomically(path / CURVES, picture.getvalue(), make_folder=False)
+
+
+def _draw_panel(axes, panel: Panel, metrics: list[dict], spans: list[tuple[int, float, str]]) -> None:
+    several = len({framework for _, _, framework in spans}) > 1
+    alone = len(panel.curves) == 1
+    for curve in panel.curves:
+        held_out = curve.color
+        if alone and several:
+            held_out = "black"
+            for first, last, framework in spans:
+                lines = [line for line in metrics if first <= line["step"] <= last]  # joined
+                label = f"training, {framework}"
+                if label in axes.get_legend_handles_labels()[1]:
+                    label = "_" + label  # named once
+                color = FRAMEWORK_COLORS.get(framework, curve.color)
+                _plot(axes, lines, curve.metric, label, color, alpha=0.6, linewidth=1)
+        else:
+            _plot(axes, metrics, curve.metric, f"{curve.name} training".strip(), curve.color, alpha=0.6, linewidth=1)
+        label, style = f"{curve.name} held-out".strip(), {"marker": "o", "markersize": 4, "linewidth": 1.8}
+        _plot(axes, metrics, f"held_out_{curve.metric}", label, held_out, **style)
+    if panel.line is not None and axes.lines:
+        value, label = panel.line
+        axes.axhline(value, color="gray", linestyle="--", linewidth=1, label=label)
+    axes.set(title=panel.title, ylabel=panel.unit, ylim=panel.limits)
+
+
+def _plot(axes, lines: list[dict], field: str, label: str, color: str, **style) -> None:
+    points = [(line["step"], line[field]) for line in lines if math.isfinite(line.get(field, math.nan))]
+    if points:
+        axes.plot(*zip(*points), label=label, color=color, **style)
 
 
 def training_spans(trained_by: list[dict]) -> list[tuple[int, float, str]]:

@@ -27,6 +27,7 @@ from ms_bert.errors import UserError
 from ms_bert.options import Options
 from ms_bert.run import checkpoints
 
+FORMAT = 1  # of run.json; it was not numbered before
 RUN, METRICS, THROUGHPUT, CURVES = "run.json", "metrics.jsonl", "throughput.jsonl", "curves.png"
 _CONFIG, _VOCABULARY = "config.json", "vocab.txt"
 _WRITTEN_BEFORE_RUN = {_CONFIG, "tokenizer.json", "tokenizer_config.json", _VOCABULARY}
@@ -56,8 +57,10 @@ class RunFolder:
         checkpoints.sweep(self.path)
 
     @classmethod
-    def create(cls, path: Path, description: dict, config: BertConfig, vocabulary: Vocabulary) -> RunFolder:
-        """Make a new run folder.
+    def create(
+        cls, path: Path, description: dict, architecture: str, config: BertConfig, vocabulary: Vocabulary
+    ) -> RunFolder:
+        """Make a new run folder, for a model of this class of Hugging Face.
 
         Raises:
             UserError: the folder holds something already.
@@ -65,9 +68,7 @@ class RunFolder:
         check_free(path)
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
-        folder.write(
-            _CONFIG, json.dumps({"architectures": ["BertForPreTraining"], **config.to_dict()}, indent=2).encode()
-        )
+        folder.write(_CONFIG, json.dumps({"architectures": [architecture], **config.to_dict()}, indent=2).encode())
         for name, content in _tokenizer_files(vocabulary, config.max_position_embeddings).items():
             folder.write(name, content)
         (path / checkpoints.FOLDER).mkdir(exist_ok=True)
@@ -91,7 +92,8 @@ class RunFolder:
 
     def describe(self, description: dict) -> None:
         """Write run.json."""
-        self.write(RUN, (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode())
+        content = json.dumps({"format": FORMAT, **description}, indent=2, ensure_ascii=False)
+        self.write(RUN, (content + "\n").encode())
 
     def mend_tokenizer(self, vocabulary: Vocabulary, longest: int) -> list[str]:
         """Write anew those of the tokenizer's files that are missing or damaged, and not needed to know the vocabulary;
@@ -220,16 +222,44 @@ def read_description(path: Path) -> dict:
         raise UserError(f"{file} cannot be read ({error}); make it readable, or name another run.") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}); restore it, or begin a new run.") from None
-    if (
-        isinstance(description, dict) and "trained_by" not in description
-    ):  # runs of version 0.1 say it for the whole run
-        entry = {name: description.get(name) for name in ("framework", "versions")}
-        description["trained_by"] = [{"from_step": 0, **entry}]
-    if not _is_description(description):
+    number = description.get("format", 0) if isinstance(description, dict) else 0
+    if type(number) is int and number > FORMAT:
+        raise UserError(
+            f"{file} has format {number}, which a newer version of ms_bert wrote, and this one reads up to {FORMAT}; "
+            "install the newer one."
+        )
+    if number == 0:
+        description = _numbered(description)
+    if number not in (0, FORMAT) or not _is_description(description):
         raise UserError(
             f"{file} is damaged: it lacks the options of a run or what computed it; restore it, or begin a new run."
         )
     return description
+
+
+def _numbered(description):
+    """A run.json from before formats were numbered, as one of format 1; what is none of a run stays as it is."""
+    if not isinstance(description, dict):
+        return description
+    entry = {name: description.get(name) for name in ("framework", "versions")}  # once said for the whole run
+    changed = {"format": 1, "task": "pre-training", "trained_by": [{"from_step": 0, **entry}], **description}
+    options = description.get("options")
+    if isinstance(options, dict) and all(isinstance(group, dict) for group in options.values()):
+        groups = {name: dict(group) for name, group in options.items()}
+        for old, name, new in _MOVED:
+            own = groups.setdefault(new, {})
+            if name in groups.get(old, {}):
+                own.setdefault(name, groups[old].pop(name))
+        changed["options"] = groups
+    return changed
+
+
+# Options that have moved: from a group, its name, to the group of a framework.
+_MOVED = (
+    ("training", "kernels", "mindspore"),
+    ("run", "graph_cache", "mindspore"),
+    ("training", "compile", "pytorch"),
+)
 
 
 def _is_description(description) -> bool:

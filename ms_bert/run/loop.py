@@ -1,4 +1,4 @@
-"""The pre-training loop, for any framework: batches in, metrics, evaluations and checkpoints out."""
+"""The training loop, for any task and framework: batches in, metrics, evaluations and checkpoints out."""
 
 from __future__ import annotations
 
@@ -10,24 +10,18 @@ import signal
 import time
 from typing import Protocol
 
-from ms_bert.data.batches import Batch, BatchMaker, prefetched
+import numpy as np
+
+from ms_bert.config import BertConfig
+from ms_bert.data.batches import Batch, prefetched
 from ms_bert.errors import UserError
-from ms_bert.options import Options
+from ms_bert.options import RunOptions, TrainingOptions
 from ms_bert.run import checkpoints, curves
 from ms_bert.run.checkpoints import Arrays, TrainingState
 from ms_bert.run.folder import METRICS, THROUGHPUT, RunFolder
 from ms_bert.run.progress import Progress
 from ms_bert.run.recipe import learning_rate
-
-# What a step or an evaluation gives: sums over the batch, so that they can be added up.
-SUMS = (
-    "masked_loss",
-    "masked_correct",
-    "masked_count",
-    "next_sentence_loss",
-    "next_sentence_correct",
-    "next_sentence_count",
-)
+from ms_bert.tasks import Batches, Metrics, Sums, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,31 +29,35 @@ class StepResult:
     """What one step did.
 
     Attributes:
-        sums: by the names of SUMS. gradient_norm: global norm before clipping.
+        sums: by the names of the task. gradient_norm: global norm before clipping.
         skipped: the gradient overflowed in float16, nothing was updated, and a smaller loss scale is left to try: the
             scale was above 1. loss_scale: the one after.
     """
 
-    sums: dict[str, float]
+    sums: Sums
     gradient_norm: float
     skipped: bool = False
     loss_scale: float = 1.0
 
 
 class Trainer(Protocol):
-    """A model and its optimizer in some framework.
+    """A model, the loss of a task and an optimizer in some framework.
 
     Attributes:
-        shapes: of the weights, by Hugging Face's names.
+        config: of the model. shapes: of its weights, by Hugging Face's names.
     """
 
+    config: BertConfig
     shapes: dict[str, tuple[int, ...]]
+
+    def compile(self, batch: Batch) -> bool:
+        """Compile the step for batches of this one's shape and update nothing; returns whether anything is compiled."""
 
     def train_step(self, batch: Batch, step: int, rate: float) -> StepResult:
         """One optimizer step; `step` is 0-based and decides the dropout masks."""
 
-    def evaluate(self, batch: Batch) -> dict[str, float]:
-        """Sums by the names of SUMS, without dropout."""
+    def evaluate(self, batch: Batch) -> tuple[Sums, tuple[np.ndarray, ...]]:
+        """Sums by the names of the task and what its loss gives besides, without dropout."""
 
     def state(self) -> tuple[Arrays, Arrays, dict]:
         """Weights, moments and scalars; the arrays may be views, valid until the next step."""
@@ -103,7 +101,7 @@ class _StopSignals:
 
 
 class _Clock:
-    """Measures the steps: evaluations, checkpoints and the first step, which compiles the graph, are not in the speed.
+    """Measures the steps; evaluations, checkpoints and compilation are not among them.
 
     Attributes:
         size: sequences and tokens of the last batch.
@@ -111,7 +109,7 @@ class _Clock:
 
     def __init__(self):
         self.size = (0, 0)
-        self._first, self._sums = True, collections.Counter()
+        self._sums = collections.Counter()
         self.resume()
 
     def resume(self) -> None:
@@ -126,66 +124,49 @@ class _Clock:
         seconds = now - self._began
         ids = batch["sequence_ids"]
         self.size = int(ids.max(1).sum()), int((ids > 0).sum())
-        if self._first:
-            self._first = False
-            self._sums["first_step_seconds"] = seconds
-        else:
-            self._sums.update(
-                {
-                    "seconds": seconds,
-                    "waited_for_batches": self._got - self._began,
-                    "sequences": self.size[0],
-                    "tokens": self.size[1],
-                }
-            )
+        self._sums.update(
+            {
+                "seconds": seconds,
+                "waited_for_batches": self._got - self._began,
+                "sequences": self.size[0],
+                "tokens": self.size[1],
+            }
+        )
         return seconds
 
     def take(self) -> dict[str, float]:
         """A line of throughput.jsonl about the steps since the last."""
         sums, self._sums = self._sums, collections.Counter()
-        line = {k: round(sums[k], 4) for k in ("first_step_seconds", "seconds", "waited_for_batches") if k in sums}
-        if sums["seconds"]:
-            line |= {f"{k}_per_second": round(sums[k] / sums["seconds"], 2) for k in ("sequences", "tokens")}
-        return line
+        line = {k: round(sums[k], 4) for k in ("seconds", "waited_for_batches")}
+        return line | {f"{k}_per_second": round(sums[k] / sums["seconds"], 2) for k in ("sequences", "tokens")}
 
 
-def evaluate(trainer: Trainer, maker: BatchMaker, sequences: int) -> dict[str, float]:
-    """Metrics over the first examples of a maker: mlm_loss and nsp_loss in nats, accuracies in 0..1, perplexity."""
-    total = collections.Counter()
-    with contextlib.closing(prefetched(maker, range(-(-sequences // maker.batch_size)))) as batches:
+def evaluate(task: Task, trainer: Trainer, make: Batches, rows: int) -> Metrics:
+    """The task's metrics over the first rows of its batches."""
+    evaluation = task.evaluation()
+    with contextlib.closing(prefetched(make, range(-(-rows // make.batch_size)))) as batches:
         for number, batch in enumerate(batches):
-            total.update(trainer.evaluate(_counted(batch, sequences - number * maker.batch_size)))
-    return {**averages(total), "mlm_perplexity": math.exp(min(total["masked_loss"] / total["masked_count"], 700.0))}
+            counted = _counted(batch, task.weights, rows - number * make.batch_size)
+            evaluation.add(counted, *trainer.evaluate(counted))
+    return evaluation.metrics()
 
 
-def _counted(batch: Batch, rows: int) -> Batch:
+def _counted(batch: Batch, names: tuple[str, ...], rows: int) -> Batch:
     """The batch, of which only so many rows count: all have one shape, for which graphs are compiled."""
-    weights = {name: value.copy() for name, value in batch.items() if name.endswith("_weights")}
+    weights = {name: batch[name].copy() for name in names}
     for value in weights.values():
         value[rows:] = 0.0
     return {**batch, **weights}
 
 
-def averages(sums: dict[str, float]) -> dict[str, float]:
-    """mlm_loss, mlm_accuracy and, where there is NSP, nsp_loss and nsp_accuracy."""
-    means = {
-        "mlm_loss": sums["masked_loss"] / sums["masked_count"],
-        "mlm_accuracy": sums["masked_correct"] / sums["masked_count"],
-    }
-    if sums["next_sentence_count"]:
-        means["nsp_loss"] = sums["next_sentence_loss"] / sums["next_sentence_count"]
-        means["nsp_accuracy"] = sums["next_sentence_correct"] / sums["next_sentence_count"]
-    return means
-
-
-def _is_window(window: dict, step: int) -> bool:
+def _is_window(window: dict, task: Task, step: int) -> bool:
     """Whether these can be a loop's sums since its last logged line, of which the next line can be made."""
-    known, numbers = {*SUMS, "gradient_norm"}, [window.get(name, 0) for name in ("steps", "skipped")]
+    known, numbers = {*task.sums, "gradient_norm"}, [window.get(name, 0) for name in ("steps", "skipped")]
     return (
         window.keys() <= {*known, "steps", "skipped"}
         and all(type(number) is int and 0 <= number <= step for number in numbers)
         and all(type(value) in (int, float) and abs(value) < 2.0**127 for value in window.values())
-        and (not window.get("steps") or (known <= window.keys() and window["masked_count"] > 0))
+        and (not window.get("steps") or (known <= window.keys() and window[task.count] > 0))
     )
 
 
@@ -193,22 +174,24 @@ class Loop:
     """A run from its first or resumed step to its last.
 
     Args:
-        options: of the run. trainer: computes. folder: of the run. train, held_out: make the batches; held_out may
-            be None. progress: shows. entropy: unigram entropy to draw beside the loss, nats, or None.
+        task: what is trained for. training, run: the options. trainer: computes. folder: of the run. train, held_out:
+            make the batches; held_out may be None. progress: shows.
     """
 
     def __init__(
         self,
-        options: Options,
+        task: Task,
+        training: TrainingOptions,
+        run: RunOptions,
         trainer: Trainer,
         folder: RunFolder,
-        train: BatchMaker,
-        held_out: BatchMaker | None,
+        train: Batches,
+        held_out: Batches | None,
         progress: Progress,
-        entropy: float | None,
     ):
-        self.options, self.trainer, self.folder = options, trainer, folder
-        self.train, self.held_out, self.progress, self.entropy = train, held_out, progress, entropy
+        self.task, self.training, self.options = task, training, run
+        self.trainer, self.folder, self.progress = trainer, folder, progress
+        self.train, self.held_out = train, held_out
         self.step, self.window = 0, collections.Counter()
 
     def resume(self, state: TrainingState | None) -> None:
@@ -233,16 +216,16 @@ class Loop:
             checkpoints.set_aside(path, state.step)
             # What a kill between a checkpoint and the end of its step left undone.
             checkpoints.publish(path, state.step)
-            checkpoints.prune(path, self.options.run.keep, self.options.run.keep_every)
+            checkpoints.prune(path, self.options.keep, self.options.keep_every)
         if damaged:
             self.progress.say(f"left {damaged} damaged lines out of {path / THROUGHPUT}")
 
     def _misfit(self, state: TrainingState) -> str | None:
         """Why a checkpoint is none of this run, or None."""
         window = state.position.get("window")
-        if not isinstance(window, dict) or not _is_window(window, state.step):
+        if not isinstance(window, dict) or not _is_window(window, self.task, state.step):
             return "its position holds no sums since the last logged line"
-        kind = "float64" if self.options.training.precision == "float64" else "float32"
+        kind = "float64" if self.training.precision == "float64" else "float32"
         return checkpoints.misfit(state, self.trainer.shapes, kind)
 
     def run(self) -> None:
@@ -262,12 +245,13 @@ class Loop:
             ) from error
 
     def _run(self) -> None:
-        run, training = self.options.run, self.options.training
+        run, training = self.options, self.training
         steps = range(self.step, training.steps)
         with _StopSignals() as stop, self.progress, contextlib.closing(prefetched(self.train, steps)) as batches:
-            self.progress.start(self.step, training.steps)
+            self.progress.start(self.task, self.step, training.steps)
             if self.held_out and run.eval_every and self.step == 0:
                 self._evaluate()
+            self._compile()
             clock = _Clock()
             for batch in batches:
                 clock.got_batch()
@@ -290,14 +274,21 @@ class Loop:
                     raise Interrupted(stop.received, self.step)
                 clock.resume()
 
+    def _compile(self) -> None:
+        began = time.perf_counter()
+        if self.trainer.compile(self.train(self.step)):
+            seconds = time.perf_counter() - began
+            self.folder.log(THROUGHPUT, {"step": self.step, "compile_seconds": round(seconds, 4)})
+            self.progress.say(f"compiled in {seconds:.1f} s")
+
     def _check(self, result: StepResult) -> None:
         finite = all(map(math.isfinite, (*result.sums.values(), result.gradient_norm)))
         if finite or result.skipped:
             return
+        name, value = next(iter(self.task.metrics(result.sums).items()))
         raise UserError(
-            f"step {self.step + 1}: the MLM loss is {result.sums['masked_loss']} and the gradient norm "
-            f"{result.gradient_norm}, neither may be infinite or NaN; {self._kept()}; a lower "
-            "--learning-rate or a longer --warmup-steps usually helps.",
+            f"step {self.step + 1}: {name} is {value} and the gradient norm {result.gradient_norm}, neither may be "
+            f"infinite or NaN; {self._kept()}; a lower --learning-rate or a longer --warmup-steps usually helps.",
             exit_code=1,
         )
 
@@ -316,14 +307,14 @@ class Loop:
         window, self.window = self.window, collections.Counter()
         line = {"step": self.step}
         if window["steps"]:
-            line |= {**averages(window), "gradient_norm": window["gradient_norm"] / window["steps"]}
+            line |= {**self.task.metrics(window), "gradient_norm": window["gradient_norm"] / window["steps"]}
         line |= {"learning_rate": rate}
-        if self.options.training.precision == "float16":
+        if self.training.precision == "float16":
             line |= {"loss_scale": result.loss_scale, "skipped_steps": window["skipped"]}
         self.folder.log(METRICS, line)
 
     def _evaluate(self) -> None:
-        evaluation = evaluate(self.trainer, self.held_out, self.options.run.eval_sequences)
+        evaluation = evaluate(self.task, self.trainer, self.held_out, self.options.eval_sequences)
         self.folder.log(METRICS, {"step": self.step, **{f"held_out_{k}": v for k, v in evaluation.items()}})
         self.progress.evaluated(self.step, evaluation)
 
@@ -332,5 +323,5 @@ class Loop:
         model, optimizer, scalars = self.trainer.state()
         position = {"window": dict(self.window)}
         checkpoints.save(self.folder.path, TrainingState(self.step, model, optimizer, scalars, position, metrics))
-        checkpoints.prune(self.folder.path, self.options.run.keep, self.options.run.keep_every)
-        curves.draw(self.folder.path, self.entropy)
+        checkpoints.prune(self.folder.path, self.options.keep, self.options.keep_every)
+        curves.draw(self.folder.path, self.task.panels)

@@ -7,6 +7,8 @@ import time
 
 from tqdm import tqdm
 
+from ms_bert.tasks import Metrics, Task
+
 _FORMAT = "{l_bar}{bar:12}| {n_fmt}/{total_fmt} {postfix} [{elapsed}<{remaining}]"
 _SMOOTHING = 0.9  # of the shown averages: about the last ten steps
 
@@ -21,7 +23,8 @@ class Progress:
     def __init__(self, plain: float = 10.0):
         self._bar = None
         self._plain, self._shown = plain, 0.0
-        self._average: dict[str, float] = {}
+        self._metrics: dict[str, float] = {}  # averages, as the speed
+        self._speed: dict[str, float] = {}
 
     def __enter__(self):
         return self
@@ -30,12 +33,13 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def start(self, step: int, steps: int) -> None:
-        """Show the bar, at a step."""
+    def start(self, task: Task, step: int, steps: int) -> None:
+        """Show the bar of a task, at a step."""
+        self._task = task
         self._bar = tqdm(
             total=steps,
             initial=step,
-            desc="pre-training",
+            desc=task.name,
             bar_format=_FORMAT,
             dynamic_ncols=True,
             file=sys.stderr,
@@ -50,62 +54,35 @@ class Progress:
 
     def step(self, step: int, result, rate: float, size: tuple[int, int], seconds: float) -> None:
         """A step is done: its StepResult, the sequences and tokens of its batch, and how long it took."""
-        if self._steps_done == 0:
-            # It is reported apart and not counted in the speed.
-            self.say(f"first step after {seconds:.1f} s, compilation included")
-        else:
-            self._training_seconds += seconds
-            self._show("sequences", size[0] / seconds)
-            self._show("tokens", size[1] / seconds)
+        self._training_seconds += seconds
         self._steps_done += 1
-        sums = result.sums
+        _average(self._speed, {"sequences": size[0] / seconds, "tokens": size[1] / seconds})
         if not result.skipped:
-            self._show("mlm_loss", sums["masked_loss"] / sums["masked_count"])
-            self._show("mlm_accuracy", sums["masked_correct"] / sums["masked_count"])
-            if sums["next_sentence_count"]:
-                self._show("nsp_loss", sums["next_sentence_loss"] / sums["next_sentence_count"])
-                self._show("nsp_accuracy", sums["next_sentence_correct"] / sums["next_sentence_count"])
+            _average(self._metrics, self._task.metrics(result.sums))
         text = self._text(rate)
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(1)
         now = time.perf_counter()
-        due = self._steps_done > 1 and now - self._shown > self._plain
+        due = now - self._shown > self._plain
         if self._bar.disable and (due or step == self._last):
             self._shown = now
-            left = self._training_seconds / max(1, self._steps_done - 1) * (self._last - step)
+            left = self._training_seconds / self._steps_done * (self._last - step)
             self.say(f"step {step}/{self._last} {text} left {tqdm.format_interval(left)}")
 
-    def evaluated(self, step: int, evaluation: dict[str, float]) -> None:
+    def evaluated(self, step: int, metrics: Metrics) -> None:
         """Print the metrics of an evaluation."""
-        self.say(f"step {step} held-out: {evaluation_text(evaluation)}")
-
-    def _show(self, name: str, value: float) -> None:
-        old = self._average.get(name, value)
-        self._average[name] = _SMOOTHING * old + (1 - _SMOOTHING) * value
+        self.say(f"step {step} held-out: {self._task.told(metrics)}")
 
     def _text(self, rate: float) -> str:
-        shown = self._average
-        parts = []
-        if "mlm_loss" in shown:
-            parts.append(f"MLM {shown['mlm_loss']:.3f} {shown['mlm_accuracy']:.1%}")
-        if "nsp_loss" in shown:
-            parts.append(f"NSP {shown['nsp_loss']:.3f} {shown['nsp_accuracy']:.1%}")
-        parts.append(f"lr {rate:.1e}")
-        if "sequences" in shown:
-            parts.append(f"{shown['sequences']:.0f} seq/s {_thousands(shown['tokens'])} tok/s")
-        return " ".join(parts)
+        metrics = [self._task.shown(self._metrics)] if self._metrics else []  # none where all steps were skipped
+        speed = f"{self._speed['sequences']:.0f} seq/s {_thousands(self._speed['tokens'])} tok/s"
+        return " ".join((*metrics, f"lr {rate:.1e}", speed))
+
+
+def _average(averages: dict[str, float], values: dict[str, float]) -> None:
+    for name, value in values.items():
+        averages[name] = _SMOOTHING * averages.get(name, value) + (1 - _SMOOTHING) * value
 
 
 def _thousands(value: float) -> str:
     return f"{value / 1000:.1f}k" if value >= 1000 else f"{value:.0f}"
-
-
-def evaluation_text(evaluation: dict[str, float]) -> str:
-    """The metrics of an evaluation in a line."""
-    nsp = ""
-    if "nsp_loss" in evaluation:
-        nsp = f", NSP loss {evaluation['nsp_loss']:.3f} accuracy {evaluation['nsp_accuracy']:.1%}"
-    return (
-        f"MLM loss {evaluation['mlm_loss']:.3f} accuracy {evaluation['mlm_accuracy']:.1%} "
-        f"perplexity {evaluation['mlm_perplexity']:.1f}{nsp}"
-    )

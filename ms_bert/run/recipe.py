@@ -37,25 +37,24 @@ class Part:
     """One of the parts that a step's batch is computed in.
 
     Attributes:
-        batch: the rows of this part. masked_total, next_sentence_total: sums of the weights over the whole step, at
-        least 1, which each part's losses are divided by. row_keys (rows * S, 1), column_keys (columns,): for dropout.
+        batch: the rows of this part. totals: for each of the task's weights its sum over the whole step, at least 1,
+        which each part's losses are divided by. row_keys (rows * S, 1), column_keys (columns,): for dropout.
     """
 
     batch: Batch
-    masked_total: np.float32
-    next_sentence_total: np.float32
+    totals: tuple[np.float32, ...]
     row_keys: np.ndarray
     column_keys: np.ndarray
 
 
-def parts(batch: Batch, options: TrainingOptions, step: int, columns: int) -> list[Part]:
-    """The parts of the batch at a 0-based step, for a model with so many dropout columns."""
+def parts(batch: Batch, weights: tuple[str, ...], options: TrainingOptions, step: int, columns: int) -> list[Part]:
+    """The parts of the batch at a 0-based step; weights: of the task. columns: of the model's dropout keys."""
     rows, tokens = batch["input_ids"].shape
     # The keys are those of the whole batch, so that a batch in parts drops the very same units.
     row_keys, column_keys = dropout_keys(options.seed, step, rows * tokens, columns)
-    totals = [np.float32(max(batch[name].sum(), 1.0)) for name in ("masked_weights", "next_sentence_weights")]
+    totals = tuple(np.float32(max(batch[name].sum(), 1.0)) for name in weights)
     return [
-        Part(part, *totals, own, column_keys)
+        Part(part, totals, own, column_keys)
         for part, own in zip(cut(batch, options), np.split(row_keys, options.accumulate))
     ]
 

@@ -46,6 +46,7 @@ def key(config: BertConfig, options: Options) -> str:
     whole = {
         "config": config.to_dict(),
         "training": training,
+        "kernels": options.mindspore.kernels,
         "examples": dataclasses.asdict(options.examples),
         "device": options.run.device,
         "versions": [mindspore.__version__, sys.version],

@@ -17,11 +17,11 @@ class PreTrainingLoss(nn.Cell):
     of the whole step, not of the part at hand, makes accumulated gradients those of the whole batch.
 
     Args of the call:
-        the ten arrays of `ms_bert.data.batches.FIELDS`; masked_total, next_sentence_total: () float32, the sums of the
+        the fields of `ms_bert.tasks.pretraining`; masked_total, next_sentence_total: () float32, the sums of the
         weights over the step (at least 1); scale: () float32 loss scale; dropout_keys: as BertModel's.
 
     Returns:
-        the scaled loss () and the sums (6,) float32 of `ms_bert.run.loop.SUMS`.
+        the scaled loss (), the sums (6,) float32 of the task, and () for outputs: nothing else is asked of it.
     """
 
     def __init__(self, model: BertForPreTraining):
@@ -54,7 +54,7 @@ class PreTrainingLoss(nn.Cell):
         masked = weighted_sums(masked[0], masked[1], masked_weights)
         next_sentence = weighted_sums(next_sentence[0], next_sentence[1], next_sentence_weights)
         loss = masked[0] / masked_total + next_sentence[0] / next_sentence_total
-        return loss * scale, ops.stack(masked + next_sentence)
+        return loss * scale, ops.stack(masked + next_sentence), ()
 
     def losses(self, inputs, masked_labels, next_sentence_labels, dropout_keys):
         """For both heads the loss of each answer, and whether it is right: (rows,), (rows,) float32."""
@@ -160,32 +160,41 @@ class Update(nn.Cell):
 
 
 class TrainStep(nn.Cell):
-    """A whole step in one graph: the batch's loss, its gradients, the update. Returns sums (6,) and Update's (3,)."""
+    """A whole step in one graph: the batch's loss, its gradients, the update.
 
-    def __init__(self, loss: PreTrainingLoss, update: Update, parameters):
+    Args:
+        loss: a cell of a task: fields of a batch, their totals, scale and dropout keys -> the scaled loss (), the sums
+            (K,) of the task, and a tuple of outputs.
+
+    Args of the call:
+        rate: () float32. row_keys, column_keys: of dropout. arrays: the task's fields, then its totals.
+
+    Returns:
+        the sums (K,) and Update's (3,).
+    """
+
+    def __init__(self, loss: nn.Cell, update: Update, parameters):
         super().__init__(auto_prefix=False)
         self.update = update
         self.gradients = ms.value_and_grad(loss, None, weights=ParameterTuple(parameters), has_aux=True)
 
-    def construct(self, *inputs):
-        batch, rate, row_keys, column_keys = inputs[:12], inputs[12], inputs[13], inputs[14]
-        (_, sums), gradients = self.gradients(*batch, self.update.loss_scale, (row_keys, column_keys))
+    def construct(self, rate, row_keys, column_keys, *arrays):
+        (_, sums, _), gradients = self.gradients(*arrays, self.update.loss_scale, (row_keys, column_keys))
         return sums, self.update(gradients, rate)
 
 
 class AccumulateStep(nn.Cell):
-    """The gradients of one part of the batch, added to the buffers. Returns sums (6,)."""
+    """The gradients of one part of the batch, added to the buffers. Called as TrainStep; returns the sums (K,)."""
 
-    def __init__(self, loss: PreTrainingLoss, update: Update, parameters, buffers):
+    def __init__(self, loss: nn.Cell, update: Update, parameters, buffers):
         super().__init__(auto_prefix=False)
         self.update = update
         self.buffers = ParameterTuple(buffers)
         self.map = ops.HyperMap()
         self.gradients = ms.value_and_grad(loss, None, weights=ParameterTuple(parameters), has_aux=True)
 
-    def construct(self, *inputs):
-        batch, row_keys, column_keys = inputs[:12], inputs[13], inputs[14]  # the rate is for the update
-        (_, sums), gradients = self.gradients(*batch, self.update.loss_scale, (row_keys, column_keys))
+    def construct(self, rate, row_keys, column_keys, *arrays):  # the rate is for the update
+        (_, sums, _), gradients = self.gradients(*arrays, self.update.loss_scale, (row_keys, column_keys))
         return ops.depend(sums, self.map(ops.assign_add, self.buffers, gradients))
 
 

@@ -1,24 +1,27 @@
-"""The trainer: a BERT, its optimizer and its compiled steps, driven by `ms_bert.run.loop`."""
+"""The trainer: a model, a task's loss, an optimizer and compiled steps, driven by `ms_bert.run.loop`."""
 
 from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, ops
+from mindspore import Parameter, Tensor, nn, ops
 
 from ms_bert import kernels
 from ms_bert.config import BertConfig
-from ms_bert.data.batches import FIELDS, Batch
+from ms_bert.data.batches import Batch
 from ms_bert.fused import fuse
 from ms_bert.model import BertForPreTraining, Numerics, initialize
 from ms_bert.options import Options
 from ms_bert.randomness import DropoutColumns
 from ms_bert.run.checkpoints import Arrays
-from ms_bert.run.loop import SUMS, StepResult
+from ms_bert.run.loop import StepResult
 from ms_bert.run.recipe import cut, parts
+from ms_bert.tasks import Sums, Task
+from ms_bert.tasks.pretraining import PRETRAINING
 from ms_bert.training import graph_cache
 from ms_bert.training.step import (
     AccumulateStep,
@@ -30,32 +33,52 @@ from ms_bert.training.step import (
 )
 
 
+class Objective(NamedTuple):
+    """What a task trains: the model, made of (config, numerics), and the loss, a cell that holds it (see TrainStep)."""
+
+    model: type[nn.Cell]
+    loss: type[nn.Cell]
+
+
+OBJECTIVES = {PRETRAINING.name: Objective(BertForPreTraining, PreTrainingLoss)}
+
+
 class MindSporeTrainer:
     """See `ms_bert.run.loop.Trainer`.
 
     Args:
         graphs: the folder in which compiled training steps are kept; None: each is compiled anew.
+        objective: of the task; by default that of OBJECTIVES.
 
     Attributes:
-        model: the BertForPreTraining. shapes: of its parameters, by name.
+        model: of the objective. config: of the model. shapes: of its parameters, by name.
     """
 
-    def __init__(self, config: BertConfig, options: Options, graphs: Path | None = None):
+    def __init__(
+        self,
+        config: BertConfig,
+        options: Options,
+        task: Task = PRETRAINING,
+        graphs: Path | None = None,
+        objective: Objective | None = None,
+    ):
         training = options.training
-        self.training = training
+        self.config, self.training, self.task = config, training, task
+        objective = objective or OBJECTIVES[task.name]
         kernels.check(options.run.device, training.precision, config.head_size, options.examples.seq_length)
-        self.model = BertForPreTraining(config, Numerics(options.run.device, training.precision, training.recompute))
+        self.model = objective.model(config, Numerics(options.run.device, training.precision, training.recompute))
         initialize(self.model, config, training.seed, options.model.truncated_normal)
         parameters = self.model.trainable_params()
         self.shapes = {p.name: tuple(p.shape) for p in parameters}
         operations = None
-        if training.kernels == "fused":
+        if options.mindspore.kernels == "fused":
             operations = kernels.sublayers(options.run.device, training.precision)
-        if operations is None:
-            loss, self.evaluation = PreTrainingLoss(self.model), PreTrainingLoss(self.model)
-        else:
+        if operations is not None:
             fuse(self.model)
+        if operations is not None and objective.loss is PreTrainingLoss:
             loss, self.evaluation = (FusedPreTrainingLoss(self.model, operations) for _ in range(2))
+        else:
+            loss, self.evaluation = objective.loss(self.model), objective.loss(self.model)
         self.update = Update(parameters, training, operations)
         self.columns = DropoutColumns(config).total
         self.compiling = contextlib.nullcontext()
@@ -69,23 +92,25 @@ class MindSporeTrainer:
             self.finish = UpdateFromBuffers(self.update, buffers)
 
     def step_inputs(self, batch: Batch, step: int, rate: float) -> list[list[Tensor]]:
-        """What the compiled step takes for each part of a batch: its arrays, totals, rate and dropout keys."""
+        """What the compiled step takes for each part of a batch, in the order of `TrainStep`."""
         return [
             [
-                *(Tensor(part.batch[name]) for name in FIELDS),
-                *(Tensor(value) for value in (part.masked_total, part.next_sentence_total, np.float32(rate))),
-                Tensor(part.row_keys),
-                Tensor(part.column_keys),
+                *map(Tensor, (np.float32(rate), part.row_keys, part.column_keys)),
+                *(Tensor(part.batch[name]) for name in self.task.fields),
+                *map(Tensor, part.totals),
             ]
-            for part in parts(batch, self.training, step, self.columns)
+            for part in parts(batch, self.task.weights, self.training, step, self.columns)
         ]
 
-    def train_step(self, batch: Batch, step: int, rate: float) -> StepResult:
-        compiling, self.compiling = self.compiling, contextlib.nullcontext()
-        with compiling:
-            return self._train_step(self.step_inputs(batch, step, rate), rate)
+    def compile(self, batch: Batch) -> bool:
+        with self.compiling:
+            self.step.compile(*self.step_inputs(batch, 0, 0.0)[0])
+            if self.training.accumulate > 1:
+                self.finish.compile(Tensor(np.float32(0.0)))
+        return True
 
-    def _train_step(self, inputs: list[list[Tensor]], rate: float) -> StepResult:
+    def train_step(self, batch: Batch, step: int, rate: float) -> StepResult:
+        inputs = self.step_inputs(batch, step, rate)
         if len(inputs) == 1:
             sums, result = self.step(*inputs[0])
             sums = sums.asnumpy().astype(np.float64)
@@ -93,15 +118,16 @@ class MindSporeTrainer:
             sums = sum(self.step(*part).asnumpy().astype(np.float64) for part in inputs)
             result = self.finish(Tensor(np.float32(rate)))
         norm, skipped, scale = map(float, result.asnumpy())
-        return StepResult(dict(zip(SUMS, sums.tolist())), norm, bool(skipped), scale)
+        return StepResult(dict(zip(self.task.sums, sums.tolist())), norm, bool(skipped), scale)
 
-    def evaluate(self, batch: Batch) -> dict[str, float]:
-        one = Tensor(np.float32(1.0))
-        sums = 0.0
+    def evaluate(self, batch: Batch) -> tuple[Sums, tuple[np.ndarray, ...]]:
+        ones = [Tensor(np.float32(1.0))] * (len(self.task.weights) + 1)
+        sums, outputs = 0.0, []
         for part in cut(batch, self.training):
-            _, part_sums = self.evaluation(*[Tensor(part[name]) for name in FIELDS], one, one, one)
+            _, part_sums, part_outputs = self.evaluation(*[Tensor(part[name]) for name in self.task.fields], *ones)
             sums = sums + part_sums.asnumpy().astype(np.float64)
-        return dict(zip(SUMS, sums.tolist()))
+            outputs.append([output.asnumpy() for output in part_outputs])
+        return dict(zip(self.task.sums, sums.tolist())), tuple(map(np.concatenate, zip(*outputs)))
 
     def state(self) -> tuple[Arrays, Arrays, dict]:
         """Weights, moments and scalars; the arrays are views, valid until the next step."""

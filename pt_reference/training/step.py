@@ -17,11 +17,12 @@ class PreTrainingLoss(nn.Module):
     of the whole step, not of the part at hand, makes accumulated gradients those of the whole batch.
 
     Args of the call:
-        the ten arrays of `ms_bert.data.batches.FIELDS`; masked_total, next_sentence_total: () float32, the sums of the
+        the fields of `ms_bert.tasks.pretraining`; masked_total, next_sentence_total: () float32, the sums of the
         weights over the step (at least 1); scale: () float32 loss scale; dropout_keys: as BertModel's.
 
     Returns:
-        the scaled loss () and the sums (6,) of `ms_bert.run.loop.SUMS`, float32 or float64.
+        the scaled loss (), the sums (6,) of the task, float32 or float64, and () for outputs: nothing else is asked of
+        it.
     """
 
     def __init__(self, model: BertForPreTraining):
@@ -51,7 +52,7 @@ class PreTrainingLoss(nn.Module):
         masked = weighted_sums(masked_logits, masked_labels, masked_weights)
         next_sentence = weighted_sums(next_sentence_logits, next_sentence_labels, next_sentence_weights)
         loss = masked[0] / masked_total + next_sentence[0] / next_sentence_total
-        return loss * scale, torch.stack(masked + next_sentence).detach()
+        return loss * scale, torch.stack(masked + next_sentence).detach(), ()
 
 
 def weighted_sums(logits, labels, weights):
@@ -105,9 +106,13 @@ class Update:
             self.optimizer.step(rate)
         if self.scaled:
             self._adapt(overflown)
+        self.clear()
+        return norm, skipped
+
+    def clear(self) -> None:
+        """Forget the gradients that the parameters hold."""
         for p in self.parameters:
             p.grad = None
-        return norm, skipped
 
     def _adapt(self, overflown: bool) -> None:
         self.good_steps = 0 if overflown else self.good_steps + 1

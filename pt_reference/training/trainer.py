@@ -1,34 +1,59 @@
-"""The trainer: a BERT, its optimizer and its step, driven by `ms_bert.run.loop`."""
+"""The trainer: a model, a task's loss and an optimizer, driven by `ms_bert.run.loop`."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
+from torch import nn
 
 from ms_bert.config import BertConfig
-from ms_bert.data.batches import FIELDS, Batch
+from ms_bert.data.batches import Batch
 from ms_bert.options import Options
 from ms_bert.randomness import DROPOUT, DropoutColumns, generator
 from ms_bert.run.checkpoints import Arrays
-from ms_bert.run.loop import SUMS, StepResult
-from ms_bert.run.recipe import cut, parts
+from ms_bert.run.loop import StepResult
+from ms_bert.run.recipe import Part, cut, parts
+from ms_bert.tasks import Sums, Task
+from ms_bert.tasks.pretraining import PRETRAINING
 from pt_reference.device import torch_device
 from pt_reference.model import BertForPreTraining, Numerics, initialize
 from pt_reference.training.step import PreTrainingLoss, Update
 
 
+class Objective(NamedTuple):
+    """What a task trains: the model, made of (config, numerics), and the loss, a module that holds it.
+
+    The loss takes the fields of a batch, their totals, scale and dropout keys, and gives the scaled loss (), the sums
+    (K,) of the task, and a tuple of outputs.
+    """
+
+    model: type[nn.Module]
+    loss: type[nn.Module]
+
+
+OBJECTIVES = {PRETRAINING.name: Objective(BertForPreTraining, PreTrainingLoss)}
+
+
 class TorchTrainer:
     """See `ms_bert.run.loop.Trainer`.
 
+    Args:
+        objective: of the task; by default that of OBJECTIVES.
+
     Attributes:
-        model: the BertForPreTraining. shapes: of its parameters, by name.
+        model: of the objective. config: of the model. shapes: of its parameters, by name.
     """
 
-    def __init__(self, config: BertConfig, options: Options):
+    def __init__(
+        self, config: BertConfig, options: Options, task: Task = PRETRAINING, objective: Objective | None = None
+    ):
         training = options.training
-        self.training = training
+        self.config, self.training, self.task = config, training, task
+        objective = objective or OBJECTIVES[task.name]
         self.device = torch_device(options.run.device)
-        self.model = BertForPreTraining(config, Numerics(training.precision, training.recompute))
+        self.model = objective.model(config, Numerics(training.precision, training.recompute))
         initialize(self.model, config, training.seed, options.model.truncated_normal)
         if training.precision == "float64":
             self.model.double()
@@ -37,35 +62,47 @@ class TorchTrainer:
         self.shapes = {name: tuple(p.shape) for name, p in parameters.items()}
         self.update = Update(parameters, training)
         self.columns = DropoutColumns(config).total
-        self.evaluation = PreTrainingLoss(self.model)
-        self.loss = torch.compile(self.evaluation, dynamic=False) if training.compile else self.evaluation
+        self.evaluation = objective.loss(self.model)
+        self.compiled = options.pytorch.compile
+        self.loss = torch.compile(self.evaluation, dynamic=False) if self.compiled else self.evaluation
+
+    def compile(self, batch: Batch) -> bool:
+        if self.compiled:
+            part = parts(batch, self.task.weights, self.training, 0, self.columns)[0]
+            self._loss(part)[0].backward()  # torch compiles what is called
+            self.update.clear()
+        return self.compiled
 
     def train_step(self, batch: Batch, step: int, rate: float) -> StepResult:
         if self.device.type == "cuda":
             # The fused attention draws its dropout from torch's generator.
             torch.cuda.manual_seed(int(generator(self.training.seed, DROPOUT, step).integers(2**63)))
         sums = 0.0
-        for part in parts(batch, self.training, step, self.columns):
-            loss, part_sums = self.loss(
-                *self._tensors(part.batch),
-                # As tensors: torch.compile would make a graph for each value of a number.
-                self._tensor(np.asarray(part.masked_total)),
-                self._tensor(np.asarray(part.next_sentence_total)),
-                self._tensor(np.asarray(self.update.loss_scale, np.float32)),
-                (self._tensor(part.row_keys), self._tensor(part.column_keys)),
-            )
+        for part in parts(batch, self.task.weights, self.training, step, self.columns):
+            loss, part_sums, _ = self._loss(part)
             loss.backward()
             sums = sums + part_sums.double()
         norm, skipped = self.update(rate)
-        return StepResult(dict(zip(SUMS, sums.tolist())), norm, skipped, self.update.loss_scale)
+        return StepResult(dict(zip(self.task.sums, sums.tolist())), norm, skipped, self.update.loss_scale)
+
+    def _loss(self, part: Part):
+        # Numbers as tensors: torch.compile would make a graph for each value of a number.
+        numbers = (*part.totals, np.float32(self.update.loss_scale))
+        return self.loss(
+            *self._tensors(part.batch),
+            *(self._tensor(np.asarray(number)) for number in numbers),
+            (self._tensor(part.row_keys), self._tensor(part.column_keys)),
+        )
 
     @torch.no_grad()
-    def evaluate(self, batch: Batch) -> dict[str, float]:
-        sums = 0.0
+    def evaluate(self, batch: Batch) -> tuple[Sums, tuple[np.ndarray, ...]]:
+        ones = [1.0] * (len(self.task.weights) + 1)
+        sums, outputs = 0.0, []
         for part in cut(batch, self.training):
-            _, part_sums = self.evaluation(*self._tensors(part), 1.0, 1.0, 1.0)
+            _, part_sums, part_outputs = self.evaluation(*self._tensors(part), *ones)
             sums = sums + part_sums.double()
-        return dict(zip(SUMS, sums.tolist()))
+            outputs.append([output.float().cpu().numpy() for output in part_outputs])
+        return dict(zip(self.task.sums, sums.tolist())), tuple(map(np.concatenate, zip(*outputs)))
 
     def state(self) -> tuple[Arrays, Arrays, dict]:
         """Weights, moments and scalars; the arrays are views, valid until the next step."""
@@ -85,7 +122,7 @@ class TorchTrainer:
         _set(dict(self.model.named_parameters()), model)
 
     def _tensors(self, batch: Batch) -> list[torch.Tensor]:
-        return [self._tensor(batch[name]) for name in FIELDS]
+        return [self._tensor(batch[name]) for name in self.task.fields]
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)

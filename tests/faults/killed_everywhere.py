@@ -20,19 +20,24 @@ from ms_bert.data.tokenizer import load
 from ms_bert.options import ExampleOptions, Options, RunOptions, TrainingOptions
 from ms_bert.run import checkpoints, curves
 from ms_bert.run.folder import RUN, RunFolder
-from ms_bert.run.loop import SUMS, Loop, StepResult
+from ms_bert.run.loop import Loop, StepResult
+from ms_bert.tasks.pretraining import PreTraining
 
 OPTIONS = Options(
     examples=ExampleOptions(seq_length=16),
     training=TrainingOptions(batch_size=4, steps=9, warmup_steps=2),
     run=RunOptions(log_every=2, eval_every=4, eval_sequences=8, checkpoint_every=3, keep=2),
 )
+DESCRIPTION = {"options": OPTIONS.to_dict()}
 
 
 class Trainer:
     """Weights and moments that depend on every batch and every step."""
 
     shapes = {"w": (3,)}
+
+    def compile(self, batch):
+        return False
 
     def __init__(self):
         self.model, self.moment, self.updates = np.zeros(3, np.float32), np.zeros(3, np.float32), 0
@@ -42,10 +47,10 @@ class Trainer:
         self.moment = np.float32(0.9) * self.moment + gradient
         self.model = self.model - np.float32(rate) * self.moment
         self.updates += 1
-        return StepResult(dict.fromkeys(SUMS, float(abs(self.model).sum()) + 1), float(gradient.sum()))
+        return StepResult(dict.fromkeys(PreTraining.sums, float(abs(self.model).sum()) + 1), float(gradient.sum()))
 
     def evaluate(self, batch):
-        return dict.fromkeys(SUMS, float(abs(self.model).sum() + batch["input_ids"].mean()))
+        return dict.fromkeys(PreTraining.sums, float(abs(self.model).sum() + batch["input_ids"].mean())), ()
 
     def state(self):
         scalars = {"updates": self.updates, "loss_scale": 1.0, "good_steps": 0}
@@ -70,17 +75,17 @@ class Silent:
 
 def train(path, store, vocabulary):
     """Begin the run, or go on with it."""
-    begun = (path / RUN).exists()
+    task, begun = PreTraining(), (path / RUN).exists()
     folder = (
         RunFolder(path)
         if begun
-        else RunFolder.create(path, {"options": OPTIONS.to_dict()}, BertConfig(vocab_size=vocabulary.size), vocabulary)
+        else RunFolder.create(path, DESCRIPTION, task.architecture, BertConfig(vocab_size=vocabulary.size), vocabulary)
     )
     train_maker, held_out = (
         BatchMaker(split, vocabulary, OPTIONS.examples, 4, 1, held_out=split is store.held_out)
         for split in (store.train, store.held_out)
     )
-    loop = Loop(OPTIONS, Trainer(), folder, train_maker, held_out, Silent(), None)
+    loop = Loop(task, OPTIONS.training, OPTIONS.run, Trainer(), folder, train_maker, held_out, Silent())
     if begun:
         loop.resume(checkpoints.load_newest(path, warn=sys.exit))
     loop.run()

@@ -40,14 +40,15 @@ def warm() -> None:
 
     import conversion.__main__
     import conversion.formats.onnx_graph
-    import ms_bert.run.command
+    import ms_bert.commands.pretraining
+    import ms_bert.pretrain
     import pt_reference.training.trainer
 
     assert datasets and matplotlib and numpy and onnxruntime and pt_reference
     torch.set_num_threads(1)
     # tyro keeps what it finds out about the options.
     conversion.__main__.parse(["convert", "a", "b"])
-    ms_bert.run.command.parse("python -m tests", "", [])
+    ms_bert.commands.pretraining.parse(ms_bert.pretrain.MindSpore, "python -m tests", "", [])
     sys.dont_write_bytecode = True
     gc.collect()
     gc.freeze()

@@ -29,6 +29,7 @@ import pt_reference.pretrained
 from conversion import checkpoint
 from conversion.__main__ import main as conversion_main
 from conversion.convert import Settings, convert
+from ms_bert.commands.pretraining import main as run_main
 from ms_bert.config import BertConfig
 from ms_bert.data import corpus as corpus_module
 from ms_bert.data import tokenizer
@@ -38,7 +39,6 @@ from ms_bert.data.store import SPLITS, open_store
 from ms_bert.errors import UserError
 from ms_bert.options import ExampleOptions, ModelOptions, Options, RunOptions, TextOptions, TrainingOptions
 from ms_bert.run import checkpoints
-from ms_bert.run.command import main as run_main
 from pt_reference.model import BertForPreTraining
 from pt_reference.pretrain import PyTorch
 from tests.conversion.bert import CONFIG, random_weights, write_folder
@@ -567,6 +567,7 @@ class _NoFramework:
     """A framework that comes as far as the first step."""
 
     name = "none"
+    options = Options
     shapes: dict = {}
 
     def check(self, options: Options) -> None:
@@ -575,8 +576,12 @@ class _NoFramework:
                 if isinstance(value, float) and not math.isfinite(value):
                     raise Believed(f"{name} is {value}")
 
-    def trainer(self, config, options):
+    def trainer(self, config, options, task):
+        self.config = config
         return self
+
+    def compile(self, batch) -> bool:
+        return False
 
     def versions(self) -> dict[str, str]:
         return {}

@@ -391,16 +391,17 @@ def test_long_lines_are_split_into_sentences_as_short_ones_are(monkeypatch):
 
 COMMAND = """
 import signal, sys
-from ms_bert.run import command
+from ms_bert.commands import pretraining
+from ms_bert.options import Options
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
 
 class Framework:
-    name = "none"
+    name, options = "none", Options
     def check(self, options):
         pass
 
-sys.exit(command.main(Framework(), "pretrain", "", sys.argv[1:]))
+sys.exit(pretraining.main(Framework(), "pretrain", "", sys.argv[1:]))
 """
 
 

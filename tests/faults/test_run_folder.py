@@ -11,7 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from conversion import __main__ as conversion
-from ms_bert.run import checkpoints, command, curves
+from ms_bert.commands import pretraining
+from ms_bert.run import checkpoints, curves
 from ms_bert.run.folder import RunFolder
 from tests import runs
 
@@ -21,7 +22,7 @@ pytest.importorskip("torch")
 def main(*arguments) -> int:
     from pt_reference.pretrain import PyTorch
 
-    return command.main(PyTorch(), "pretrain", "", [*map(str, arguments), "--threads", "1"])
+    return pretraining.main(PyTorch(), "pretrain", "", [*map(str, arguments), "--threads", "1"])
 
 
 @contextlib.contextmanager

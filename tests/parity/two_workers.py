@@ -22,6 +22,7 @@ from ms_bert.data.batches import FIELDS, Batch
 from ms_bert.device import use_device
 from ms_bert.options import Options, TrainingOptions
 from ms_bert.run.recipe import learning_rate, parts
+from ms_bert.tasks.pretraining import PreTraining
 from ms_bert.training.step import PreTrainingLoss
 from ms_bert.training.trainer import MindSporeTrainer
 
@@ -64,9 +65,8 @@ class ParallelStep(nn.Cell):
         self.all_reduce = ops.AllReduce()
         self.map = ops.HyperMap()
 
-    def construct(self, *inputs):
-        batch, rate, row_keys, column_keys = inputs[:12], inputs[12], inputs[13], inputs[14]
-        _, gradients = self.gradients(*batch, self.update.loss_scale, (row_keys, column_keys))
+    def construct(self, rate, row_keys, column_keys, *arrays):
+        _, gradients = self.gradients(*arrays, self.update.loss_scale, (row_keys, column_keys))
         if self.reduce:
             gradients = self.map(self.all_reduce, gradients)
         return self.update(gradients, rate)
@@ -74,15 +74,15 @@ class ParallelStep(nn.Cell):
 
 def step_inputs(batch: Batch, options: TrainingOptions, step: int, columns: int, way: Way) -> list[Tensor]:
     """What this worker's step takes."""
-    shares = parts(batch, options, step, columns)
+    shares = parts(batch, PreTraining.weights, options, step, columns)
     mine = shares[get_rank()]
-    totals = np.array([mine.masked_total, mine.next_sentence_total])
+    totals = np.array(mine.totals)
     if way.own_totals:
-        totals = np.array([mine.batch[name].sum() for name in ("masked_weights", "next_sentence_weights")])
+        totals = np.array([mine.batch[name].sum() for name in PreTraining.weights])
     rate = np.float32(learning_rate(options, step + 1))
     row_keys = mine.row_keys if way.own_keys else shares[0].row_keys
     arrays = [mine.batch[name] for name in FIELDS]
-    return [Tensor(value) for value in (*arrays, *(totals * np.float32(way.workers)), rate, row_keys, mine.column_keys)]
+    return [Tensor(value) for value in (rate, row_keys, mine.column_keys, *arrays, *(totals * np.float32(way.workers)))]
 
 
 def main(folder: Path) -> None:

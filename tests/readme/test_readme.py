@@ -14,8 +14,10 @@ import pytest
 
 from conversion import __main__ as conversion
 from conversion.agreement.faults import FAULTS
+from ms_bert.commands import pretraining
 from ms_bert.options import Options
-from ms_bert.run import command
+from ms_bert.pretrain import MindSpore
+from pt_reference.pretrain import PyTorch
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -64,11 +66,12 @@ def test_every_command_is_understood(line, tmp_path, monkeypatch):
         description = {"options": Options().to_dict(), "trained_by": []}
         (tmp_path / "runs" / run / "run.json").write_text(json.dumps(description))
     arguments = shlex.split(line)[3:]
+    framework = MindSpore if "ms_bert.pretrain" in line else PyTorch
     if arguments == ["--help"]:
         with pytest.raises(SystemExit, match="0"):
-            command.parse("", "", arguments)
+            pretraining.parse(framework, "", "", arguments)
     else:
-        assert isinstance(command.parse("", "", arguments), Options)
+        assert isinstance(pretraining.parse(framework, "", "", arguments), Options)
 
 
 @pytest.mark.parametrize("line", CONVERSIONS)

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
+from ms_bert.commands import preparation, pretraining
 from ms_bert.errors import UserError
 from ms_bert.options import Options
-from ms_bert.run import command, preparation
+from ms_bert.pretrain import MindSpore
 from ms_bert.run.progress import Progress
 from tests import runs
 
@@ -19,7 +20,7 @@ PROMISED = """--corpus --preset --config --init --vocab --seq-length --batch-siz
 
 
 def parse(*arguments) -> Options:
-    return command.parse("pretrain", "", arguments)
+    return pretraining.parse(MindSpore, "pretrain", "", arguments)
 
 
 def test_every_promised_option_is_in_the_help(capsys):
@@ -32,8 +33,8 @@ def test_every_promised_option_is_in_the_help(capsys):
 
 def test_help_and_mistakes_import_no_framework():
     script = (
-        "import sys; from ms_bert.run import command\n"
-        "try: command.parse('pretrain', '', ['--help'])\n"
+        "import sys; from ms_bert.commands import pretraining; from ms_bert.pretrain import MindSpore\n"
+        "try: pretraining.parse(MindSpore, 'pretrain', '', ['--help'])\n"
         "except SystemExit: pass\n"
         "import ms_bert.config, ms_bert.data.batches, ms_bert.run.loop, ms_bert.pretrain\n"
         "sys.exit(bool({'mindspore', 'torch', 'datasets', 'matplotlib'} & set(sys.modules)))"
@@ -170,10 +171,10 @@ def test_a_run_tells_from_where_on_other_kernels_computed_it():
             return self.words
 
     framework, options = Framework(), Options()
-    begun = command._trained_by([], framework, options, 0)
-    assert command._trained_by(begun, framework, options, 50) == begun
+    begun = pretraining._trained_by([], framework, options, 0)
+    assert pretraining._trained_by(begun, framework, options, 50) == begun
     framework.words = "stock kernels"
-    entries = command._trained_by(begun, framework, options, 50)
+    entries = pretraining._trained_by(begun, framework, options, 50)
     assert [(entry["from_step"], entry["kernels"]) for entry in entries] == [
         (0, "fused kernels (avx512)"),
         (50, "stock kernels"),

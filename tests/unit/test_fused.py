@@ -16,7 +16,7 @@ from ms_bert.device import use_device
 from ms_bert.kernels import native, sublayers
 from ms_bert.model import BertModel, Linear, Numerics, initialize
 from ms_bert.model import BertSelfAttention as PlainAttention
-from ms_bert.options import ExampleOptions, Options, RunOptions, TrainingOptions
+from ms_bert.options import ExampleOptions, MindSporeOptions, Options, RunOptions, TrainingOptions
 from ms_bert.pretrained import load
 from ms_bert.randomness import DropoutColumns, dropout_keys
 from ms_bert.training.trainer import MindSporeTrainer
@@ -38,8 +38,9 @@ def batch():
 
 
 def options(kernels="fused", **changes):
-    training = TrainingOptions(batch_size=4, kernels=kernels, clip_norm=0.1, **changes)
-    return Options(training=training, examples=ExampleOptions(seq_length=32, pack=cases.SEQUENCES))
+    training = TrainingOptions(batch_size=4, clip_norm=0.1, **changes)
+    examples = ExampleOptions(seq_length=32, pack=cases.SEQUENCES)
+    return Options(training=training, examples=examples, mindspore=MindSporeOptions(kernels=kernels))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ms_bert.config import PRESETS
-from ms_bert.options import ExampleOptions, Options
+from ms_bert.options import ExampleOptions, MindSporeOptions, Options
 from ms_bert.training import graph_cache
 from ms_bert.training.graph_cache import PLACE, SWITCH, kept, key
 from tests import runs
@@ -29,7 +29,7 @@ def with_training(**changes) -> Options:
         (CONFIG.replace(hidden_dropout_prob=0.2), BEGUN),
         (CONFIG.replace(num_hidden_layers=3), BEGUN),
         (CONFIG, with_training(batch_size=8)),
-        (CONFIG, with_training(kernels="stock")),
+        (CONFIG, dataclasses.replace(BEGUN, mindspore=MindSporeOptions(kernels="stock"))),
         (CONFIG, with_training(clip_norm=2.0)),
         (CONFIG, with_training(optimizer="lamb")),
         (CONFIG, dataclasses.replace(BEGUN, examples=ExampleOptions(seq_length=64))),

@@ -11,8 +11,9 @@ from ms_bert.errors import UserError
 from ms_bert.options import ExampleOptions, Options, RunOptions, TrainingOptions
 from ms_bert.run import curves
 from ms_bert.run.folder import METRICS, RunFolder, read_log
-from ms_bert.run.loop import SUMS, Loop, StepResult, evaluate
+from ms_bert.run.loop import Loop, StepResult, evaluate
 from ms_bert.run.recipe import cut
+from ms_bert.tasks.pretraining import PreTraining
 from tests.faults.killed_everywhere import Silent, Trainer
 
 OPTIONS = Options(
@@ -29,10 +30,9 @@ def loop(store, vocabulary, tmp_path, monkeypatch):
 
     def made(trainer, options=OPTIONS) -> Loop:
         config, description = BertConfig(vocab_size=vocabulary.size), {"options": options.to_dict()}
-        folder = RunFolder.create(tmp_path / "run", description, config, vocabulary)
-        return Loop(
-            options, trainer, folder, maker(store.train, vocabulary), held_out(store, vocabulary), Silent(), None
-        )
+        folder = RunFolder.create(tmp_path / "run", description, PreTraining.architecture, config, vocabulary)
+        train, other = maker(store.train, vocabulary), held_out(store, vocabulary)
+        return Loop(PreTraining(), options.training, options.run, trainer, folder, train, other, Silent())
 
     return made
 
@@ -61,14 +61,14 @@ class Reader(Trainer):
             for row in range(len(part["input_ids"])):
                 if part["masked_weights"][row].any():
                     self.seen.append([part[name][row].tolist() for name in FIELDS])
-        return dict.fromkeys(SUMS, 1.0)
+        return dict.fromkeys(PreTraining.sums, 1.0), ()
 
 
 @pytest.mark.parametrize("sequences", [1, 4, 6, 8])
 def test_an_evaluation_is_of_the_same_examples_however_the_batch_is_computed(store, vocabulary, sequences):
     whole, parts = Reader(), Reader(accumulate=2)
     for reader in (whole, parts):
-        evaluate(reader, held_out(store, vocabulary), sequences)
+        evaluate(PreTraining(), reader, held_out(store, vocabulary), sequences)
     assert whole.seen == parts.seen and len(whole.seen) == sequences
     assert set(whole.parts) == {4} and set(parts.parts) == {2}  # one shape each, for one compiled graph
     batches = [held_out(store, vocabulary)(step) for step in range(2)]
@@ -96,7 +96,7 @@ def test_a_run_that_is_evaluated_at_its_end_only_is_not_at_its_beginning(loop, t
     assert steps_evaluated(tmp_path / "run") == [3]
 
 
-def test_the_evaluation_before_the_first_step_is_not_timed_as_that_step(loop, tmp_path, monkeypatch):
+def test_neither_an_evaluation_nor_compilation_is_in_the_time_of_a_step(loop, tmp_path, monkeypatch):
     now = 0.0
 
     class Slow(Trainer):
@@ -105,9 +105,21 @@ def test_the_evaluation_before_the_first_step_is_not_timed_as_that_step(loop, tm
             now += 1000.0
             return super().evaluate(batch)
 
+        def compile(self, batch):
+            nonlocal now
+            now += 100.0
+            return True
+
+        def train_step(self, batch, step, rate):
+            nonlocal now
+            now += 1.0
+            return super().train_step(batch, step, rate)
+
     monkeypatch.setattr("time.perf_counter", lambda: now)
     loop(Slow()).run()
-    assert read_log(tmp_path / "run", "throughput.jsonl")[0]["first_step_seconds"] == 0.0
+    compiled, *steps = read_log(tmp_path / "run", "throughput.jsonl")
+    assert compiled == {"step": 0, "compile_seconds": 100.0}
+    assert [(line["step"], line["seconds"]) for line in steps] == [(1, 1.0), (2, 1.0), (3, 1.0)]
 
 
 # Overflow
@@ -123,7 +135,7 @@ class Overflowing(Trainer):
     def train_step(self, batch, step, rate):
         self.tried.append(self.scale)
         skipped, self.scale = self.scale > 1.0, max(self.scale / 2, 1.0)
-        return StepResult(dict.fromkeys(SUMS, 1.0), math.inf, skipped, self.scale)
+        return StepResult(dict.fromkeys(PreTraining.sums, 1.0), math.inf, skipped, self.scale)
 
 
 @pytest.mark.parametrize("scale, tried", [(2.0, [2.0, 1.0]), (1.0, [1.0]), (3.0, [3.0, 1.5, 1.0])])

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from ms_bert import fields
+from ms_bert.commands import pretraining
 from ms_bert.errors import UserError
 from ms_bert.options import _GROUPS, Options, TextOptions, TrainingOptions
+from ms_bert.pretrain import MindSpore
 from ms_bert.randomness import ORDER, PAIRS, generator, permuted
-from ms_bert.run import command
 from ms_bert.run.recipe import learning_rate
 
 NUMBERS = [
@@ -106,7 +107,7 @@ def test_what_is_of_another_type_is_a_sentence(kind):
         ({"text": {"corpus": "builtin"}}, "--corpus is 'builtin'; choose a list of texts"),
         ({"text": {"corpus": [3]}}, "--corpus is [3]"),
         ({"training": {"steps": "100"}}, "--steps is '100'; choose a whole number from 1 to 1000000000"),
-        ({"run": {"graph_cache": 1}}, "--graph-cache is 1; choose true or false"),
+        ({"mindspore": {"graph_cache": 1}}, "--graph-cache is 1; choose true or false"),
     ],
 )
 def test_damage_to_saved_options_is_a_sentence(groups, words):
@@ -134,14 +135,14 @@ def test_damage_to_saved_options_is_a_sentence(groups, words):
 )
 def test_the_command_line_takes_no_value_that_nothing_can_be_made_of(arguments, words):
     with pytest.raises(UserError) as caught:
-        command.parse("pretrain", "", arguments)
+        pretraining.parse(MindSpore, "pretrain", "", arguments)
     assert words in str(caught.value)
     str(caught.value).encode()
 
 
 def test_a_number_beyond_pythons_own_limit_of_digits_is_a_sentence(capsys):
     with pytest.raises(SystemExit) as stop:
-        command.parse("pretrain", "", ("--seed", "9" * 5000))
+        pretraining.parse(MindSpore, "pretrain", "", ("--seed", "9" * 5000))
     assert stop.value.code == 2 and "Traceback" not in capsys.readouterr().err
 
 

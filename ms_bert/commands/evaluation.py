@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
+from ms_bert.commands.framework import Framework
+from ms_bert.commands.preparation import check_threads, prepare
 from ms_bert.data.batches import BatchMaker
 from ms_bert.options import Options
-from ms_bert.run.framework import Framework
 from ms_bert.run.loop import evaluate
-from ms_bert.run.preparation import check_threads, prepare
-from ms_bert.run.progress import Progress, evaluation_text
+from ms_bert.run.progress import Progress
+from ms_bert.tasks.pretraining import PreTraining
 
 
 def evaluate_checkpoint(framework: Framework, options: Options) -> int:
@@ -21,7 +22,7 @@ def evaluate_checkpoint(framework: Framework, options: Options) -> int:
     Raises:
         UserError: it cannot be read or lacks a head, or an option will not do.
     """
-    progress, path = Progress(), options.run.evaluate
+    progress, path, task = Progress(), options.run.evaluate, PreTraining()
     check_threads(options.run.threads)
     framework.check(options)
     options = dataclasses.replace(options, model=dataclasses.replace(options.model, init=path))
@@ -29,10 +30,10 @@ def evaluate_checkpoint(framework: Framework, options: Options) -> int:
     prepared = prepare(options, progress, needed=needed)
     training, store = options.training, prepared.store
     split = store.held_out if options.text.held_out else store.train
-    maker = BatchMaker(split, prepared.vocabulary, options.examples, training.batch_size, training.seed, held_out=True)
-    trainer = framework.trainer(prepared.config, options)
+    make = BatchMaker(split, prepared.vocabulary, options.examples, training.batch_size, training.seed, held_out=True)
+    trainer = framework.trainer(prepared.config, options, task)
     trainer.load_weights(prepared.fit.values(training.seed))
-    found = evaluate(trainer, maker, options.run.eval_sequences)
+    found = evaluate(task, trainer, make, options.run.eval_sequences)
     text = "held-out" if options.text.held_out else "all"
-    progress.say(f"{path} on {text} text of {' '.join(options.text.corpus)}: {evaluation_text(found)}")
+    progress.say(f"{path} on {text} text of {' '.join(options.text.corpus)}: {task.told(found)}")
     return 0

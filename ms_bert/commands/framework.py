@@ -7,17 +7,23 @@ from typing import Protocol
 from ms_bert.config import BertConfig
 from ms_bert.options import Options
 from ms_bert.run.loop import Trainer
+from ms_bert.tasks import Task
 
 
 class Framework(Protocol):
-    """What the command needs of a framework."""
+    """What the commands need of a framework.
+
+    Attributes:
+        name: in run.json. options: those of the command line, the other framework's left out.
+    """
 
     name: str
+    options: type[Options]
 
     def check(self, options: Options) -> None:
-        """Raise UserError unless the device is there and can do what is asked."""
+        """Raise UserError unless the framework and the device are there and can do what is asked."""
 
-    def trainer(self, config: BertConfig, options: Options) -> Trainer:
+    def trainer(self, config: BertConfig, options: Options, task: Task) -> Trainer:
         """A freshly initialised trainer."""
 
     def versions(self) -> dict[str, str]:

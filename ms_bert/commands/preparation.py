@@ -20,8 +20,7 @@ from ms_bert.errors import UserError
 from ms_bert.options import Options
 from ms_bert.run.folder import read_description
 from ms_bert.run.progress import Progress
-
-ARCHITECTURE = "BertForPreTraining"
+from ms_bert.tasks.pretraining import PreTraining
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +50,8 @@ def prepare(options: Options, progress: Progress, begun: bool = False, needed: S
     fit = None
     if initial is not None:
         _check_parts(initial, needed)
-        fit = initial.fit(shapes(config, (*BACKBONE, *ARCHITECTURES[ARCHITECTURE])), ARCHITECTURE)
+        parts = (*BACKBONE, *ARCHITECTURES[PreTraining.architecture])
+        fit = initial.fit(shapes(config, parts), PreTraining.architecture)
         progress.say(_origin(initial, fit))
     return Prepared(vocabulary, _store(options, corpus, vocabulary, progress), config, fit)
 

@@ -1,0 +1,37 @@
+"""A command from its first argument to its exit code: signals, errors, and nothing that a framework must know."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from ms_bert.errors import UserError
+
+
+def main(run: Callable[[Sequence[str]], int], program: str, arguments: Sequence[str] | None = None) -> int:
+    """Run a command with its arguments, by default those of the process; returns the exit code."""
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return run(sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        # Outside the loop, which says what it has saved: the cache or the run folder cannot be written or read.
+        print(f"{program}: {error}; check that the path is right, may be written and has room.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        print(f"{program}: interrupted before training began, or twice; nothing new was saved.", file=sys.stderr)
+        return 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends the command as Ctrl-C does."""
+
+
+def _terminate(number, frame):
+    signal.signal(number, signal.SIG_IGN)  # once is enough, and nothing half made is to be left behind
+    raise _Terminated
