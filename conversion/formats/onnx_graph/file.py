@@ -25,6 +25,9 @@ ALIGNMENT = 4096  # of offsets in external data: a page, so that it can be mappe
 PRODUCER = "ms_bert.conversion"
 ARCHITECTURE, CONFIG, FUSED = "architecture", "config", "fused"  # of metadata_props
 
+_GRAPH = wire.tag(onnx.ModelProto.GRAPH_FIELD_NUMBER)
+_INITIALIZER = wire.tag(onnx.GraphProto.INITIALIZER_FIELD_NUMBER)
+
 
 def write(path: Path, model: onnx.ModelProto, weights: Tensors, external_data: bool | None = None) -> None:
     """Write a model with these initializers, which its graph does not hold yet, and have it checked."""
@@ -100,12 +103,12 @@ def _write_protobuf(
     rest = onnx.ModelProto()
     rest.CopyFrom(model)
     rest.ClearField("graph")
-    starts = [wire.begin(onnx.GraphProto.INITIALIZER_FIELD_NUMBER, size) for size in sizes]
+    starts = [wire.begin(_INITIALIZER, size) for size in sizes]
     length = len(graph) + sum(map(len, starts)) + sum(sizes)
     values = iter(values)
     with open(path, "wb") as file:
         file.write(rest.SerializeToString())
-        file.write(wire.begin(onnx.ModelProto.GRAPH_FIELD_NUMBER, length) + graph)
+        file.write(wire.begin(_GRAPH, length) + graph)
         for start, header, size in zip(starts, headers, sizes):
             file.write(start + header)
             if size > len(header):

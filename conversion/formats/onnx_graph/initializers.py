@@ -23,6 +23,7 @@ LINEAR_MODULES = {"query", "key", "value", "dense", "seq_relationship", "classif
 REMEDY = "convert the model to ONNX again."
 CODES = {np.dtype("float32"): TensorProto.FLOAT, np.dtype("float16"): TensorProto.FLOAT16}
 _DTYPES = {code: dtype for dtype, code in CODES.items()}
+_RAW_DATA = wire.tag(TensorProto.RAW_DATA_FIELD_NUMBER)
 
 
 def read(path: Path, model: ModelProto) -> Tensors:
@@ -56,7 +57,7 @@ def turned(name: str, tensor: Tensor) -> Tensor:
 def header(name: str, tensor: Tensor) -> bytes:
     """A TensorProto up to where the values follow as raw_data."""
     proto = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(tensor.dtype), dims=tensor.shape)
-    return proto.SerializeToString() + wire.begin(TensorProto.RAW_DATA_FIELD_NUMBER, tensor.nbytes)
+    return proto.SerializeToString() + wire.begin(_RAW_DATA, tensor.nbytes)
 
 
 def external(name: str, tensor: Tensor, location: str, offset: int) -> bytes:
