@@ -335,9 +335,12 @@ class BertForPreTraining(nn.Cell):
         masked = sequence_output
         if masked_positions is not None:
             masked = gather_positions(sequence_output, masked_positions, input_ids.shape[1])
+        return self.head(masked, pooled_output, input_ids.shape[1], dropout_keys)
+
+    def head(self, hidden, pooled, tokens, dropout_keys=None):
         return (
-            self.cls.predictions(masked, self.bert.embeddings.word_embeddings.weight),
-            self.cls.seq_relationship(pooled_output),
+            self.cls.predictions(hidden, self.bert.embeddings.word_embeddings.weight),
+            self.cls.seq_relationship(pooled),
         )
 
 

@@ -2,14 +2,42 @@
 
 All are called as BertModel: input_ids, attention_mask, token_type_ids, position_ids (B, S), cls_positions (B, N) and
 dropout_keys, of which all but input_ids may be left out. Dropout before a classifier has the rate `classifier_dropout`,
-or that of the hidden states.
+or that of the hidden states. A head on tokens needs no pooler; with pooler=True its BertModel has one all the same.
 """
 
 from torch import nn
 
 from ms_bert.config import BertConfig
 from ms_bert.randomness import DropoutColumns
-from pt_reference.model import BertModel, Dropout, Linear, Numerics
+from pt_reference import model
+from pt_reference.model import BertLMPredictionHead, BertModel, Dropout, Linear, Numerics, gather_positions
+
+
+def named(architecture: str) -> type[nn.Module]:
+    """The module of Hugging Face's class of this name."""
+    return globals().get(architecture) or getattr(model, architecture)
+
+
+class BertWithHead(nn.Module):
+    """A BertModel, `bert`, and a head on it; a subclass makes both and says what `head` computes."""
+
+    def forward(
+        self,
+        input_ids,
+        attention_mask=None,
+        token_type_ids=None,
+        position_ids=None,
+        cls_positions=None,
+        dropout_keys=None,
+    ):
+        hidden, pooled, _ = self.bert(
+            input_ids, attention_mask, token_type_ids, position_ids, cls_positions, dropout_keys
+        )
+        return self.head(hidden, pooled, input_ids.shape[1], dropout_keys)
+
+    def head(self, hidden, pooled, tokens, dropout_keys=None):
+        """hidden (B * S, H), pooled (B * N, H), or () without a pooler, and `tokens` = S -> the logits."""
+        raise NotImplementedError
 
 
 class _HeadDropout(nn.Module):
@@ -27,7 +55,67 @@ class _HeadDropout(nn.Module):
         return self.dropout(x, (dropout_keys[0][: x.shape[0]], dropout_keys[1]))
 
 
-class BertForSequenceClassification(nn.Module):
+class BertOnlyMLMHead(nn.Module):
+    """The MLM head."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.predictions = BertLMPredictionHead(config)
+
+
+class BertForMaskedLM(BertWithHead):
+    """The words of masked tokens: logits (B * P, V).
+
+    Call as BertModel, with masked_positions (B, P) int32 before dropout_keys; by default they are all S positions.
+    """
+
+    def __init__(self, config: BertConfig, numerics: Numerics, pooler: bool = False):
+        super().__init__()
+        self.bert = BertModel(config, numerics, pooler)
+        self.cls = BertOnlyMLMHead(config)
+
+    def forward(
+        self,
+        input_ids,
+        attention_mask=None,
+        token_type_ids=None,
+        position_ids=None,
+        cls_positions=None,
+        masked_positions=None,
+        dropout_keys=None,
+    ):
+        hidden, pooled, _ = self.bert(
+            input_ids, attention_mask, token_type_ids, position_ids, cls_positions, dropout_keys
+        )
+        if masked_positions is not None:
+            hidden = gather_positions(hidden, masked_positions, input_ids.shape[1])
+        return self.head(hidden, pooled, input_ids.shape[1], dropout_keys)
+
+    def head(self, hidden, pooled, tokens, dropout_keys=None):
+        return self.cls.predictions(hidden, self.bert.embeddings.word_embeddings.weight)
+
+
+class BertOnlyNSPHead(nn.Module):
+    """The NSP head."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.seq_relationship = Linear(config.hidden_size, 2)
+
+
+class BertForNextSentencePrediction(BertWithHead):
+    """Whether the second sentence follows the first: logits (B * N, 2); class 0 is "is next"."""
+
+    def __init__(self, config: BertConfig, numerics: Numerics):
+        super().__init__()
+        self.bert = BertModel(config, numerics)
+        self.cls = BertOnlyNSPHead(config)
+
+    def head(self, hidden, pooled, tokens, dropout_keys=None):
+        return self.cls.seq_relationship(pooled)
+
+
+class BertForSequenceClassification(BertWithHead):
     """Classification of a sentence or a pair, or regression with one label: logits (B * N, num_labels)."""
 
     def __init__(self, config: BertConfig, numerics: Numerics):
@@ -36,65 +124,38 @@ class BertForSequenceClassification(nn.Module):
         self.dropout = _HeadDropout(config)
         self.classifier = Linear(config.hidden_size, config.num_labels)
 
-    def forward(
-        self,
-        input_ids,
-        attention_mask=None,
-        token_type_ids=None,
-        position_ids=None,
-        cls_positions=None,
-        dropout_keys=None,
-    ):
-        _, pooled, _ = self.bert(input_ids, attention_mask, token_type_ids, position_ids, cls_positions, dropout_keys)
+    def head(self, hidden, pooled, tokens, dropout_keys=None):
         return self.classifier(self.dropout(pooled, dropout_keys))
 
 
-class BertForTokenClassification(nn.Module):
+class BertForTokenClassification(BertWithHead):
     """Tagging of each token: logits (B, S, num_labels)."""
 
-    def __init__(self, config: BertConfig, numerics: Numerics):
+    def __init__(self, config: BertConfig, numerics: Numerics, pooler: bool = False):
         super().__init__()
-        self.bert = BertModel(config, numerics, pooler=False)
+        self.bert = BertModel(config, numerics, pooler)
         self.dropout = _HeadDropout(config)
         self.classifier = Linear(config.hidden_size, config.num_labels)
 
-    def forward(
-        self,
-        input_ids,
-        attention_mask=None,
-        token_type_ids=None,
-        position_ids=None,
-        cls_positions=None,
-        dropout_keys=None,
-    ):
-        hidden, _, _ = self.bert(input_ids, attention_mask, token_type_ids, position_ids, cls_positions, dropout_keys)
+    def head(self, hidden, pooled, tokens, dropout_keys=None):
         logits = self.classifier(self.dropout(hidden, dropout_keys))
-        return logits.view(*input_ids.shape, -1)
+        return logits.view(-1, tokens, logits.shape[-1])
 
 
-class BertForQuestionAnswering(nn.Module):
+class BertForQuestionAnswering(BertWithHead):
     """An answer's span in a passage: start logits and end logits, each (B, S)."""
 
-    def __init__(self, config: BertConfig, numerics: Numerics):
+    def __init__(self, config: BertConfig, numerics: Numerics, pooler: bool = False):
         super().__init__()
-        self.bert = BertModel(config, numerics, pooler=False)
+        self.bert = BertModel(config, numerics, pooler)
         self.qa_outputs = Linear(config.hidden_size, 2)
 
-    def forward(
-        self,
-        input_ids,
-        attention_mask=None,
-        token_type_ids=None,
-        position_ids=None,
-        cls_positions=None,
-        dropout_keys=None,
-    ):
-        hidden, _, _ = self.bert(input_ids, attention_mask, token_type_ids, position_ids, cls_positions, dropout_keys)
-        logits = self.qa_outputs(hidden).view(*input_ids.shape, 2)
+    def head(self, hidden, pooled, tokens, dropout_keys=None):
+        logits = self.qa_outputs(hidden).view(-1, tokens, 2)
         return logits[:, :, 0], logits[:, :, 1]
 
 
-class BertForMultipleChoice(nn.Module):
+class BertForMultipleChoice(BertWithHead):
     """One of C choices, each a row of its own: inputs (B * C, S) with N = 1, logits (B, C).
 
     Args:
@@ -108,14 +169,5 @@ class BertForMultipleChoice(nn.Module):
         self.classifier = Linear(config.hidden_size, 1)
         self.choices = choices
 
-    def forward(
-        self,
-        input_ids,
-        attention_mask=None,
-        token_type_ids=None,
-        position_ids=None,
-        cls_positions=None,
-        dropout_keys=None,
-    ):
-        _, pooled, _ = self.bert(input_ids, attention_mask, token_type_ids, position_ids, cls_positions, dropout_keys)
+    def head(self, hidden, pooled, tokens, dropout_keys=None):
         return self.classifier(self.dropout(pooled, dropout_keys)).view(-1, self.choices)

@@ -1113,7 +1113,8 @@ def test_the_command_reports_as_json_and_refuses_in_a_sentence(tmp_path, capsys)
     assert main(["convert", str(source), str(tmp_path / "m" / "a.ckpt")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("python -m conversion: ") and error.count("\n") == 1 and "--overwrite" in error
-    assert main(["convert", str(tmp_path / "nothing"), str(tmp_path / "x")]) == 2
+    assert main(["convert", str(tmp_path / "nothing"), str(tmp_path / "x")], program="ms-bert") == 2
+    assert capsys.readouterr().err.startswith("ms-bert: there is no ")
     assert main(["convert", str(source), str(tmp_path / "h"), "--dtype", "bfloat16", "--drop", "mlm", "nsp"]) == 0
     assert set(FAMILIES) >= {checkpoint.read(tmp_path / "h").spelling.family}
 

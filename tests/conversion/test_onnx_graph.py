@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from conversion.formats import onnx_graph
+from conversion.parameters import OUTPUTS
 from conversion.tensors import Tensor, same_bytes
 from ms_bert.config import BertConfig
 from ms_bert.errors import UserError
@@ -92,7 +93,7 @@ def assert_close(outputs: dict, wanted: dict, tolerance: float = TOLERANCE) -> N
         assert error <= tolerance, f"{name}: {error}"
 
 
-@pytest.fixture(scope="module", params=onnx_graph.OUTPUTS)
+@pytest.fixture(scope="module", params=OUTPUTS)
 def converted(request, tmp_path_factory):
     """Each architecture: its name, config, transformers' model and ONNX file."""
     architecture = request.param
@@ -118,7 +119,7 @@ def test_outputs_are_those_of_transformers_for_any_size(converted):
     for size in SIZES:
         inputs = feed(architecture, *size)
         outputs = run(path, inputs)
-        assert tuple(outputs) == onnx_graph.OUTPUTS[architecture]
+        assert tuple(outputs) == OUTPUTS[architecture]
         assert_close(outputs, expected(model, inputs))
 
 
@@ -231,7 +232,7 @@ def test_external_data_can_be_fused(masked_lm, tmp_path):
 def test_what_passes_the_limit_of_protobuf_goes_beside(masked_lm, tmp_path, monkeypatch):
     tensors, within, _ = masked_lm
     path = tmp_path / "model.onnx"
-    monkeypatch.setattr(onnx_graph, "PROTOBUF_LIMIT", within.stat().st_size - 1)
+    monkeypatch.setattr(onnx_graph.file, "PROTOBUF_LIMIT", within.stat().st_size - 1)
     with pytest.raises(UserError, match="allow external data"):
         onnx_graph.write(path, CONFIG, "BertForMaskedLM", tensors, external_data=False)
     assert not list(tmp_path.iterdir())

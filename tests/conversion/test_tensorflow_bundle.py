@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from conversion.formats import tensorflow_bundle
+from conversion.formats.wire import varint
 from conversion.tensors import DTYPES, Tensor, Tensors, same_bytes
 from ms_bert.errors import UserError
 
@@ -201,10 +202,6 @@ VALUES = np.array([1.5, -2.0], np.float32)
 
 def masked(checksum: int) -> int:
     return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def varint(value: int) -> bytes:
-    return tensorflow_bundle._encode_varint(value)
 
 
 def entry(dtype=1, shape=(2,), shard=0, offset=0, size=8, more=b"") -> bytes:

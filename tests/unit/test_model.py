@@ -10,12 +10,7 @@ from mindspore import Tensor, nn
 from ms_bert import kernels
 from ms_bert.config import PRESETS
 from ms_bert.device import use_device
-from ms_bert.heads import (
-    BertForMultipleChoice,
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
-    BertForTokenClassification,
-)
+from ms_bert.heads import BertForMaskedLM, BertForMultipleChoice, named
 from ms_bert.model import BertForPreTraining, BertModel, Numerics, initialize, named_intermediates
 from ms_bert.randomness import DropoutColumns, dropout_keys
 from ms_bert.training.optimizers import one_minus_power
@@ -166,19 +161,20 @@ def test_named_intermediates_equal_transformers(inputs):
 
 
 @pytest.mark.parametrize(
-    "ours, theirs",
+    "kind",
     [
-        (BertForSequenceClassification, "BertForSequenceClassification"),
-        (BertForTokenClassification, "BertForTokenClassification"),
-        (BertForQuestionAnswering, "BertForQuestionAnswering"),
+        "BertForNextSentencePrediction",
+        "BertForSequenceClassification",
+        "BertForTokenClassification",
+        "BertForQuestionAnswering",
     ],
 )
-def test_downstream_heads_equal_transformers(inputs, ours, theirs):
-    labels = 2 if theirs == "BertForQuestionAnswering" else 5
+def test_downstream_heads_equal_transformers(inputs, kind):
+    labels = 2 if kind == "BertForQuestionAnswering" else 5
     config = CONFIG.replace(num_hidden_layers=1, id2label={str(i): str(i) for i in range(labels)})
-    cell = randomize(ours(config, Numerics()))
+    cell = randomize(named(kind)(config, Numerics()))
     output = call(cell, inputs)
-    expected = reference(twin(cell, getattr(transformers, theirs), config), inputs)
+    expected = reference(twin(cell, getattr(transformers, kind), config), inputs)
     inside = inputs["sequence_ids"] > 0
     for value, wanted in (
         zip(output, (expected.start_logits, expected.end_logits))
@@ -188,6 +184,16 @@ def test_downstream_heads_equal_transformers(inputs, ours, theirs):
         if value.shape[:2] == (B, S):
             value, wanted = Tensor(value.asnumpy()[inside]), wanted[torch.from_numpy(inside)]
         assert_close(value, wanted)
+
+
+def test_masked_words_equal_transformers_and_without_positions_every_token_is_predicted(inputs):
+    config = CONFIG.replace(num_hidden_layers=1)
+    cell = randomize(BertForMaskedLM(config, Numerics()))
+    expected = reference(twin(cell, transformers.BertForMaskedLM, config), inputs).logits
+    picked = expected[torch.arange(B)[:, None], torch.from_numpy(MASKED_POSITIONS).long()]
+    assert_close(call(cell, inputs, MASKED_POSITIONS), picked.reshape(-1, 97))
+    inside = inputs["sequence_ids"].reshape(-1) > 0
+    assert_close(Tensor(call(cell, inputs).asnumpy()[inside]), expected.reshape(B * S, 97)[torch.from_numpy(inside)])
 
 
 def test_multiple_choice_equals_transformers(inputs):

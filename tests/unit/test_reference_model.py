@@ -6,6 +6,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
+from conversion.parameters import ARCHITECTURES
 from ms_bert import heads as ms_heads
 from ms_bert import model as ms_model
 from ms_bert.config import PRESETS
@@ -136,7 +137,13 @@ def test_named_intermediates_equal_transformers(inputs):
 
 
 @pytest.mark.parametrize(
-    "kind", ["BertForSequenceClassification", "BertForTokenClassification", "BertForQuestionAnswering"]
+    "kind",
+    [
+        "BertForNextSentencePrediction",
+        "BertForSequenceClassification",
+        "BertForTokenClassification",
+        "BertForQuestionAnswering",
+    ],
 )
 def test_downstream_heads_equal_transformers(inputs, kind):
     labels = 2 if kind == "BertForQuestionAnswering" else 5
@@ -145,13 +152,22 @@ def test_downstream_heads_equal_transformers(inputs, kind):
     output = call(ours, inputs)
     theirs = reference(twin(ours, getattr(transformers, kind), config), inputs)
     inside = inputs["sequence_ids"] > 0
-    if kind == "BertForSequenceClassification":
+    if kind in ("BertForNextSentencePrediction", "BertForSequenceClassification"):
         assert_equal(output, theirs.logits)
     elif kind == "BertForTokenClassification":
         assert_equal(output[inside], theirs.logits[inside])
     else:
         assert_equal(output[0][inside], theirs.start_logits[inside])
         assert_equal(output[1][inside], theirs.end_logits[inside])
+
+
+def test_masked_words_equal_transformers_and_without_positions_every_token_is_predicted(inputs):
+    ours = oracle(heads.BertForMaskedLM)
+    expected = reference(twin(ours, transformers.BertForMaskedLM), inputs).logits
+    picked = expected[torch.arange(B)[:, None], torch.from_numpy(MASKED_POSITIONS).long()]
+    assert_equal(call(ours, inputs, torch.from_numpy(MASKED_POSITIONS)), picked.reshape(-1, 97))
+    inside = inputs["sequence_ids"].flatten() > 0
+    assert_equal(call(ours, inputs)[inside], expected.reshape(B * S, 97)[inside])
 
 
 def test_multiple_choice_equals_transformers(inputs):
@@ -176,23 +192,13 @@ def named(cell):
     return [(p.name, tuple(p.shape)) for p in cell.get_parameters()]
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "BertModel",
-        "BertForPreTraining",
-        "BertForSequenceClassification",
-        "BertForTokenClassification",
-        "BertForQuestionAnswering",
-        "BertForMultipleChoice",
-    ],
-)
+@pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_the_twins_have_the_same_parameters_in_the_same_order(kind):
     more = (2,) if kind == "BertForMultipleChoice" else ()
-    module = ms_model if kind in ("BertModel", "BertForPreTraining") else ms_heads
-    ours = globals().get(kind) or getattr(heads, kind)
-    assert named(getattr(module, kind)(CONFIG, ms_model.Numerics(), *more)) == [
-        (name, tuple(p.shape)) for name, p in ours(CONFIG, Numerics(), *more).named_parameters()
+    cells = {module: module.named(kind) for module in (ms_heads, heads)}
+    assert all(cell.__name__ == kind for cell in cells.values())
+    assert named(cells[ms_heads](CONFIG, ms_model.Numerics(), *more)) == [
+        (name, tuple(p.shape)) for name, p in cells[heads](CONFIG, Numerics(), *more).named_parameters()
     ]
 
 
