@@ -48,7 +48,10 @@ class BertWithHead(nn.Cell):
 
 
 class _HeadDropout(nn.Cell):
-    """Dropout of the input of a head, (rows, H); rows may be fewer than there are tokens."""
+    """Dropout of the input of a head, (B * K, H): K = S tokens or N sequences a row of `tokens` = S.
+
+    Row by row the first K keys of its tokens: a batch that is computed in parts drops the very same units.
+    """
 
     def __init__(self, config: BertConfig):
         super().__init__()
@@ -56,10 +59,12 @@ class _HeadDropout(nn.Cell):
         first = DropoutColumns(config).hidden(2 * config.num_hidden_layers + 1)
         self.dropout = Dropout(rate, config.hidden_size, first)
 
-    def construct(self, x, dropout_keys):
+    def construct(self, x, tokens, dropout_keys):
         if dropout_keys is None:
             return x
-        return self.dropout(x, (dropout_keys[0][: x.shape[0]], dropout_keys[1]))
+        row_keys = ops.reshape(dropout_keys[0], (-1, tokens))
+        row_keys = ops.reshape(row_keys[:, : x.shape[0] // row_keys.shape[0]], (-1, 1))
+        return self.dropout(x, (row_keys, dropout_keys[1]))
 
 
 class BertOnlyMLMHead(nn.Cell):
@@ -132,7 +137,7 @@ class BertForSequenceClassification(BertWithHead):
         self.classifier = Linear(config.hidden_size, config.num_labels)
 
     def head(self, hidden, pooled, tokens, dropout_keys=None):
-        return self.classifier(self.dropout(pooled, dropout_keys))
+        return self.classifier(self.dropout(pooled, tokens, dropout_keys))
 
 
 class BertForTokenClassification(BertWithHead):
@@ -145,7 +150,7 @@ class BertForTokenClassification(BertWithHead):
         self.classifier = Linear(config.hidden_size, config.num_labels)
 
     def head(self, hidden, pooled, tokens, dropout_keys=None):
-        logits = self.classifier(self.dropout(hidden, dropout_keys))
+        logits = self.classifier(self.dropout(hidden, tokens, dropout_keys))
         return ops.reshape(logits, (-1, tokens, logits.shape[-1]))
 
 
@@ -177,4 +182,4 @@ class BertForMultipleChoice(BertWithHead):
         self.choices = choices
 
     def head(self, hidden, pooled, tokens, dropout_keys=None):
-        return ops.reshape(self.classifier(self.dropout(pooled, dropout_keys)), (-1, self.choices))
+        return ops.reshape(self.classifier(self.dropout(pooled, tokens, dropout_keys)), (-1, self.choices))

@@ -41,7 +41,10 @@ class BertWithHead(nn.Module):
 
 
 class _HeadDropout(nn.Module):
-    """Dropout of the input of a head, (rows, H); rows may be fewer than there are tokens."""
+    """Dropout of the input of a head, (B * K, H): K = S tokens or N sequences a row of `tokens` = S.
+
+    Row by row the first K keys of its tokens: a batch that is computed in parts drops the very same units.
+    """
 
     def __init__(self, config: BertConfig):
         super().__init__()
@@ -49,10 +52,12 @@ class _HeadDropout(nn.Module):
         first = DropoutColumns(config).hidden(2 * config.num_hidden_layers + 1)
         self.dropout = Dropout(rate, config.hidden_size, first)
 
-    def forward(self, x, dropout_keys):
+    def forward(self, x, tokens, dropout_keys):
         if dropout_keys is None:
             return x
-        return self.dropout(x, (dropout_keys[0][: x.shape[0]], dropout_keys[1]))
+        row_keys = dropout_keys[0].view(-1, tokens)
+        row_keys = row_keys[:, : x.shape[0] // row_keys.shape[0]].reshape(-1, 1)
+        return self.dropout(x, (row_keys, dropout_keys[1]))
 
 
 class BertOnlyMLMHead(nn.Module):
@@ -125,7 +130,7 @@ class BertForSequenceClassification(BertWithHead):
         self.classifier = Linear(config.hidden_size, config.num_labels)
 
     def head(self, hidden, pooled, tokens, dropout_keys=None):
-        return self.classifier(self.dropout(pooled, dropout_keys))
+        return self.classifier(self.dropout(pooled, tokens, dropout_keys))
 
 
 class BertForTokenClassification(BertWithHead):
@@ -138,7 +143,7 @@ class BertForTokenClassification(BertWithHead):
         self.classifier = Linear(config.hidden_size, config.num_labels)
 
     def head(self, hidden, pooled, tokens, dropout_keys=None):
-        logits = self.classifier(self.dropout(hidden, dropout_keys))
+        logits = self.classifier(self.dropout(hidden, tokens, dropout_keys))
         return logits.view(-1, tokens, logits.shape[-1])
 
 
@@ -170,4 +175,4 @@ class BertForMultipleChoice(BertWithHead):
         self.choices = choices
 
     def head(self, hidden, pooled, tokens, dropout_keys=None):
-        return self.classifier(self.dropout(pooled, dropout_keys)).view(-1, self.choices)
+        return self.classifier(self.dropout(pooled, tokens, dropout_keys)).view(-1, self.choices)
