@@ -267,9 +267,10 @@ def _is_description(description) -> bool:
     options = description.get("options") if isinstance(description, dict) else None
     if not isinstance(options, dict) or not {field.name for field in dataclasses.fields(Options)} <= options.keys():
         return False
-    entries = description["trained_by"]
+    entries = description.get("trained_by")
     return (
-        all(
+        isinstance(description.get("task"), str)
+        and all(
             isinstance(group, dict)
             for group in (*options.values(), description.get("config", {}), description.get("text", {}))
         )

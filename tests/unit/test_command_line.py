@@ -9,9 +9,10 @@ import pytest
 
 from ms_bert.commands import preparation, pretraining
 from ms_bert.errors import UserError
-from ms_bert.options import Options
+from ms_bert.options import MindSporeOptions, Options
 from ms_bert.pretrain import MindSpore
 from ms_bert.run.progress import Progress
+from pt_reference.pretrain import PyTorch
 from tests import runs
 
 PROMISED = """--corpus --preset --config --init --vocab --seq-length --batch-size --accumulate --steps --learning-rate
@@ -132,6 +133,46 @@ def test_a_resumed_run_may_go_further_but_not_become_another(saved):
         parse("--resume", str(saved), "--seq-length", "64")
     with pytest.raises(UserError, match="--nsp cannot change"):
         parse("--resume", str(saved), "--nsp")
+
+
+def test_options_that_have_moved_are_taken_from_where_a_run_has_them(saved):
+    """Before run.json had a format, options that one framework alone has stood among those of both."""
+    description = json.loads((saved / "run.json").read_text())
+    options = description["options"]
+    del options["mindspore"], options["pytorch"]
+    options["training"] |= {"kernels": "stock", "compile": True}
+    options["run"]["graph_cache"] = False
+    (saved / "run.json").write_text(json.dumps(description))
+    options = parse("--resume", str(saved), "--steps", "9")
+    assert options.mindspore == MindSporeOptions(kernels="stock", graph_cache=False) and options.pytorch.compile
+    assert parse("--resume", str(saved), "--kernels", "fused").mindspore.kernels == "fused"
+
+
+@pytest.mark.parametrize(
+    "changed, words",
+    [
+        ({"format": 2}, "format 2, which a newer version of ms_bert wrote"),
+        ({"format": "1"}, "is damaged"),
+        ({"format": 1}, "is damaged"),
+        ({"format": 1, "task": "tagging"}, "is a run of tagging, not of pre-training"),
+    ],
+)
+def test_a_run_json_of_another_kind_is_refused(changed, words, saved):
+    description = json.loads((saved / "run.json").read_text())
+    (saved / "run.json").write_text(json.dumps(description | changed))
+    with pytest.raises(UserError, match=words):
+        parse("--resume", str(saved))
+
+
+@pytest.mark.parametrize(
+    "framework, other", [(MindSpore, "--compile"), (PyTorch, "--kernels"), (PyTorch, "--graph-cache")]
+)
+def test_a_framework_offers_no_option_that_only_the_other_has(framework, other, capsys):
+    for arguments in (["--help"], [other, "fused"] if other == "--kernels" else [other]):
+        with pytest.raises(SystemExit) as stop:
+            pretraining.parse(framework, "pretrain", "", arguments)
+        assert (stop.value.code == 0) == (arguments == ["--help"])
+    assert other not in capsys.readouterr().out
 
 
 def test_repeat_takes_the_options_of_a_run_as_defaults(saved):
