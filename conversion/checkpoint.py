@@ -251,7 +251,7 @@ class _Mapping:
         self._drop(dropped, part_of, demanded)
         present = {part_of[name] for name in self.weights} | set(BACKBONE)
         architecture = demanded or _architecture(named, present, allowed)
-        asked = ARCHITECTURES.get(demanded or named or architecture or "", frozenset())
+        asked = _needed(demanded or named or architecture) or frozenset()
         needed = set(BACKBONE) | (asked - allowed - dropped)
         for name, part in part_of.items():
             if part in needed | present and name not in self.weights:
@@ -275,7 +275,7 @@ class _Mapping:
             self.source,
             self.spelling,
             architecture,
-            tuple(part for part in PARTS if part in present),
+            tuple(part for part in dict.fromkeys(part_of.values()) if part in present),
             ordered,
             moments,
             self._scalars() if moments else {},
@@ -401,10 +401,15 @@ def _architecture(named: str | None, present: set[str], allowed: frozenset[str])
     A file may hold more than its config says: Google's BERTs on the hub are called BertForMaskedLM, and have all heads.
     """
     heads = present - set(BACKBONE)
-    needed = ARCHITECTURES.get(named or "")
+    needed = _needed(named)
     if needed is not None and needed - allowed <= heads <= needed | {"pooler"}:
         return named
     return architecture_of(heads)
+
+
+def _needed(architecture: str | None) -> frozenset[str] | None:
+    """The parts that a class needs; None: the class is none of Hugging Face's."""
+    return ARCHITECTURES[architecture].parts if architecture in ARCHITECTURES else None
 
 
 def _spelling(

@@ -19,7 +19,7 @@ from conversion.layouts import (
     TRANSPOSED,
     Layout,
 )
-from conversion.parameters import KINDS, MODULES, PARTS, TIED, architecture_of, parameters
+from conversion.parameters import KINDS, MODULES, TIED, architecture_of, parameters
 from ms_bert.errors import UserError
 
 _PLAIN = {kind: {leaf: leaf for leaf in leaves} for kind, leaves in KINDS.items()}
@@ -420,8 +420,8 @@ class Spelling:
     rows: Mapping[str, str] = dataclasses.field(default_factory=dict)
     architecture: str | None = None
 
-    def names(self, layers: int, parts: Iterable[str] = PARTS) -> dict[str, str]:
-        """The file's name of every canonical parameter of these parts that the family can hold."""
+    def names(self, layers: int, parts: Iterable[str] | None = None) -> dict[str, str]:
+        """The file's name of every canonical parameter of these parts, or of all, that the family can hold."""
         family = FAMILIES[self.family]
         modules = {**family.modules, **self.rows}
         named = {}

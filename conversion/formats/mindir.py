@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conversion.parameters import OUTPUTS
+from conversion.parameters import ARCHITECTURES
 from conversion.tensors import Tensors
 from ms_bert.config import BertConfig
 from ms_bert.data.files import umask
@@ -30,7 +30,7 @@ def write(
 ) -> None:
     """Export a model, load it again, and compare what both compute.
 
-    The graph takes INPUTS, (B, S) int32 each, and gives what OUTPUTS says.
+    The graph takes INPUTS, (B, S) int32 each, and gives the outputs of its row of ARCHITECTURES.
 
     Args:
         tensors: the weights by canonical names, float32. batch_size, seq_length: of the inputs; for multiple choice the
@@ -39,8 +39,8 @@ def write(
     Raises:
         UserError: MindSpore is missing, or the weights, the sizes or the architecture cannot be exported.
     """
-    if architecture not in OUTPUTS:
-        raise UserError(f"there is no MindIR graph for {architecture}; choose one of {', '.join(OUTPUTS)}.")
+    if architecture not in ARCHITECTURES:
+        raise UserError(f"there is no MindIR graph for {architecture}; choose one of {', '.join(ARCHITECTURES)}.")
     if batch_size < 1 or not 1 <= seq_length <= config.max_position_embeddings:
         raise UserError(
             f"--batch-size {batch_size} and --seq-length {seq_length} cannot be those of a graph of this model; choose "
@@ -62,7 +62,7 @@ def write(
     from conversion.formats.mindir_cell import Inference
 
     use_device("CPU")
-    cell = Inference(config, architecture, pooler="bert.pooler.dense.weight" in tensors)
+    cell = Inference(config, architecture, "bert.pooler.dense.weight" in tensors, choices=batch_size)
     parameters = {parameter.name: parameter for parameter in cell.get_parameters()}
     if parameters.keys() != tensors.keys():
         raise UserError(

@@ -51,7 +51,7 @@ def prepare(options: Options, progress: Progress, begun: bool = False, needed: S
     fit = None
     if initial is not None:
         _check_parts(initial, needed)
-        fit = initial.fit(shapes(config, (*BACKBONE, *ARCHITECTURES[ARCHITECTURE])), ARCHITECTURE)
+        fit = initial.fit(shapes(config, (*BACKBONE, *ARCHITECTURES[ARCHITECTURE].parts)), ARCHITECTURE)
         progress.say(_origin(initial, fit))
     return Prepared(vocabulary, _store(options, corpus, vocabulary, progress), config, fit)
 

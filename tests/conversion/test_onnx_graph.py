@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from conversion.formats import onnx_graph
-from conversion.parameters import OUTPUTS
+from conversion.parameters import ARCHITECTURES
 from conversion.tensors import Tensor, same_bytes
 from ms_bert.config import BertConfig
 from ms_bert.errors import UserError
@@ -93,7 +93,7 @@ def assert_close(outputs: dict, wanted: dict, tolerance: float = TOLERANCE) -> N
         assert error <= tolerance, f"{name}: {error}"
 
 
-@pytest.fixture(scope="module", params=OUTPUTS)
+@pytest.fixture(scope="module", params=ARCHITECTURES)
 def converted(request, tmp_path_factory):
     """Each architecture: its name, config, transformers' model and ONNX file."""
     architecture = request.param
@@ -119,7 +119,7 @@ def test_outputs_are_those_of_transformers_for_any_size(converted):
     for size in SIZES:
         inputs = feed(architecture, *size)
         outputs = run(path, inputs)
-        assert tuple(outputs) == OUTPUTS[architecture]
+        assert list(outputs) == [output.name for output in ARCHITECTURES[architecture].outputs]
         assert_close(outputs, expected(model, inputs))
 
 

@@ -32,7 +32,7 @@ def write(
     """Write a model as ONNX, checked by ONNX's own checker; holds one tensor at a time.
 
     Args:
-        architecture: a key of `conversion.parameters.OUTPUTS`.
+        architecture: a key of `conversion.parameters.ARCHITECTURES`.
         tensors: its weights, float32 or float16, by Hugging Face's names with the prefix `bert.`; no tied decoder.
         external_data: weights in PATH.data beside it instead of within; None: where the file would pass 2 GB.
 
