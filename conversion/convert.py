@@ -7,7 +7,7 @@ from pathlib import Path
 from conversion import companions, placing, writing
 from conversion.checkpoint import Checkpoint
 from conversion.destination import Destination
-from conversion.names import FAMILIES
+from conversion.families import FAMILIES
 from conversion.targets import TARGETS, target_of
 from conversion.tensors import cast
 from conversion.writing import Result, Settings

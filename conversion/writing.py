@@ -11,8 +11,9 @@ import numpy as np
 
 from conversion import checkpoint, companions
 from conversion.checkpoint import Checkpoint
+from conversion.families import FAMILIES
 from conversion.formats import safetensors_file
-from conversion.names import FAMILIES, WORD_EMBEDDINGS, Spelling, count_layers, written
+from conversion.names import WORD_EMBEDDINGS, Spelling, count_layers, written
 from conversion.parameters import PARTS
 from conversion.targets import TARGETS
 from conversion.tensors import Tensor, Tensors, check_same

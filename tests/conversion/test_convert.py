@@ -15,8 +15,9 @@ from tokenizers import Tokenizer, models
 from conversion import checkpoint, configs, report, writing
 from conversion.__main__ import main
 from conversion.convert import Settings, convert
+from conversion.families import FAMILIES
 from conversion.formats import mindspore_ckpt, safetensors_file, torch_bin
-from conversion.names import FAMILIES, Spelling
+from conversion.names import Spelling
 from conversion.parameters import ARCHITECTURES, MODULES
 from conversion.targets import TARGETS, target_of
 from conversion.tensors import Tensor, same_bytes
