@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 
-from conversion.names import FAMILIES, Spelling, models, renamed, spellings, written
+from conversion.families import FAMILIES
+from conversion.names import Spelling, models, renamed, spellings, written
 from conversion.parameters import ARCHITECTURES, BACKBONE, MODULES, PARTS, architecture_of, parameters, shapes
 from ms_bert.config import PRESETS
 from ms_bert.errors import UserError

@@ -9,7 +9,7 @@ from mindspore import ops
 import ms_bert.heads
 import pt_reference.heads
 import pt_reference.pretrained
-from conversion import checkpoint, names
+from conversion import checkpoint, families
 from conversion.agreement import cases
 from conversion.agreement.in_onnx import run, session
 from conversion.agreement.verify import open_two, verify
@@ -83,7 +83,7 @@ def added(monkeypatch):
     monkeypatch.setitem(ARCHITECTURES, NAME, ROW)
     for module, described in NEW_MODULES.items():
         monkeypatch.setitem(MODULES, module, described)
-        monkeypatch.setitem(names.HUGGING_FACE_MODULES, module, f"{{cls}}{module}")  # made of MODULES at import
+        monkeypatch.setitem(families.HUGGING_FACE_MODULES, module, f"{{cls}}{module}")  # made of MODULES at import
 
 
 def folder(path, changed=None):
