@@ -77,7 +77,7 @@ def _rounds(folder: Path) -> list[dict[str, tuple[float, float]]]:
 def _write_large(folder: Path) -> int:
     """BERT-large with its pre-training heads; returns the bytes of its file."""
     config, rng = PRESETS["large"], np.random.default_rng(1)
-    named = shapes(config, {*BACKBONE, *ARCHITECTURES["BertForPreTraining"]})
+    named = shapes(config, {*BACKBONE, *ARCHITECTURES["BertForPreTraining"].parts})
     folder.mkdir()
     (folder / configs.HUGGING_FACE).write_bytes(configs.hugging_face(config, "BertForPreTraining", {"float32"}))
     weights = {name: Tensor.of(rng.standard_normal(shape, np.float32)) for name, shape in named.items()}

@@ -19,7 +19,7 @@ from conversion import checkpoint, names, report
 from conversion.agreement import html_report as page
 from conversion.checkpoint import Checkpoint
 from conversion.convert import Settings, convert
-from conversion.names import FAMILIES
+from conversion.families import FAMILIES
 from conversion.parameters import ARCHITECTURES, PARTS
 from conversion.sources import Source, open_source
 from conversion.targets import TARGETS

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from conversion import configs
-from conversion.names import FAMILIES, WORD_EMBEDDINGS, Spelling, models, spellings
+from conversion.families import FAMILIES
+from conversion.formats import FORMATS
+from conversion.names import WORD_EMBEDDINGS, Spelling, recognised
 from conversion.parameters import (
     ARCHITECTURES,
     BACKBONE,
@@ -24,14 +26,13 @@ from conversion.parameters import (
     shapes,
 )
 from conversion.sources import Source, open_source
-from conversion.tensors import Tensor, Tensors, same_bytes
+from conversion.tensors import FLOATS, Tensor, Tensors, same_bytes
 from ms_bert.config import BertConfig
 from ms_bert.errors import UserError
 
 # Scalars of training that may lie beside the weights, and what they are where nothing is said.
 SCALARS = {"global_step": None, "updates": None, "loss_scale": 1.0, "good_steps": 0}
 TOKENIZER = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-FLOATS = ("float32", "float16", "bfloat16", "float64")
 _FAULTS_TOLD = 3  # of each kind, in the message
 
 
@@ -105,7 +106,7 @@ def read(
     """Read a checkpoint of any format; values stay in the file until they are asked for.
 
     Args:
-        family: of names, a key of `conversion.names.FAMILIES`; None: recognised.
+        family: of names, a key of `conversion.families.FAMILIES`; None: recognised.
         config: a config file or a folder with one; None: the one beside the checkpoint, if any.
         architecture: None: by the config and the tensors.
         allow_missing: parts of the architecture that may be missing. drop: parts to leave out, or 'optimizer'.
@@ -251,7 +252,7 @@ class _Mapping:
         self._drop(dropped, part_of, demanded)
         present = {part_of[name] for name in self.weights} | set(BACKBONE)
         architecture = demanded or _architecture(named, present, allowed)
-        asked = ARCHITECTURES.get(demanded or named or architecture or "", frozenset())
+        asked = _needed(demanded or named or architecture) or frozenset()
         needed = set(BACKBONE) | (asked - allowed - dropped)
         for name, part in part_of.items():
             if part in needed | present and name not in self.weights:
@@ -275,7 +276,7 @@ class _Mapping:
             self.source,
             self.spelling,
             architecture,
-            tuple(part for part in PARTS if part in present),
+            tuple(part for part in dict.fromkeys(part_of.values()) if part in present),
             ordered,
             moments,
             self._scalars() if moments else {},
@@ -401,59 +402,27 @@ def _architecture(named: str | None, present: set[str], allowed: frozenset[str])
     A file may hold more than its config says: Google's BERTs on the hub are called BertForMaskedLM, and have all heads.
     """
     heads = present - set(BACKBONE)
-    needed = ARCHITECTURES.get(named or "")
+    needed = _needed(named)
     if needed is not None and needed - allowed <= heads <= needed | {"pooler"}:
         return named
     return architecture_of(heads)
 
 
+def _needed(architecture: str | None) -> frozenset[str] | None:
+    """The parts that a class needs; None: the class is none of Hugging Face's."""
+    return ARCHITECTURES[architecture].parts if architecture in ARCHITECTURES else None
+
+
 def _spelling(
     source: Source, family: str | None, architecture: str | None, described: configs.Described | None
 ) -> Spelling:
-    """How the names of a file are to be read.
-
-    Raises:
-        UserError: there is no word embedding among them, or several; or two classes have these names.
-    """
-    if source.container == "ONNX":
+    """How the names of a file are to be read; those of a graph are always Hugging Face's."""
+    if source.container == FORMATS["onnx"].name:
         if family not in (None, "hugging-face"):
             raise UserError(f"{source.path}: an ONNX graph bears Hugging Face's names, not those of {family}.")
         return Spelling("hugging-face", ("bert.", ""))
-    families = [family] if family else tuple(FAMILIES)
-    several = models(source.tensors, families)
-    if len(several) > 1:
-        listed = ", ".join(repr(prefix[:100]) for prefix in several[:5])
-        raise UserError(
-            f"{source.path} holds {len(several)} models, whose names begin with {listed}; choose one by its prefix, as "
-            f"in --prefix {several[-1][:100]}"
-        )
-    found = spellings(source.tensors, families, architecture or (described.architecture if described else None))
-    found = [spelling for spelling in found if _may_have(spelling, source.tensors)] or found
-    if len(found) > 1:
-        classes = " or ".join(spelling.architecture or "another class" for spelling in found)
-        raise UserError(
-            f"{source.path}: by the names of {found[0].family} this may be a {classes}, whose heads are called alike; "
-            "say which with --architecture."
-        )
-    if found:
-        return found[0]
-    some = ", ".join(list(source.tensors)[:3])
-    wanted = ", ".join(
-        dict.fromkeys(
-            Spelling(name, FAMILIES[name].prefixes[0]).names(0, ["embeddings"])[WORD_EMBEDDINGS] for name in families
-        )
-    )
-    raise UserError(
-        f"{source.path} holds {len(source.tensors)} tensors ({some}, ...) and no word embeddings by any name that is "
-        f"known here ({wanted}); it is no BERT, or of a family without a table."
-    )
-
-
-def _may_have(spelling: Spelling, tensors: Tensors) -> bool:
-    """Whether heads of two outputs have two, as far as they are there."""
-    names = spelling.names(0)
-    heads = [names[head] for head in ("cls.seq_relationship.bias", "qa_outputs.bias") if head in names]
-    return all(tensors[name].shape == (2,) for name in heads if name in tensors)
+    said = architecture or (described.architecture if described else None)
+    return recognised(source.path, source.tensors, family, said)
 
 
 def _prefix_told(spelling: Spelling) -> list[str]:

@@ -66,53 +66,151 @@ TIED = {
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
 
-PARTS = ("embeddings", "encoder", "pooler", "mlm", "nsp", "classifier", "qa")
+PARTS = tuple(dict.fromkeys(module.part for module in MODULES.values()))
 BACKBONE = ("embeddings", "encoder")  # what every BERT has
-NEED_POOLER = {"nsp", "classifier"}  # heads that may stand on the pooler's output
 
-# Hugging Face's classes: the parts that each needs besides the backbone. A pooler may be there without need.
-ARCHITECTURES: dict[str, frozenset[str]] = {
-    "BertModel": frozenset({"pooler"}),
-    "BertForPreTraining": frozenset({"pooler", "mlm", "nsp"}),
-    "BertForMaskedLM": frozenset({"mlm"}),
-    "BertForNextSentencePrediction": frozenset({"pooler", "nsp"}),
-    "BertForSequenceClassification": frozenset({"pooler", "classifier"}),
-    "BertForMultipleChoice": frozenset({"pooler", "classifier"}),  # known by the config only
-    "BertForTokenClassification": frozenset({"classifier"}),
-    "BertForQuestionAnswering": frozenset({"qa"}),
+# What a row of an output is.
+TOKEN, SLOT, SEQUENCE, CHOICE = "token", "masked slot", "sequence", "choice"
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What a model gives.
+
+    Attributes:
+        name: transformers' name of it. part: that computes it, a row of scores from a row of the hidden states or, of
+        a SEQUENCE or a CHOICE, of the pooler's output.
+        row: TOKEN; SLOT, a token that a model is asked for, where a graph gives them all; SEQUENCE; CHOICE, a sequence
+        that is one of several, of which each gets one score.
+        column: of the part's rows, which is all that it is; None: it is the rows.
+    """
+
+    name: str
+    part: str
+    row: str
+    column: int | None = None
+
+    @property
+    def pooled(self) -> bool:
+        """Whether a row is one of the pooler's output."""
+        return self.row in (SEQUENCE, CHOICE)
+
+    @property
+    def tensor(self) -> str:
+        """What the rows of the part are called among the tensors that are compared, whatever class they are of."""
+        if self.part == "classifier":
+            return "sequence_logits" if self.pooled else "token_logits"
+        return {"encoder": "last_hidden_state", "pooler": "pooled_output"}.get(self.part, f"{self.part}_logits")
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """A class of Hugging Face, by what it gives; `named` of ms_bert.heads and of pt_reference.heads has its cell."""
+
+    outputs: tuple[Output, ...]
+
+    @property
+    def heads(self) -> tuple[Output, ...]:
+        """What it gives besides what every BERT may give."""
+        return tuple(output for output in self.outputs if output.part not in (*BACKBONE, "pooler"))
+
+    @property
+    def pooled(self) -> bool:
+        """Whether a head of it stands on the pooler."""
+        return any(output.pooled for output in self.heads)
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """What it needs besides the backbone. A pooler may be there without need."""
+        return frozenset(output.part for output in self.outputs) - {*BACKBONE} | ({"pooler"} if self.pooled else set())
+
+    @property
+    def prefix(self) -> str:
+        """What the canonical names have before those of its own parameters."""
+        return "" if self.heads else "bert."
+
+    @property
+    def columns(self) -> bool:
+        """Whether its outputs are the columns of one part."""
+        return any(output.column is not None for output in self.outputs)
+
+    @property
+    def slots(self) -> bool:
+        """Whether its rows of tokens are those that it is asked for."""
+        return any(output.row == SLOT for output in self.outputs)
+
+    @property
+    def choices(self) -> bool:
+        """Whether its rows are choices, each with one score and no label."""
+        return any(output.row == CHOICE for output in self.outputs)
+
+    def arguments(self, pooler: bool, choices: int) -> dict[str, bool | int]:
+        """What its cell is made with besides the config and the numerics.
+
+        Args:
+            pooler: whether there is one, where it may do without. choices: how many rows are those of one question.
+        """
+        return ({} if self.pooled else {"pooler": pooler}) | ({"choices": choices} if self.choices else {})
+
+
+# Hugging Face's classes. To add one, add its row, a cell to ms_bert.heads and a module to pt_reference.heads; if its
+# parameters have names of their own, a row of MODULES too. All else follows where the head of a part is one projection.
+ARCHITECTURES: dict[str, Architecture] = {
+    "BertModel": Architecture(
+        (Output("last_hidden_state", "encoder", TOKEN), Output("pooler_output", "pooler", SEQUENCE))
+    ),
+    "BertForPreTraining": Architecture(
+        (Output("prediction_logits", "mlm", SLOT), Output("seq_relationship_logits", "nsp", SEQUENCE))
+    ),
+    "BertForMaskedLM": Architecture((Output("logits", "mlm", SLOT),)),
+    "BertForNextSentencePrediction": Architecture((Output("logits", "nsp", SEQUENCE),)),
+    "BertForSequenceClassification": Architecture((Output("logits", "classifier", SEQUENCE),)),
+    # Has the parts of the one before, and is known by the config only.
+    "BertForMultipleChoice": Architecture((Output("logits", "classifier", CHOICE),)),
+    "BertForTokenClassification": Architecture((Output("logits", "classifier", TOKEN),)),
+    "BertForQuestionAnswering": Architecture(
+        (Output("start_logits", "qa", TOKEN, column=0), Output("end_logits", "qa", TOKEN, column=1))
+    ),
 }
 
-# What a graph of each class gives, by transformers' names; pooler_output only where there is a pooler.
-OUTPUTS: dict[str, tuple[str, ...]] = {
-    "BertModel": ("last_hidden_state", "pooler_output"),
-    "BertForPreTraining": ("prediction_logits", "seq_relationship_logits"),
-    "BertForMaskedLM": ("logits",),
-    "BertForNextSentencePrediction": ("logits",),
-    "BertForSequenceClassification": ("logits",),
-    "BertForMultipleChoice": ("logits",),
-    "BertForTokenClassification": ("logits",),
-    "BertForQuestionAnswering": ("start_logits", "end_logits"),
-}
+# Heads that may stand on the pooler's output.
+NEED_POOLER = {output.part for one in ARCHITECTURES.values() for output in one.heads if output.pooled}
 
 
-def architecture_of(parts: Iterable[str]) -> str | None:
-    """The class that has these parts; None where there is none, as with two heads that no class has together."""
+def projection(part: str) -> str:
+    """The module that gives the rows of a part."""
+    return next(name for name, module in MODULES.items() if module.part == part)
+
+
+def architecture_of(parts: Iterable[str], named: str | None = None) -> str | None:
+    """The class that has these parts; None where there is none, as with two heads that no class has together.
+
+    Args:
+        named: the class that it is if that needs these parts, a pooler aside.
+    """
     parts = frozenset(parts) - frozenset(BACKBONE)
-    for name, needed in ARCHITECTURES.items():
-        if parts == needed:
+    needed = {name: one.parts for name, one in ARCHITECTURES.items()}
+    if named in needed and needed[named] in (parts, parts - {"pooler"}):
+        return named
+    for name in needed:
+        if parts == needed[name]:
             return name
-    for name, needed in ARCHITECTURES.items():
-        if parts == needed | {"pooler"} or parts | {"pooler"} == needed:
+    for name in needed:
+        if parts == needed[name] | {"pooler"} or parts | {"pooler"} == needed[name]:
             return name
     return None
 
 
-def parameters(layers: int, parts: Iterable[str] = PARTS) -> dict[str, tuple[str, str]]:
-    """Every parameter of these parts, in Hugging Face's order: (its module with {i}, its leaf) by its name."""
-    wanted = frozenset(parts)
+def parameters(layers: int, parts: Iterable[str] | None = None) -> dict[str, tuple[str, str]]:
+    """Every parameter of these parts, in Hugging Face's order: (its module with {i}, its leaf) by its name.
+
+    Args:
+        parts: None: all.
+    """
+    wanted = None if parts is None else frozenset(parts)
     named, inside = {}, [module for module in MODULES if "{i}" in module]
     for module, description in MODULES.items():
-        if description.part not in wanted or module in inside[1:]:
+        if (wanted is not None and description.part not in wanted) or module in inside[1:]:
             continue
         # The encoder's modules come layer by layer.
         rows = [(row, i) for i in range(layers) for row in inside] if module == inside[0] else [(module, 0)]
@@ -123,14 +221,14 @@ def parameters(layers: int, parts: Iterable[str] = PARTS) -> dict[str, tuple[str
 
 
 def shapes(config: BertConfig, parts: Iterable[str], architecture: str | None = None) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter of these parts; a multiple choice has one label, whatever the config says."""
+    """The shape of every parameter of these parts; for choices there is one label, whatever the config says."""
     sizes = {
         "V": config.vocab_size,
         "P": config.max_position_embeddings,
         "T": config.type_vocab_size,
         "H": config.hidden_size,
         "I": config.intermediate_size,
-        "N": 1 if architecture == "BertForMultipleChoice" else config.num_labels,
+        "N": 1 if architecture in ARCHITECTURES and ARCHITECTURES[architecture].choices else config.num_labels,
         "two": 2,
     }
     named = parameters(config.num_hidden_layers, parts)

@@ -42,12 +42,14 @@ class Pretrained:
             UserError: a tensor of the checkpoint has another shape than the model's.
         """
         canonical, theirs = self._canonical(shapes), self.checkpoint.weights
+        module_of = {name: MODULES[module] for name, (module, _) in self._parameters().items()}
+        of_labels = {name for name, module in module_of.items() if "N" in module.shape}
         other_task = self.checkpoint.architecture != kind and {self.checkpoint.architecture, kind} <= set(ARCHITECTURES)
         taken: dict[str, Tensor] = {}
         unfit: list[str] = []
         for name, shape in shapes.items():
-            tensor, of_labels = theirs.get(canonical[name]), canonical[name].startswith("classifier.")
-            if tensor is None or (of_labels and (other_task or tensor.shape != tuple(shape))):
+            tensor = theirs.get(canonical[name])
+            if tensor is None or (canonical[name] in of_labels and (other_task or tensor.shape != tuple(shape))):
                 continue
             taken[name] = tensor
             if tensor.shape != tuple(shape):
@@ -58,10 +60,10 @@ class Pretrained:
                 f"{self.checkpoint.source.path} does not fit this model: {'; '.join(unfit[:3])}{more}; use the "
                 "config that belongs to it."
             )
-        part_of = {name: MODULES[module].part for name, (module, _) in self._parameters().items()}
-        drawn = [part_of.get(canonical[name], name) for name in shapes if name not in taken]
+        own = (name for name in shapes if name not in taken)
+        drawn = [module_of[canonical[name]].part if canonical[name] in module_of else name for name in own]
         used = {canonical[name] for name in taken}
-        unused = [part_of[name] for name in theirs if name not in used]
+        unused = [module_of[name].part for name in theirs if name not in used]
         return Fit(self.config, dict(shapes), taken, tuple(dict.fromkeys(drawn)), tuple(dict.fromkeys(unused)))
 
     def _parameters(self) -> dict[str, tuple[str, str]]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from conversion.parameters import BACKBONE, architecture_of, shapes
+from conversion.parameters import ARCHITECTURES, BACKBONE, CHOICE, MODULES, SEQUENCE, TOKEN, projection, shapes
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import FIELDS, Batch
 from ms_bert.options import ExampleOptions, Options, TrainingOptions
@@ -32,7 +32,8 @@ CONFIG = BertConfig(
     attention_probs_dropout_prob=0.15,
 )
 ROWS, SLOTS, SEQUENCES = 4, 6, 3
-PRETRAINING = (*BACKBONE, "pooler", "mlm", "nsp")
+PRETRAINING = (*BACKBONE, "pooler", "mlm", "nsp")  # the parts of what most problems are
+ARCHITECTURE = "BertForPreTraining"
 
 # Lengths of the sequences of each row.
 RAGGED = ((32,), (19,), (7,), (3,))
@@ -70,17 +71,20 @@ class Problem:
     """A model and what it is given.
 
     Attributes:
-        config, parts: of the model, as `conversion.parameters` names its parts. weights, moments: by canonical names,
+        config, architecture: of the model, as `conversion.parameters` names it. weights, moments: by canonical names,
         float32; the moments as m.NAME and v.NAME, of a run after `UPDATES` updates; {}: nothing is trained.
-        per_token: whether the classifier, if there is one, classifies tokens.
     """
 
     config: BertConfig
-    parts: tuple[str, ...]
+    architecture: str
     weights: Tensors
     moments: Tensors
     cases: tuple[Case, ...]
-    per_token: bool = False
+
+    @property
+    def pooler(self) -> bool:
+        """Whether there is a pooler, which some heads do without."""
+        return "bert.pooler.dense.weight" in self.weights
 
 
 def small_problem() -> Problem:
@@ -92,7 +96,7 @@ def small_problem() -> Problem:
     nothing = {**ignored, "next_sentence_weights": np.zeros_like(ignored["next_sentence_weights"])}
     return Problem(
         CONFIG,
-        PRETRAINING,
+        ARCHITECTURE,
         weights,
         random_moments(weights),
         (
@@ -118,7 +122,7 @@ def quiet_problem() -> Problem:
     weights = random_weights(shapes(CONFIG, PRETRAINING))
     quiet = {name: value * np.float32(_loudness(name)) for name, value in weights.items()}
     batch = make_batch(CONFIG, RAGGED, seed=5)
-    return Problem(CONFIG, PRETRAINING, quiet, random_moments(quiet), (Case("quiet", batch),))
+    return Problem(CONFIG, ARCHITECTURE, quiet, random_moments(quiet), (Case("quiet", batch),))
 
 
 def _loudness(name: str) -> float:
@@ -142,7 +146,7 @@ def large_problem(name: str, config: BertConfig, tokens: int = 24) -> Problem:
     # The last positions there are: a table that is cut or shifted is seen.
     last = config.max_position_embeddings - tokens
     batch["position_ids"] += np.where(batch["sequence_ids"] > 0, last, 0).astype(np.int32)
-    return Problem(config, PRETRAINING, random_weights(shapes(config, PRETRAINING)), {}, (Case(name, batch),))
+    return Problem(config, ARCHITECTURE, random_weights(shapes(config, PRETRAINING)), {}, (Case(name, batch),))
 
 
 def of_one_shape(problem: Problem) -> Problem:
@@ -244,7 +248,7 @@ def unpacked(case: Case) -> Case:
                 for new, (row, _, begin, end) in enumerate(places):
                     made[row, begin:end] = value.reshape(rows, tokens, -1)[new, : end - begin]
                 made = made.reshape(-1, value.shape[1])
-            elif name in PER_SEQUENCE:
+            elif is_per_sequence(name):
                 made = np.zeros((*batch["cls_positions"].shape, value.shape[1]))
                 for new, (row, number, _, _) in enumerate(places):
                     made[row, number] = value[new]
@@ -372,14 +376,8 @@ def outputs(problem: Problem) -> list[str]:
 
     A model without pooler and heads gives its last hidden state.
     """
-    named = {
-        "pooler": "pooled_output",
-        "mlm": "mlm_logits",
-        "nsp": "nsp_logits",
-        "classifier": "token_logits" if classifier(problem)[1] else "sequence_logits",
-        "qa": "qa_logits",
-    }
-    return [name for part, name in named.items() if part in problem.parts] or ["last_hidden_state"]
+    heads = dict.fromkeys(head.tensor for head in ARCHITECTURES[problem.architecture].heads)
+    return [*(["pooled_output"] if problem.pooler else []), *heads] or ["last_hidden_state"]
 
 
 def directions(problem: Problem, batch: Batch, computed: Tensors) -> list[np.ndarray]:
@@ -390,17 +388,16 @@ def directions(problem: Problem, batch: Batch, computed: Tensors) -> list[np.nda
     return list(real_only(drawn, batch).values())
 
 
-def classifier(problem: Problem) -> tuple[int, bool]:
-    """How many labels the classifier has, and whether it classifies tokens."""
-    labels = len(problem.weights["classifier.bias"]) if "classifier" in problem.parts else 0
-    return labels, problem.per_token
+def cell(problem: Problem) -> tuple[str, BertConfig, dict[str, bool | int]]:
+    """What the problem's cell is made of: its class, its config and further arguments.
 
-
-def class_of(problem: Problem) -> str | None:
-    """The class of Hugging Face with the problem's parts, as far as they tell; None: there is none."""
-    if "classifier" in problem.parts:
-        return "BertForTokenClassification" if problem.per_token else "BertForSequenceClassification"
-    return architecture_of(problem.parts)
+    The config has as many labels as the weights are for. Each row is a question of its own, of one choice.
+    """
+    described = ARCHITECTURES[problem.architecture]
+    modules = [projection(head.part) for head in described.heads]
+    counts = {len(problem.weights[f"{module}.bias"]) for module in modules if "N" in MODULES[module].shape}
+    labels = {str(i): f"LABEL_{i}" for count in counts for i in range(count)} or None
+    return problem.architecture, problem.config.replace(id2label=labels), described.arguments(problem.pooler, choices=1)
 
 
 def totals(batch: Batch) -> list[np.float32]:
@@ -424,13 +421,21 @@ def losses(sums: dict[str, float], batch: Batch) -> dict[str, np.ndarray]:
     }
 
 
-PER_TOKEN = ("embeddings", "token_logits", "qa_logits", "last_hidden_state")
-PER_SEQUENCE = ("pooled_output", "nsp_logits", "sequence_logits")
-
-
 def is_per_token(name: str) -> bool:
     """Whether a tensor of the forward pass has a row for each token, (B * S, width)."""
-    return name in PER_TOKEN or (name.startswith("layer.") and name.endswith(".output"))
+    inside = name == "embeddings" or (name.startswith("layer.") and name.endswith(".output"))
+    return inside or _row(name) == TOKEN
+
+
+def is_per_sequence(name: str) -> bool:
+    """Whether a tensor of the forward pass has a row for each sequence, (B * N, width)."""
+    return _row(name) in (SEQUENCE, CHOICE)
+
+
+def _row(name: str) -> str | None:
+    """What a row of an output is; None: it is none of a class."""
+    every = (output for one in ARCHITECTURES.values() for output in one.outputs)
+    return next((output.row for output in every if output.tensor == name), None)
 
 
 def real_only(named: Tensors, batch: Batch) -> Tensors:
@@ -446,7 +451,7 @@ def real_only(named: Tensors, batch: Batch) -> Tensors:
             value = np.where(inside[:, None, :, None], value, 0.0)
         elif is_per_token(name):
             value = np.where(inside.reshape(-1, 1), value, 0.0)
-        elif name in PER_SEQUENCE:
+        elif is_per_sequence(name):
             value = np.where(there.reshape(-1, 1), value, 0.0)
         cleaned[name] = value
     return cleaned

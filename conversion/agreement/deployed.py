@@ -12,20 +12,10 @@ import numpy as np
 from conversion.agreement import cases
 from conversion.agreement.cases import Problem, Tensors
 from conversion.agreement.environment import check_installed
-from conversion.parameters import OUTPUTS
+from conversion.parameters import ARCHITECTURES, CHOICE, SLOT, Output
 from ms_bert.data.batches import Batch
 
 ENDINGS = (".onnx", ".mindir")
-# What the heads of a class are called in `cases.outputs`.
-_HEADS = {
-    "BertForPreTraining": ("mlm_logits", "nsp_logits"),
-    "BertForMaskedLM": ("mlm_logits",),
-    "BertForNextSentencePrediction": ("nsp_logits",),
-    "BertForSequenceClassification": ("sequence_logits",),
-    "BertForMultipleChoice": ("sequence_logits",),
-    "BertForTokenClassification": ("token_logits",),
-    "BertForQuestionAnswering": ("qa_logits",),
-}
 
 
 class Graph(Protocol):
@@ -57,7 +47,7 @@ def holds_weights(path: Path) -> bool:
     from conversion.agreement.in_onnx import described
 
     told = described(path)
-    return told.get("architecture") in OUTPUTS and "fused" not in told
+    return told.get("architecture") in ARCHITECTURES and "fused" not in told
 
 
 def open_graph(path: Path, architecture: str) -> Graph:
@@ -76,46 +66,35 @@ def open_graph(path: Path, architecture: str) -> Graph:
     from conversion.agreement import in_onnx
 
     own = in_onnx.described(path).get("architecture")
-    return in_onnx.Graph(path, own if own in OUTPUTS else architecture)
+    return in_onnx.Graph(path, own if own in ARCHITECTURES else architecture)
 
 
 def gives(architecture: str, there: Collection[str], problem: Problem) -> list[str]:
     """Which of the problem's tensors a graph computes.
 
     Args:
-        there: the names of the graph's outputs, as `conversion.parameters.OUTPUTS` says them.
+        there: the names of the graph's outputs, as transformers names them.
     """
-    if architecture == "BertModel":
-        last = f"layer.{problem.config.num_hidden_layers - 1}.output"
-        pooled = "pooler_output" in there and "pooler" in problem.parts
-        return [*([last] if "last_hidden_state" in there else []), *(["pooled_output"] if pooled else [])]
-    heads = [name for name in cases.outputs(problem) if name in _HEADS[architecture]]
-    return [name for name in heads if _source(architecture, name) in there]
+    last = f"layer.{problem.config.num_hidden_layers - 1}.output"
+    wanted = [last, *(name for name in cases.outputs(problem) if name != "last_hidden_state")]
+    made_of = {name: [output.name for output in _outputs(architecture, name)] for name in wanted}
+    return [name for name, outputs in made_of.items() if outputs and {*outputs} <= {*there}]
 
 
 def by_our_names(architecture: str, name: str, found: Tensors, batch: Batch) -> np.ndarray:
     """One of the problem's tensors among the outputs of a graph, (rows, width)."""
-    if name.startswith("layer."):
-        return found["last_hidden_state"].reshape(-1, found["last_hidden_state"].shape[-1])
-    if name == "qa_logits":
-        return np.stack([found["start_logits"], found["end_logits"]], -1).reshape(-1, 2)
-    scores = found[_source(architecture, name)]
-    if name == "mlm_logits":
-        rows = np.arange(len(scores))[:, None]
-        return scores[rows, batch["masked_positions"]].reshape(-1, scores.shape[-1])
-    if name == "token_logits":
-        return scores.reshape(-1, scores.shape[-1])
-    if architecture == "BertForMultipleChoice":
-        scores = scores.reshape(-1, 1)
-    return np.repeat(scores, batch["cls_positions"].shape[1], axis=0)
+    outputs = _outputs(architecture, name)
+    values, kind = [found[output.name] for output in outputs], outputs[0]
+    value = values[0] if kind.column is None else np.stack(values, -1)
+    if kind.row == SLOT:
+        value = value[np.arange(len(value))[:, None], batch["masked_positions"]]
+    if kind.row == CHOICE:
+        value = value[..., None]
+    value = value.reshape(-1, value.shape[-1])
+    return np.repeat(value, batch["cls_positions"].shape[1], axis=0) if kind.pooled else value
 
 
-def _source(architecture: str, name: str) -> str:
-    """The graph's output that a tensor is made of."""
-    if name == "pooled_output":
-        return "pooler_output"
-    if name == "qa_logits":
-        return "start_logits"
-    if architecture == "BertForPreTraining":
-        return {"mlm_logits": "prediction_logits", "nsp_logits": "seq_relationship_logits"}[name]
-    return "logits"
+def _outputs(architecture: str, name: str) -> list[Output]:
+    """The outputs of a class that a tensor is made of."""
+    name = "last_hidden_state" if name.startswith("layer.") else name
+    return [output for output in ARCHITECTURES[architecture].outputs if output.tensor == name]

@@ -11,7 +11,7 @@ from mindspore.train.mind_ir_pb2 import ModelProto
 
 from conversion.agreement.cases import Problem, Tensors
 from conversion.agreement.deployed import by_our_names, gives
-from conversion.parameters import OUTPUTS
+from conversion.parameters import ARCHITECTURES
 from ms_bert.data.batches import Batch
 from ms_bert.device import use_device
 from ms_bert.errors import UserError
@@ -52,14 +52,14 @@ class MindIR:
         return True  # it gives what `gives` says
 
     def gives(self, problem: Problem) -> list[str]:
-        return gives(self.architecture, self._names("pooler" in problem.parts), problem)
+        return gives(self.architecture, self._names(problem.pooler), problem)
 
     def forward(self, problem: Problem, batch: Batch) -> Tensors:
         rows, tokens = self.sizes
         if batch["input_ids"].shape[1] != tokens:
             raise ValueError(f"a batch of {batch['input_ids'].shape[1]} tokens for a graph of {tokens}")
         count = len(batch["input_ids"])
-        names = self._names("pooler" in problem.parts)
+        names = self._names(problem.pooler)
         parts = []
         for first in range(0, count, rows):
             chosen = np.arange(first, first + rows).clip(max=count - 1)  # the last row again, to fill the last batch
@@ -70,8 +70,8 @@ class MindIR:
                     f"{self.path} gives {len(values)} tensors, and a {self.architecture} {len(names)}; it is of "
                     "another model."
                 )
-            if self.architecture == "BertForMultipleChoice":
-                values = [values[0].reshape(-1, 1)]
+            if ARCHITECTURES[self.architecture].choices:
+                values = [value.reshape(-1, 1) for value in values]
             parts.append([value[: count - first] for value in values])
         found = {name: np.concatenate(pieces) for name, pieces in zip(names, zip(*parts))}
         wanted = self.gives(problem)
@@ -79,5 +79,5 @@ class MindIR:
 
     def _names(self, pooler: bool) -> tuple[str, ...]:
         """What the outputs are called; the file has no names that mean anything."""
-        names = OUTPUTS[self.architecture]
-        return names if pooler or self.architecture != "BertModel" else names[:1]
+        outputs = ARCHITECTURES[self.architecture].outputs
+        return tuple(output.name for output in outputs if pooler or output.part != "pooler")

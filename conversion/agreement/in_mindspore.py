@@ -8,21 +8,12 @@ from mindspore import ParameterTuple, Tensor, nn, ops
 
 from conversion.agreement import cases
 from conversion.agreement.cases import Problem
-from conversion.formats.mindir_cell import Heads
-from conversion.parameters import BACKBONE
-from ms_bert import kernels
-from ms_bert.config import BertConfig
+from conversion.parameters import ARCHITECTURES
+from ms_bert import heads, kernels
 from ms_bert.data.batches import FIELDS, Batch
 from ms_bert.device import use_device
 from ms_bert.fused import fuse
-from ms_bert.model import (
-    BertForPreTraining,
-    BertModel,
-    Linear,
-    Numerics,
-    gather_positions,
-    named_intermediates,
-)
+from ms_bert.model import BertForPreTraining, Numerics, gather_positions, named_intermediates
 from ms_bert.tasks.pretraining import PreTraining
 from ms_bert.training.step import FusedPreTrainingLoss, PreTrainingLoss
 from ms_bert.training.trainer import MindSporeTrainer
@@ -31,33 +22,26 @@ from ms_bert.training.trainer import MindSporeTrainer
 class Probe(nn.Cell):
     """`conversion.agreement.in_torch.Probe` as a cell."""
 
-    def __init__(self, config: BertConfig, numerics: Numerics, parts: tuple[str, ...], labels: int, tokens: bool):
-        super().__init__()
-        self.bert = BertModel(config, numerics, "pooler" in parts)
-        self.parts, self.tokens = parts, tokens
-        self.headless = set(parts) <= set(BACKBONE)
-        if "mlm" in parts or "nsp" in parts:
-            self.cls = Heads(config, "mlm" in parts, "nsp" in parts)
-        if "classifier" in parts:
-            self.classifier = Linear(config.hidden_size, labels)
-        if "qa" in parts:
-            self.qa_outputs = Linear(config.hidden_size, 2)
+    def __init__(self, model: nn.Cell, architecture: str):
+        super().__init__(auto_prefix=False)
+        self.model = model
+        described = ARCHITECTURES[architecture]
+        self.heads, self.slots, self.columns = len(described.heads), described.slots, described.columns
 
     def construct(self, input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, masked_positions):
-        hidden, pooled, intermediates = self.bert(input_ids, sequence_ids, token_type_ids, position_ids, cls_positions)
-        outputs = ()
-        if "pooler" in self.parts:
-            outputs += (pooled,)
-        if "mlm" in self.parts:
-            masked = gather_positions(hidden, masked_positions, input_ids.shape[1])
-            outputs += (self.cls.predictions(masked, self.bert.embeddings.word_embeddings.weight),)
-        if "nsp" in self.parts:
-            outputs += (self.cls.seq_relationship(pooled),)
-        if "classifier" in self.parts:
-            outputs += (self.classifier(hidden if self.tokens else pooled),)
-        if "qa" in self.parts:
-            outputs += (self.qa_outputs(hidden),)
-        return intermediates, (hidden,) if self.headless else outputs
+        bert = self.model.bert if self.heads else self.model
+        hidden, pooled, intermediates = bert(input_ids, sequence_ids, token_type_ids, position_ids, cls_positions)
+        outputs = () if isinstance(pooled, tuple) else (pooled,)
+        if self.heads:
+            tokens = input_ids.shape[1]
+            rows = gather_positions(hidden, masked_positions, tokens) if self.slots else hidden
+            given = self.model.head(rows, pooled, tokens)
+            if self.columns:
+                given = ops.stack(given, -1)
+            given = given if isinstance(given, tuple) else (given,)
+            for value in given:
+                outputs += (ops.reshape(value, (-1, value.shape[-1])),)
+        return intermediates, outputs or (hidden,)
 
 
 class Along(nn.Cell):
@@ -156,18 +140,20 @@ class MindSpore:
         return FusedPreTrainingLoss(model, operations) if operations else PreTrainingLoss(model)
 
     def _probe(self, problem: Problem) -> nn.Cell:
-        labels, tokens = cases.classifier(problem)
-        probe = self._cell(
-            "probe",
-            problem,
-            lambda: self._fused(Probe(problem.config, self._numerics(), problem.parts, labels, tokens)),
-        )
+        def make() -> Probe:
+            architecture, config, arguments = cases.cell(problem)
+            model = heads.named(architecture)(config, self._numerics(), **arguments)
+            model.update_parameters_name(ARCHITECTURES[architecture].prefix)
+            return self._fused(Probe(model, architecture))
+
+        probe = self._cell("probe", problem, make)
         _set(probe, problem.weights)
         return probe
 
     def _cell(self, kind: str, problem: Problem, make) -> nn.Cell:
         self._use()
-        key = (kind, problem.config.to_json(), problem.parts, cases.classifier(problem))
+        architecture, config, arguments = cases.cell(problem)
+        key = (kind, architecture, config.to_json(), *arguments.items())
         if key not in self._cells:
             self._cells[key] = make()
         return self._cells[key]

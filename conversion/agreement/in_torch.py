@@ -8,72 +8,44 @@ from torch import nn
 
 from conversion.agreement import cases
 from conversion.agreement.cases import Problem
-from conversion.parameters import BACKBONE
-from ms_bert.config import BertConfig
+from conversion.parameters import ARCHITECTURES
 from ms_bert.data.batches import FIELDS, Batch
 from ms_bert.tasks.pretraining import PreTraining
-from pt_reference.model import (
-    BertForPreTraining,
-    BertLMPredictionHead,
-    BertModel,
-    Linear,
-    Numerics,
-    gather_positions,
-    named_intermediates,
-)
+from pt_reference import heads
+from pt_reference.model import BertForPreTraining, Numerics, gather_positions, named_intermediates
 from pt_reference.training.step import PreTrainingLoss
 from pt_reference.training.trainer import TorchTrainer
 
 
-class Heads(nn.Module):
-    """The MLM head, the NSP head, or both, by Hugging Face's names."""
-
-    def __init__(self, config: BertConfig, parts: tuple[str, ...]):
-        super().__init__()
-        if "mlm" in parts:
-            self.predictions = BertLMPredictionHead(config)
-        if "nsp" in parts:
-            self.seq_relationship = Linear(config.hidden_size, 2)
-
-
 class Probe(nn.Module):
-    """A BERT with any heads, that gives everything it computes.
+    """A model of a class of Hugging Face, that gives everything it computes.
 
     Args:
-        parts: of the model. labels: of its classifier; tokens: whether that classifies tokens, not sequences.
+        model: of `heads.named(architecture)`.
 
     Returns:
-        what BertModel gives, and the outputs of the heads by the names of `cases.outputs`.
+        the intermediates of BertModel, and the outputs by the names of `cases.outputs`.
     """
 
-    def __init__(self, config: BertConfig, numerics: Numerics, parts: tuple[str, ...], labels: int, tokens: bool):
+    def __init__(self, model: nn.Module, architecture: str):
         super().__init__()
-        self.bert = BertModel(config, numerics, "pooler" in parts)
-        self.parts, self.tokens = parts, tokens
-        self.headless = set(parts) <= set(BACKBONE)
-        if "mlm" in parts or "nsp" in parts:
-            self.cls = Heads(config, parts)
-        if "classifier" in parts:
-            self.classifier = Linear(config.hidden_size, labels)
-        if "qa" in parts:
-            self.qa_outputs = Linear(config.hidden_size, 2)
+        self.model = model
+        described = ARCHITECTURES[architecture]
+        self.heads, self.slots, self.columns = len(described.heads), described.slots, described.columns
 
     def forward(self, input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, masked_positions):
-        inputs = (input_ids, sequence_ids, token_type_ids, position_ids, cls_positions)
-        hidden, pooled, intermediates = self.bert(*inputs)
-        outputs = ()
-        if "pooler" in self.parts:
-            outputs += (pooled,)
-        if "mlm" in self.parts:
-            masked = gather_positions(hidden, masked_positions, input_ids.shape[1])
-            outputs += (self.cls.predictions(masked, self.bert.embeddings.word_embeddings.weight),)
-        if "nsp" in self.parts:
-            outputs += (self.cls.seq_relationship(pooled),)
-        if "classifier" in self.parts:
-            outputs += (self.classifier(hidden if self.tokens else pooled),)
-        if "qa" in self.parts:
-            outputs += (self.qa_outputs(hidden),)
-        return intermediates, (hidden,) if self.headless else outputs
+        bert = self.model.bert if self.heads else self.model
+        hidden, pooled, intermediates = bert(input_ids, sequence_ids, token_type_ids, position_ids, cls_positions)
+        outputs = () if isinstance(pooled, tuple) else (pooled,)
+        if self.heads:
+            tokens = input_ids.shape[1]
+            rows = gather_positions(hidden, masked_positions, tokens) if self.slots else hidden
+            given = self.model.head(rows, pooled, tokens)
+            if self.columns:
+                given = torch.stack(given, -1)
+            given = given if isinstance(given, tuple) else (given,)
+            outputs += tuple(value.reshape(-1, value.shape[-1]) for value in given)
+        return intermediates, outputs or (hidden,)
 
 
 class PyTorch:
@@ -94,12 +66,12 @@ class PyTorch:
         return {name: _array(value) for name, value in named.items() if not isinstance(value, tuple)}
 
     def output_gradients(self, problem: Problem, batch: Batch, directions: list[np.ndarray]) -> dict[str, np.ndarray]:
-        model = self._probe(problem)
-        _, outputs = model(*_tensors(batch, FIELDS[:6]))
+        probe = self._probe(problem)
+        _, outputs = probe(*_tensors(batch, FIELDS[:6]))
         loss = sum((value.double() * torch.from_numpy(d)).sum() for value, d in zip(outputs, directions))
         loss.backward()
-        found = _gradients(model)
-        model.zero_grad()  # a kept module would keep them too
+        found = _gradients(probe.model, problem.architecture)
+        probe.zero_grad()  # a kept module would keep them too
         return found
 
     def losses_and_gradients(self, problem: Problem, batch: Batch, dropout: bool) -> tuple[dict, dict]:
@@ -111,7 +83,7 @@ class PyTorch:
         numbers = [torch.tensor(value) for value in (*cases.totals(batch), scale)]
         value, sums, _ = loss(*_tensors(batch, FIELDS), *numbers, keys)
         value.backward()
-        gradients = {name: value / scale for name, value in _gradients(loss).items()}
+        gradients = {name: value / scale for name, value in _gradients(loss.model, problem.architecture).items()}
         return cases.losses(dict(zip(PreTraining.sums, sums.tolist())), batch), gradients
 
     def trainer(self, problem: Problem, options) -> TorchTrainer:
@@ -127,12 +99,14 @@ class PyTorch:
         return Numerics(self.precision, probabilities=not self.compiled)
 
     def _probe(self, problem: Problem) -> nn.Module:
-        arguments = problem.config, self._numerics(), problem.parts, *cases.classifier(problem)
-        return self._module("probe", problem, lambda: Probe(*arguments))
+        architecture, config, arguments = cases.cell(problem)
+        make = heads.named(architecture)
+        return self._module("probe", problem, lambda: Probe(make(config, self._numerics(), **arguments), architecture))
 
     def _module(self, kind: str, problem: Problem, make) -> nn.Module:
-        """A module with the problem's weights; compiled ones are kept, for compiling takes long."""
-        key = (kind, problem.config.to_json(), problem.parts, cases.classifier(problem))
+        """A module around a model with the problem's weights; compiled ones are kept, for compiling takes long."""
+        architecture, config, arguments = cases.cell(problem)
+        key = (kind, architecture, config.to_json(), *arguments.items())
         module = self._modules.get(key)
         if module is None:
             module = make().double() if self.precision == "float64" else make()
@@ -140,8 +114,10 @@ class PyTorch:
                 torch.compiler.reset()
                 self._modules = {key: module} | self._modules
                 module.compile(dynamic=False)
-        weights = {name: torch.from_numpy(value) for name, value in problem.weights.items()}
-        (module.model if kind == "loss" else module).load_state_dict(weights)
+        prefix = ARCHITECTURES[architecture].prefix
+        module.model.load_state_dict(
+            {name.removeprefix(prefix): torch.from_numpy(value) for name, value in problem.weights.items()}
+        )
         module.zero_grad()
         return module
 
@@ -150,10 +126,11 @@ def _tensors(batch: Batch, names) -> list[torch.Tensor]:
     return [torch.from_numpy(batch[name]) for name in names]
 
 
-def _gradients(model: nn.Module) -> dict[str, np.ndarray]:
+def _gradients(model: nn.Module, architecture: str) -> dict[str, np.ndarray]:
+    """The gradient of each parameter of a model by its canonical name."""
+    prefix = ARCHITECTURES[architecture].prefix
     return {
-        name.removeprefix("model."): np.zeros(p.shape) if p.grad is None else _array(p.grad)
-        for name, p in model.named_parameters()
+        prefix + name: np.zeros(p.shape) if p.grad is None else _array(p.grad) for name, p in model.named_parameters()
     }
 
 

@@ -8,7 +8,13 @@ from transformers.models.bert.modeling_bert import BertPooler
 
 from conversion.agreement import cases
 from conversion.agreement.cases import Problem, Tensors
+from conversion.parameters import ARCHITECTURES, SLOT, projection
 from ms_bert.data.batches import Batch
+
+
+def has(architecture: str) -> bool:
+    """Whether transformers has a class of this name."""
+    return hasattr(transformers, architecture)
 
 
 class Transformers:
@@ -35,35 +41,26 @@ class Transformers:
             for i, (probabilities, output) in enumerate(zip(of_model.attentions, of_model.hidden_states[1:])):
                 found[f"layer.{i}.attention.probabilities"] = probabilities
                 found[f"layer.{i}.output"] = _rows(output)
-            if "pooler" in problem.parts:
+            if problem.pooler:
                 # A row for each place of a sequence, as in a batch of packed rows; here only the first is one.
                 pooled = of_model.pooler_output.repeat_interleave(batch["cls_positions"].shape[1], 0)
                 found["pooled_output"] = pooled
-            if "mlm" in problem.parts:
-                slots = torch.from_numpy(batch["masked_positions"]).long()[:, :, None].expand(-1, -1, hidden.shape[-1])
-                found["mlm_logits"] = _rows(model.cls.predictions(hidden.gather(1, slots)))
-            if "nsp" in problem.parts:
-                found["nsp_logits"] = model.cls.seq_relationship(pooled)
-            if "classifier" in problem.parts:
-                name = "token_logits" if problem.per_token else "sequence_logits"
-                found[name] = _rows(model.classifier(hidden)) if problem.per_token else model.classifier(pooled)
-            if "qa" in problem.parts:
-                found["qa_logits"] = _rows(model.qa_outputs(hidden))
+            slots = torch.from_numpy(batch["masked_positions"]).long()[:, :, None].expand(-1, -1, hidden.shape[-1])
+            for head in ARCHITECTURES[problem.architecture].heads:
+                rows = pooled if head.pooled else hidden.gather(1, slots) if head.row == SLOT else hidden
+                found[head.tensor] = _rows(model.get_submodule(projection(head.part))(rows))
         if cases.outputs(problem) == ["last_hidden_state"]:
             found["last_hidden_state"] = _rows(hidden)
         return {name: value.double().numpy() for name, value in found.items()}
 
     def _model(self, problem: Problem):
         """The class of transformers with the problem's weights in it, and the BertModel within."""
-        name = cases.class_of(problem)
-        config = transformers.BertConfig(**problem.config.to_dict(), attn_implementation="eager")
-        config.num_labels = cases.classifier(problem)[0] or 2
+        name, config, _ = cases.cell(problem)
+        config = transformers.BertConfig(**config.to_dict(), attn_implementation="eager")
         model = getattr(transformers, name)(config).eval()
-        inner = model if name == "BertModel" else model.bert
-        inner.pooler = (
-            BertPooler(config) if "pooler" in problem.parts else None
-        )  # with some heads it may be there or not
-        prefix = "bert." if name == "BertModel" else ""
+        inner = model.bert if ARCHITECTURES[name].heads else model
+        inner.pooler = BertPooler(config) if problem.pooler else None  # with some heads it may be there or not
+        prefix = ARCHITECTURES[name].prefix
         weights = {key.removeprefix(prefix): torch.from_numpy(value) for key, value in problem.weights.items()}
         told = model.load_state_dict(weights, strict=False)
         # The decoder is the word embedding, and its bias the head's.

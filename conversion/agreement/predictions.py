@@ -9,6 +9,7 @@ import numpy as np
 
 from conversion.agreement.cases import Problem, Tensors
 from conversion.agreement.inputs import Texts
+from conversion.parameters import ARCHITECTURES, CHOICE, SEQUENCE, SLOT, TOKEN
 
 BEST = 3  # words for a [MASK]
 LONGEST_ANSWER = 30  # tokens
@@ -47,6 +48,7 @@ class Predictions:
 
 
 _Answer = tuple[object, str]  # what is compared, what is shown
+_Question = tuple[str, Callable[..., list[tuple[str, _Answer]]]]  # what is asked, and how a tensor answers it
 
 
 def predict(
@@ -59,12 +61,12 @@ def predict(
         labels: names of each side's labels.
     """
     made = []
-    for name, (what, answer) in _KINDS.items():
-        there = {side: tensors for side, tensors in sides.items() if _has(name, tensors, problem)}
-        if len(there) < 2 or (name == "hidden" and made):
+    for name, (what, answer) in _questions(problem).items():
+        there = {side: tensors for side, tensors in sides.items() if name in tensors}
+        if len(there) < 2 or (name == _hidden(problem) and made):
             continue
         by_side = {
-            side: answer(tensors, problem, texts, of_side)
+            side: answer(tensors[name], texts, of_side)
             for (side, tensors), of_side in zip(sides.items(), labels)
             if side in there
         }
@@ -74,7 +76,13 @@ def predict(
 
 def asks(problem: Problem) -> list[str]:
     """The tensors of the forward pass that `predict` looks at."""
-    return [*_KINDS, _hidden(problem)]
+    return [*_questions(problem)]
+
+
+def _questions(problem: Problem) -> dict[str, _Question]:
+    """What the heads of a problem, and its hidden states, are asked for, by the tensor that tells the answer."""
+    heads = ARCHITECTURES[problem.architecture].heads
+    return {**{head.tensor: _OF_PART.get(head.part, _OF_ROW[head.row]) for head in heads}, _hidden(problem): _OF_HIDDEN}
 
 
 def _together(what: str, by_side: dict[str, list[tuple[str, _Answer]]]) -> Predictions:
@@ -87,10 +95,6 @@ def _together(what: str, by_side: dict[str, list[tuple[str, _Answer]]]) -> Predi
     return Predictions(what, tuple(by_side), tuple(shown), equal, len(rows))
 
 
-def _has(name: str, tensors: Tensors, problem: Problem) -> bool:
-    return (_hidden(problem) if name == "hidden" else name) in tensors
-
-
 def _hidden(problem: Problem) -> str:
     return f"layer.{problem.config.num_hidden_layers - 1}.output"
 
@@ -100,10 +104,10 @@ def _softmax(scores: np.ndarray) -> np.ndarray:
     return powers / powers.sum(-1, keepdims=True)
 
 
-def _words(tensors: Tensors, problem: Problem, texts: Texts, labels) -> list[tuple[str, _Answer]]:
+def _words(scores: np.ndarray, texts: Texts, labels) -> list[tuple[str, _Answer]]:
     batch, vocabulary = texts.batch, texts.vocabulary.tokenizer
     used = batch["masked_weights"] > 0
-    scores = tensors["mlm_logits"].reshape(*used.shape, -1)
+    scores = scores.reshape(*used.shape, -1)
     told = []
     for row, slot in np.argwhere(used):
         shares = _softmax(scores[row, slot])
@@ -118,15 +122,14 @@ def _words(tensors: Tensors, problem: Problem, texts: Texts, labels) -> list[tup
     return told
 
 
-def _next(tensors: Tensors, problem: Problem, texts: Texts, labels) -> list[tuple[str, _Answer]]:
-    shares = _softmax(tensors["nsp_logits"])
+def _next(scores: np.ndarray, texts: Texts, labels) -> list[tuple[str, _Answer]]:
+    shares = _softmax(scores)
     names = ("yes", "no")
     answers = [(int(best), f"{names[best]} {row[best]:.1%}") for row, best in zip(shares, shares.argmax(-1))]
     return [(_cut(line), answer) for line, answer in zip(texts.lines, answers)]
 
 
-def _labels(tensors: Tensors, problem: Problem, texts: Texts, labels) -> list[tuple[str, _Answer]]:
-    scores = tensors["sequence_logits"]
+def _labels(scores: np.ndarray, texts: Texts, labels) -> list[tuple[str, _Answer]]:
     if scores.shape[1] == 1:
         return [(_cut(line), (f"{row[0]:.3g}", f"{row[0]:.4g}")) for line, row in zip(texts.lines, scores)]
     shares = _softmax(scores)
@@ -134,9 +137,9 @@ def _labels(tensors: Tensors, problem: Problem, texts: Texts, labels) -> list[tu
     return [(_cut(line), answer) for line, answer in zip(texts.lines, told)]
 
 
-def _tags(tensors: Tensors, problem: Problem, texts: Texts, labels) -> list[tuple[str, _Answer]]:
+def _tags(scores: np.ndarray, texts: Texts, labels) -> list[tuple[str, _Answer]]:
     batch = texts.batch
-    shares = _softmax(tensors["token_logits"]).reshape(*batch["input_ids"].shape, -1)
+    shares = _softmax(scores).reshape(*batch["input_ids"].shape, -1)
     special = (texts.vocabulary.cls, texts.vocabulary.sep)
     told = []
     for row, at in np.argwhere((batch["sequence_ids"] > 0) & ~np.isin(batch["input_ids"], special)):
@@ -147,10 +150,10 @@ def _tags(tensors: Tensors, problem: Problem, texts: Texts, labels) -> list[tupl
     return told
 
 
-def _spans(tensors: Tensors, problem: Problem, texts: Texts, labels) -> list[tuple[str, _Answer]]:
+def _spans(scores: np.ndarray, texts: Texts, labels) -> list[tuple[str, _Answer]]:
     """The best span of the second half, as answer to the first."""
     batch = texts.batch
-    scores = tensors["qa_logits"].reshape(*batch["input_ids"].shape, 2)
+    scores = scores.reshape(*batch["input_ids"].shape, 2)
     told = []
     for row, line in enumerate(texts.lines):
         ids = batch["input_ids"][row]
@@ -168,10 +171,10 @@ def _spans(tensors: Tensors, problem: Problem, texts: Texts, labels) -> list[tup
     return told
 
 
-def _nearest(tensors: Tensors, problem: Problem, texts: Texts, labels) -> list[tuple[str, _Answer]]:
+def _nearest(hidden: np.ndarray, texts: Texts, labels) -> list[tuple[str, _Answer]]:
     """Of each text the other whose mean hidden state has the largest cosine with its own."""
     inside = (texts.batch["sequence_ids"] > 0)[:, :, None]
-    hidden = tensors[_hidden(problem)].reshape(*inside.shape[:2], -1)
+    hidden = hidden.reshape(*inside.shape[:2], -1)
     means = (hidden * inside).sum(1) / inside.sum(1)
     means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-30)
     cosines = means @ means.T
@@ -183,14 +186,16 @@ def _nearest(tensors: Tensors, problem: Problem, texts: Texts, labels) -> list[t
     ]
 
 
-_KINDS: dict[str, tuple[str, Callable[..., list[tuple[str, _Answer]]]]] = {
-    "mlm_logits": ("the most likely words for [MASK]", _words),
-    "nsp_logits": ("does the second half of the text follow the first?", _next),
-    "sequence_logits": ("the label of the text, or its score", _labels),
-    "token_logits": ("the label of each token", _tags),
-    "qa_logits": ("the best answer within the second half of the text", _spans),
-    "hidden": ("the nearest of the other texts, by the cosine of the mean hidden states", _nearest),
+_OF_ROW: dict[str, _Question] = {
+    SLOT: ("the most likely words for [MASK]", _words),
+    TOKEN: ("the label of each token", _tags),
+    **dict.fromkeys((SEQUENCE, CHOICE), ("the label of the text, or its score", _labels)),
 }
+_OF_PART: dict[str, _Question] = {
+    "nsp": ("does the second half of the text follow the first?", _next),
+    "qa": ("the best answer within the second half of the text", _spans),
+}
+_OF_HIDDEN: _Question = ("the nearest of the other texts, by the cosine of the mean hidden states", _nearest)
 
 
 def _decoded(texts: Texts, ids: np.ndarray, inside: np.ndarray) -> str:

@@ -31,7 +31,7 @@ def compare(
     """
     from conversion.agreement.in_torch import PyTorch
 
-    problem = cases.Problem(config, cases.PRETRAINING, {}, {}, ())
+    problem = cases.Problem(config, cases.ARCHITECTURE, {}, {}, ())
     batches = [make(step) for step in range(options.training.steps)]
     oracle, plain = PyTorch("float64"), PyTorch()
     exact, reference = (train(one, problem, options, batches) for one in (oracle, plain))

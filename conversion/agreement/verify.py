@@ -21,7 +21,7 @@ from conversion.agreement.predictions import asks, predict
 from conversion.agreement.roundings import common
 from conversion.agreement.tolerances import Error, tolerance
 from conversion.checkpoint import Checkpoint
-from conversion.parameters import NEED_POOLER, shapes
+from conversion.parameters import ARCHITECTURES, architecture_of, shapes
 from conversion.tensors import same_bytes
 from ms_bert.config import BertConfig
 from ms_bert.errors import UserError
@@ -191,11 +191,11 @@ class _Verification:
         if not is_installed("transformers"):
             self.notes.append("transformers is not installed: its own model was not run")
             return []
-        if cases.class_of(self.problem) is None:
-            self.notes.append(f"transformers has no class with {', '.join(self.problem.parts)}: it was not run")
-            return []
-        from conversion.agreement.in_transformers import Transformers
+        from conversion.agreement.in_transformers import Transformers, has
 
+        if not has(self.problem.architecture):
+            self.notes.append(f"transformers has no {self.problem.architecture}: it was not run")
+            return []
         return [Side(f"transformers ({letter})", "float32", Transformers(), self.problem, alone=True)]
 
     # How it is computed
@@ -340,7 +340,7 @@ class _Verification:
 
     def _labels_told(self) -> str:
         """Whether the labels have other names, where both have a classifier."""
-        if "classifier" not in self.problem.parts or self.labels["A"] == self.labels["B"]:
+        if "classifier.weight" not in self.problem.weights or self.labels["A"] == self.labels["B"]:
             return ""
         index = next(i for i, name in self.labels["A"].items() if self.labels["B"].get(i) != name)
         names = (repr(self.labels[letter].get(index, "none"))[:100] for letter in "AB")
@@ -379,14 +379,14 @@ class Pair(_Verification):
         self.labels = {"A": _labels(a, config_a), "B": _labels(b, config_b)}
         homes = [one.source.home for one in (a, b) if one.tokenizer]
         tokens = min(config_a.max_position_embeddings, inputs.TOKENS)
-        masked = "mlm" in self.parts
+        architecture = architecture_of(self.parts, a.architecture)
+        masked = ARCHITECTURES[architecture].slots
         self.texts = inputs.read_texts(settings.text, homes, config_a, tokens, masked, self.notes)
         real = [Case(inputs.REAL_TEXT, self.texts.batch)] if self.texts else []
         random = inputs.random_tokens(config_a, inputs.longest(config_a))
         rows = (*real, random, inputs.packed_rows(config_a))
-        per_token = a.architecture == "BertForTokenClassification"
         self.problem, self.problem_b = (
-            Problem(_without_labels(config), self.parts, values, {}, rows, per_token)
+            Problem(_without_labels(config), architecture, values, {}, rows)
             for config, values in zip((config_a, config_b), weights)
         )
         self.sides = [*self._frameworks(), *self._graphs(), *self._transformers("A")]
@@ -413,16 +413,15 @@ class Pair(_Verification):
     def _parts(self) -> tuple[str, ...]:
         """Those that both have, and can be run without the others."""
         a, b = self.a, self.b
+        of_a, of_b = ({head.part: head.row for head in ARCHITECTURES[one.architecture].heads} for one in (a, b))
         common_parts = {part for part in a.parts if part in b.parts}
-        if a.architecture != b.architecture and "classifier" in common_parts:
-            common_parts.remove("classifier")
-            self.notes.append(f"A is a {a.architecture} and B a {b.architecture}: their classifiers are not compared")
-        if "pooler" not in common_parts:
-            common_parts -= {"nsp"} if a.architecture == "BertForTokenClassification" else NEED_POOLER
+        for part in [part for part in a.parts if part in common_parts and of_a.get(part) != of_b.get(part)]:
+            common_parts.remove(part)
+            self.notes.append(f"A is a {a.architecture} and B a {b.architecture}: their {part}s are not compared")
         for one, name in ((a, "A"), (b, "B")):
             if others := [part for part in one.parts if part not in b.parts or part not in a.parts]:
                 self.notes.append(f"only {name} has {', '.join(others)}: not compared")
-        return tuple(part for part in a.parts if part in common_parts)
+        return tuple(_runnable(a, common_parts))
 
     def _check_shapes(self, names: list[str]) -> None:
         for one, other in ((self.a, self.b), (self.b, self.a)):
@@ -540,7 +539,8 @@ class OfGraph(_Verification):
         self.described = {one: _described(model), other: f"{graph.path}, a graph that is run as it is"}
         self.same = False
         self.labels = dict.fromkeys("AB", _labels(model, config))
-        named = list(shapes(config, model.parts, model.architecture))
+        parts = _runnable(model, {*model.parts})
+        named = list(shapes(config, parts, model.architecture))
         weights = {name: _finite(model, name).astype(np.float32) for name in named}
         self.weights_told = f"The weights of {other} have no names and are not compared"
         longest = tokens = inputs.longest(config)
@@ -553,12 +553,12 @@ class OfGraph(_Verification):
             )
         tokens = tokens if graph.sizes else min(tokens, inputs.TOKENS)
         homes = [model.source.home] if model.tokenizer else []
-        masked = "mlm" in model.parts
+        architecture = architecture_of(parts, model.architecture)
+        masked = ARCHITECTURES[architecture].slots
         self.texts = inputs.read_texts(settings.text, homes, config, tokens, masked, self.notes)
         real = [Case(inputs.REAL_TEXT, self.texts.batch)] if self.texts else []
         rows = (*real, inputs.random_tokens(config, longest))
-        per_token = model.architecture == "BertForTokenClassification"
-        self.problem = Problem(config, model.parts, weights, {}, rows, per_token)
+        self.problem = Problem(config, architecture, weights, {}, rows)
         if not graph.gives(self.problem):
             raise UserError(
                 f"{graph.path} gives nothing that {model.source.path} ({model.architecture}) has too; name the "
@@ -606,6 +606,14 @@ def place(name: str) -> str:
     """`layer.7.attention.output` as people say it: `layer 7, attention output`; other names as they are."""
     layer = re.fullmatch(r"layer\.(\d+)\.(.+)", name)
     return f"layer {layer[1]}, {layer[2].replace('.', ' ')}" if layer else name
+
+
+def _runnable(one: Checkpoint, parts: set[str]) -> list[str]:
+    """Those of these parts that can be run without the others, in the order of the checkpoint's."""
+    lacking = set()
+    if "pooler" not in parts:
+        lacking = {head.part for head in ARCHITECTURES[one.architecture].heads if head.pooled}
+    return [part for part in one.parts if part in parts - lacking]
 
 
 def _described(one: Checkpoint) -> str:

@@ -1,59 +1,33 @@
-"""The cell that a MindIR file holds: BERT with one of Hugging Face's heads, and the inputs that transformers takes."""
+"""The cell that a MindIR file holds: one of Hugging Face's classes, with the inputs and outputs of transformers."""
 
 from mindspore import nn, ops
 
+from conversion.parameters import ARCHITECTURES
+from ms_bert import heads
 from ms_bert.config import BertConfig
-from ms_bert.model import BertLMPredictionHead, BertModel, Linear, Numerics
-
-
-class Heads(nn.Cell):
-    """The MLM head, the NSP head, or both, by Hugging Face's names."""
-
-    def __init__(self, config: BertConfig, mlm: bool, nsp: bool):
-        super().__init__()
-        if mlm:
-            self.predictions = BertLMPredictionHead(config)
-        if nsp:
-            self.seq_relationship = Linear(config.hidden_size, 2)
+from ms_bert.model import Numerics
 
 
 class Inference(nn.Cell):
-    """input_ids, attention_mask, token_type_ids (B, S) int32 -> the outputs of `conversion.parameters.OUTPUTS`."""
+    """input_ids, attention_mask, token_type_ids (B, S) int32 -> the outputs of a row of ARCHITECTURES.
 
-    def __init__(self, config: BertConfig, architecture: str, pooler: bool):
-        super().__init__()
-        self.bert = BertModel(config, Numerics(), pooler)
-        self.architecture, self.pooler = architecture, pooler
-        self.mlm = architecture in ("BertForPreTraining", "BertForMaskedLM")
-        self.nsp = architecture in ("BertForPreTraining", "BertForNextSentencePrediction")
-        if self.mlm or self.nsp:
-            self.cls = Heads(config, self.mlm, self.nsp)
-        if architecture == "BertForMultipleChoice":
-            self.classifier = Linear(config.hidden_size, 1)
-        elif architecture in ("BertForSequenceClassification", "BertForTokenClassification"):
-            self.classifier = Linear(config.hidden_size, config.num_labels)
-        elif architecture == "BertForQuestionAnswering":
-            self.qa_outputs = Linear(config.hidden_size, 2)
+    Args:
+        pooler: whether there is one. choices: how many rows are those of one question, where they are choices.
+    """
+
+    def __init__(self, config: BertConfig, architecture: str, pooler: bool, choices: int):
+        super().__init__(auto_prefix=False)
+        described = ARCHITECTURES[architecture]
+        self.model = heads.named(architecture)(config, Numerics(), **described.arguments(pooler, choices))
+        self.model.update_parameters_name(described.prefix)
+        outputs = [output for output in described.outputs if pooler or output.part != "pooler"]
+        # The cells give rows of tokens one below the other, where they are not a column each.
+        self.by_token = tuple(not output.pooled and output.column is None for output in outputs)
 
     def construct(self, input_ids, attention_mask, token_type_ids):
-        b, s = input_ids.shape
-        hidden, pooled, _ = self.bert(input_ids, attention_mask, token_type_ids)
-        if self.architecture == "BertModel":
-            hidden = ops.reshape(hidden, (b, s, -1))
-            return (hidden, pooled) if self.pooler else hidden
+        given = self.model(input_ids, attention_mask, token_type_ids)
+        given = given if isinstance(given, tuple) else (given,)
         outputs = ()
-        if self.mlm:
-            scores = self.cls.predictions(hidden, self.bert.embeddings.word_embeddings.weight)
-            outputs += (ops.reshape(scores, (b, s, -1)),)
-        if self.nsp:
-            outputs += (self.cls.seq_relationship(pooled),)
-        if self.architecture == "BertForSequenceClassification":
-            outputs += (self.classifier(pooled),)
-        if self.architecture == "BertForMultipleChoice":
-            outputs += (ops.reshape(self.classifier(pooled), (1, b)),)
-        if self.architecture == "BertForTokenClassification":
-            outputs += (ops.reshape(self.classifier(hidden), (b, s, -1)),)
-        if self.architecture == "BertForQuestionAnswering":
-            both = ops.reshape(self.qa_outputs(hidden), (b, s, 2))
-            outputs += (both[:, :, 0], both[:, :, 1])
+        for value, by_token in zip(given, self.by_token):
+            outputs += (ops.reshape(value, (*input_ids.shape, -1)) if by_token else value,)
         return outputs if len(outputs) > 1 else outputs[0]

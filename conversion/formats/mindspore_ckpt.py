@@ -37,6 +37,7 @@ from conversion.tensors import DTYPES, Tensor, Tensors
 from ms_bert.errors import UserError
 
 SLICE = 512 << 20  # bytes of content of one value
+_PROTOBUF_LIMIT = 1 << 31  # bytes: from here on MindSpore reads no file
 
 _DTYPES = {
     "Float64": "float64",
@@ -88,7 +89,7 @@ class _Value:
     size: int
 
 
-def is_ckpt(path: Path) -> bool:
+def recognises(path: Path) -> bool:
     """Whether a file begins with a value as checkpoints have them, or as an encrypted one does."""
     try:
         with open(path, "rb") as file:
@@ -124,8 +125,8 @@ def read(path: Path) -> Tensors:
         raise UserError(f"{path}: {reason}.") from None
 
 
-def write(path: Path, tensors: Tensors) -> None:
-    """Write a checkpoint, fsynced; holds one tensor's values at a time.
+def write(path: Path, tensors: Tensors) -> list[str]:
+    """Write a checkpoint, fsynced; holds one tensor's values at a time. Says so where MindSpore cannot read it.
 
     Raises:
         UserError: a name that the format has no place for, or a tensor without values. MindSpore's writer leaves these
@@ -143,6 +144,10 @@ def write(path: Path, tensors: Tensors) -> None:
             _append(file, names[name], tensor)  # a function, because what it holds is free before the next
         file.flush()
         os.fsync(file.fileno())
+        size = file.tell()
+    if size < _PROTOBUF_LIMIT:
+        return []
+    return ["over 2 GiB, and MindSpore reads a .ckpt as one protobuf: take .safetensors with --to"]
 
 
 # Writing

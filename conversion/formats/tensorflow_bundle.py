@@ -96,7 +96,7 @@ _RESAVE = (
 _COPY_AGAIN = "copy or download the checkpoint again"
 
 
-def is_bundle(prefix: Path) -> bool:
+def recognises(prefix: Path) -> bool:
     """Whether PREFIX.index is there and ends as a table does."""
     return _ends_with_magic(_index(prefix))
 
@@ -119,24 +119,38 @@ def read(prefix: Path) -> Tensors:
         raise UserError(f"{index}: {reason}.") from None
 
 
-def write(prefix: Path, tensors: Tensors) -> None:
+def prefix_of(path: Path) -> Path | None:
+    """The prefix of a checkpoint from itself, its .index, its .meta or one of its .data files; None for other files."""
+    name = path.name.split(".data-")[0]
+    for ending in (".index", ".meta"):
+        name = name.removesuffix(ending)
+    prefix = path.with_name(name) if name else path
+    given_as_prefix = not path.exists() or path != prefix
+    return prefix if given_as_prefix and _index(prefix).is_file() and recognises(prefix) else None
+
+
+def write(path: Path, tensors: Tensors) -> list[str]:
     """Write PREFIX.data-00000-of-00001 and PREFIX.index, fsynced; holds one tensor's values at a time.
+
+    Args:
+        path: the prefix.
 
     Raises:
         UserError: a name that the format has no place for.
     """
     entries, offset = [(b"", _encode_header())], 0
-    with open(_shard(prefix, 0, 1), "wb") as file:
-        for key, name in sorted((_key(prefix, name), name) for name in tensors):
+    with open(_shard(path, 0, 1), "wb") as file:
+        for key, name in sorted((_key(path, name), name) for name in tensors):
             tensor = tensors[name]
             size, checksum = _append_values(file, tensor)
             entry = _Entry(_NUMBERS[tensor.dtype], tensor.shape, 0, offset, size, checksum)
             entries.append((key, entry.encode()))
             offset += size
         _sync(file)
-    with open(_index(prefix), "wb") as file:
+    with open(_index(path), "wb") as file:
         file.write(_table(entries))
         _sync(file)
+    return []
 
 
 # Names and places

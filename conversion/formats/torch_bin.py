@@ -86,7 +86,7 @@ _COPY_AGAIN = "copy or download the file again"
 _RESAVE = "save it anew with PyTorch: torch.save(model.state_dict(), NEW)"
 
 
-def is_bin(path: Path) -> bool:
+def recognises(path: Path) -> bool:
     """Whether a file is a zip with FOLDER/data.pkl, or begins with the magic number as torch pickles it."""
     try:
         if _magic(path) == _LEGACY_MAGIC:
@@ -139,7 +139,7 @@ def read(path: Path) -> Tensors:
     return tensors
 
 
-def write(path: Path, tensors: Tensors, under: str = "") -> None:
+def write(path: Path, tensors: Tensors, under: str = "") -> list[str]:
     """Write what torch.save writes of a dict of tensors, or of one under a key; all of them are held at once.
 
     Raises:
@@ -163,6 +163,7 @@ def write(path: Path, tensors: Tensors, under: str = "") -> None:
         torch.save({under: state} if under else state, file)
         file.flush()
         os.fsync(file.fileno())
+    return []
 
 
 def _magic(path: Path) -> bytes:

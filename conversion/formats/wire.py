@@ -21,6 +21,7 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # kinds
 
 _FIXED = {FIXED64: 8, FIXED32: 4}
 _LONGEST = 10  # bytes of a varint
+_WINDOW = 512  # bytes: what stands before the values of a tensor, at the least
 
 
 # Writing
@@ -71,14 +72,16 @@ class Readable(Protocol):
 
 
 class FileBytes:
-    """The bytes of an open file, read when they are asked for."""
+    """The bytes of an open file, read when they are asked for, with some that follow, for they are asked for next."""
 
     def __init__(self, file: BinaryIO):
-        self._file = file
+        self._file, self._window, self._begin = file, b"", 0
 
     def __getitem__(self, place: slice) -> bytes:
-        self._file.seek(place.start)
-        return self._file.read(place.stop - place.start)
+        if place.start < self._begin or place.stop > self._begin + len(self._window):
+            self._file.seek(place.start)
+            self._window, self._begin = self._file.read(max(_WINDOW, place.stop - place.start)), place.start
+        return self._window[place.start - self._begin : place.stop - self._begin]
 
 
 def read_varint(data: Readable, at: int, end: int) -> tuple[int, int]:
@@ -87,8 +90,10 @@ def read_varint(data: Readable, at: int, end: int) -> tuple[int, int]:
     Raises:
         Damaged: it has more than 64 bits, or goes on after `end`.
     """
-    value = 0
     found = data[at : min(at + _LONGEST, end)]
+    if found and found[0] < 0x80:  # nearly all are so short
+        return found[0], at + 1
+    value = 0
     for shift, byte in enumerate(found):
         value |= (byte & 0x7F) << 7 * shift
         if byte < 0x80 and not value >> 64:

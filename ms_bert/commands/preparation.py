@@ -50,7 +50,7 @@ def prepare(options: Options, progress: Progress, begun: bool = False, needed: S
     fit = None
     if initial is not None:
         _check_parts(initial, needed)
-        parts = (*BACKBONE, *ARCHITECTURES[PreTraining.architecture])
+        parts = (*BACKBONE, *ARCHITECTURES[PreTraining.architecture].parts)
         fit = initial.fit(shapes(config, parts), PreTraining.architecture)
         progress.say(_origin(initial, fit))
     return Prepared(vocabulary, _store(options, corpus, vocabulary, progress), config, fit)

@@ -51,7 +51,7 @@ def random_weights(
     """Weights of an architecture by canonical names."""
     rng = np.random.default_rng(3)
     parts = (
-        (*BACKBONE, "pooler", *ARCHITECTURES[architecture])
+        (*BACKBONE, "pooler", *ARCHITECTURES[architecture].parts)
         if "Token" not in architecture
         else (*BACKBONE, "classifier")
     )

@@ -8,7 +8,7 @@ import pytest
 from conversion import checkpoint
 from conversion.convert import Settings, convert
 from conversion.formats import mindir
-from conversion.parameters import OUTPUTS
+from conversion.parameters import ARCHITECTURES
 from ms_bert.errors import UserError
 
 from .bert import CONFIG, random_weights, write_folder
@@ -26,7 +26,7 @@ def source(architecture, folder, config):
     return write_folder(folder, weights, config, architecture)
 
 
-@pytest.mark.parametrize("architecture", OUTPUTS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_graph_computes_what_transformers_computes(architecture, tmp_path):
     os.environ.setdefault("GLOG_v", "3")
     import mindspore
@@ -56,9 +56,10 @@ def test_a_graph_computes_what_transformers_computes(architecture, tmp_path):
         given = {name: value[None] for name, value in given.items()}
     with torch.no_grad():
         expected = model(**given)
-    assert len(found) == len(OUTPUTS[architecture])
-    for name, value in zip(OUTPUTS[architecture], found):
-        value, wanted = value.asnumpy(), expected[name].numpy()
+    outputs = ARCHITECTURES[architecture].outputs
+    assert len(found) == len(outputs)
+    for output, value in zip(outputs, found):
+        value, wanted = value.asnumpy(), expected[output.name].numpy()
         assert value.shape == wanted.shape
         if value.shape[:2] == (3, 9):
             value, wanted = value[mask], wanted[mask]

@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 
-from conversion.names import FAMILIES, Spelling, models, renamed, spellings, written
+from conversion.families import FAMILIES
+from conversion.names import Spelling, models, renamed, spellings, written
 from conversion.parameters import ARCHITECTURES, BACKBONE, MODULES, PARTS, architecture_of, parameters, shapes
 from ms_bert.config import PRESETS
 from ms_bert.errors import UserError
@@ -65,13 +66,13 @@ def test_the_canonical_names_shapes_and_order_are_those_of_transformers(architec
     if architecture == "BertModel":
         names = {f"bert.{name}": shape for name, shape in names.items()}
     pooler = {"pooler"} if any("pooler" in name for name in names) else set()
-    ours = shapes(config, {*BACKBONE, *ARCHITECTURES[architecture]} | pooler)
+    ours = shapes(config, {*BACKBONE, *ARCHITECTURES[architecture].parts} | pooler)
     assert list(ours.items()) == list(names.items())
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_an_architecture_is_known_by_its_parts(architecture):
-    found = architecture_of(ARCHITECTURES[architecture])
+    found = architecture_of(ARCHITECTURES[architecture].parts)
     assert found == ("BertForSequenceClassification" if architecture == "BertForMultipleChoice" else architecture)
     every = [set(some) for n in range(6) for some in itertools.combinations(PARTS[2:], n)]
     known = [parts for parts in every if architecture_of(parts)]

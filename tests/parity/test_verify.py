@@ -39,7 +39,7 @@ VOCABULARY += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"] + list(
 
 
 def weights(architecture: str = "BertForPreTraining", config: BertConfig = CONFIG) -> dict[str, np.ndarray]:
-    parts = (*BACKBONE, *ARCHITECTURES[architecture])
+    parts = (*BACKBONE, *ARCHITECTURES[architecture].parts)
     return cases.random_weights(shapes(config, parts, architecture))
 
 

@@ -11,39 +11,61 @@ runtime.py         what ONNX Runtime makes of it
 
 from __future__ import annotations
 
+import importlib
+import shutil
 from pathlib import Path
+from types import ModuleType
 
-from conversion.tensors import Tensors
+from conversion.tensors import Tensors, check_same
 from ms_bert.config import BertConfig
 from ms_bert.errors import UserError
 
-try:
-    from conversion.formats.onnx_graph import bert, file, initializers
-    from conversion.formats.onnx_graph.runtime import difference, optimize
-except ImportError as error:
-    raise UserError(f"ONNX files need a package that is missing ({error}); pip install -e '.[onnx]'.") from None
+# How far the outputs of a fused graph may be from those of the plain one, over the largest.
+_TOLERANCES = {"float32": 1e-4, "float16": 2e-2}
 
-__all__ = ["difference", "optimize", "read", "write"]
+
+def recognises(path: Path) -> bool:
+    """Whether a file is called as ONNX's are: a protobuf says of itself no more than that it is one."""
+    return path.suffix == ".onnx"
 
 
 def write(
-    path: Path, config: BertConfig, architecture: str, tensors: Tensors, external_data: bool | None = None
-) -> None:
-    """Write a model as ONNX, checked by ONNX's own checker; holds one tensor at a time.
+    path: Path,
+    config: BertConfig,
+    architecture: str,
+    tensors: Tensors,
+    external_data: bool | None = None,
+    optimize: bool = False,
+) -> list[str]:
+    """Write a model as ONNX, checked by ONNX's own checker and read back; holds one tensor at a time.
 
     Args:
-        architecture: a key of `conversion.parameters.OUTPUTS`.
+        architecture: a key of `conversion.parameters.ARCHITECTURES`.
         tensors: its weights, float32 or float16, by Hugging Face's names with the prefix `bert.`; no tied decoder.
         external_data: weights in PATH.data beside it instead of within; None: where the file would pass 2 GB.
+        optimize: fuse it for ONNX Runtime, and compare what both compute.
 
     Raises:
-        UserError: the architecture is unknown; weights are missing, too many, or of the wrong shape or dtype; the model
-            is over 2 GB and external_data is False; the checker refuses the file.
-        OSError: it cannot be written.
+        UserError: the onnx package is missing; the architecture is unknown; weights are missing, too many, or of the
+            wrong shape or dtype; the model is over 2 GB and external_data is False; the checker refuses the file.
+        OSError: it cannot be written, or has become another one.
     """
+    bert, file, initializers = map(_needing_onnx, ("bert", "file", "initializers"))
+    plain = path.with_name("plain") / path.name if optimize else path
+    plain.parent.mkdir(exist_ok=True)
     model = bert.graph_of(config, architecture, tensors)
     stored = {name: initializers.turned(name, tensor) for name, tensor in tensors.items()}
-    file.write(path, model, stored, external_data)
+    file.write(plain, model, stored, external_data)
+    check_same("weights", tensors, read(plain))
+    if not optimize:
+        return []
+    counts = fuse(plain, config, path)
+    difference = _needing_onnx("runtime").difference(plain, path, config)
+    if difference > _TOLERANCES[next(iter(tensors.values())).dtype.name]:
+        raise OSError(f"the fused graph computes something else ({difference:.1e} of the largest output)")
+    shutil.rmtree(plain.parent)
+    nodes = ", ".join(f"{number} {name}" for name, number in counts.items())
+    return [f"fused {nodes}; computes the same to {difference:.1e} of the largest output"]
 
 
 def read(path: Path) -> Tensors:
@@ -52,7 +74,20 @@ def read(path: Path) -> Tensors:
     What lies within the protobuf is held, since that is parsed as a whole; external data is read when it is asked for.
 
     Raises:
-        UserError: the file, or its external data, is missing, damaged, or not of `write`; external data that is not
-            a plain file of the same folder is not opened.
+        UserError: the onnx package is missing; the file, or its external data, is missing, damaged, or not of `write`;
+            external data that is not a plain file of the same folder is not opened.
     """
-    return initializers.read(path, file.parse(path))
+    return _needing_onnx("initializers").read(path, _needing_onnx("file").parse(path))
+
+
+def fuse(path: Path, config: BertConfig, target: Path) -> dict[str, int]:
+    """Fuse a file of `write` for ONNX Runtime; see `runtime.optimize`."""
+    return _needing_onnx("runtime").optimize(path, config, target)
+
+
+def _needing_onnx(name: str) -> ModuleType:
+    """A module of this package; they need one that is optional, and is imported when it is used."""
+    try:
+        return importlib.import_module(f"{__name__}.{name}")
+    except ImportError as error:
+        raise UserError(f"ONNX files need a package that is missing ({error}); pip install -e '.[onnx]'.") from None

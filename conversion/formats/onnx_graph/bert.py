@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from conversion.formats.onnx_graph import file
 from conversion.formats.onnx_graph.initializers import CODES
-from conversion.parameters import OUTPUTS
+from conversion.parameters import ARCHITECTURES, CHOICE, Output, projection, shapes
 from conversion.tensors import Tensors
 from ms_bert import __version__
 from ms_bert.config import BertConfig
@@ -32,20 +32,21 @@ _MASK_VALUES = {
 
 
 def graph_of(config: BertConfig, architecture: str, tensors: Tensors) -> onnx.ModelProto:
-    """The model that computes with these weights, yet without them: its inputs are INPUTS, its outputs are OUTPUTS'.
+    """The model that computes with these weights, yet without them, from INPUTS to the outputs of its class.
 
     Raises:
         UserError: the architecture is unknown; weights are missing, too many, or of the wrong shape or dtype.
     """
-    if architecture not in OUTPUTS:
-        raise UserError(f"there is no ONNX graph for {architecture}; choose one of {', '.join(OUTPUTS)}.")
+    if architecture not in ARCHITECTURES:
+        raise UserError(f"there is no ONNX graph for {architecture}; choose one of {', '.join(ARCHITECTURES)}.")
     dtype = _common_dtype(tensors)
     builder = _GraphBuilder(config, dtype, tensors)
     outputs = _build(builder, architecture)
     faults = builder.faults + [f"{name} is unexpected" for name in tensors if name not in builder.used]
     if faults:
         raise UserError(f"the weights do not fit {architecture} of this config: {'; '.join(faults)}.")
-    axes = ("batch", "choices", "sequence") if architecture == "BertForMultipleChoice" else ("batch", "sequence")
+    choices = ("choices",) if ARCHITECTURES[architecture].choices else ()
+    axes = ("batch", *choices, "sequence")
     model = helper.make_model(
         helper.make_graph(
             builder.nodes,
@@ -160,54 +161,63 @@ class _GraphBuilder:
 
 def _build(builder: _GraphBuilder, architecture: str) -> dict[str, tuple]:
     """Add the nodes of an architecture; returns the shapes of its outputs by name."""
-    config = builder.config
-    hidden = config.hidden_size
-    labels = 1 if architecture == "BertForMultipleChoice" else config.num_labels
-    names = OUTPUTS[architecture]
+    config, described = builder.config, ARCHITECTURES[architecture]
     # The encoder takes (B, S); choices are rows of their own.
     input_ids, attention_mask, token_type_ids = INPUTS
-    if architecture == "BertForMultipleChoice":
+    if described.choices:
         rows = builder.node("Concat", builder.constant([-1]), builder.node("Shape", INPUTS[0], start=2), axis=0)
         input_ids, attention_mask, token_type_ids = (builder.node("Reshape", name, rows) for name in INPUTS)
 
+    by_part: dict[str, list[Output]] = {}
+    for output in described.outputs:
+        by_part.setdefault(output.part, []).append(output)
+    shapes_of = {}
     x = _embeddings(builder, input_ids, token_type_ids)
     mask = _additive_mask(builder, attention_mask)
+    last = config.num_hidden_layers - 1
     for i in range(config.num_hidden_layers):
-        is_output = architecture == "BertModel" and i + 1 == config.num_hidden_layers
-        x = _encoder_layer(builder, x, mask, f"bert.encoder.layer.{i}", output=names[0] if is_output else None)
+        name = by_part["encoder"][0].name if i == last and "encoder" in by_part else None
+        x = _encoder_layer(builder, x, mask, f"bert.encoder.layer.{i}", output=name)
+    if "encoder" in by_part:
+        shapes_of[x] = ("batch", "sequence", config.hidden_size)
+    pooled = None
+    if "pooler" in by_part and any(name.startswith("bert.pooler.") for name in builder.tensors):
+        pooled = _pooler(builder, x, output=by_part["pooler"][0].name)
+        shapes_of[pooled] = ("batch", config.hidden_size)
+    elif described.pooled:
+        pooled = _pooler(builder, x)
+    for part, outputs in by_part.items():
+        if outputs[0] in described.heads:
+            rows = pooled if outputs[0].pooled else x
+            shapes_of |= _head(builder, architecture, part, outputs, rows, input_ids)
+    return shapes_of
 
-    tokens = ("batch", "sequence")
-    if architecture == "BertModel":
-        shapes = {names[0]: (*tokens, hidden)}
-        if any(name.startswith("bert.pooler.") for name in builder.tensors):
-            _pooler(builder, x, output=names[1])
-            shapes[names[1]] = ("batch", hidden)
-        return shapes
-    if architecture == "BertForMaskedLM":
-        _mlm_head(builder, x, input_ids, output=names[0])
-        return {names[0]: (*tokens, config.vocab_size)}
-    if architecture == "BertForTokenClassification":
-        builder.linear(x, "classifier", hidden, labels, output=names[0])
-        return {names[0]: (*tokens, labels)}
-    if architecture == "BertForQuestionAnswering":
-        logits = builder.linear(x, "qa_outputs", hidden, 2)
-        for i, name in enumerate(names):
-            builder.node("Gather", logits, builder.constant(i), scope="qa_outputs", output=name, axis=2)
-        return {name: tokens for name in names}
-    pooled = _pooler(builder, x)
-    if architecture == "BertForPreTraining":
-        _mlm_head(builder, x, input_ids, output=names[0])
-        builder.linear(pooled, "cls.seq_relationship", hidden, 2, output=names[1])
-        return {names[0]: (*tokens, config.vocab_size), names[1]: ("batch", 2)}
-    if architecture == "BertForNextSentencePrediction":
-        builder.linear(pooled, "cls.seq_relationship", hidden, 2, output=names[0])
-        return {names[0]: ("batch", 2)}
-    if architecture == "BertForSequenceClassification":
-        builder.linear(pooled, "classifier", hidden, labels, output=names[0])
-        return {names[0]: ("batch", labels)}
-    scores = builder.linear(pooled, "classifier", hidden, 1)  # (B * C, 1)
-    builder.node("Reshape", scores, builder.node("Shape", INPUTS[0], end=2), scope="classifier", output=names[0])
-    return {names[0]: ("batch", "choices")}
+
+def _head(
+    builder: _GraphBuilder, architecture: str, part: str, outputs: list[Output], x: str, input_ids: str
+) -> dict[str, tuple]:
+    """Add the nodes of a head and its outputs; returns their shapes.
+
+    Args:
+        x: the hidden states, or the pooler's output where the outputs are of sequences.
+    """
+    module, kind = projection(part), outputs[0]
+    rows = ("batch",) if kind.pooled else ("batch", "sequence")
+    if part in _HEADS:
+        return {kind.name: (*rows, _HEADS[part](builder, x, input_ids, output=kind.name))}
+    width, inputs = shapes(builder.config, [part], architecture)[f"{module}.weight"]
+    if kind.row == CHOICE:
+        scores = builder.linear(x, module, inputs, width)  # (B * C, 1)
+        builder.node("Reshape", scores, builder.node("Shape", INPUTS[0], end=2), scope=module, output=kind.name)
+        return {kind.name: ("batch", "choices")}
+    if kind.column is None:
+        builder.linear(x, module, inputs, width, output=kind.name)
+        return {kind.name: (*rows, width)}
+    scores = builder.linear(x, module, inputs, width)
+    for output in outputs:
+        column = builder.constant(output.column)
+        builder.node("Gather", scores, column, scope=module, output=output.name, axis=len(rows))
+    return {output.name: rows for output in outputs}
 
 
 def _embeddings(builder: _GraphBuilder, input_ids: str, token_type_ids: str) -> str:
@@ -285,8 +295,8 @@ def _pooler(builder: _GraphBuilder, x: str, output: str | None = None) -> str:
     return builder.node("Tanh", dense, scope="bert.pooler", output=output)
 
 
-def _mlm_head(builder: _GraphBuilder, x: str, input_ids: str, output: str) -> None:
-    """(B, S, H) -> (B, S, V)."""
+def _mlm_head(builder: _GraphBuilder, x: str, input_ids: str, output: str) -> int:
+    """(B, S, H) -> (B, S, V); returns V."""
     config, scope = builder.config, "cls.predictions"
     x = builder.linear(x, f"{scope}.transform.dense", config.hidden_size, config.hidden_size)
     x = builder.layer_norm(builder.activation(x, f"{scope}.transform"), f"{scope}.transform.LayerNorm")
@@ -298,3 +308,7 @@ def _mlm_head(builder: _GraphBuilder, x: str, input_ids: str, output: str) -> No
         "Concat", builder.node("Shape", input_ids, scope=scope), builder.constant([config.vocab_size]), axis=0
     )
     builder.node("Reshape", logits, shape, scope=scope, output=output)
+    return config.vocab_size
+
+
+_HEADS = {"mlm": _mlm_head}  # the parts whose head is more than one projection

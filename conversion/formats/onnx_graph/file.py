@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from conversion.formats import wire
 from conversion.formats.onnx_graph import initializers
 from conversion.formats.onnx_graph.initializers import REMEDY, quoted, text_of
-from conversion.parameters import OUTPUTS
+from conversion.parameters import ARCHITECTURES
 from conversion.tensors import Tensor, Tensors
 from ms_bert.errors import UserError
 
@@ -84,7 +84,7 @@ def parse(path: Path) -> onnx.ModelProto:
             f"{path}: found a model fused by ONNX Runtime, whose weights have lost their names; "
             "name the file that it was made from."
         )
-    if architecture not in OUTPUTS:
+    if architecture not in ARCHITECTURES:
         raise UserError(
             f"{path}: found ONNX of {quoted(producer) or 'an unnamed producer'}, expected a BERT that was converted "
             "here; convert the model that it was exported from."

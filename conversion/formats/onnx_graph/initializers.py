@@ -12,13 +12,9 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
 from conversion.formats import wire
+from conversion.parameters import MODULES
 from conversion.tensors import Tensor, Tensors
 from ms_bert.errors import UserError
-
-# Modules whose `weight` is a matrix of a linear layer. ONNX stores it as (in, out), the right side of a MatMul: the
-# fusions want a constant there, and a Transpose of (out, in) is none. Other tensors are stored as they are; the MLM
-# decoder is the word embedding itself, by a Gemm with transB, so that the table is there once.
-LINEAR_MODULES = {"query", "key", "value", "dense", "seq_relationship", "classifier", "qa_outputs"}
 
 REMEDY = "convert the model to ONNX again."
 CODES = {np.dtype("float32"): TensorProto.FLOAT, np.dtype("float16"): TensorProto.FLOAT16}
@@ -44,9 +40,15 @@ def read(path: Path, model: ModelProto) -> Tensors:
 
 
 def is_transposed(name: str) -> bool:
-    """Whether a weight is stored as (in, out) instead of Hugging Face's (out, in)."""
-    module, _, kind = name.rpartition(".")
-    return kind == "weight" and module.rpartition(".")[2] in LINEAR_MODULES
+    """Whether a weight is stored as (in, out) instead of Hugging Face's (out, in).
+
+    The matrix of a linear layer is, as the right side of a MatMul: the fusions want a constant there, and a Transpose
+    of (out, in) is none. Other tensors are stored as they are; the MLM decoder is the word embedding itself, by a Gemm
+    with transB, so that the table is there once.
+    """
+    module, _, leaf = name.rpartition(".")
+    kinds = {known.rpartition(".")[2]: described.kind for known, described in MODULES.items()}
+    return leaf == "weight" and kinds.get(module.rpartition(".")[2]) in ("linear", "projection")
 
 
 def turned(name: str, tensor: Tensor) -> Tensor:
