@@ -23,7 +23,7 @@ sanitize: $(VENV)/installed-test
 
 $(VENV)/installed: pyproject.toml constraints.txt setup.py $(wildcard ms_bert/kernels/native/*.h ms_bert/kernels/native/*.cpp)
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) --editable .
+	$(INSTALL) --editable .[mindspore]
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed

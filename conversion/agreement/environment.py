@@ -8,7 +8,7 @@ import os
 import platform
 from pathlib import Path
 
-from ms_bert.errors import UserError
+from ms_bert.errors import missing
 
 PACKAGES = ("ms-bert", "mindspore", "torch", "onnxruntime", "transformers", "numpy")
 
@@ -25,10 +25,7 @@ def check_installed(*names: str) -> None:
     """Raise UserError where a package that the comparison needs is not installed."""
     for name in names:
         if not is_installed(name):
-            raise UserError(
-                f"this comparison needs {name}, which is not installed; pip install -e '.[torch,onnx]', or check this "
-                "machine against the oracle's numbers on file: python -m conversion verify."
-            )
+            raise missing(name, "this comparison")
 
 
 def environment(device: str) -> dict[str, str]:
