@@ -280,22 +280,27 @@ def _tell(*lines: str) -> None:
         print(printable(line))
 
 
-def parse(arguments: Sequence[str] | None = None) -> Convert | Inspect | Diff | Verify:
+def parse(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> Convert | Inspect | Diff | Verify:
     """The command from its command line."""
-    return tyro.cli(Union[Convert, Inspect, Diff, Verify], prog=PROGRAM, description=DESCRIPTION, args=arguments)
+    return tyro.cli(Union[Convert, Inspect, Diff, Verify], prog=program, description=DESCRIPTION, args=arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    command = parse(arguments)
+def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
+    """Run the command; returns the exit code.
+
+    Args:
+        arguments: of the command line, `convert`, `inspect`, `diff` or `verify` first; None: those of this process.
+        program: what the command is called in its help and its messages.
+    """
+    command = parse(arguments, program)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # the path of a file need not be UTF-8
-    warnings.showwarning = lambda message, *_: print(printable(f"{PROGRAM}: {message}"), file=sys.stderr)
+    warnings.showwarning = lambda message, *_: print(printable(f"{program}: {message}"), file=sys.stderr)
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         return command.run()
     except UserError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -303,10 +308,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         done = "nothing was written; " if isinstance(command, Convert) else ""
         hint = f"{done}check that the path is right, may be used and has room."
-        print(printable(f"{PROGRAM}: {error}; {hint}"), file=sys.stderr)
+        print(printable(f"{program}: {error}; {hint}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
-        print(f"{PROGRAM}: interrupted; nothing half-written is left.", file=sys.stderr)
+        print(f"{program}: interrupted; nothing half-written is left.", file=sys.stderr)
         return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -1,10 +1,11 @@
 """Pre-train a BERT in MindSpore: `python -m ms_bert.pretrain`, `--help` for the options."""
 
 import sys
+from collections.abc import Sequence
 
 from ms_bert.config import BertConfig
 from ms_bert.options import Options
-from ms_bert.run.command import main
+from ms_bert.run import command
 
 DESCRIPTION = """Pre-train a BERT in MindSpore graph mode, from text to a folder that transformers can load."""
 
@@ -43,5 +44,10 @@ class MindSpore:
         return f"fused kernels ({native.instructions()})"
 
 
+def main(arguments: Sequence[str] | None = None, program: str = "python -m ms_bert.pretrain") -> int:
+    """Run the command with its arguments, by default those of the process; returns the exit code."""
+    return command.main(MindSpore(), program, DESCRIPTION, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(main(MindSpore(), "python -m ms_bert.pretrain", DESCRIPTION))
+    sys.exit(main())

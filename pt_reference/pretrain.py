@@ -1,10 +1,11 @@
 """Pre-train a BERT in PyTorch: `python -m pt_reference.pretrain`, `--help` for the options."""
 
 import sys
+from collections.abc import Sequence
 
 from ms_bert.config import BertConfig
 from ms_bert.options import Options
-from ms_bert.run.command import main
+from ms_bert.run import command
 
 DESCRIPTION = """Pre-train a BERT in PyTorch, as ms_bert.pretrain does in MindSpore: same options, same run folder."""
 
@@ -33,5 +34,10 @@ class PyTorch:
         return "torch.compile" if options.training.compile else "eager kernels"
 
 
+def main(arguments: Sequence[str] | None = None, program: str = "python -m pt_reference.pretrain") -> int:
+    """Run the command with its arguments, by default those of the process; returns the exit code."""
+    return command.main(PyTorch(), program, DESCRIPTION, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(main(PyTorch(), "python -m pt_reference.pretrain", DESCRIPTION))
+    sys.exit(main())
