@@ -65,7 +65,9 @@ def _texts() -> Iterator[str]:
     yield from _docstrings(Path(sysconfig.get_paths()["stdlib"]))
     _, *libraries = versions()
     for library in libraries:
-        yield from _docstrings(Path(importlib.util.find_spec(library).origin).parent)
+        found = importlib.util.find_spec(library)
+        if found is not None and found.origin is not None:
+            yield from _docstrings(Path(found.origin).parent)
 
 
 def _docstrings(root: Path) -> Iterator[str]:
@@ -82,7 +84,7 @@ def _docstrings(root: Path) -> Iterator[str]:
         yield ast.get_docstring(module) or ""
         for node in module.body:
             if isinstance(node, ast.ClassDef):
-                members = [m for m in node.body if isinstance(m, ast.FunctionDef)]
-                yield "\n\n".join(filter(None, (ast.get_docstring(n) for n in (node, *members))))
+                members = [ast.get_docstring(m) for m in node.body if isinstance(m, ast.FunctionDef)]
+                yield "\n\n".join(filter(None, (ast.get_docstring(node), *members)))
             elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 yield ast.get_docstring(node) or ""
