@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from conversion import configs
+from conversion.formats import FORMATS
 from conversion.names import FAMILIES, WORD_EMBEDDINGS, Spelling, models, spellings
 from conversion.parameters import (
     ARCHITECTURES,
@@ -24,14 +25,13 @@ from conversion.parameters import (
     shapes,
 )
 from conversion.sources import Source, open_source
-from conversion.tensors import Tensor, Tensors, same_bytes
+from conversion.tensors import FLOATS, Tensor, Tensors, same_bytes
 from ms_bert.config import BertConfig
 from ms_bert.errors import UserError
 
 # Scalars of training that may lie beside the weights, and what they are where nothing is said.
 SCALARS = {"global_step": None, "updates": None, "loss_scale": 1.0, "good_steps": 0}
 TOKENIZER = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-FLOATS = ("float32", "float16", "bfloat16", "float64")
 _FAULTS_TOLD = 3  # of each kind, in the message
 
 
@@ -415,7 +415,7 @@ def _spelling(
     Raises:
         UserError: there is no word embedding among them, or several; or two classes have these names.
     """
-    if source.container == "ONNX":
+    if source.container == FORMATS["onnx"].name:
         if family not in (None, "hugging-face"):
             raise UserError(f"{source.path}: an ONNX graph bears Hugging Face's names, not those of {family}.")
         return Spelling("hugging-face", ("bert.", ""))

@@ -45,6 +45,7 @@ class Family:
         tied: names of what is stored a second time, and the canonical name of what it repeats.
         stores_tied: these are written, too.
         moments: names of Adam's moments as patterns around {name}; the first pair is written.
+        step: the dtype and shape of the counter of steps that is written beside them.
         ignored: patterns of what is no weight and may lie beside: it is left out, and said so.
         unused: patterns of weights that a class with `heads` of its own does not use: likewise.
         rows_multiple: the code makes the vocabulary larger than its config says, up to a multiple of this.
@@ -63,6 +64,7 @@ class Family:
     tied: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"{cls}" + n: of for n, of in TIED.items()})
     stores_tied: bool = False
     moments: tuple[tuple[str, str], ...] = ()
+    step: tuple[str, tuple[int, ...]] = ("int32", (1,))
     ignored: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     rows_multiple: int = 1
@@ -345,6 +347,7 @@ FAMILIES: dict[str, Family] = {
         separator="/",
         layouts={"linear.weight": TRANSPOSED},
         moments=(("{name}/adam_m", "{name}/adam_v"),),
+        step=("int64", ()),
         ignored=(r"(?!cls/|bert/).*(learning_rate|signal_early_stopping).*",),
         # google-research/bert@bee6030; the published weights were trained with the erf form before it.
         computes=("layer_norm_eps 1e-12", "the tanh form of GELU for gelu since 2019"),

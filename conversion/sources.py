@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from conversion import names, placing
-from conversion.formats import mindspore_ckpt, safetensors_file, tensorflow_bundle, torch_bin
+from conversion.formats import FORMATS, Format, safetensors_file, tensorflow_bundle
 from conversion.tensors import Tensors
 from ms_bert.data.files import file_hash
 from ms_bert.errors import UserError
@@ -79,34 +79,11 @@ class Source:
                 )
 
 
-def _read_onnx(path: Path) -> Tensors:
-    from conversion.formats import onnx_graph  # needs the onnx package
-
-    return onnx_graph.read(path)
-
-
 # NAME.ckpt.files is the home of NAME.ckpt, where several checkpoints lie in one folder.
 OWN_COMPANIONS = ".files"
 
-# How a folder calls its weights, in the order of preference where it has several.
-_IN_FOLDERS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "mindspore.ckpt",
-    "mindspore_model.ckpt",
-)
-_PATTERNS = ("*.index", "*.ckpt", "*.safetensors", "*.onnx", "*.bin", "*.pt", "*.pth")
 # What trainers save beside the weights.
 _NO_WEIGHTS = {"training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth"}
-
-_FILES: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Tensors]], ...] = (
-    ("safetensors", safetensors_file.is_safetensors, safetensors_file.read),
-    ("PyTorch", torch_bin.is_bin, torch_bin.read),
-    ("ONNX", lambda path: path.suffix == ".onnx", _read_onnx),
-    ("MindSpore .ckpt", mindspore_ckpt.is_ckpt, mindspore_ckpt.read),
-)
 
 
 def open_source(path: Path) -> Source:
@@ -123,23 +100,28 @@ def open_source(path: Path) -> Source:
             return _newest_of_run(path, checkpoints.folder_of(path, saved[-1]))
         return open_source(_weights_of(path))
     if path.name.endswith(".index.json"):
-        container, read = ("PyTorch", torch_bin.read) if ".bin." in path.name else _FILES[0][::2]
-        return Source(path, f"sharded {container}", path.parent, _shards(path, read))
-    prefix = _tensorflow_prefix(path)
+        format = FORMATS["torch" if ".bin." in path.name else "safetensors"]
+        return Source(path, f"sharded {format.name}", path.parent, _shards(path, format.module.read))
+    prefix = tensorflow_bundle.prefix_of(path)
     if prefix is not None:
-        return Source(prefix, "TensorFlow", _home(prefix), tensorflow_bundle.read(prefix))
+        return Source(prefix, FORMATS["tensorflow"].name, _home(prefix), tensorflow_bundle.read(prefix))
     if not path.is_file():
         target = path.name.removesuffix(".index")
         if target and placing.folder_of(path.with_name(target)).is_dir():
             raise UserError(f"a conversion to {path} is under way, or was killed before it was done; repeat it.")
         raise UserError(f"there is no {path}; name a checkpoint file, a folder with one, or a TensorFlow prefix.")
-    for container, recognises, read in _FILES:
-        if recognises(path):
-            return Source(path, container, _home(path), read(path))
+    for format in _read():
+        if not format.is_prefix and format.module.recognises(path):
+            return Source(path, format.name, _home(path), format.module.read(path))
+    *names, last = (format.name for format in _read())
     raise UserError(
-        f"{path} is no checkpoint that is known here: neither safetensors, PyTorch .bin, MindSpore .ckpt, TensorFlow "
-        "nor ONNX; check that it is whole."
+        f"{path} is no checkpoint that is known here: neither {', '.join(names)} nor {last}; check that it is whole."
     )
+
+
+def _read() -> list[Format]:
+    """The formats that are read."""
+    return [format for format in FORMATS.values() if format.is_read]
 
 
 def _home(path: Path) -> Path:
@@ -197,24 +179,15 @@ def _run(step: Path, home: Path) -> Source:
 
 
 def _weights_of(folder: Path) -> Path:
-    for name in _IN_FOLDERS:
+    usual = [name for format in _read() for name in format.usual]
+    patterns = [f"*{ending}" for format in _read() for ending in format.endings]
+    for name in usual:
         if (folder / name).is_file():
             return folder / name
-    found = sorted(path for pattern in _PATTERNS for path in folder.glob(pattern) if path.name not in _NO_WEIGHTS)
+    found = sorted(path for pattern in patterns for path in folder.glob(pattern) if path.name not in _NO_WEIGHTS)
     if len(found) > 1:
         names = ", ".join(path.name for path in found[:5])
         raise UserError(f"{folder} holds {len(found)} checkpoints ({names}); name one of them.")
     if found:
         return found[0]
-    raise UserError(f"{folder} holds no checkpoint ({', '.join(_IN_FOLDERS)}, {', '.join(_PATTERNS)}); name one.")
-
-
-def _tensorflow_prefix(path: Path) -> Path | None:
-    """The prefix of a TensorFlow checkpoint from itself, its .index, its .meta or one of its .data files."""
-    name = path.name.split(".data-")[0]
-    for ending in (".index", ".meta"):
-        name = name.removesuffix(ending)
-    prefix = path.with_name(name) if name else path
-    index = prefix.with_name(prefix.name + ".index")
-    given_as_prefix = not path.exists() or path != prefix
-    return prefix if given_as_prefix and index.is_file() and tensorflow_bundle.is_bundle(prefix) else None
+    raise UserError(f"{folder} holds no checkpoint ({', '.join((*usual, *patterns))}); name one.")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from conversion import configs
+from conversion.formats import FORMATS, Format
 from ms_bert.errors import UserError
 
 
@@ -13,59 +15,90 @@ class Target:
     """A kind of target.
 
     Attributes:
-        container: 'folder', 'file' (.safetensors, MindSpore's .ckpt, or PyTorch's .bin or .pt by its ending),
-            'tensorflow', 'onnx' or 'mindir'.
-        family: of names. help: what it is. endings: of which the name must have one; () for any name.
-        under: the key of the weights in a PyTorch file; '' where they are all of it.
+        formats: keys of FORMATS, of which the name's ending chooses; () for Hugging Face's folder.
+        family: of names. help: what it is.
+        without_moments: where there is no place for the optimizer's state; '' where there is one, if the family has.
+        config: the file that says the config beside it.
+        native: whether MindSpore's own mark is in its .safetensors: mindnlp and transformers refuse it, and MindSpore
+            reads any. under: the key of the weights in a PyTorch file; '' where they are all of it.
     """
 
-    container: str
+    formats: tuple[str, ...]
     family: str
     help: str
-    endings: tuple[str, ...] = ()
+    without_moments: str = ""
+    config: str = configs.HUGGING_FACE
+    native: bool = False
     under: str = ""
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is Hugging Face's folder."""
+        return not self.formats
 
-_MINDSPORE = (".ckpt", ".safetensors")
-_PYTORCH = (".bin", ".pt", ".safetensors")
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """Of which its name must have one; () for any name."""
+        formats = [FORMATS[key] for key in self.formats]
+        return tuple(ending for format in formats if not format.is_prefix for ending in format.endings)
+
+    def format_of(self, path: Path) -> Format:
+        """The format of a target that is no folder."""
+        formats = [FORMATS[key] for key in self.formats]
+        return next((format for format in formats if path.suffix in format.endings), formats[0])
+
+    @property
+    def options(self) -> set[str]:
+        """The options of the command that say something to this kind of target alone."""
+        return {"shard_size"} if self.is_folder else {name for key in self.formats for name in FORMATS[key].takes}
+
+
+_MINDSPORE, _PYTORCH = ("ckpt", "safetensors"), ("torch", "safetensors")
+_FOR_TRANSFORMERS, _GRAPH = "in a single file for transformers", "in a graph"
 
 TARGETS: dict[str, Target] = {
-    "hugging-face": Target("folder", "hugging-face", "a folder: config.json, model.safetensors; also a run's folder"),
-    "safetensors": Target("file", "hugging-face", "one .safetensors by Hugging Face's names", (".safetensors",)),
+    "hugging-face": Target((), "hugging-face", "a folder: config.json, model.safetensors; also a run's folder"),
+    "safetensors": Target(
+        ("safetensors",), "hugging-face", "one .safetensors by Hugging Face's names", _FOR_TRANSFORMERS
+    ),
     "hugging-face-old": Target(
-        "file", "hugging-face-old", "one .safetensors with LayerNorm's gamma and beta", (".safetensors",)
+        ("safetensors",), "hugging-face-old", "one .safetensors with LayerNorm's gamma and beta", _FOR_TRANSFORMERS
     ),
-    "ms_bert": Target("file", "hugging-face", ".ckpt or .safetensors as ms_bert's cells name them", _MINDSPORE),
+    "ms_bert": Target(_MINDSPORE, "hugging-face", ".ckpt or .safetensors as ms_bert's cells name them", native=True),
     "mindspore": Target(
-        "file", "mindspore", "the same as cells of mindspore.nn name them: Dense, Embedding, LayerNorm", _MINDSPORE
+        _MINDSPORE,
+        "mindspore",
+        "the same as cells of mindspore.nn name them: Dense, Embedding, LayerNorm",
+        native=True,
     ),
-    "mindnlp": Target("file", "mindnlp", ".ckpt or .safetensors as mindnlp names them since 0.2", _MINDSPORE),
-    "mindnlp-0.1": Target("file", "mindnlp-0.1", ".ckpt or .safetensors as mindnlp 0.1 names them", _MINDSPORE),
-    "mindspore-models": Target("file", "mindspore-models", ".ckpt as mindspore-ai/models' BERT names them", _MINDSPORE),
-    "mindspore-models-old": Target("file", "mindspore-models-old", "the same before MindSpore 1.2", _MINDSPORE),
+    "mindnlp": Target(_MINDSPORE, "mindnlp", ".ckpt or .safetensors as mindnlp names them since 0.2"),
+    "mindnlp-0.1": Target(_MINDSPORE, "mindnlp-0.1", ".ckpt or .safetensors as mindnlp 0.1 names them"),
+    "mindspore-models": Target(
+        _MINDSPORE, "mindspore-models", ".ckpt as mindspore-ai/models' BERT names them", native=True
+    ),
+    "mindspore-models-old": Target(_MINDSPORE, "mindspore-models-old", "the same before MindSpore 1.2", native=True),
     "nvidia": Target(
-        "file", "nvidia", ".pt, .bin or .safetensors as NVIDIA's DeepLearningExamples names them", _PYTORCH, "model"
+        _PYTORCH, "nvidia", ".pt, .bin or .safetensors as NVIDIA's DeepLearningExamples names them", under="model"
     ),
-    "uer": Target("file", "uer", ".bin, .pt or .safetensors as UER-py and TencentPretrain name them", _PYTORCH),
-    "uer-old": Target("file", "uer-old", "the same before July 2023", _PYTORCH),
-    "tensorflow": Target("tensorflow", "tensorflow", "Google's TensorFlow 1 checkpoint, PREFIX.index and .data"),
-    "onnx": Target("onnx", "hugging-face", "a graph with dynamic batch and sequence axes", (".onnx",)),
+    "uer": Target(_PYTORCH, "uer", ".bin, .pt or .safetensors as UER-py and TencentPretrain name them"),
+    "uer-old": Target(_PYTORCH, "uer-old", "the same before July 2023"),
+    "tensorflow": Target(
+        ("tensorflow",),
+        "tensorflow",
+        "Google's TensorFlow 1 checkpoint, PREFIX.index and .data",
+        config=configs.GOOGLE,
+    ),
+    "onnx": Target(("onnx",), "hugging-face", "a graph with dynamic batch and sequence axes", _GRAPH),
     "mindir": Target(
-        "mindir",
+        ("mindir",),
         "hugging-face",
         "MindSpore's graph of a fixed shape; inputs: input_ids, attention_mask, token_type_ids",
-        (".mindir",),
+        _GRAPH,
     ),
 }
 
-_ENDINGS = {
-    ".ckpt.index": "tensorflow",
-    ".safetensors": "safetensors",
-    ".ckpt": "ms_bert",
-    ".onnx": "onnx",
-    ".mindir": "mindir",
-}
-_NOT_WRITTEN = (".bin", ".pt", ".pth", ".pkl", ".h5", ".pb", ".npz", ".msgpack", ".json", ".index")
+# Endings of files that nobody means a folder by.
+_NOT_WRITTEN = (".pkl", ".h5", ".pb", ".npz", ".msgpack", ".json")
 
 
 def target_of(path: Path, kind: str | None) -> tuple[str, Path]:
@@ -75,19 +108,15 @@ def target_of(path: Path, kind: str | None) -> tuple[str, Path]:
         UserError: the ending says none, or not the one that was asked for.
     """
     if kind is None:
-        for ending, known in _ENDINGS.items():
-            if path.name.endswith(ending):
-                kind = known
-                break
-        else:
-            if path.suffix in _NOT_WRITTEN:
-                raise UserError(f"{path}: {path.suffix} files are not written; write .safetensors, or name a folder.")
-            kind = "hugging-face"
+        format = next((format for format in FORMATS.values() if path.suffix in format.endings), None)
+        if not format.target if format else path.suffix in _NOT_WRITTEN:
+            raise UserError(f"{path}: {path.suffix} files are not written; write .safetensors, or name a folder.")
+        kind = format.target if format else "hugging-face"
     if path.name in ("", ".."):
         raise UserError(f"{path} names no target but a folder that is there; add a name to it.")
-    wanted = TARGETS[kind].endings
-    if wanted and path.suffix not in wanted:
-        raise UserError(f"{path}: the name of a {kind} target must end in {' or '.join(wanted)}.")
-    if TARGETS[kind].container == "tensorflow":
+    target = TARGETS[kind]
+    if target.endings and path.suffix not in target.endings:
+        raise UserError(f"{path}: the name of a {kind} target must end in {' or '.join(target.endings)}.")
+    if not target.is_folder and target.format_of(path).is_prefix:
         path = path.with_name(path.name.removesuffix(".index"))
     return kind, path

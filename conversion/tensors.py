@@ -7,6 +7,7 @@ import errno
 import math
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,6 +38,7 @@ DTYPES: dict[str, np.dtype] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
 
+FLOATS = ("float32", "float16", "bfloat16", "float64")  # what weights are of
 
 _BLOCK = 1 << 20  # bytes: what fits a core's cache
 
@@ -165,3 +167,49 @@ def same_bytes(a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> bool:
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
     return all(np.array_equal(np.asarray(x), np.asarray(y)) for x, y in zip(a.blocks(), b.blocks(), strict=True))
+
+
+def check_same(what: str, wanted: Tensors, found: Tensors) -> None:
+    """Compare what was read back with what was to be written.
+
+    Raises:
+        OSError: there are others, or one has other bytes.
+    """
+    if wanted.keys() != found.keys():
+        raise OSError(f"read back, the {what} are others: {sorted(wanted.keys() ^ found.keys())[:3]}")
+    with ThreadPoolExecutor(2) as pool:
+        equal = pool.map(same_bytes, wanted.values(), [found[name] for name in wanted])
+        for name, same in zip(wanted, equal):
+            if not same:
+                raise OSError(f"read back, {name} has other bytes than were written; the disk or memory is failing")
+
+
+def cast(name: str, tensor: Tensor, dtype: str | None) -> Tensor:
+    """The tensor in another dtype, rounded to nearest even; finite values must stay finite."""
+    if dtype is None or tensor.dtype == DTYPES[dtype]:
+        return tensor
+    if tensor.dtype.name not in FLOATS:
+        raise UserError(f"{name} is {tensor.dtype.name}; --dtype is for floating-point weights.")
+
+    def load() -> np.ndarray:
+        values = tensor.read()
+        with np.errstate(over="ignore", invalid="ignore"):
+            if dtype == "bfloat16" and values.dtype == np.float64:
+                values = _to_odd_float32(values)  # ml_dtypes goes by float32 and would round twice
+            cast = values.astype(DTYPES[dtype])
+        lost = int((np.isfinite(values) & ~np.isfinite(cast)).sum())
+        if lost:
+            raise UserError(f"{name}: {lost} values are too large for {dtype}; use bfloat16 or float32.")
+        return cast
+
+    return Tensor(DTYPES[dtype], tensor.shape, load)
+
+
+def _to_odd_float32(values: np.ndarray) -> np.ndarray:
+    """float64 to float32, what is inexact rounded to an odd last bit, so that rounding once more is right."""
+    nearest = values.astype(np.float32)
+    inexact = np.isfinite(nearest) & (nearest != values)
+    bits = nearest.view(np.uint32)
+    bits[inexact & (np.abs(nearest) > np.abs(values))] -= 1
+    bits[inexact] |= 1
+    return nearest

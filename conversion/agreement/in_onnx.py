@@ -72,7 +72,7 @@ class OnnxRuntime(Graph):
             weights = {name: Tensor.of(value) for name, value in problem.weights.items()}
             onnx_graph.write(path, problem.config, self.architecture, weights)
             if self.fused:
-                onnx_graph.optimize(path, problem.config, path.with_name("fused.onnx"))
+                onnx_graph.fuse(path, problem.config, path.with_name("fused.onnx"))
                 path = path.with_name("fused.onnx")
             return Graph(path, self.architecture).forward(problem, batch)
 

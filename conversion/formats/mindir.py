@@ -26,21 +26,28 @@ _MOST = 1 << 30  # bytes: above it MindSpore's export makes a graph and a folder
 
 
 def write(
-    path: Path, config: BertConfig, architecture: str, tensors: Tensors, batch_size: int, seq_length: int
-) -> None:
-    """Export a model, load it again, and compare what both compute.
+    path: Path,
+    config: BertConfig,
+    architecture: str,
+    tensors: Tensors,
+    batch_size: int | None = None,
+    seq_length: int | None = None,
+) -> list[str]:
+    """Export a model, load it again, and compare what both compute; returns how it is loaded and called.
 
     The graph takes INPUTS, (B, S) int32 each, and gives what OUTPUTS says.
 
     Args:
-        tensors: the weights by canonical names, float32. batch_size, seq_length: of the inputs; for multiple choice the
-            rows are the choices.
+        tensors: the weights by canonical names, float32. batch_size, seq_length: of the inputs, by default 1 and 128,
+            or as many as the model takes; for multiple choice the rows are the choices.
 
     Raises:
         UserError: MindSpore is missing, or the weights, the sizes or the architecture cannot be exported.
     """
     if architecture not in OUTPUTS:
         raise UserError(f"there is no MindIR graph for {architecture}; choose one of {', '.join(OUTPUTS)}.")
+    batch_size = 1 if batch_size is None else batch_size
+    seq_length = min(128, config.max_position_embeddings) if seq_length is None else seq_length
     if batch_size < 1 or not 1 <= seq_length <= config.max_position_embeddings:
         raise UserError(
             f"--batch-size {batch_size} and --seq-length {seq_length} cannot be those of a graph of this model; choose "
@@ -85,3 +92,7 @@ def write(
     for value, other in zip(*(x if isinstance(x, tuple) else (x,) for x in (expected, found))):
         if not np.array_equal(value.asnumpy(), other.asnumpy()):
             raise OSError(f"{path}: loaded again, the graph computes something else; MindSpore's export failed")
+    return [
+        f"its inputs, by position: {', '.join(INPUTS)}, int32 of shape ({batch_size}, {seq_length}) each; load it with "
+        f"mindspore.nn.GraphCell(mindspore.load({path.name!r}))"
+    ]

@@ -31,10 +31,13 @@ from typing import BinaryIO
 
 import numpy as np
 
+from conversion.formats import wire
+from conversion.formats.faults import Damaged, Refused
 from conversion.tensors import DTYPES, Tensor, Tensors
 from ms_bert.errors import UserError
 
 SLICE = 512 << 20  # bytes of content of one value
+_PROTOBUF_LIMIT = 1 << 31  # bytes: from here on MindSpore reads no file
 
 _DTYPES = {
     "Float64": "float64",
@@ -53,10 +56,10 @@ _DTYPES = {
 }
 _TYPES = {DTYPES[name]: kind for kind, name in _DTYPES.items()}
 
-# Tags of fields: (number << 3) + wire type, which is 0 for an integer and 2 for bytes.
-_VALUE = 0x0A
-_NAME, _TENSOR, _MAP = 0x0A, 0x12, 0x1A
-_DIM, _PACKED_DIMS, _TYPE, _CONTENT = 0x08, 0x0A, 0x12, 0x1A
+# Tags of fields.
+_VALUE = wire.tag(1)
+_NAME, _TENSOR, _MAP = wire.tag(1), wire.tag(2), wire.tag(3)
+_DIM, _PACKED_DIMS, _TYPE, _CONTENT = wire.tag(1, wire.VARINT), wire.tag(1), wire.tag(2), wire.tag(3)
 
 _CRC_MARK, _CRC_BYTES = b"crc_num", 10
 _TRAILER = len(_CRC_MARK) + _CRC_BYTES
@@ -75,14 +78,6 @@ _RESAVE = "save it anew: mindspore.save_checkpoint(list(mindspore.load_checkpoin
 _WITHOUT = _RESAVE.format(", choice_func=lambda n: n != NAME")
 
 
-class _Damaged(Exception):
-    """What was found where, and what was expected; `read` adds the file."""
-
-
-class _Refused(Exception):
-    """Sound, but not for this reader: why, and what to do."""
-
-
 @dataclasses.dataclass(frozen=True)
 class _Value:
     """A tensor or a slice of one: its content is `size` bytes from byte `at` on."""
@@ -94,14 +89,16 @@ class _Value:
     size: int
 
 
-def is_ckpt(path: Path) -> bool:
+def recognises(path: Path) -> bool:
     """Whether a file begins with a value as checkpoints have them, or as an encrypted one does."""
     try:
         with open(path, "rb") as file:
-            return file.read(4) in _ENCRYPTED or any(True for _ in _values(file, file.seek(0, os.SEEK_END)))
-    except (OSError, _Damaged):
+            return file.read(4) in _ENCRYPTED or any(
+                True for _ in _values(wire.FileBytes(file), file.seek(0, os.SEEK_END))
+            )
+    except (OSError, Damaged):
         return False
-    except _Refused:
+    except Refused:
         return True
 
 
@@ -117,19 +114,19 @@ def read(path: Path) -> Tensors:
     try:
         with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
-            return _tensors(path, _values(file, _checked_end(file, size)))
+            return _tensors(path, _values(wire.FileBytes(file), _checked_end(file, size)))
     except FileNotFoundError:
         raise UserError(f"there is no {path}; name a MindSpore checkpoint.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); name a MindSpore checkpoint.") from None
-    except _Damaged as fault:
+    except Damaged as fault:
         raise UserError(f"{path} is damaged or no MindSpore checkpoint: {fault}; {_COPY_AGAIN}.") from None
-    except _Refused as reason:
+    except Refused as reason:
         raise UserError(f"{path}: {reason}.") from None
 
 
-def write(path: Path, tensors: Tensors) -> None:
-    """Write a checkpoint, fsynced; holds one tensor's values at a time.
+def write(path: Path, tensors: Tensors) -> list[str]:
+    """Write a checkpoint, fsynced; holds one tensor's values at a time. Says so where MindSpore cannot read it.
 
     Raises:
         UserError: a name that the format has no place for, or a tensor without values. MindSpore's writer leaves these
@@ -147,6 +144,10 @@ def write(path: Path, tensors: Tensors) -> None:
             _append(file, names[name], tensor)  # a function, because what it holds is free before the next
         file.flush()
         os.fsync(file.fileno())
+        size = file.tell()
+    if size < _PROTOBUF_LIMIT:
+        return []
+    return ["over 2 GiB, and MindSpore reads a .ckpt as one protobuf: take .safetensors with --to"]
 
 
 # Writing
@@ -174,23 +175,10 @@ def _append(file: BinaryIO, name: bytes, tensor: Tensor) -> None:
 
 def _header(name: bytes, tensor: Tensor, size: int) -> bytes:
     """What is before the `size` bytes of content of a value."""
-    dims = b"".join(bytes([_DIM]) + _encode_varint(size) for size in tensor.shape)
-    tensor_proto = dims + _sized(_TYPE, _TYPES[tensor.dtype].encode()) + bytes([_CONTENT]) + _encode_varint(size)
-    value = _sized(_NAME, name) + bytes([_TENSOR]) + _encode_varint(len(tensor_proto) + size) + tensor_proto
-    return bytes([_VALUE]) + _encode_varint(len(value) + size) + value
-
-
-def _sized(tag: int, content: bytes) -> bytes:
-    return bytes([tag]) + _encode_varint(len(content)) + content
-
-
-def _encode_varint(value: int) -> bytes:
-    groups = bytearray()
-    while value > 0x7F:
-        groups.append(value & 0x7F | 0x80)
-        value >>= 7
-    groups.append(value)
-    return bytes(groups)
+    dims = b"".join(wire.number(_DIM, length) for length in tensor.shape)
+    tensor_proto = dims + wire.sized(_TYPE, _TYPES[tensor.dtype].encode()) + wire.begin(_CONTENT, size)
+    value = wire.sized(_NAME, name) + wire.begin(_TENSOR, len(tensor_proto) + size) + tensor_proto
+    return wire.begin(_VALUE, len(value) + size) + value
 
 
 # From values to tensors
@@ -202,7 +190,7 @@ def _tensors(path: Path, values: Iterator[_Value]) -> Tensors:
     seen: set[str] = set()
     for name, group in itertools.groupby(values, key=lambda value: value.name):
         if name in seen:
-            raise _Refused(
+            raise Refused(
                 f"it has {_quoted(name)} twice with others between, and MindSpore takes the last; {_RESAVE.format('')}"
             )
         seen.add(name)
@@ -212,7 +200,7 @@ def _tensors(path: Path, values: Iterator[_Value]) -> Tensors:
         else:
             tensors[name] = _tensor(path, name, slices)
     if not seen:
-        raise _Damaged("it has no tensors")
+        raise Damaged("it has no tensors")
     if left_out:
         warnings.warn(
             f"{path}: no weights, left out: {', '.join(map(_quoted, left_out[:10]))}"
@@ -226,16 +214,16 @@ def _tensor(path: Path, name: str, slices: list[_Value]) -> Tensor:
     kind, dims = slices[0].kind, slices[0].dims
     for other in slices:
         if (other.kind, other.dims) != (kind, dims):
-            raise _Damaged(f"a part of {_quoted(name)} is {other.kind!r} {other.dims}, the first {kind!r} {dims}")
+            raise Damaged(f"a part of {_quoted(name)} is {other.kind!r} {other.dims}, the first {kind!r} {dims}")
     if kind not in _DTYPES:
-        raise _Refused(f"{_quoted(name)} is of {kind!r}, and what is read is {', '.join(_DTYPES)}; {_WITHOUT}")
+        raise Refused(f"{_quoted(name)} is of {kind!r}, and what is read is {', '.join(_DTYPES)}; {_WITHOUT}")
     dtype, shape = DTYPES[_DTYPES[kind]], () if dims == (0,) else dims
     # NumPy refuses too large a product even where a size of 0 makes the tensor empty.
     if min(shape, default=0) < 0 or math.prod(max(size, 1) for size in shape) > _MOST_ELEMENTS:
-        raise _Damaged(f"{_quoted(name)} has the shape {shape}, which no tensor has")
+        raise Damaged(f"{_quoted(name)} has the shape {shape}, which no tensor has")
     found, expected = sum(part.size for part in slices), math.prod(shape) * dtype.itemsize
     if found != expected:
-        raise _Damaged(f"{_quoted(name)} has {found} bytes, and {dtype} {shape} has {expected}")
+        raise Damaged(f"{_quoted(name)} has {found} bytes, and {dtype} {shape} has {expected}")
     ranges = [(part.at, part.size) for part in slices]
     return Tensor(dtype, shape, lambda: _read_values(path, ranges).view(dtype).reshape(shape))
 
@@ -267,7 +255,7 @@ def _checked_end(file: BinaryIO, size: int) -> int:
     """Where the message ends: at the end of the file or before the checksum, which is checked."""
     file.seek(0)
     if file.read(4) in _ENCRYPTED:
-        raise _Refused(f"it is encrypted; {_RESAVE.format(', dec_key=KEY, dec_mode=MODE')}")
+        raise Refused(f"it is encrypted; {_RESAVE.format(', dec_key=KEY, dec_mode=MODE')}")
     end = max(0, size - _TRAILER)
     file.seek(end)
     trailer = file.read(_TRAILER)
@@ -278,95 +266,59 @@ def _checked_end(file: BinaryIO, size: int) -> int:
     for start in range(0, end, _BLOCK):
         checksum = zlib.crc32(file.read(min(_BLOCK, end - start)), checksum)
     if checksum != stored:
-        raise _Damaged(f"its {end} bytes have the checksum {checksum:08x} and not {stored:08x}, which it ends with")
+        raise Damaged(f"its {end} bytes have the checksum {checksum:08x} and not {stored:08x}, which it ends with")
     return end
 
 
-def _values(file: BinaryIO, end: int) -> Iterator[_Value]:
-    """Values from the beginning of a file up to `end`; seeks over their contents."""
-    for count, (_, (begin, stop)) in enumerate(_fields(file, 0, end, (_VALUE,))):
+def _values(data: wire.FileBytes, end: int) -> Iterator[_Value]:
+    """Values from the beginning of a file up to `end`; passes over their contents."""
+    for count, (_, place) in enumerate(wire.places(data, 0, end, (_VALUE,))):
         if count >= _MOST_VALUES:
-            raise _Damaged(f"it has more than {_MOST_VALUES} values, and a checkpoint of BERT has some 600")
-        yield _value(file, begin, stop)
+            raise Damaged(f"it has more than {_MOST_VALUES} values, and a checkpoint of BERT has some 600")
+        yield _value(data, place)
 
 
-def _value(file: BinaryIO, at: int, end: int) -> _Value:
-    fields = _message(file, at, end, (_NAME, _TENSOR, _MAP))
-    name = _text(file, _one(fields, _NAME, at, "name"), 4 * _LONGEST_NAME)
+def _value(data: wire.FileBytes, place: slice) -> _Value:
+    fields = _message(data, place, (_NAME, _TENSOR, _MAP))
+    name = _text(data, _one(fields, _NAME, place, "name"), 4 * _LONGEST_NAME)
     if fields[_MAP]:
-        raise _Refused(f"{_quoted(name)} is a MapParameter, and only tensors are read; {_WITHOUT}")
-    begin, end = _one(fields, _TENSOR, at, "tensor")
-    fields = _message(file, begin, end, (_DIM, _PACKED_DIMS, _TYPE, _CONTENT))
+        raise Refused(f"{_quoted(name)} is a MapParameter, and only tensors are read; {_WITHOUT}")
+    tensor = _one(fields, _TENSOR, place, "tensor")
+    fields = _message(data, tensor, (_DIM, _PACKED_DIMS, _TYPE, _CONTENT))
     dims = fields[_DIM]
-    for at, stop in fields[_PACKED_DIMS]:  # protobuf reads both forms, MindSpore writes the other
-        while at < stop and len(dims) <= _MOST_DIMENSIONS:
-            size, at = _varint(file, at, stop)
+    for packed in fields[_PACKED_DIMS]:  # protobuf reads both forms, MindSpore writes the other
+        at = packed.start
+        while at < packed.stop and len(dims) <= _MOST_DIMENSIONS:
+            size, at = wire.read_varint(data, at, packed.stop)
             dims.append(size)
     if len(dims) > _MOST_DIMENSIONS:
-        raise _Damaged(f"{_quoted(name)} has more than {_MOST_DIMENSIONS} dimensions")
-    kind = _text(file, _one(fields, _TYPE, begin, "type"), _LONGEST_TYPE)
-    content, stop = _one(fields, _CONTENT, begin, "content")
-    signed = tuple(size - (1 << 64) if size >> 63 else size for size in dims)
-    return _Value(name, kind, signed, content, stop - content)
+        raise Damaged(f"{_quoted(name)} has more than {_MOST_DIMENSIONS} dimensions")
+    kind = _text(data, _one(fields, _TYPE, tensor, "type"), _LONGEST_TYPE)
+    content = _one(fields, _CONTENT, tensor, "content")
+    return _Value(name, kind, tuple(map(wire.signed, dims)), content.start, content.stop - content.start)
 
 
-# Protobuf
-
-
-def _fields(file: BinaryIO, at: int, end: int, known: tuple[int, ...]) -> Iterator[tuple[int, int | tuple[int, int]]]:
-    """Tags of a message, each with the integer or with where its bytes begin and end."""
-    while at < end:
-        start = at
-        tag, at = _varint(file, at, end)
-        if tag not in known:
-            raise _Damaged(
-                f"at byte {start} is a field numbered {tag >> 3} of wire type {tag & 7}, which no checkpoint has there"
-            )
-        value, at = _varint(file, at, end)
-        if tag & 7 == 0:
-            yield tag, value
-            continue
-        if value > end - at:
-            raise _Damaged(f"the field at byte {start} says {value} bytes where {end - at} are left")
-        yield tag, (at, at + value)
-        at += value
-
-
-def _message(file: BinaryIO, at: int, end: int, known: tuple[int, ...]) -> dict[int, list]:
+def _message(data: wire.FileBytes, place: slice, known: tuple[int, ...]) -> dict[int, list]:
     """The fields of a message by tag."""
     fields: dict[int, list] = {tag: [] for tag in known}
-    for tag, value in _fields(file, at, end, known):
+    for tag, value in wire.places(data, place.start, place.stop, known):
         fields[tag].append(value)
         if len(fields[tag]) > _MOST_DIMENSIONS:
-            raise _Damaged(f"the message at byte {at} has a field more than {_MOST_DIMENSIONS} times")
+            raise Damaged(f"the message at byte {place.start} has a field more than {_MOST_DIMENSIONS} times")
     return fields
 
 
-def _one(fields: dict[int, list], tag: int, at: int, what: str) -> tuple[int, int]:
+def _one(fields: dict[int, list], tag: int, message: slice, what: str) -> slice:
     if len(fields[tag]) != 1:
-        raise _Damaged(f"the message at byte {at} has {len(fields[tag])} times a {what} instead of once")
+        raise Damaged(f"the message at byte {message.start} has {len(fields[tag])} times a {what} instead of once")
     return fields[tag][0]
 
 
-def _text(file: BinaryIO, place: tuple[int, int], longest: int) -> str:
-    at, end = place
-    if not 0 < end - at <= longest:
-        raise _Damaged(f"the text at byte {at} has {end - at} bytes instead of 1 to {longest}")
-    file.seek(at)
+def _text(data: wire.FileBytes, place: slice, longest: int) -> str:
+    size = place.stop - place.start
+    if not 0 < size <= longest:
+        raise Damaged(f"the text at byte {place.start} has {size} bytes instead of 1 to {longest}")
     try:
-        return file.read(end - at).decode("utf-8")
+        return data[place].decode("utf-8")
     except UnicodeDecodeError:
-        raise _Damaged(f"the text at byte {at} is not UTF-8") from None
-
-
-def _varint(file: BinaryIO, at: int, end: int) -> tuple[int, int]:
-    """An unsigned integer in groups of 7 bits, lowest first, and where the next thing begins."""
-    file.seek(at)
-    value = 0
-    for shift, byte in enumerate(file.read(min(10, end - at))):
-        value |= (byte & 0x7F) << 7 * shift
-        if byte < 0x80:
-            if value >> 64:
-                break
-            return value, at + shift + 1
-    raise _Damaged(f"the number at byte {at} has more than 64 bits or goes on after the end of its field")
+        raise Damaged(f"the text at byte {place.start} is not UTF-8") from None

@@ -34,7 +34,7 @@ _CODES = {
 _DTYPES = {code: DTYPES[name] for name, code in _CODES.items()}
 
 
-def is_safetensors(path: Path) -> bool:
+def recognises(path: Path) -> bool:
     """Whether a file begins as safetensors does: a header length that fits, and an opening brace."""
     with open(path, "rb") as file:
         start = file.read(9)
@@ -79,7 +79,7 @@ def _tensor(path: Path, dtype: np.dtype, shape: tuple[int, ...], offset: int, si
     return Tensor(dtype, shape, load, Place(path, offset, size))
 
 
-def write(path: Path, tensors: Tensors, metadata: dict[str, str]) -> None:
+def write(path: Path, tensors: Tensors, metadata: dict[str, str]) -> list[str]:
     """Write a file, one tensor in memory at a time; the same layout as the library's: largest dtype first, then name.
 
     It is for the caller to make it durable.
@@ -104,6 +104,7 @@ def write(path: Path, tensors: Tensors, metadata: dict[str, str]) -> None:
     with open(path, "wb", buffering=0) as file:
         for tensor in (start, *(tensors[name] for name in order)):
             tensor.copy_to(file)
+    return []
 
 
 def write_shards(folder: Path, tensors: Tensors, metadata: dict[str, str], limit: int) -> None:

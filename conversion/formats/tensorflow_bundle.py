@@ -39,6 +39,8 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
+from conversion.formats import wire
+from conversion.formats.faults import Damaged, Refused
 from conversion.tensors import DTYPES, Tensor, Tensors
 from ms_bert.errors import UserError
 
@@ -94,15 +96,7 @@ _RESAVE = (
 _COPY_AGAIN = "copy or download the checkpoint again"
 
 
-class _Damaged(Exception):
-    """What was found where, and what was expected; `read` adds the file."""
-
-
-class _Refused(Exception):
-    """Sound, but not for this reader: why, and what to do."""
-
-
-def is_bundle(prefix: Path) -> bool:
+def recognises(prefix: Path) -> bool:
     """Whether PREFIX.index is there and ends as a table does."""
     return _ends_with_magic(_index(prefix))
 
@@ -119,30 +113,44 @@ def read(prefix: Path) -> Tensors:
     index = _index(prefix)
     try:
         return _tensors(prefix, _table_entries(_index_bytes(prefix)))
-    except _Damaged as fault:
+    except Damaged as fault:
         raise UserError(f"{index} is damaged: {fault}; {_COPY_AGAIN}.") from None
-    except _Refused as reason:
+    except Refused as reason:
         raise UserError(f"{index}: {reason}.") from None
 
 
-def write(prefix: Path, tensors: Tensors) -> None:
+def prefix_of(path: Path) -> Path | None:
+    """The prefix of a checkpoint from itself, its .index, its .meta or one of its .data files; None for other files."""
+    name = path.name.split(".data-")[0]
+    for ending in (".index", ".meta"):
+        name = name.removesuffix(ending)
+    prefix = path.with_name(name) if name else path
+    given_as_prefix = not path.exists() or path != prefix
+    return prefix if given_as_prefix and _index(prefix).is_file() and recognises(prefix) else None
+
+
+def write(path: Path, tensors: Tensors) -> list[str]:
     """Write PREFIX.data-00000-of-00001 and PREFIX.index, fsynced; holds one tensor's values at a time.
+
+    Args:
+        path: the prefix.
 
     Raises:
         UserError: a name that the format has no place for.
     """
     entries, offset = [(b"", _encode_header())], 0
-    with open(_shard(prefix, 0, 1), "wb") as file:
-        for key, name in sorted((_key(prefix, name), name) for name in tensors):
+    with open(_shard(path, 0, 1), "wb") as file:
+        for key, name in sorted((_key(path, name), name) for name in tensors):
             tensor = tensors[name]
             size, checksum = _append_values(file, tensor)
             entry = _Entry(_NUMBERS[tensor.dtype], tensor.shape, 0, offset, size, checksum)
             entries.append((key, entry.encode()))
             offset += size
         _sync(file)
-    with open(_index(prefix), "wb") as file:
+    with open(_index(path), "wb") as file:
         file.write(_table(entries))
         _sync(file)
+    return []
 
 
 # Names and places
@@ -251,100 +259,50 @@ class _Entry:
     def decode(cls, message: bytes) -> _Entry:
         """As protobuf does: what is not there is 0, what is not known is passed over."""
         numbers, shape, flags = {}, [], {}
-        for tag, value in _fields(message):
+        for tag, value in wire.fields(message):
             if tag == 0x12:  # TensorShapeProto
-                for shape_tag, dimension in _fields(value):
+                for shape_tag, dimension in wire.fields(value):
                     if shape_tag == 0x12:  # Dim
-                        shape.append(_signed(dict(_fields(dimension)).get(0x08, 0)))
+                        shape.append(wire.signed(dict(wire.fields(dimension)).get(0x08, 0)))
                     elif shape_tag == 0x18:
                         flags["unknown_rank"] = bool(dimension)
             elif tag == 0x3A:  # TensorSliceProto
                 flags["partitioned"] = True
             else:
                 numbers[tag] = value
-        dtype, shard, offset, size = (_signed(numbers.get(tag, 0)) for tag in (0x08, 0x18, 0x20, 0x28))
+        dtype, shard, offset, size = (wire.signed(numbers.get(tag, 0)) for tag in (0x08, 0x18, 0x20, 0x28))
         return cls(dtype, tuple(shape), shard, offset, size, numbers.get(0x35, 0), **flags)
 
     def encode(self) -> bytes:
         """In the one way that protobuf's C++ does it: fields ascending, those that are 0 left out."""
-        shape = b"".join(b"\x12" + _sized(_number(0x08, size)) for size in self.shape)
-        fields = _number(0x08, self.dtype) + b"\x12" + _sized(shape) + _number(0x18, self.shard)
+        shape = b"".join(wire.sized(0x12, _number(0x08, size)) for size in self.shape)
+        fields = _number(0x08, self.dtype) + wire.sized(0x12, shape) + _number(0x18, self.shard)
         fields += _number(0x20, self.offset) + _number(0x28, self.size)
-        return fields + (b"\x35" + struct.pack("<I", self.checksum) if self.checksum else b"")
+        return fields + (wire.fixed32(0x35, self.checksum) if self.checksum else b"")
 
 
 def _encode_header() -> bytes:
     """A BundleHeaderProto: one shard, little-endian (0, so left out), the version that made it."""
-    return _number(0x08, 1) + b"\x1a" + _sized(_number(0x08, _VERSION))
+    return _number(0x08, 1) + wire.sized(0x1A, _number(0x08, _VERSION))
 
 
 def _decode_header(message: bytes) -> int:
     """The number of shards."""
-    fields = dict(_fields(message))
-    shards, big_endian = _signed(fields.get(0x08, 0)), fields.get(0x10, 0)
-    consumer = dict(_fields(fields.get(0x1A, b""))).get(0x10, 0)
+    fields = dict(wire.fields(message))
+    shards, big_endian = wire.signed(fields.get(0x08, 0)), fields.get(0x10, 0)
+    consumer = dict(wire.fields(fields.get(0x1A, b""))).get(0x10, 0)
     if big_endian:
-        raise _Refused(f"its values are big-endian, and only little-endian ones are read; {_RESAVE}")
+        raise Refused(f"its values are big-endian, and only little-endian ones are read; {_RESAVE}")
     if consumer > _VERSION:
-        raise _Refused(f"it asks for a reader of version {consumer}, and this is one of version {_VERSION}; {_RESAVE}")
+        raise Refused(f"it asks for a reader of version {consumer}, and this is one of version {_VERSION}; {_RESAVE}")
     if not 1 <= shards < 1 << 31:
-        raise _Damaged(f"its header says {shards} data files instead of at least 1")
+        raise Damaged(f"its header says {shards} data files instead of at least 1")
     return shards
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Tags and values of a message; a tag tells an integer from bytes."""
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
-        kind = tag & 7
-        if kind == 0:
-            value, at = _varint(message, at)
-        elif kind in (1, 2, 5):
-            size, at = _varint(message, at) if kind == 2 else ({1: 8, 5: 4}[kind], at)
-            if size > len(message) - at:
-                raise _Damaged(f"a field says {size} bytes where {len(message) - at} are left")
-            value, at = message[at : at + size], at + size
-            value = value if kind == 2 else int.from_bytes(value, "little")
-        else:
-            raise _Damaged(f"a field is of wire type {kind} instead of 0, 1, 2 or 5")
-        yield tag, value
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """An unsigned integer in groups of 7 bits, lowest first, and where the next thing begins."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(data):
-            raise _Damaged("a number goes on after the end of its field or block")
-        byte, at = data[at], at + 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            if value >> 64:
-                break
-            return value, at
-    raise _Damaged("a number has more than 64 bits")
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
-
-
-def _encode_varint(value: int) -> bytes:
-    groups = bytearray()
-    while value > 0x7F:
-        groups.append(value & 0x7F | 0x80)
-        value >>= 7
-    groups.append(value)
-    return bytes(groups)
-
-
 def _number(tag: int, value: int) -> bytes:
-    return bytes([tag]) + _encode_varint(value) if value else b""
-
-
-def _sized(content: bytes) -> bytes:
-    return _encode_varint(len(content)) + content
+    """A number as protobuf writes it: one of 0 is left out."""
+    return wire.number(tag, value) if value else b""
 
 
 # From entries to tensors
@@ -353,17 +311,17 @@ def _sized(content: bytes) -> bytes:
 def _tensors(prefix: Path, table: list[tuple[bytes, bytes]]) -> Tensors:
     """Tensors of a table's entries, each checked against the size of its data file."""
     if not table or table[0][0] != b"":
-        raise _Damaged("its first entry is not the header, whose name is empty")
+        raise Damaged("its first entry is not the header, whose name is empty")
     shards = _decode_header(table[0][1])
     entries = {}
     for key, message in table[1:]:
         try:
             entries[key] = _Entry.decode(message)
-        except _Damaged as fault:
-            raise _Damaged(f"in the entry of {_quoted(key)} {fault}") from None
+        except Damaged as fault:
+            raise Damaged(f"in the entry of {_quoted(key)} {fault}") from None
     for key, entry in entries.items():
         if entry.partitioned:
-            raise _Refused(f"{_quoted(key)} is partitioned, and only whole tensors are read; {_RESAVE}")
+            raise Refused(f"{_quoted(key)} is partitioned, and only whole tensors are read; {_RESAVE}")
     sizes: dict[int, int] = {}
     graph = entries.pop(_OBJECT_GRAPH, None)
     names = _variables(_text(_place(prefix, _OBJECT_GRAPH, graph, shards, sizes), graph)) if graph else {}
@@ -397,10 +355,10 @@ def _by_variables(tensors: Tensors, names: dict[str, str]) -> Tensors:
 def _variables(graph: bytes) -> dict[str, str]:
     """Names of variables by the keys of their tensors, of a TrackableObjectGraph."""
     names = {}
-    for tag, node in _fields(graph):
-        for inner, attribute in _fields(node) if tag == 0x0A else ():
+    for tag, node in wire.fields(graph):
+        for inner, attribute in wire.fields(node) if tag == 0x0A else ():
             if inner == 0x12:  # SerializedTensor: name, full_name, checkpoint_key
-                values = {tag: value for tag, value in _fields(attribute) if isinstance(value, bytes)}
+                values = {tag: value for tag, value in wire.fields(attribute) if isinstance(value, bytes)}
                 key, name = (values.get(tag, b"").decode("utf-8", "replace") for tag in (0x1A, 0x12))
                 if key and name:
                     names[key] = name
@@ -410,16 +368,16 @@ def _variables(graph: bytes) -> dict[str, str]:
 def _text(path: Path, entry: _Entry) -> bytes:
     """A scalar of text: its length (a varint), the checksum of that, the text."""
     if entry.shape != () or not 0 < entry.size <= _LARGEST_GRAPH:
-        raise _Damaged(f"its graph of objects has the shape {entry.shape} and {entry.size} bytes")
+        raise Damaged(f"its graph of objects has the shape {entry.shape} and {entry.size} bytes")
     with open(path, "rb") as file:
         file.seek(entry.offset)
         content = file.read(entry.size)
-    length, at = _varint(content, 0)
+    length, at = wire.read_varint(content, 0, len(content))
     begin = at + 4
     checksum = google_crc32c.extend(0, struct.pack("<I" if length >> 32 == 0 else "<Q", length))
     checksum = google_crc32c.extend(checksum, content[at:])
     if length != len(content) - begin or _masked(checksum) != entry.checksum:
-        raise _Damaged(f"its graph of objects, {length} bytes in {path.name}, does not have the checksum that it says")
+        raise Damaged(f"its graph of objects, {length} bytes in {path.name}, does not have the checksum that it says")
     return content[begin:]
 
 
@@ -428,11 +386,11 @@ def _tensor(prefix: Path, key: bytes, entry: _Entry, shards: int, sizes: dict[in
     try:
         name = key.decode("utf-8")
     except UnicodeDecodeError:
-        raise _Damaged(f"the name {_quoted(key)} is not UTF-8") from None
+        raise Damaged(f"the name {_quoted(key)} is not UTF-8") from None
     dtype, shape = _dtype(key, entry), _shape(key, entry)
     expected = math.prod(shape) * dtype.itemsize
     if entry.size != expected:
-        raise _Damaged(f"{_quoted(key)} has {entry.size} bytes, and {dtype} {shape} has {expected}")
+        raise Damaged(f"{_quoted(key)} has {entry.size} bytes, and {dtype} {shape} has {expected}")
     path = _place(prefix, key, entry, shards, sizes)
     return name, Tensor(dtype, shape, lambda: _read_values(path, name, entry))
 
@@ -440,7 +398,7 @@ def _tensor(prefix: Path, key: bytes, entry: _Entry, shards: int, sizes: dict[in
 def _place(prefix: Path, key: bytes, entry: _Entry, shards: int, sizes: dict[int, int]) -> Path:
     """The data file that an entry's bytes are in, if they are; `sizes` of data files by shard are found once."""
     if not 0 <= entry.shard < shards:
-        raise _Damaged(f"{_quoted(key)} is in data file {entry.shard}, and there are {shards}, counted from 0")
+        raise Damaged(f"{_quoted(key)} is in data file {entry.shard}, and there are {shards}, counted from 0")
     path = _shard(prefix, entry.shard, shards)
     if entry.shard not in sizes:
         try:
@@ -459,7 +417,7 @@ def _place(prefix: Path, key: bytes, entry: _Entry, shards: int, sizes: dict[int
 
 def _dtype(key: bytes, entry: _Entry) -> np.dtype:
     if entry.dtype not in _DTYPES:
-        raise _Refused(
+        raise Refused(
             f"{_quoted(key)} has TensorFlow's DataType number {entry.dtype}, and what is read is "
             f"{', '.join(_DTYPES.values())}; cast or leave out this variable and save the checkpoint again"
         )
@@ -470,10 +428,10 @@ def _shape(key: bytes, entry: _Entry) -> tuple[int, ...]:
     shape = entry.shape
     if entry.unknown_rank or len(shape) > _MOST_DIMENSIONS:
         found = "unknown" if entry.unknown_rank else len(shape)
-        raise _Damaged(f"the number of dimensions of {_quoted(key)} is {found} instead of 0 to {_MOST_DIMENSIONS}")
+        raise Damaged(f"the number of dimensions of {_quoted(key)} is {found} instead of 0 to {_MOST_DIMENSIONS}")
     # NumPy refuses too large a product even where a size of 0 makes the tensor empty.
     if min(shape, default=0) < 0 or math.prod(max(size, 1) for size in shape) > _MOST_VALUES:
-        raise _Damaged(f"{_quoted(key)} has the shape {shape}, which no tensor has")
+        raise Damaged(f"{_quoted(key)} has the shape {shape}, which no tensor has")
     return shape
 
 
@@ -497,14 +455,14 @@ def _index_bytes(prefix: Path) -> bytes:
     except OSError as error:
         raise UserError(f"{index} cannot be read ({error.strerror}); name a TensorFlow checkpoint.") from None
     if len(content) > _LARGEST_INDEX:
-        raise _Damaged(f"it has more than {_LARGEST_INDEX} bytes, and an index of weights has some 100000")
+        raise Damaged(f"it has more than {_LARGEST_INDEX} bytes, and an index of weights has some 100000")
     return content
 
 
 def _table_entries(table: bytes) -> list[tuple[bytes, bytes]]:
     """Keys and values of a table; keys ascend."""
     if len(table) < _FOOTER or not table.endswith(_MAGIC):
-        raise _Damaged(f"its {len(table)} bytes do not end with a table's {_FOOTER} bytes of footer")
+        raise Damaged(f"its {len(table)} bytes do not end with a table's {_FOOTER} bytes of footer")
     footer = table[-_FOOTER:]
     _, at = _handle(footer, 0)  # of the metaindex, which has nothing
     handle, _ = _handle(footer, at)
@@ -513,14 +471,14 @@ def _table_entries(table: bytes) -> list[tuple[bytes, bytes]]:
     for _, value in _block_entries(_block(table, *handle)):
         (offset, size), _ = _handle(value, 0)
         if offset < end:  # else a few bytes could name a large block many times
-            raise _Damaged(f"a block begins at byte {offset}, within the one before it, which ends at {end}")
+            raise Damaged(f"a block begins at byte {offset}, within the one before it, which ends at {end}")
         end = offset + size + _TRAILER
         for key, message in _block_entries(_block(table, offset, size)):
             if entries and key <= last:
-                raise _Damaged(f"the name {_quoted(key)} comes after {_quoted(last)}, and names ascend")
+                raise Damaged(f"the name {_quoted(key)} comes after {_quoted(last)}, and names ascend")
             total += len(key)
             if total > _LARGEST_INDEX:
-                raise _Damaged(f"its names have more than {_LARGEST_INDEX} bytes")
+                raise Damaged(f"its names have more than {_LARGEST_INDEX} bytes")
             entries.append((key, message))
             last = key
     return entries
@@ -528,8 +486,8 @@ def _table_entries(table: bytes) -> list[tuple[bytes, bytes]]:
 
 def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
     """Offset and size of a block, and where the next thing begins."""
-    offset, at = _varint(data, at)
-    size, at = _varint(data, at)
+    offset, at = wire.read_varint(data, at, len(data))
+    size, at = wire.read_varint(data, at, len(data))
     return (offset, size), at
 
 
@@ -537,17 +495,17 @@ def _block(table: bytes, offset: int, size: int) -> bytes:
     """A block's content, its checksum checked."""
     end = offset + size
     if end + _TRAILER > len(table) - _FOOTER:
-        raise _Damaged(f"a block of {size} bytes from byte {offset} on does not fit into its {len(table)} bytes")
+        raise Damaged(f"a block of {size} bytes from byte {offset} on does not fit into its {len(table)} bytes")
     compression, stored = struct.unpack_from("<BI", table, end)
     checksum = _masked(google_crc32c.value(table[offset : end + 1]))
     if checksum != stored:
-        raise _Damaged(
+        raise Damaged(
             f"the block of {size} bytes from byte {offset} on has the checksum {checksum:08x}, not {stored:08x}"
         )
     if compression == 1:
-        raise _Refused(f"it is compressed with Snappy, which TensorFlow's checkpoints are not by default; {_RESAVE}")
+        raise Refused(f"it is compressed with Snappy, which TensorFlow's checkpoints are not by default; {_RESAVE}")
     if compression:
-        raise _Damaged(f"the block at byte {offset} is compressed in a way numbered {compression} instead of 0 (not)")
+        raise Damaged(f"the block at byte {offset} is compressed in a way numbered {compression} instead of 0 (not)")
     return table[offset:end]
 
 
@@ -556,14 +514,14 @@ def _block_entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
     restarts = int.from_bytes(block[-4:], "little")
     end = len(block) - 4 * (restarts + 1)
     if restarts < 1 or end < 0:
-        raise _Damaged(f"a block of {len(block)} bytes says that it has {restarts} restart points")
+        raise Damaged(f"a block of {len(block)} bytes says that it has {restarts} restart points")
     key, at = b"", 0
     while at < end:
-        shared, at = _varint(block, at)
-        added, at = _varint(block, at)
-        size, at = _varint(block, at)
+        shared, at = wire.read_varint(block, at, end)
+        added, at = wire.read_varint(block, at, end)
+        size, at = wire.read_varint(block, at, end)
         if shared > len(key) or at + added + size > end or shared + added > _LARGEST_NAME:
-            raise _Damaged(
+            raise Damaged(
                 f"the entry after {_quoted(key)} says {shared} shared and {added} own bytes of name and {size} of "
                 f"value, with {max(0, end - at)} bytes left and names of at most {_LARGEST_NAME}"
             )
@@ -589,7 +547,7 @@ class _BlockBuilder:
             self._count, self._last = 0, b""
         shared = _common(self._last, key)
         for number in (shared, len(key) - shared, len(value)):
-            self._entries += _encode_varint(number)
+            self._entries += wire.varint(number)
         self._entries += key[shared:] + value
         self._count, self._last = self._count + 1, key
 
@@ -609,7 +567,7 @@ def _table(entries: Iterable[tuple[bytes, bytes]]) -> bytes:
 
     def append(block: _BlockBuilder) -> bytes:
         content = block.finish() + b"\0"
-        handle = _encode_varint(len(table)) + _encode_varint(len(content) - 1)
+        handle = wire.varint(len(table)) + wire.varint(len(content) - 1)
         table.extend(content + struct.pack("<I", _masked(google_crc32c.value(content))))
         return handle
 

@@ -31,6 +31,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from conversion.formats.faults import Damaged, Refused
 from conversion.tensors import DTYPES, Place, Tensor, Tensors
 from ms_bert.errors import UserError
 
@@ -85,15 +86,7 @@ _COPY_AGAIN = "copy or download the file again"
 _RESAVE = "save it anew with PyTorch: torch.save(model.state_dict(), NEW)"
 
 
-class _Damaged(Exception):
-    """What was found where, and what was expected; `read` adds the file."""
-
-
-class _Refused(Exception):
-    """Sound or hostile, but not for this reader: why, and what to do."""
-
-
-def is_bin(path: Path) -> bool:
+def recognises(path: Path) -> bool:
     """Whether a file is a zip with FOLDER/data.pkl, or begins with the magic number as torch pickles it."""
     try:
         if _magic(path) == _LEGACY_MAGIC:
@@ -127,12 +120,12 @@ def read(path: Path) -> Tensors:
         elif magic == _LEGACY_MAGIC:
             loaded, bytes_of = _open_legacy(path)
         else:
-            raise _Damaged(f"it begins with {magic[:4]!r}, neither with a zip's {_ZIP_MAGIC!r} nor with a magic number")
+            raise Damaged(f"it begins with {magic[:4]!r}, neither with a zip's {_ZIP_MAGIC!r} nor with a magic number")
         weights, beside = _state(loaded)
         tensors = {name: _tensor(name, view, bytes_of) for name, view in weights.items()}
-    except _Damaged as fault:
+    except Damaged as fault:
         raise UserError(f"{path} is damaged or not what torch.save writes: {fault}; {_COPY_AGAIN}.") from None
-    except _Refused as reason:
+    except Refused as reason:
         raise UserError(f"{path}: {reason}.") from None
     except _FAULTS as error:
         text = (str(error).strip().splitlines() or [""])[0][:300]
@@ -146,7 +139,7 @@ def read(path: Path) -> Tensors:
     return tensors
 
 
-def write(path: Path, tensors: Tensors, under: str = "") -> None:
+def write(path: Path, tensors: Tensors, under: str = "") -> list[str]:
     """Write what torch.save writes of a dict of tensors, or of one under a key; all of them are held at once.
 
     Raises:
@@ -170,6 +163,7 @@ def write(path: Path, tensors: Tensors, under: str = "") -> None:
         torch.save({under: state} if under else state, file)
         file.flush()
         os.fsync(file.fileno())
+    return []
 
 
 def _magic(path: Path) -> bytes:
@@ -199,20 +193,20 @@ def _open_zip(path: Path) -> tuple[object, _Bytes]:
         members = archive.infolist()
         pickles = [member for member in members if _inner(member.filename) == "data.pkl"]
         if any(_inner(member.filename) == "constants.pkl" for member in members):
-            raise _Refused(
+            raise Refused(
                 "it is a TorchScript archive, a program with its weights, and only weights are read; save them: "
                 "torch.save(torch.jit.load(OLD, map_location='cpu').state_dict(), NEW)"
             )
         if len(pickles) != 1 or len({member.filename.lower() for member in members}) != len(members):
-            raise _Damaged(
+            raise Damaged(
                 f"of its {len(members)} members {len(pickles)} are a data.pkl instead of one, or a name is there twice "
                 "(PyTorch's reader ignores case)"
             )
         for member in members:
             if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
-                raise _Refused(f"{member.filename[:100]!r} in it is compressed, which PyTorch does not do; {_RESAVE}")
+                raise Refused(f"{member.filename[:100]!r} in it is compressed, which PyTorch does not do; {_RESAVE}")
         if any(member.CRC for member in members) and (name := archive.testzip()) is not None:
-            raise _Damaged(f"{name[:100]!r} in it does not have the checksum that the zip's directory says")
+            raise Damaged(f"{name[:100]!r} in it does not have the checksum that the zip's directory says")
         for member in members:
             member.CRC = None  # checked, or missing; else zipfile would check it here
         with archive.open(pickles[0]) as file:
@@ -236,18 +230,18 @@ def _open_legacy(path: Path) -> tuple[object, _Bytes]:
         storages: dict[str, _Storage] = {}
         _, version, machine, loaded, keys = (_unpickled(file, storages) for _ in range(5))
         if version != 1001 or not isinstance(machine, dict) or not isinstance(keys, list):
-            raise _Damaged("what stands before its weights is not what torch.save writes there")
+            raise Damaged("what stands before its weights is not what torch.save writes there")
         places = {}
         for key in keys:
             count = int.from_bytes(file.read(8), "little")
             storage = storages.get(key) if isinstance(key, str) else None
             if storage is None:
-                raise _Damaged(f"no tensor says what is in the storage {str(key)[:100]!r}")
+                raise Damaged(f"no tensor says what is in the storage {str(key)[:100]!r}")
             if storage.itemsize == 0:
                 raise _foreign(storage.dtype)
             places[key] = (file.tell(), count * storage.itemsize)
             if file.tell() + count * storage.itemsize > size:
-                raise _Damaged(f"a storage is of {count} elements and goes beyond its {size} bytes")
+                raise Damaged(f"a storage is of {count} elements and goes beyond its {size} bytes")
             file.seek(count * storage.itemsize, os.SEEK_CUR)
         return loaded, _Bytes(path, places, machine.get("little_endian") is False)
 
@@ -320,7 +314,7 @@ def _unpickled(file: BinaryIO, storages: dict[str, _Storage] | None = None) -> o
     def marked() -> list:
         at = next((i for i in range(len(stack) - 1, -1, -1) if type(stack[i]) is _Mark), None)
         if at is None:
-            raise _Damaged("its pickle ends a list that it has not begun")
+            raise Damaged("its pickle ends a list that it has not begun")
         items = stack[at + 1 :]
         del stack[at:]
         return items
@@ -328,7 +322,7 @@ def _unpickled(file: BinaryIO, storages: dict[str, _Storage] | None = None) -> o
     for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         name = opcode.name
         if number > _MOST_OPCODES:
-            raise _Damaged(f"its pickle has more than {_MOST_OPCODES} opcodes, and a tensor has about 30")
+            raise Damaged(f"its pickle has more than {_MOST_OPCODES} opcodes, and a tensor has about 30")
         if name in _PUSHED:
             stack.append(argument)
         elif name in _CONSTANTS:
@@ -365,7 +359,7 @@ def _unpickled(file: BinaryIO, storages: dict[str, _Storage] | None = None) -> o
             if isinstance(arguments, tuple) and arguments and isinstance(arguments[0], (list, tuple)):
                 copied += len(arguments[0])
             if copied > _MOST_COPIED:
-                raise _Damaged(f"its pickle gives more than {_MOST_COPIED} things to calls")
+                raise Damaged(f"its pickle gives more than {_MOST_COPIED} things to calls")
             stack.append(_made(called, arguments))
         elif name == "NEWOBJ_EX":
             del stack[-2:]
@@ -388,20 +382,20 @@ def _unpickled(file: BinaryIO, storages: dict[str, _Storage] | None = None) -> o
         elif name == "STOP":
             return stack.pop()
         elif name not in ("PROTO", "FRAME"):
-            raise _Damaged(f"its pickle has the opcode {name}, which torch.save does not write")
-    raise _Damaged("its pickle has no end")
+            raise Damaged(f"its pickle has the opcode {name}, which torch.save does not write")
+    raise Damaged("its pickle has no end")
 
 
 def _tuple_of(stack: list, count: int) -> tuple:
     if len(stack) < count:
-        raise _Damaged("its pickle takes more from the stack than is there")
+        raise Damaged("its pickle takes more from the stack than is there")
     return tuple(stack[-count:])
 
 
 def _dict_of(keys: list, values: list) -> dict:
     """Keys that are text or numbers, and their values; others, whose hash may be anything, are no names of weights."""
     if len(keys) != len(values):
-        raise _Damaged("its pickle has a key without a value")
+        raise Damaged("its pickle has a key without a value")
     return {key: value for key, value in zip(keys, values) if type(key) in _PLAIN}
 
 
@@ -431,17 +425,17 @@ def _storage_of(described: object, storages: dict[str, _Storage]) -> object:
         return _Named("something")
     _, kind, key, _, elements, *view = described
     if not isinstance(kind, _Named) or not isinstance(key, str) or not _are_counts((elements,)):
-        raise _Damaged(f"a storage is described by {len(described)} things of wrong kinds")
+        raise Damaged(f"a storage is described by {len(described)} things of wrong kinds")
     dtype = "" if kind.name == _UNTYPED else _STORAGES.get(kind.name.removeprefix("torch."), kind.name)
     storage = _Storage(key, dtype, elements)
     if storages.setdefault(key, storage).itemsize != storage.itemsize:
-        raise _Damaged(f"the storage {key[:100]!r} is of two types")
+        raise Damaged(f"the storage {key[:100]!r} is of two types")
     if view and view[0] is not None:
         if not isinstance(view[0], tuple) or len(view[0]) != 3 or not _are_counts(view[0][1:]):
-            raise _Damaged(f"a view of the storage {key[:100]!r} is not described by a key and two numbers")
+            raise Damaged(f"a view of the storage {key[:100]!r} is not described by a key and two numbers")
         begin, size = view[0][1:]
         if begin + size > elements:
-            raise _Damaged(f"a view goes beyond the storage {key[:100]!r} of {elements} elements")
+            raise Damaged(f"a view goes beyond the storage {key[:100]!r} of {elements} elements")
         storage = dataclasses.replace(storage, elements=size, begin=begin)
     return storage
 
@@ -454,9 +448,9 @@ def _view(storage: object, offset: object, shape: object, strides: object, dtype
     if not isinstance(storage, _Storage):
         return _Named(storage.name if isinstance(storage, _Named) else "something")
     if not _are_counts((offset,)) or not _are_counts(shape) or not _are_counts(strides) or len(shape) != len(strides):
-        raise _Damaged("a tensor's offset, sizes and strides are not numbers from 0 on")
+        raise Damaged("a tensor's offset, sizes and strides are not numbers from 0 on")
     if len(shape) > _MOST_DIMENSIONS:
-        raise _Damaged(f"a tensor has {len(shape)} dimensions")
+        raise Damaged(f"a tensor has {len(shape)} dimensions")
     negative = isinstance(metadata, dict) and metadata.get("neg") is True
     return _View(storage, dtype or storage.dtype, offset, tuple(shape), tuple(strides), negative)
 
@@ -469,7 +463,7 @@ def _state(loaded: object) -> tuple[dict[str, _View], list[str]]:
     if isinstance(loaded, _Named):
         raise _foreign(loaded.name)
     if not isinstance(loaded, dict):
-        raise _Refused(f"it has a {_kind(loaded)} instead of a dict of tensors; {_RESAVE}")
+        raise Refused(f"it has a {_kind(loaded)} instead of a dict of tensors; {_RESAVE}")
     entries, beside, where = loaded, [], ""
     for _ in range(_DEEPEST):
         inner = [name for name in WRAPPERS if isinstance(entries.get(name), dict)]
@@ -478,7 +472,7 @@ def _state(loaded: object) -> tuple[dict[str, _View], list[str]]:
             inner = [name for name, value in some if isinstance(value, dict) and _is_state(value)]
         if len(inner) > 1:
             listed = " and ".join(repr(str(name)[:100]) for name in inner[:5])
-            raise _Refused(f"it has dicts under {listed}, and one is expected; {_RESAVE}")
+            raise Refused(f"it has dicts under {listed}, and one is expected; {_RESAVE}")
         if not inner or any(isinstance(value, _View) for value in entries.values()):
             break
         beside += [repr(str(name)[:100]) for name in entries if name != inner[0]]
@@ -488,7 +482,7 @@ def _state(loaded: object) -> tuple[dict[str, _View], list[str]]:
         raise _foreign(foreign[0].name)
     if others or not entries:
         listed = ", ".join(f"{str(name)[:100]!r} ({_kind(value)})" for name, value in others[:5])
-        raise _Refused(
+        raise Refused(
             f"{where}it has {len(entries)} entries, of which {len(others)} are no "
             f"tensor with a name{f': {listed}' if others else ''}{' and more' if len(others) > 5 else ''}; expected is "
             f"a dict of names and tensors, or one under {', '.join(map(repr, WRAPPERS))}; {_RESAVE}"
@@ -500,8 +494,8 @@ def _is_state(value: dict) -> bool:
     return bool(value) and all(type(name) is str and isinstance(view, _View) for name, view in value.items())
 
 
-def _foreign(name: str) -> _Refused:
-    return _Refused(
+def _foreign(name: str) -> Refused:
+    return Refused(
         f"it asks for {name[:100]!r}, and what is read is a dict of dense tensors of {_READ}, made without executing "
         f"anything; if you trust it, load it with PyTorch and {_RESAVE}"
     )
@@ -514,7 +508,7 @@ def _kind(value: object) -> str:
 def _tensor(name: str, view: _View, bytes_of: _Bytes) -> Tensor:
     dtype, storage = DTYPES.get(view.dtype), view.storage
     if dtype is None or (storage.dtype and storage.dtype != view.dtype):
-        raise _Refused(
+        raise Refused(
             f"{name[:100]!r} is of {view.dtype[:100]}, and what is read is {_READ}; cast it or leave it out and "
             f"{_RESAVE}"
         )
@@ -522,15 +516,15 @@ def _tensor(name: str, view: _View, bytes_of: _Bytes) -> Tensor:
     elements = storage.elements if storage.dtype else storage.elements // dtype.itemsize
     if (storage.begin + elements) * dtype.itemsize > available:
         stored = (storage.begin + elements) * dtype.itemsize
-        raise _Damaged(f"{name[:100]!r} has a storage of {stored} bytes where the file has {available}")
+        raise Damaged(f"{name[:100]!r} has a storage of {stored} bytes where the file has {available}")
     size, empty = math.prod(view.shape), 0 in view.shape
     if math.prod(max(1, n) for n in view.shape) > _MOST_VALUES:
-        raise _Damaged(f"{name[:100]!r} is of a shape {view.shape} that no tensor has")
+        raise Damaged(f"{name[:100]!r} is of a shape {view.shape} that no tensor has")
     span = 0 if empty else 1 + sum((n - 1) * stride for n, stride in zip(view.shape, view.strides))
     if not empty and view.offset + span > elements:
-        raise _Damaged(f"{name[:100]!r} of shape {view.shape} goes beyond its storage of {elements} elements")
+        raise Damaged(f"{name[:100]!r} of shape {view.shape} goes beyond its storage of {elements} elements")
     if size * dtype.itemsize > _MOST_REPEATS * max(1, available):
-        raise _Refused(f"{name[:100]!r} of shape {view.shape} repeats few values too often for a weight; {_RESAVE}")
+        raise Refused(f"{name[:100]!r} of shape {view.shape} repeats few values too often for a weight; {_RESAVE}")
     place = Place(bytes_of.path, begin + (storage.begin + view.offset) * dtype.itemsize, span * dtype.itemsize)
 
     def read() -> np.ndarray:

@@ -15,8 +15,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from conversion import checkpoint, placing
-from conversion import convert as converting
+from conversion import checkpoint, placing, writing
 from conversion.convert import Settings, convert
 from conversion.formats import onnx_graph
 from ms_bert.errors import UserError
@@ -111,22 +110,19 @@ class Killer:
             for name in "abc"
         }
         os.fsync = lambda descriptor: None  # for power cuts, which these are not
-        self.writers = dict(converting._WRITERS)
-        for container in converting._WRITERS:
-            converting._WRITERS[container] = self.copy
+        self.write, writing.write = writing.write, self.copy
 
-    def copy(self, result, staging, settings):
-        """Instead of a writer: what it wrote the first time."""
+    def copy(self, result, folder, settings):
+        """Instead of writing: what was written the first time."""
         source = next(name for name, source in self.sources.items() if source is result.source)
         made = self.work / "made" / f"{source}-{result.kind}"
         if not made.exists():
             made.mkdir(parents=True)
-            container = converting.TARGETS[result.kind].container
-            self.writers[container](result, made, settings)
-            if container == "onnx":
+            self.write(result, made, settings)
+            if result.kind == "onnx":
                 weights = result.source.weights
                 onnx_graph.write(made / result.target.name, CONFIG, "BertForPreTraining", weights, external_data=True)
-        shutil.copytree(made, staging, dirs_exist_ok=True)
+        shutil.copytree(made, folder, dirs_exist_ok=True)
 
     def convert(self, case: Case, source: str, overwrite: bool) -> None:
         convert(self.sources[source], self.place / case.target, case.kind, Settings(overwrite=overwrite))

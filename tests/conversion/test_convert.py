@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models
 
-from conversion import checkpoint, configs, report
-from conversion import convert as conversion_of_files
+from conversion import checkpoint, configs, report, writing
 from conversion.__main__ import main
 from conversion.convert import Settings, convert
 from conversion.formats import mindspore_ckpt, safetensors_file, torch_bin
@@ -261,7 +260,7 @@ def test_a_run_goes_on_after_its_checkpoint_went_through_other_formats(options, 
 
 def test_a_ckpt_that_mindspore_cannot_read_is_said(tmp_path, monkeypatch):
     source = checkpoint.read(write_folder(tmp_path / "source", random_weights()))
-    monkeypatch.setattr(conversion_of_files, "_PROTOBUF_LIMIT", 1000)
+    monkeypatch.setattr(mindspore_ckpt, "_PROTOBUF_LIMIT", 1000)
     assert any("over 2 GiB" in note for note in convert(source, tmp_path / "m" / "a.ckpt").notes)
     assert not convert(source, tmp_path / "s" / "a.safetensors", "mindspore").notes
 
@@ -686,7 +685,7 @@ def test_overwriting_a_folder_deletes_nothing_but_a_checkpoint(tmp_path):
 def test_what_comes_to_be_there_meanwhile_is_not_touched(target, tmp_path, monkeypatch):
     source = checkpoint.read(write_folder(tmp_path / "source", random_weights()))
     path = tmp_path / target
-    real = conversion_of_files._read_back
+    real = writing._read_back
 
     def meanwhile(*arguments):
         real(*arguments)
@@ -696,7 +695,7 @@ def test_what_comes_to_be_there_meanwhile_is_not_touched(target, tmp_path, monke
             path.mkdir()
             (path / "thesis.txt").write_text("precious")
 
-    monkeypatch.setattr(conversion_of_files, "_read_back", meanwhile)
+    monkeypatch.setattr(writing, "_read_back", meanwhile)
     with pytest.raises((UserError, OSError)):
         convert(source, path)
     assert (path if path.suffix else path / "thesis.txt").read_text() == "precious"
@@ -1007,7 +1006,7 @@ def test_an_interrupt_leaves_nothing_and_says_so(tmp_path, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(conversion_of_files, "_read_back", interrupted)
+    monkeypatch.setattr(writing, "_read_back", interrupted)
     assert main(["convert", str(source), str(tmp_path / "target")]) == 130
     assert "interrupted" in capsys.readouterr().err and [path.name for path in tmp_path.iterdir()] == ["source"]
 
@@ -1113,7 +1112,8 @@ def test_the_command_reports_as_json_and_refuses_in_a_sentence(tmp_path, capsys)
     assert main(["convert", str(source), str(tmp_path / "m" / "a.ckpt")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("python -m conversion: ") and error.count("\n") == 1 and "--overwrite" in error
-    assert main(["convert", str(tmp_path / "nothing"), str(tmp_path / "x")]) == 2
+    assert main(["convert", str(tmp_path / "nothing"), str(tmp_path / "x")], program="ms-bert") == 2
+    assert capsys.readouterr().err.startswith("ms-bert: there is no ")
     assert main(["convert", str(source), str(tmp_path / "h"), "--dtype", "bfloat16", "--drop", "mlm", "nsp"]) == 0
     assert set(FAMILIES) >= {checkpoint.read(tmp_path / "h").spelling.family}
 
@@ -1132,7 +1132,7 @@ def test_fusions_are_compared_with_the_plain_graph(tmp_path, monkeypatch):
         onnx_graph.write(target, config, "BertForPreTraining", weights)
         return {}
 
-    monkeypatch.setattr(onnx_graph, "optimize", wrong)
+    monkeypatch.setattr(onnx_graph, "fuse", wrong)
     with pytest.raises(OSError, match="the fused graph computes something else"):
         convert(source, tmp_path / "b" / "m.onnx", settings=Settings(optimize=True))
     assert not (tmp_path / "b").exists()

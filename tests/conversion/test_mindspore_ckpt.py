@@ -113,7 +113,7 @@ def value(name: str, dims: bytes, kind: str = "Float32", content: bytes = bytes(
 
 def test_what_mindspore_wrote_is_read(path):
     save(path, arrays())
-    assert mindspore_ckpt.is_ckpt(path)
+    assert mindspore_ckpt.recognises(path)
     assert_holds(mindspore_ckpt.read(path), arrays())
 
 
@@ -190,7 +190,7 @@ def test_older_forms_of_dims_are_read(path):
 @pytest.mark.parametrize("mode", ["AES-GCM", "AES-CBC", "SM4-CBC"])
 def test_encrypted_file_is_refused_and_the_way_out_works(path, tmp_path, mode):
     save(path, {"w": np.ones(2, np.float32)}, enc_key=KEY, enc_mode=mode)
-    assert mindspore_ckpt.is_ckpt(path)
+    assert mindspore_ckpt.recognises(path)
     message = refusal(path)
     assert "it is encrypted" in message
     recipe = message.partition("save it anew: ")[2].rstrip(".")
@@ -210,7 +210,7 @@ def test_int4_is_refused_and_the_way_out_works(path, tmp_path):
 
 def test_map_parameter_is_refused(path):
     path.write_bytes(field(1, field(1, b"m") + field(3, b"")))
-    assert mindspore_ckpt.is_ckpt(path)
+    assert mindspore_ckpt.recognises(path)
     assert "'m' is a MapParameter" in refusal(path)
 
 
@@ -231,13 +231,13 @@ def test_two_tensors_of_a_name_in_a_row_are_no_slices(path):
 )
 def test_other_files_are_not_taken_for_checkpoints(path, content):
     path.write_bytes(content)
-    assert not mindspore_ckpt.is_ckpt(path)
+    assert not mindspore_ckpt.recognises(path)
     refusal(path)
 
 
 def test_no_file_and_a_folder_are_told(tmp_path):
     for path in (tmp_path / "none.ckpt", tmp_path):
-        assert not mindspore_ckpt.is_ckpt(path)
+        assert not mindspore_ckpt.recognises(path)
         refusal(path)
 
 

@@ -11,6 +11,8 @@ import torch
 import transformers
 
 from conversion.formats import onnx_graph
+from conversion.formats.onnx_graph import file as onnx_file
+from conversion.parameters import OUTPUTS
 from conversion.tensors import Tensor, same_bytes
 from ms_bert.config import BertConfig
 from ms_bert.errors import UserError
@@ -92,7 +94,7 @@ def assert_close(outputs: dict, wanted: dict, tolerance: float = TOLERANCE) -> N
         assert error <= tolerance, f"{name}: {error}"
 
 
-@pytest.fixture(scope="module", params=onnx_graph.OUTPUTS)
+@pytest.fixture(scope="module", params=OUTPUTS)
 def converted(request, tmp_path_factory):
     """Each architecture: its name, config, transformers' model and ONNX file."""
     architecture = request.param
@@ -118,13 +120,13 @@ def test_outputs_are_those_of_transformers_for_any_size(converted):
     for size in SIZES:
         inputs = feed(architecture, *size)
         outputs = run(path, inputs)
-        assert tuple(outputs) == onnx_graph.OUTPUTS[architecture]
+        assert tuple(outputs) == OUTPUTS[architecture]
         assert_close(outputs, expected(model, inputs))
 
 
 def test_fused_model_has_each_fusion_and_the_same_outputs(converted, tmp_path, capfd, caplog):
     architecture, config, model, path = converted
-    counts = onnx_graph.optimize(path, config, tmp_path / "fused.onnx")
+    counts = onnx_graph.fuse(path, config, tmp_path / "fused.onnx")
     mlm = architecture in ("BertForMaskedLM", "BertForPreTraining")
     assert counts == {"Attention": 2, "BiasGelu": 2 + mlm, "EmbedLayerNormalization": 1, "SkipLayerNormalization": 4}
     assert capfd.readouterr() == ("", "") and not caplog.records
@@ -149,7 +151,7 @@ def test_activation_and_epsilon_of_the_config(tmp_path, changes, fused):
     path, target = tmp_path / "model.onnx", tmp_path / "fused.onnx"
     onnx_graph.write(path, config, architecture, weights(model))
     others = {"Attention": 2, "EmbedLayerNormalization": 1, "SkipLayerNormalization": 4}
-    assert onnx_graph.optimize(path, config, target) == others | fused
+    assert onnx_graph.fuse(path, config, target) == others | fused
     inputs = feed(architecture, *SIZES[0])
     for file in (path, target):
         assert_close(run(file, inputs), expected(model, inputs))
@@ -169,7 +171,7 @@ def test_float16_computes_in_float16(tmp_path):
     model = reference(CONFIG, architecture).half()
     tensors = weights(model, np.float16)
     onnx_graph.write(path, CONFIG, architecture, tensors)
-    counts = onnx_graph.optimize(path, CONFIG, target)
+    counts = onnx_graph.fuse(path, CONFIG, target)
     assert counts == {"Attention": 2, "BiasGelu": 3, "EmbedLayerNormalization": 1, "SkipLayerNormalization": 4}
     inputs = feed(architecture, *SIZES[0])
     wanted = expected(model.float(), inputs)
@@ -223,7 +225,7 @@ def test_external_data_holds_all_weights_at_aligned_offsets(masked_lm):
 
 def test_external_data_can_be_fused(masked_lm, tmp_path):
     _, within, beside = masked_lm
-    assert onnx_graph.optimize(beside, CONFIG, tmp_path / "fused.onnx")["Attention"] == 2
+    assert onnx_graph.fuse(beside, CONFIG, tmp_path / "fused.onnx")["Attention"] == 2
     inputs = feed("BertForMaskedLM", *SIZES[0])
     assert_close(run(tmp_path / "fused.onnx", inputs), run(within, inputs))
 
@@ -231,13 +233,13 @@ def test_external_data_can_be_fused(masked_lm, tmp_path):
 def test_what_passes_the_limit_of_protobuf_goes_beside(masked_lm, tmp_path, monkeypatch):
     tensors, within, _ = masked_lm
     path = tmp_path / "model.onnx"
-    monkeypatch.setattr(onnx_graph, "PROTOBUF_LIMIT", within.stat().st_size - 1)
+    monkeypatch.setattr(onnx_file, "PROTOBUF_LIMIT", within.stat().st_size - 1)
     with pytest.raises(UserError, match="allow external data"):
         onnx_graph.write(path, CONFIG, "BertForMaskedLM", tensors, external_data=False)
     assert not list(tmp_path.iterdir())
     onnx_graph.write(path, CONFIG, "BertForMaskedLM", tensors)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
-    onnx_graph.optimize(path, CONFIG, tmp_path / "fused.onnx")
+    onnx_graph.fuse(path, CONFIG, tmp_path / "fused.onnx")
     with pytest.raises(UserError, match="at most for ONNX"):
         onnx_graph.read(within)
 
@@ -248,7 +250,7 @@ def test_tied_table_is_there_once(tmp_path):
     path, target = tmp_path / "model.onnx", tmp_path / "fused.onnx"
     tensors = weights(model)
     onnx_graph.write(path, config, "BertForMaskedLM", tensors)
-    onnx_graph.optimize(path, config, target)
+    onnx_graph.fuse(path, config, target)
     values = sum(tensor.nbytes for tensor in tensors.values())
     table = tensors["bert.embeddings.word_embeddings.weight"].nbytes
     for file in (path, target):
@@ -306,7 +308,7 @@ def test_damaged_or_foreign_file_is_refused(masked_lm, tmp_path):
     cases += [content + b"\x3a\xff", rng.integers(0, 256, 4000, np.uint8).tobytes(), foreign.SerializeToString()]
     for case in cases:
         path.write_bytes(case)
-        for use in (onnx_graph.read, lambda file: onnx_graph.optimize(file, CONFIG, tmp_path / "fused.onnx")):
+        for use in (onnx_graph.read, lambda file: onnx_graph.fuse(file, CONFIG, tmp_path / "fused.onnx")):
             with pytest.raises(UserError, match="model.onnx: found "):
                 use(path)
     for missing in (tmp_path / "nothing.onnx", tmp_path):

@@ -142,8 +142,8 @@ def test_modes_are_those_of_the_umask_whatever_the_source_has(tmp_path):
 def test_a_signal_leaves_nothing_and_ends_the_command_as_signals_do(number, code, tmp_path):
     write_folder(tmp_path / "source", random_weights())
     program = (
-        "import sys, time; from conversion import convert, __main__\n"
-        "convert._read_back = lambda *_: print('writing', flush=True) or time.sleep(60)\n"
+        "import sys, time; from conversion import writing, __main__\n"
+        "writing._read_back = lambda *_: print('writing', flush=True) or time.sleep(60)\n"
         "sys.exit(__main__.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", program, "convert", tmp_path / "source", tmp_path / "deep" / "a.ckpt"]

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from conversion.formats import tensorflow_bundle
+from conversion.formats.wire import varint
 from conversion.tensors import DTYPES, Tensor, Tensors, same_bytes
 from ms_bert.errors import UserError
 
@@ -132,7 +133,7 @@ def test_index_of_several_blocks_is_that_of_tensorflow(tmp_path):
 
 def test_no_tensors_make_a_bundle_too(tmp_path):
     tensorflow_bundle.write(tmp_path / "none", {})
-    assert tensorflow_bundle.is_bundle(tmp_path / "none")
+    assert tensorflow_bundle.recognises(tmp_path / "none")
     assert tensorflow_bundle.read(tmp_path / "none") == {}
 
 
@@ -201,10 +202,6 @@ VALUES = np.array([1.5, -2.0], np.float32)
 
 def masked(checksum: int) -> int:
     return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def varint(value: int) -> bytes:
-    return tensorflow_bundle._encode_varint(value)
 
 
 def entry(dtype=1, shape=(2,), shard=0, offset=0, size=8, more=b"") -> bytes:
@@ -494,7 +491,7 @@ def test_missing_data_file_is_named(golden):
 def test_v1_checkpoint_is_told_from_a_bundle(tmp_path):
     (tmp_path / "old.ckpt").write_bytes(GOLDEN_INDEX)  # it ends with the same magic
     assert "V1 checkpoint" in refusal(tmp_path / "old.ckpt")
-    assert not tensorflow_bundle.is_bundle(tmp_path / "old.ckpt")
+    assert not tensorflow_bundle.recognises(tmp_path / "old.ckpt")
 
 
 def test_prefix_is_asked_for_where_a_file_is_named(golden):
@@ -512,14 +509,14 @@ def test_folder_or_other_file_as_index_is_told(tmp_path):
 
 
 def test_bundle_is_known_by_the_end_of_its_index(golden, tmp_path):
-    assert tensorflow_bundle.is_bundle(golden)
+    assert tensorflow_bundle.recognises(golden)
     for name, content in (("empty", b""), ("short", GOLDEN_INDEX[-4:]), ("cut", GOLDEN_INDEX[:-1])):
         index_of(tmp_path / name).write_bytes(content)
-        assert not tensorflow_bundle.is_bundle(tmp_path / name)
-    assert not tensorflow_bundle.is_bundle(tmp_path / "nothing")
-    assert not tensorflow_bundle.is_bundle(index_of(golden))
+        assert not tensorflow_bundle.recognises(tmp_path / name)
+    assert not tensorflow_bundle.recognises(tmp_path / "nothing")
+    assert not tensorflow_bundle.recognises(index_of(golden))
     index_of(tmp_path / "folder").mkdir()
-    assert not tensorflow_bundle.is_bundle(tmp_path / "folder")
+    assert not tensorflow_bundle.recognises(tmp_path / "folder")
 
 
 # TensorFlow itself, where it is installed

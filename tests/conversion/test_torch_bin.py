@@ -98,7 +98,7 @@ READ = [
 def test_every_dtype_is_read(path, form, name):
     array = np.arange(6).reshape(2, 3).astype(DTYPES[name])
     assert_holds(save(path, {"w": torch.tensor(array.tolist(), dtype=getattr(torch, name))}, form), {"w": array})
-    assert torch_bin.is_bin(path)
+    assert torch_bin.recognises(path)
 
 
 def test_values_are_those_of_the_file_to_the_byte(path, form):
@@ -221,7 +221,7 @@ def test_torchscript_is_refused_and_the_way_out_works(path, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.trace(module, torch.ones(1, 2)).save(str(path))
-        assert torch_bin.is_bin(path)
+        assert torch_bin.recognises(path)
         message = refusal(path)
         assert "a TorchScript archive" in message
         eval(message.partition("save them: ")[2].rstrip("."), {"torch": torch, "OLD": path, "NEW": tmp_path / "new"})
@@ -233,20 +233,20 @@ def test_torchscript_is_refused_and_the_way_out_works(path, tmp_path):
 )
 def test_other_files_are_not_taken_for_weights(path, content):
     path.write_bytes(content)
-    assert not torch_bin.is_bin(path)
+    assert not torch_bin.recognises(path)
     refusal(path)
 
 
 def test_zip_of_other_things_is_refused(path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("mimetype", "text")
-    assert not torch_bin.is_bin(path)
+    assert not torch_bin.recognises(path)
     assert "0 are a data.pkl" in refusal(path)
 
 
 def test_no_file_and_a_folder_are_told(tmp_path):
     for path in (tmp_path / "none.bin", tmp_path):
-        assert not torch_bin.is_bin(path)
+        assert not torch_bin.recognises(path)
         refusal(path)
 
 
@@ -265,7 +265,7 @@ def test_reading_needs_no_torch_and_writing_says_so(path, form, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without_torch)
     monkeypatch.delitem(sys.modules, "torch")
-    assert torch_bin.is_bin(path)
+    assert torch_bin.recognises(path)
     assert_holds(path, {"w": np.ones(2, np.float32)})
     with pytest.raises(UserError, match="pip install -e"):
         torch_bin.write(path, torch_bin.read(path))
@@ -461,7 +461,7 @@ def test_any_damage_is_told_or_harmless(path, sound, form):
         else:
             damaged[at : at + random_.randrange(5)] = random_.randbytes(random_.randrange(1, 5))
         path.write_bytes(damaged)
-        torch_bin.is_bin(path)
+        torch_bin.recognises(path)
         try:
             read = {name: tensor.read() for name, tensor in torch_bin.read(path).items()}
             assert form == "legacy" or all(same_bytes(read[name], values[name]) for name in values)
@@ -542,7 +542,7 @@ def test_the_weights_of_a_training_checkpoint_are_read_and_nothing_else_is_execu
     state._metadata = OrderedDict({"": {"version": 1}})
     marker = tmp_path / "marker"
     path = save(tmp_path / name, lightning_checkpoint(state, marker), form)
-    assert torch_bin.is_bin(path)
+    assert torch_bin.recognises(path)
     with pytest.warns(UserWarning, match="left out what is no weight: 'epoch', 'global_step'.* and 2 more"):
         assert_holds(path, {"a": np.arange(6, dtype=np.float32).reshape(2, 3).T, "b": np.ones(2, np.float32)})
     assert not marker.exists()

@@ -39,7 +39,8 @@ def warm() -> None:
     import torch._dynamo
 
     import conversion.__main__
-    import conversion.formats.onnx_graph
+    import conversion.formats.onnx_graph.bert
+    import conversion.formats.onnx_graph.runtime
     import ms_bert.run.command
     import pt_reference.training.trainer
 

@@ -1,0 +1,109 @@
+"""What lies beside a checkpoint and says what it is: the config, the tokenizer, the description of the run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from conversion import configs
+from conversion.checkpoint import TOKENIZER, Checkpoint
+from ms_bert.data.files import write_atomically
+from ms_bert.errors import UserError
+from ms_bert.run.folder import RUN
+
+NAMES = {configs.HUGGING_FACE, configs.GOOGLE, *TOKENIZER, RUN}
+
+
+def write(source: Checkpoint, folder: Path, config: str, dtypes: set[str], with_run: bool) -> list[str]:
+    """Write the companions of a checkpoint into a folder; returns what of the config is not there.
+
+    Args:
+        config: the name of the file that says it. dtypes: of the weights, for it names them.
+        with_run: the description of the run, too, where there is one.
+
+    Raises:
+        UserError: the file that says the config cannot say a field that changes numbers.
+    """
+    for file in source.tokenizer:
+        shutil.copyfile(file, folder / file.name)
+    if with_run and (source.source.home / RUN).is_file():
+        shutil.copyfile(source.source.home / RUN, folder / RUN)
+    if source.config is None:
+        return ["there is no config beside the source, and so none beside the target; name one with --config"]
+    if config == configs.GOOGLE:
+        text, left_out = configs.google(source.config)
+    else:
+        text, left_out = configs.hugging_face(source.config, source.architecture, dtypes), []
+    write_atomically(folder / config, text)
+    return [f"left out {name} of the config: {config} has no place for it" for name in left_out]
+
+
+def is_of(source: Checkpoint, there: Path) -> bool:
+    """Whether a file beside the target says of the source what the source's own says."""
+    own = source.source.home / there.name
+    same = own.exists() and there.samefile(own)
+    if there.name not in (configs.HUGGING_FACE, configs.GOOGLE):
+        return same or (own.exists() and there.read_bytes() == own.read_bytes())
+    if source.config is None:
+        return False
+    try:
+        found = configs.read(there)
+        if there.name == configs.GOOGLE:
+            return configs.google(found.config)[0] == configs.google(source.config)[0]
+    except UserError:
+        return False
+    if same:  # labels that it does not name are counted in the weights
+        return found.config in (source.config, source.config.replace(id2label=None))
+    return (found.config, found.architecture) == (source.config, source.architecture)
+
+
+def tokenizer_notes(source: Checkpoint) -> list[str]:
+    """What is odd about the tokenizer beside the source, of whatever kind it is.
+
+    Raises:
+        UserError: one of its files is damaged: it would travel along, and nothing could load the target with it.
+    """
+    sizes = {}
+    for file in source.tokenizer:
+        try:
+            sizes[file.name] = _vocabulary_size(file)
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(
+                f"{file} is damaged ({error}); fetch it again, or move it away to convert without it."
+            ) from None
+    table = source.weights["bert.embeddings.word_embeddings.weight"].shape[0]
+    notes = [
+        f"{name} has ids up to {size - 1}, and the model has word embeddings up to {table - 1}"
+        for name, size in sizes.items()
+        if size > table
+    ]
+    lines, entries = (sizes.get(name, 0) for name in ("vocab.txt", "tokenizer.json"))
+    if lines and entries and lines != entries:
+        notes.append(f"vocab.txt has ids up to {lines - 1}, and tokenizer.json up to {entries - 1}")
+    return notes
+
+
+def _vocabulary_size(file: Path) -> int:
+    """One more than the largest id that a file of a tokenizer tells, 0 where it tells none; of whatever kind it is.
+
+    Raises:
+        ValueError: it is not the text that it must be, or the `tokenizers` library does not load it.
+    """
+    text = file.read_bytes().decode("utf-8")
+    if not text.strip(" \t\r\n\0"):
+        raise ValueError("it is empty")
+    if file.suffix != ".json":
+        return len(text.rstrip("\n").split("\n"))
+    if file.name == "tokenizer.json":
+        try:
+            entries = Tokenizer.from_str(text).get_vocab(with_added_tokens=True)
+        except Exception as error:  # `tokenizers` raises nothing narrower
+            raise ValueError(str(error)[:200]) from None
+        return max(entries.values(), default=-1) + 1
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError(f"it is a JSON {type(content).__name__} instead of an object")
+    return 0
