@@ -1,6 +1,7 @@
 """What works where a framework is not installed, and what is said of it."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,3 +58,10 @@ def test_the_builtin_corpus_is_made_of_the_libraries_that_are_there(monkeypatch)
     monkeypatch.setattr(builtin, "LIBRARIES", ("numpy", "no-such-library"))
     assert builtin.versions().items() < everywhere.items() and builtin.versions().keys() == {"python", "numpy"}
     assert next(builtin.documents())
+
+
+def test_no_message_takes_a_checkout_for_granted():
+    for package in ("ms_bert", "pt_reference", "conversion"):
+        for path in (ROOT / package).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"pip install (-e|--editable|\.)|run `?make\b|\btests/", text), path
