@@ -1,18 +1,29 @@
-# The environment, the default run, the tests. `make PYTHON=python3.12 ...` chooses the interpreter.
+# The environment, the default run, the tests, the linters. `make PYTHON=python3.12 ...` chooses the interpreter.
 
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# The linters have an environment of their own: what they say must not depend on which frameworks are installed.
+LINT := $(VENV)-lint
+LINTERS := ruff mypy clang-format numpy types-tqdm
+PIP_INSTALL := pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := $(BIN)/$(PIP_INSTALL)
+NATIVE := $(wildcard ms_bert/kernels/native/*.h ms_bert/kernels/native/*.cpp)
 
-.PHONY: pretrain test sanitize clean
+.PHONY: pretrain test lint sanitize clean
 
 pretrain: $(VENV)/installed
 	$(BIN)/python -m ms_bert.pretrain
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
+lint: $(LINT)/installed
+	$(LINT)/bin/ruff check --quiet .
+	$(LINT)/bin/ruff format --quiet --check .
+	$(LINT)/bin/mypy
+	$(LINT)/bin/clang-format --dry-run --Werror $(NATIVE)
 
 # The C++ kernels under AddressSanitizer and UndefinedBehaviorSanitizer, each instruction set that this machine has.
 sanitize: $(VENV)/installed-test
@@ -21,14 +32,19 @@ sanitize: $(VENV)/installed-test
 	UBSAN_OPTIONS=halt_on_error=1 MS_BERT_KERNELS=build/sanitized/ms_bert/kernels/native/libms_bert_kernels.so \
 	$(BIN)/python -m pytest tests/unit/test_native.py -p no:cacheprovider
 
-$(VENV)/installed: pyproject.toml constraints.txt setup.py $(wildcard ms_bert/kernels/native/*.h ms_bert/kernels/native/*.cpp)
+$(VENV)/installed: pyproject.toml constraints.txt setup.py $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) --editable .
+	$(INSTALL) --editable .[mindspore]
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(INSTALL) --editable .[test]
 	touch $@
 
+$(LINT)/installed: constraints.txt
+	$(PYTHON) -m venv $(LINT)
+	$(LINT)/bin/$(PIP_INSTALL) $(LINTERS)
+	touch $@
+
 clean:
-	rm -rf $(VENV) *.egg-info
+	rm -rf $(VENV) $(LINT) *.egg-info

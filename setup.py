@@ -6,6 +6,7 @@ import runpy
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 NATIVE = Path("ms_bert/kernels/native")
@@ -49,6 +50,14 @@ class BuildKernels(build_ext):
         self.compiler.link_shared_object(objects, library, extra_postargs=["-pthread", *sanitizers], target_lang="c++")
 
 
+class PlatformWheel(bdist_wheel):
+    """One wheel of a platform for every version of Python, of which the library knows nothing."""
+
+    def get_tag(self):
+        _, _, platform_tag = super().get_tag()
+        return "py3", "none", platform_tag
+
+
 setup(
     ext_modules=[
         Extension(
@@ -58,5 +67,5 @@ setup(
             optional=True,
         )
     ],
-    cmdclass={"build_ext": BuildKernels},
+    cmdclass={"bdist_wheel": PlatformWheel, "build_ext": BuildKernels},
 )

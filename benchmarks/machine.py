@@ -12,25 +12,23 @@ import sys
 import time
 from pathlib import Path
 
+from conversion.agreement.environment import Processor
+
 PACKAGES = ("mindspore", "torch", "transformers", "onnxruntime", "numpy", "tokenizers", "pyarrow", "datasets")
 
 
 def describe() -> dict:
-    """Machine, versions, commit and date."""
-    cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.machine(),
-    )
+    """Machine, versions, commit and date. A result without `cpu_family` is older than the three keys beside it."""
+    processor = Processor.here()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     commit = _git("rev-parse", "HEAD")
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":!results")
     return {
         "machine": {
-            "cpu": cpu,
+            "cpu": processor.name,
+            "cpu_family": processor.family,
+            "cpu_model": processor.model,
+            "cpu_instructions": list(processor.instructions),
             "cores": len(os.sched_getaffinity(0)),
             "memory_gib": round(memory / 2**30, 1),
             "system": platform.platform(),

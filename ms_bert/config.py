@@ -181,7 +181,7 @@ class BertConfig:
             raise UserError(
                 f"{source}: model_type is {shown(model)}, a model that computes otherwise; name the config of a BERT."
             )
-        hints = checked.hints(cls)
+        hints = checked.hints(cls)  # type: ignore[arg-type] # a class can be hashed, whatever its instances can
         own = {name: checked.from_json(fields[name], hints[name]) for name in hints if name in fields}
         act = own.get("hidden_act")
         if isinstance(act, str):
@@ -348,9 +348,10 @@ def _labels(fields: dict) -> _Labels:
         id2label = {str(i): f"LABEL_{i}" for i in range(number)}
     if fields.get("label2id") is not None and id2label is None:
         told.append("label2id is left out, for it counts nothing without id2label, as in transformers")
-    elif fields.get("label2id") is not None and checked.fits(id2label, dict[str, str]) and _are_numbered(id2label):
-        label2id = {name: int(i) for i, name in id2label.items()}
-        if not _say_the_same(fields["label2id"], label2id):
+    elif fields.get("label2id") is not None and isinstance(id2label, dict):
+        if checked.fits(id2label, dict[str, str]) and _are_numbered(id2label):
+            label2id = {name: int(i) for i, name in id2label.items()}
+        if label2id is not None and not _say_the_same(fields["label2id"], label2id):
             told.append("id2label counts, and label2id, which differs from it, is made to fit")
     old, labels = fields.get("_num_labels"), len(id2label) if isinstance(id2label, dict) else 2
     if old not in (None, labels):
@@ -365,7 +366,7 @@ def _say_the_same(given, label2id: dict) -> bool:
 
 def _once(pairs: list[tuple]) -> dict:
     """A JSON object, none of whose fields says two things."""
-    fields = {}
+    fields: dict = {}
     for name, value in pairs:
         if name in fields and fields[name] != value:
             raise ValueError(f"{shown(name)} stands there twice, as {shown(fields[name])} and {shown(value)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 
-from ms_bert.errors import UserError
+from ms_bert.errors import UserError, missing
 
 _MISSING = {
     "Ascend": "MindSpore found no usable Ascend NPU: CANN (its libge_runner.so) is not on the library path; install "
@@ -35,7 +35,7 @@ def use_device(device: str, precision: str = "float32", recompute: bool = False,
         threads: of the processor, for MindSpore's own operations and for the fused ones; None: all there are.
 
     Raises:
-        UserError: the device or what it needs is missing, or it cannot do what is asked.
+        UserError: MindSpore, the device or what it needs is missing, or it cannot do what is asked.
     """
     if recompute and device == "CPU":
         # Seen on MindSpore 2.10: BERT-base's step takes 14% more memory with it, for all activations stay.
@@ -51,7 +51,12 @@ def use_device(device: str, precision: str = "float32", recompute: bool = False,
             f"there, or {elsewhere}."
         )
     quiet_logs()
-    import mindspore
+    try:
+        import mindspore
+    except ModuleNotFoundError as error:
+        if error.name != "mindspore":  # it is there, and something that it needs is not
+            raise
+        raise missing("mindspore", "a BERT in MindSpore") from None
 
     # Without the device MindSpore logs its own list of errors before it raises.
     level = logging.root.manager.disable

@@ -24,6 +24,12 @@ class UserError(Exception):
         self.exit_code = exit_code
 
 
+def missing(package: str, needed_by: str) -> UserError:
+    """What is told where an optional package is not installed: which one, what for, and how to get it."""
+    extra = {"onnxruntime": "onnx"}.get(package, package)
+    return UserError(f"{needed_by} needs {package}, which is not installed; pip install 'ms-bert[{extra}]'.")
+
+
 def shown(value) -> str:
     """A value as a message quotes it: at most some 100 characters of a string, without control characters."""
     text = _SHORT.repr(value)

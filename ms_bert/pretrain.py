@@ -2,10 +2,11 @@
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 
 import tyro
 
-from ms_bert.commands.pretraining import main
+from ms_bert.commands import pretraining
 from ms_bert.config import BertConfig
 from ms_bert.options import Options, PyTorchOptions
 from ms_bert.tasks import Task
@@ -55,5 +56,10 @@ class MindSpore:
         return f"fused kernels ({native.instructions()})"
 
 
+def main(arguments: Sequence[str] | None = None, program: str = "python -m ms_bert.pretrain") -> int:
+    """Run the command with its arguments, by default those of the process; returns the exit code."""
+    return pretraining.main(MindSpore(), program, DESCRIPTION, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(main(MindSpore(), "python -m ms_bert.pretrain", DESCRIPTION))
+    sys.exit(main())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from ms_bert.errors import UserError
+from ms_bert.errors import UserError, missing
 
 
 def use_device(device: str, compile: bool = False, threads: int | None = None) -> None:
@@ -19,10 +19,10 @@ def use_device(device: str, compile: bool = False, threads: int | None = None) -
     """
     try:
         import torch
-    except ModuleNotFoundError:
-        raise UserError(
-            "torch is not installed, and the PyTorch reference needs it; pip install -e '.[torch]'."
-        ) from None
+    except ModuleNotFoundError as error:
+        if error.name != "torch":  # it is there, and something that it needs is not
+            raise
+        raise missing("torch", "a BERT in PyTorch") from None
     if device == "Ascend":
         raise UserError("the PyTorch reference has no Ascend; use --device CPU or GPU, or python -m ms_bert.pretrain.")
     if device == "GPU" and not torch.cuda.is_available():

@@ -2,10 +2,11 @@
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 
 import tyro
 
-from ms_bert.commands.pretraining import main
+from ms_bert.commands import pretraining
 from ms_bert.config import BertConfig
 from ms_bert.options import MindSporeOptions, Options
 from ms_bert.tasks import Task
@@ -45,5 +46,10 @@ class PyTorch:
         return "torch.compile" if options.pytorch.compile else "eager kernels"
 
 
+def main(arguments: Sequence[str] | None = None, program: str = "python -m pt_reference.pretrain") -> int:
+    """Run the command with its arguments, by default those of the process; returns the exit code."""
+    return pretraining.main(PyTorch(), program, DESCRIPTION, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(main(PyTorch(), "python -m pt_reference.pretrain", DESCRIPTION))
+    sys.exit(main())

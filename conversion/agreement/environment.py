@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import os
 import platform
 from pathlib import Path
 
-from ms_bert.errors import UserError
+from ms_bert.errors import missing
 
+# Sets of instructions that matrix products and kernels choose between, by Linux' names: those of x86-64, those of ARM.
+INSTRUCTIONS = (
+    *("sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni"),
+    *("avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("amx_tile", "amx_int8", "amx_bf16", "amx_fp16"),
+    *("asimd", "asimdhp", "asimddp", "sve", "sve2", "bf16", "i8mm", "sme"),
+)
 PACKAGES = ("ms-bert", "mindspore", "torch", "onnxruntime", "transformers", "numpy")
 
 
@@ -25,15 +33,48 @@ def check_installed(*names: str) -> None:
     """Raise UserError where a package that the comparison needs is not installed."""
     for name in names:
         if not is_installed(name):
-            raise UserError(
-                f"this comparison needs {name}, which is not installed; pip install -e '.[torch,onnx]', or check this "
-                "machine against the oracle's numbers on file: python -m conversion verify."
-            )
+            raise missing(name, "this comparison")
+
+
+@dataclasses.dataclass(frozen=True)
+class Processor:
+    """What speed and rounding depend on; one name may be that of processors of several generations.
+
+    Attributes:
+        name: as the processor, or a hypervisor, gives it. family, model: of x86's cpuid; None elsewhere. instructions:
+            those of INSTRUCTIONS that it has.
+    """
+
+    name: str
+    family: int | None
+    model: int | None
+    instructions: tuple[str, ...]
+
+    @classmethod
+    def here(cls, cpuinfo: Path = Path("/proc/cpuinfo")) -> Processor:
+        """That of this machine."""
+        try:
+            lines = cpuinfo.read_text().splitlines()
+        except OSError:
+            lines = []
+        fields: dict[str, str] = {}
+        for line in lines:
+            key, _, value = line.partition(":")
+            fields.setdefault(key.strip(), value.strip())  # the first core's
+        family, model = (int(fields[key]) if fields.get(key, "").isdigit() else None for key in ("cpu family", "model"))
+        has = set((fields.get("flags") or fields.get("Features") or "").split())
+        name = fields.get("model name") or platform.machine()
+        return cls(name, family, model, tuple(name for name in INSTRUCTIONS if name in has))
+
+    def __str__(self) -> str:
+        numbers = "" if self.family is None else f", family {self.family}, model {self.model}"
+        return f"{self.name}{numbers} ({' '.join(self.instructions) or 'no vector instructions known here'})"
 
 
 def environment(device: str) -> dict[str, str]:
     """Names and values, for people."""
-    described = {"MindSpore's device": device, "processor": _processor(), "cores": str(len(os.sched_getaffinity(0)))}
+    described = {"MindSpore's device": device, "processor": str(Processor.here())}
+    described |= {"cores": str(len(os.sched_getaffinity(0)))}
     described |= {"system": platform.platform(), "python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -41,12 +82,3 @@ def environment(device: str) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             described[name] = "not installed"
     return described
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

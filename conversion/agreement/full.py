@@ -33,6 +33,7 @@ def against_goldens(device: str, precisions: tuple[str, ...] | None = None, tell
     Args:
         precisions: None: all that MindSpore has on the device. tell: takes a line of progress.
     """
+    check_installed("mindspore")
     from conversion.agreement.in_mindspore import in_graph_mode
 
     oracle, found = goldens.Goldens(), []
@@ -52,7 +53,7 @@ def against_goldens(device: str, precisions: tuple[str, ...] | None = None, tell
 
 def everything(device: str, tell: Tell = print) -> Report:
     """All frameworks, modes and precisions of this machine, the preset sizes, the planted faults, a training run."""
-    check_installed("torch", "onnx", "onnxruntime")
+    check_installed("mindspore", "torch", "onnx", "onnxruntime")
     import torch  # noqa: F401 - before MindSpore, whose import leaves later ones a single thread
 
     from conversion.agreement import faults

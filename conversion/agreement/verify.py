@@ -364,7 +364,9 @@ class Pair(_Verification):
     """Two checkpoints."""
 
     def __init__(self, a: Checkpoint, b: Checkpoint, settings: Settings, tell: Tell = _silent):
-        check_installed("torch", *(["onnxruntime"] if ONNX in (a.source.container, b.source.container) else []))
+        check_installed(
+            "mindspore", "torch", *(["onnxruntime"] if ONNX in (a.source.container, b.source.container) else [])
+        )
         super().__init__(settings, tell)
         self.a, self.b = a, b
         self.names = {"A": str(a.source.path), "B": str(b.source.path)}
@@ -529,7 +531,7 @@ class OfGraph(_Verification):
     """
 
     def __init__(self, model: Checkpoint, graph: Graph, letters: str, settings: Settings, tell: Tell):
-        check_installed("torch")
+        check_installed("mindspore", "torch")
         super().__init__(settings, tell)
         if model.config is None:
             raise UserError(f"there is no config beside {model.source.path}, and a model needs one; put one there.")

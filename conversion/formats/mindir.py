@@ -18,7 +18,7 @@ from conversion.tensors import Tensors
 from ms_bert.config import BertConfig
 from ms_bert.data.files import umask
 from ms_bert.device import quiet_logs, use_device
-from ms_bert.errors import UserError
+from ms_bert.errors import UserError, missing
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -65,7 +65,7 @@ def write(
     try:
         import mindspore
     except ModuleNotFoundError:
-        raise UserError("a MindIR graph needs MindSpore, which is not installed; pip install mindspore.") from None
+        raise missing("mindspore", "a MindIR graph") from None
     from conversion.formats.mindir_cell import Inference
 
     use_device("CPU")

@@ -148,7 +148,7 @@ def write(path: Path, tensors: Tensors, under: str = "") -> list[str]:
     try:
         import torch
     except ImportError as error:
-        raise UserError(f"{path} needs PyTorch to be written ({error}); pip install -e '.[torch]'.") from None
+        raise UserError(f"{path} needs PyTorch to be written ({error}); pip install 'ms-bert[torch]'.") from None
     made: dict[int, torch.Tensor] = {}  # what is tied is stored once
 
     def of(tensor: Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The built-in corpus: reference documentation that every installation has, gathered from its source files.
 
 Documents are the topics of the Python language reference (`pydoc_data.topics`) and the docstrings of the standard
-library and of the libraries this package installs, read with `ast`: nothing is imported or run. The text depends on
+library and of those of LIBRARIES that are installed, read with `ast`: nothing is imported or run. The text depends on
 nothing but the versions of Python and of these libraries.
 """
 
@@ -25,7 +25,13 @@ _NOT_PROSE = re.compile(r"""\s*( >>> | \.\.\.?\s | \.\. | :\w+[^:]*: | [-=~^+|*#
 
 def versions() -> dict[str, str]:
     """What the text depends on."""
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in LIBRARIES}}
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # MindSpore, where only the PyTorch twin is used
+            continue
+    return found
 
 
 def documents() -> Iterator[list[str]]:
@@ -57,8 +63,11 @@ def _texts() -> Iterator[str]:
     for name in sorted(topics):
         yield topics[name]
     yield from _docstrings(Path(sysconfig.get_paths()["stdlib"]))
-    for library in LIBRARIES:
-        yield from _docstrings(Path(importlib.util.find_spec(library).origin).parent)
+    _, *libraries = versions()
+    for library in libraries:
+        found = importlib.util.find_spec(library)
+        if found is not None and found.origin is not None:
+            yield from _docstrings(Path(found.origin).parent)
 
 
 def _docstrings(root: Path) -> Iterator[str]:
@@ -75,7 +84,7 @@ def _docstrings(root: Path) -> Iterator[str]:
         yield ast.get_docstring(module) or ""
         for node in module.body:
             if isinstance(node, ast.ClassDef):
-                members = [m for m in node.body if isinstance(m, ast.FunctionDef)]
-                yield "\n\n".join(filter(None, (ast.get_docstring(n) for n in (node, *members))))
+                members = [ast.get_docstring(m) for m in node.body if isinstance(m, ast.FunctionDef)]
+                yield "\n\n".join(filter(None, (ast.get_docstring(node), *members)))
             elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 yield ast.get_docstring(node) or ""

@@ -16,8 +16,9 @@ import socket
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 
@@ -28,7 +29,7 @@ from ms_bert.data.records import NoSuchField, NoText, json_texts, parquet_texts
 from ms_bert.errors import UserError, listed
 from ms_bert.options import TextOptions
 
-_OPEN = {".gz": gzip.open, ".xz": lzma.open}
+_OPEN: dict[str, Callable[..., IO]] = {".gz": gzip.open, ".xz": lzma.open}
 _TEXT, _JSON, _PARQUET = {".txt", ""}, {".jsonl", ".json"}, {".parquet"}
 _DATASET_NAME = re.compile(r"[\w-]+(\.[\w-]+)*(/[\w.-]+)?(:[\w.-]+)?")
 _STREAM = re.compile(r"-|/dev/(stdin|fd/.*)|/proc/.*")
@@ -217,7 +218,7 @@ def _text_lines(file, documents: str) -> Iterator[str | None]:
     yield rest.strip()
 
 
-def _record_lines(texts: Iterator[str | None]) -> Iterator[str | None]:
+def _record_lines(texts: Iterable[str | None]) -> Iterator[str | None]:
     """The lines of records, each of which is a document."""
     for text in texts:
         for line in (text or "").splitlines():

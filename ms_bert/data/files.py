@@ -88,4 +88,4 @@ def _tried_umask() -> int:
 
 
 # Where it is told nowhere it can only be had by setting it: once, while there is one thread.
-_UMASK = _tried_umask() if _told_umask() is None else None
+_UMASK = _tried_umask() if (_told := _told_umask()) is None else _told

@@ -39,7 +39,8 @@ def json_texts(file: IO[str], field: str) -> Iterator[str | None]:
         ValueError: the file is not JSON, or a record is too long to be held; RecursionError: it is nested too deeply.
         NoSuchField, NoText.
     """
-    names, found, number = {}, False, 0
+    names: dict[str, None] = {}
+    found, number = False, 0
     for number, record in enumerate(_Json(file).values(), 1):
         if isinstance(record, str):
             record = {"text": record}
@@ -111,7 +112,8 @@ class _Json:
     def _peek(self) -> str:
         """The next character that is not white space; none at the end."""
         while True:
-            self._place = _SPACE.match(self._buffer, self._place).end()
+            if space := _SPACE.match(self._buffer, self._place):  # always, if only nothing
+                self._place = space.end()
             if self._place < len(self._buffer):
                 return self._buffer[self._place]
             if not self._more():

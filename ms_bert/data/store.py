@@ -85,7 +85,8 @@ class _ColumnWriter:
 
     def __init__(self, path: Path, name: str, kind: np.dtype):
         self.length = 0
-        self._kind, self._waiting, self._count = kind, [], 0
+        self._kind, self._count = kind, 0
+        self._waiting: list[np.ndarray] = []
         schema = pa.schema([(name, pa.from_numpy_dtype(kind))])
         self._schema, self._file = schema, pa.OSFile(str(path), "wb")
         self._writer = pa.ipc.new_file(self._file, schema)

@@ -239,7 +239,7 @@ def _pieces(text: str) -> Iterator[str]:
 def _alphabet_size(sample: list[str], most: int) -> int:
     """How many characters make up 99.99% of the text: a hundred for English, thousands for Chinese; at most `most`."""
     step = max(1, sum(map(len, sample)) // 20_000_000)
-    counts = collections.Counter()
+    counts: collections.Counter[str] = collections.Counter()
     for text in sample[::step]:
         counts.update(text)
     covered = np.cumsum(sorted(counts.values(), reverse=True))

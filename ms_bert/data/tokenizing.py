@@ -15,8 +15,9 @@ import queue
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import IO
 
 import numpy as np
 
@@ -29,17 +30,17 @@ _WINDOW = 20_000  # characters that are split into sentences at a time
 
 
 def tokenized(
-    chunks: Iterator[Chunk], tokenizer: str, sentences: str, kind: np.dtype, processes: int
+    chunks: Iterable[Chunk], tokenizer: str, sentences: str, kind: np.dtype, processes: int
 ) -> Iterator[Tokens]:
     """What `Tokenizing` makes of chunk after chunk, in their order.
 
     Raises:
         UserError: a process was killed.
     """
-    workers = []
+    workers: list[_Process] = []
     with ThreadPoolExecutor(processes) as threads:
         try:
-            idle = queue.SimpleQueue()
+            idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
             for _ in range(processes):
                 workers.append(_Process((tokenizer, sentences, kind)))
                 idle.put(workers[-1])
@@ -51,7 +52,8 @@ def tokenized(
                 finally:
                     idle.put(worker)
 
-            running = collections.deque()  # as many chunks as keep all workers busy, so that memory stays bounded
+            # As many chunks as keep all workers busy, so that memory stays bounded.
+            running: collections.deque[Future[Tokens]] = collections.deque()
             for chunk in chunks:
                 running.append(threads.submit(ask, chunk))
                 if len(running) > 2 * processes:
@@ -65,7 +67,7 @@ def tokenized(
 
 
 class _Process:
-    def __init__(self, setup: tuple):
+    def __init__(self, setup: tuple[str, str, np.dtype]):
         # In a session of its own: Ctrl-C is for the parent.
         self._process = subprocess.Popen(
             [sys.executable, "-c", _CODE.format(path=sys.path)],
@@ -73,14 +75,17 @@ class _Process:
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
-        self._setup = setup
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._to: IO[bytes] = self._process.stdin
+        self._from: IO[bytes] = self._process.stdout
+        self._setup: tuple[str, str, np.dtype] | None = setup
 
     def __call__(self, chunk: Chunk) -> Tokens:
         try:
-            pickle.dump((self._setup, chunk), self._process.stdin)
-            self._process.stdin.flush()
+            pickle.dump((self._setup, chunk), self._to)
+            self._to.flush()
             self._setup = None  # it is sent once
-            return pickle.load(self._process.stdout)
+            return pickle.load(self._from)
         except (EOFError, OSError, ValueError, pickle.UnpicklingError):
             code = self._process.wait()
         how = f"was killed by signal {-code}, perhaps for want of memory" if code < 0 else f"ended with code {code}"
@@ -92,7 +97,7 @@ class _Process:
     def end(self) -> None:
         self._process.kill()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
+        for pipe in (self._to, self._from):
             with contextlib.suppress(OSError):  # what was not yet sent
                 pipe.close()
 
@@ -103,13 +108,13 @@ def serve() -> None:
         signal.signal(number, signal.SIG_IGN)  # the parent decides
     results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library may print is no result
-    tokenizing = None
     with contextlib.suppress(EOFError, BrokenPipeError, pickle.UnpicklingError):  # the parent is gone
+        setup, chunk = pickle.load(sys.stdin.buffer)
+        tokenizing = Tokenizing(*setup)
         while True:
-            setup, chunk = pickle.load(sys.stdin.buffer)
-            tokenizing = Tokenizing(*setup) if setup else tokenizing
             pickle.dump(tokenizing(chunk), results, pickle.HIGHEST_PROTOCOL)
             results.flush()
+            _, chunk = pickle.load(sys.stdin.buffer)
     os._exit(0)  # nothing is left to be flushed
 
 

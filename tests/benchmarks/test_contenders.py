@@ -8,7 +8,7 @@ import types
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import contenders, machine
+from benchmarks import contenders
 from benchmarks.contenders import FIRST, Process, Work
 from ms_bert.kernels import native
 
@@ -88,13 +88,6 @@ def test_stock_operations_are_not_measured_as_fused_ones(monkeypatch, tmp_path):
     for kind in ("pretraining", "finetuning", "inference"):
         with pytest.raises(SystemExit, match="the fused kernels cannot be measured: they were not built"):
             contenders.made(FIRST, dataclasses.replace(TINY["pretraining"], kind=kind))
-
-
-def test_a_machine_without_git_or_a_package_is_described(monkeypatch):
-    monkeypatch.setattr(machine.shutil, "which", lambda name: None)
-    monkeypatch.setattr(machine, "PACKAGES", ("numpy", "no-such-package"))
-    described = machine.describe()
-    assert described["commit"] is None and described["versions"]["no-such-package"] is None
 
 
 def measuring(monkeypatch, measure, *arguments):

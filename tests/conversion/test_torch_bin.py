@@ -267,7 +267,7 @@ def test_reading_needs_no_torch_and_writing_says_so(path, form, monkeypatch):
     monkeypatch.delitem(sys.modules, "torch")
     assert torch_bin.recognises(path)
     assert_holds(path, {"w": np.ones(2, np.float32)})
-    with pytest.raises(UserError, match="pip install -e"):
+    with pytest.raises(UserError, match=r"pip install 'ms-bert\[torch\]'"):
         torch_bin.write(path, torch_bin.read(path))
 
 

@@ -543,7 +543,10 @@ def test_goldens_of_another_script_are_refused(tmp_path, monkeypatch):
             goldens.Goldens(tmp_path / "torn.npz")
 
 
-@pytest.mark.parametrize("name, arguments", [("torch", ["--full"]), ("torch", "pair"), ("onnxruntime", ["--full"])])
+@pytest.mark.parametrize(
+    "name, arguments",
+    [("torch", ["--full"]), ("torch", "pair"), ("onnxruntime", ["--full"]), ("mindspore", "pair"), ("mindspore", [])],
+)
 def test_what_is_not_installed_is_one_sentence(name, arguments, good, tmp_path, monkeypatch, capsys):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda other: None if other == name else found(other))

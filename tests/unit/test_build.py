@@ -1,15 +1,18 @@
-"""The C++ library as it is built: by either compiler, and not at all where there is none."""
+"""The wheel: what it holds, its C++ library by either compiler, and that it can be built where there is none."""
 
 import math
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from conversion.agreement import goldens
+from ms_bert import __version__
 from ms_bert.kernels import native
 
 ROOT = Path(__file__).parents[2]
@@ -24,40 +27,63 @@ for kind in native.INSTRUCTIONS:
         native.call("linear_gelu", [x, np.ones((70, 50), "f4"), np.zeros(70, "f4")], outputs)
         np.save(f"{sys.argv[1]}-{kind}.npy", outputs[0])
 print(native.why_not())
+print(native.LIBRARY)
 """
+PACKAGES = ("ms_bert", "pt_reference", "conversion")
 
 
-def build(folder: Path, **environment) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "setup.py", "build_ext", "--build-lib", folder, "--build-temp", folder / "temporary"],
+def build(folder: Path, **environment) -> tuple[Path, subprocess.CompletedProcess]:
+    """The wheel of this tree, and what its building printed."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "setup.py", "egg_info", "--egg-base", folder, "build", "--build-base", folder / "build"),
+            *("bdist_wheel", "--dist-dir", folder, "--bdist-dir", folder / "wheel"),
+        ],
         cwd=ROOT,
         env={**os.environ, **environment},
         text=True,
         capture_output=True,
     )
+    assert done.returncode == 0, done.stderr
+    (wheel,) = folder.glob("*.whl")
+    return wheel, done
 
 
 @pytest.mark.parametrize("c, compiler", [("gcc", "g++"), ("clang", "clang++")])
-def test_either_compiler_builds_it(c, compiler, tmp_path):
+def test_a_wheel_of_either_compiler_works_outside_the_checkout(c, compiler, tmp_path):
     if not shutil.which(compiler):
         pytest.skip(f"there is no {compiler}")
-    done = build(tmp_path, CC=c, CXX=compiler)
-    library = tmp_path / "ms_bert" / "kernels" / "native" / native.LIBRARY.name
+    wheel, done = build(tmp_path, CC=c, CXX=compiler)
+    assert wheel.name.startswith(f"ms_bert-{__version__}-py3-none-linux")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    library = tmp_path / "site" / "ms_bert" / "kernels" / "native" / native.LIBRARY.name
     assert library.exists(), done.stderr
     x = np.random.default_rng(0).standard_normal((60, 50), np.float32)
     np.save(tmp_path / "x.npy", x)
-    environment = {**os.environ, "MS_BERT_KERNELS": str(library), "PYTHONPATH": str(ROOT)}
+    environment = {name: value for name, value in os.environ.items() if name != "MS_BERT_KERNELS"}
     told = subprocess.run(
-        [sys.executable, "-c", SCRIPT, tmp_path / "x.npy"], env=environment, text=True, capture_output=True
+        [sys.executable, "-c", SCRIPT, tmp_path / "x.npy"],
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": str(tmp_path / "site")},
+        text=True,
+        capture_output=True,
     )
-    assert told.stdout.strip() == "None", told.stderr
+    assert told.stdout.split() == ["None", str(library)], told.stderr
     z = np.repeat(x.astype(np.float64).sum(1, keepdims=True), 70, 1)
     found = [np.load(path) for path in tmp_path.glob("x.npy-*.npy")]
     erf = np.vectorize(math.erf)
     assert found and all(np.abs(y - z * 0.5 * (1 + erf(z / 2**0.5))).max() < 1e-5 for y in found)
 
 
-def test_without_a_compiler_the_package_is_built_without_it(tmp_path):
-    done = build(tmp_path, CC="/no/compiler", CXX="/no/compiler")
-    assert done.returncode == 0 and not list(tmp_path.rglob("*.so"))
+def test_without_a_compiler_a_wheel_is_built_without_the_library_and_lacks_nothing_else(tmp_path):
+    wheel, done = build(tmp_path, CC="/no/compiler", CXX="/no/compiler")
     assert "failed" in done.stderr
+    held = set(zipfile.ZipFile(wheel).namelist())
+    sources = {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    assert sources <= held
+    data = {f"{package}/py.typed" for package in PACKAGES} | {str(goldens.FILE.relative_to(ROOT))}
+    headers = {str(path.relative_to(ROOT)) for path in native.LIBRARY.parent.glob("*.h")}
+    about = f"ms_bert-{__version__}.dist-info"
+    assert headers and headers | data | {f"{about}/licenses/LICENSE", f"{about}/entry_points.txt"} <= held
+    assert {name.split("/")[0] for name in held} == {*PACKAGES, about}
+    assert not [name for name in held if name.endswith(".so")]

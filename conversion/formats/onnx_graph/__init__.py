@@ -90,4 +90,4 @@ def _needing_onnx(name: str) -> ModuleType:
     try:
         return importlib.import_module(f"{__name__}.{name}")
     except ImportError as error:
-        raise UserError(f"ONNX files need a package that is missing ({error}); pip install -e '.[onnx]'.") from None
+        raise UserError(f"ONNX files need a package that is missing ({error}); pip install 'ms-bert[onnx]'.") from None

@@ -35,7 +35,7 @@ def optimize(path: Path, config: BertConfig, target: Path) -> dict[str, int]:
         from onnxruntime.transformers.optimizer import optimize_by_fusion
     except ImportError as error:
         raise UserError(
-            f"fusing an ONNX model needs a package that is missing ({error}); pip install -e '.[onnx]'."
+            f"fusing an ONNX model needs a package that is missing ({error}); pip install 'ms-bert[onnx]'."
         ) from None
     model = file.parse(path)
     for initializer in model.graph.initializer:
@@ -83,7 +83,7 @@ def difference(path: Path, other: Path, config: BertConfig) -> float:
         import onnxruntime
     except ImportError as error:
         raise UserError(
-            f"running an ONNX model needs a package that is missing ({error}); pip install -e '.[onnx]'."
+            f"running an ONNX model needs a package that is missing ({error}); pip install 'ms-bert[onnx]'."
         ) from None
     outputs = []
     for model in (path, other):

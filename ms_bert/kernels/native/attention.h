@@ -14,7 +14,8 @@ namespace MS_BERT_ISA {
 class Attention {
  public:
   Attention(int64_t batch, int64_t tokens, int64_t heads, int64_t width, const float *query, const float *key,
-            const float *value, const int32_t *ids, Dropout dropout, const int32_t *row_keys, const int32_t *column_keys)
+            const float *value, const int32_t *ids, Dropout dropout, const int32_t *row_keys,
+            const int32_t *column_keys)
       : tokens_(tokens), heads_(heads), width_(width), size_(width / heads), tasks_(batch * heads),
         scale_(1.0f / std::sqrt(static_cast<float>(width / heads))), query_(query), key_(key), value_(value), ids_(ids),
         dropout_(dropout), row_keys_(row_keys), column_keys_(column_keys) {
@@ -46,8 +47,8 @@ class Attention {
           float *own = statistic + 2 * (first + i);
           r.softmax(scores + i * stride_, own);
         }
-        gemm(high, size_, keys.count, rows_of(scores, stride_), at(value_, row + keys.first, column), out, width_, false,
-             workspace());
+        gemm(high, size_, keys.count, rows_of(scores, stride_), at(value_, row + keys.first, column), out, width_,
+             false, workspace());
         for (int64_t i = 0; i < high; i++) {
           if (ids[first + i] == 0) {
             clear(1, out + i * width_);

@@ -9,8 +9,8 @@ namespace ms_bert {
 namespace MS_BERT_ISA {
 
 // losses (rows) = -log softmax(x weight^T + bias)[label]; correct (rows): 1 where the label's score is the largest (the
-// first of them); slopes (rows, outputs) = softmax - one-hot of the label, the gradient of a loss by the scores. A label
-// that is none gives NaN.
+// first of them); slopes (rows, outputs) = softmax - one-hot of the label, the gradient of a loss by the scores. A
+// label that is none gives NaN.
 inline void linear_cross_entropy(Shape s, const float *x, const float *weight, const float *bias, const int32_t *labels,
                                  float *losses, float *correct, float *slopes) {
   linear(s, x, weight, bias, slopes);
@@ -52,9 +52,8 @@ inline void linear_cross_entropy_gradient(Shape s, const float *dlosses, const f
   // The rows of x are scaled rather than those of the slopes, which are longer.
   float *scaled = scratch(s.rows * s.inputs);
   for (int64_t i = 0; i < s.rows; i++)
-    along(s.inputs, [&](int64_t j, int k) {
-      put(scaled + i * s.inputs + j, get(x + i * s.inputs + j, k) * dlosses[i], k);
-    });
+    along(s.inputs,
+          [&](int64_t j, int k) { put(scaled + i * s.inputs + j, get(x + i * s.inputs + j, k) * dlosses[i], k); });
   multiply(s.outputs, s.inputs, s.rows, transposed(slopes, s.outputs), rows_of(scaled, s.inputs), dweight);
   parallel_pieces(s.outputs, 1024, [&](int64_t begin, int64_t end) {
     std::fill(dbias + begin, dbias + end, 0.0f);

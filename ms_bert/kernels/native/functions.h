@@ -31,8 +31,8 @@ struct Normal {  // of the standard normal distribution
   Floats distribution, density;
 };
 
-// Phi(x) and phi(x): Phi(-|x|) = erfc(|x| / sqrt(2)) / 2, erfc(z) = e^(-z^2) t R(t) with t = 1 / (1 + 0.4 z), R a minimax
-// polynomial for 0 <= z <= 9.5, relative error below 3e-7 with the rounding of its terms.
+// Phi(x) and phi(x): Phi(-|x|) = erfc(|x| / sqrt(2)) / 2, erfc(z) = e^(-z^2) t R(t) with t = 1 / (1 + 0.4 z), R a
+// minimax polynomial for 0 <= z <= 9.5, relative error below 3e-7 with the rounding of its terms.
 MS_BERT_INLINE Normal normal(Floats x) {
   const Floats size = select(x < 0.0f, -x, x);
   const Floats gauss = exponential(x * x * -0.5f);
@@ -99,8 +99,7 @@ struct Dropout {
   Dropout() : threshold(INT32_MIN), scale(1.0f), on(false) {}
   // From the halves of the threshold, which a float holds where it would round the whole, and the scale.
   explicit Dropout(const float *settings)
-      : threshold(static_cast<int32_t>(settings[0]) * 65536 + static_cast<int32_t>(settings[1])),
-        scale(settings[2]),
+      : threshold(static_cast<int32_t>(settings[0]) * 65536 + static_cast<int32_t>(settings[1])), scale(settings[2]),
         on(threshold > INT32_MIN) {}
   MS_BERT_INLINE Floats factors(int32_t row_key, Ints column_keys) const {
     typedef uint32_t Unsigned __attribute__((vector_size(4 * W)));  // wraps, where signed overflow is undefined

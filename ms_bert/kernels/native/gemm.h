@@ -1,5 +1,5 @@
 // Single-precision matrix product of one thread, after Goto and van de Geijn (2008): the second factor is packed into
-// panels as wide as two vectors, of a size for the second-level cache; a few rows of the first into the first-level one.
+// panels as wide as two vectors, of a size for the second-level cache; a few rows of the first for the first-level one.
 #pragma once
 
 #include <algorithm>
@@ -58,6 +58,7 @@ using Tile = void (*)(int, const float *, const float *, float *, int64_t, bool)
 
 template <int ROW, int COLUMN>
 inline Tile tile_of(int rows) {
+  // clang-format off: the table in a few lines
   static constexpr Tile tiles[] = {
       nullptr,
       tile<1, ROW, COLUMN>, tile<2, ROW, COLUMN>, tile<3, ROW, COLUMN>, tile<4, ROW, COLUMN>, tile<5, ROW, COLUMN>,
@@ -67,6 +68,7 @@ inline Tile tile_of(int rows) {
       tile<12, ROW, COLUMN>, tile<13, ROW, COLUMN>, tile<14, ROW, COLUMN>,
 #endif
   };
+  // clang-format on
   return tiles[rows];
 }
 
@@ -142,9 +144,9 @@ inline void gemm(int rows, int columns, int depth, Matrix a, Matrix b, float *c,
   }
 }
 
-// Y (rows, columns) = X (rows, depth) V^T for few rows and a V (columns, depth) that is too large to be packed for them:
-// here X is the packed factor, for the transpose V X^T, whose tiles are turned round as they are stored. `packed` holds X
-// in panels of NR rows (`pack_b` of its transpose). Computes columns first ... end - 1.
+// Y (rows, columns) = X (rows, depth) V^T for few rows and a V (columns, depth) that is too large to be packed for
+// them: here X is the packed factor, for the transpose V X^T, whose tiles are turned round as they are stored. `packed`
+// holds X in panels of NR rows (`pack_b` of its transpose). Computes columns first ... end - 1.
 inline void gemm_few_rows(int rows, int64_t first, int64_t end, int depth, const float *packed, Matrix v, float *y,
                           int64_t ldy, Workspace &ws) {
   constexpr int HIGH = MR < W ? MR : W;  // of a tile, which is turned round as a square of W

@@ -64,9 +64,9 @@ void linear_dropout_add_norm(const Arrays &a) {
 }
 
 void linear_dropout_add_norm_gradient(const Arrays &a) {
-  MS_BERT_ISA::linear_dropout_add_norm_gradient(
-      shape_of(a, 3, 4), a.floats(0), a.floats(1), a.floats(2), a.floats(3), a.floats(4), a.floats(5),
-      Dropout(a.floats(8)), a.ints(6), a.ints(7), a.out(9), a.out(10), a.out(11), a.out(12), a.out(13), a.out(14));
+  MS_BERT_ISA::linear_dropout_add_norm_gradient(shape_of(a, 3, 4), a.floats(0), a.floats(1), a.floats(2), a.floats(3),
+                                                a.floats(4), a.floats(5), Dropout(a.floats(8)), a.ints(6), a.ints(7),
+                                                a.out(9), a.out(10), a.out(11), a.out(12), a.out(13), a.out(14));
 }
 
 void layer_norm(const Arrays &a) {
@@ -96,8 +96,8 @@ void embed(const Arrays &a) {
 void embed_gradient(const Arrays &a) {
   const Table tables[] = {{a.ints(3), a.size(10, 0)}, {a.ints(4), a.size(11, 0)}, {a.ints(5), a.size(12, 0)}};
   MS_BERT_ISA::embed_gradient(a.size(0, 0), a.size(0, 1), a.floats(0), a.floats(1), a.floats(2), tables, a.floats(6),
-                              Dropout(a.floats(9)), a.ints(7), a.ints(8), {a.out(13), a.out(14), a.out(15)},
-                              a.out(16), a.out(17));
+                              Dropout(a.floats(9)), a.ints(7), a.ints(8), {a.out(13), a.out(14), a.out(15)}, a.out(16),
+                              a.out(17));
 }
 
 Attention attention_of(const Arrays &a, int query, int ids, int keys) {
@@ -117,9 +117,9 @@ void encoder_layer(const Arrays &a) {
   const float *settings = a.floats(18);
   const auto dense = [&](int i) { return Dense{a.floats(i), a.floats(i + 1)}; };
   const auto norm = [&](int i) { return Norm{a.floats(i), a.floats(i + 1), settings[1]}; };
-  const EncoderLayer layer{a.size(1, 0), a.size(1, 1), static_cast<int64_t>(settings[0]), a.size(0, 1), a.size(12, 0),
-                           dense(2),     dense(4),     dense(6),                          dense(8),     dense(12),
-                           dense(14),    norm(10),     norm(16)};
+  const int64_t heads = static_cast<int64_t>(settings[0]);
+  const EncoderLayer layer{a.size(1, 0), a.size(1, 1), heads,     a.size(0, 1), a.size(12, 0), dense(2), dense(4),
+                           dense(6),     dense(8),     dense(12), dense(14),    norm(10),      norm(16)};
   const auto forward = settings[2] == 0.0f   ? &EncoderLayer::forward<Gelu>
                        : settings[2] == 1.0f ? &EncoderLayer::forward<GeluNew>
                                              : &EncoderLayer::forward<Relu>;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+// clang-format off: a kernel and its gradient stand on one line
 // Every kernel of the library; `MS_BERT_KERNELS(X)` expands X(name) for each.
 #define MS_BERT_KERNELS(X)                                             \
   X(linear) X(linear_gradient)                                         \
@@ -17,6 +18,7 @@
   X(encoder_layer)                                                     \
   X(linear_cross_entropy) X(linear_cross_entropy_gradient)             \
   X(sum_of_squares) X(adam)
+// clang-format on
 
 namespace ms_bert {
 

@@ -17,7 +17,7 @@ inline Workspace &workspace() {
 inline Matrix rows_of(const float *data, int64_t width) { return {data, width, 1}; }
 inline Matrix transposed(const float *data, int64_t width) { return {data, 1, width}; }
 
-constexpr int64_t FEW_ROWS = 512;       // more of them are worth the packing of the other factor
+constexpr int64_t FEW_ROWS = 512;        // more of them are worth the packing of the other factor
 constexpr int64_t FEW_FLOATS = 1 << 18;  // packed, they share a second-level cache with the tiles
 
 // Whether x (rows, depth) is to be packed rather than the weight (columns, depth) that it is multiplied with.
@@ -62,7 +62,7 @@ struct Shape {
   int64_t rows, inputs, outputs;
 };
 
-// y[i] = x weight[i]^T for some layers of one shape, then finish(i, first row, rows, first column, columns) for parts of it
+// y[i] = x weight[i]^T for some layers of one shape; finish(i, first row, rows, first column, columns) for its parts.
 template <typename F>
 void products(Shape s, const float *x, int layers, const float *const *weight, float *const *y, F finish) {
   if (few(s.rows, s.outputs, s.inputs)) {
@@ -113,7 +113,8 @@ inline void column_sums(int64_t rows, int64_t width, const float *x, float *sums
     for (int64_t first = 0; first < rows; first += 64) {
       std::fill(piece, piece + wide, 0.0f);
       for (int64_t i = first; i < std::min(rows, first + 64); i++)
-        along(wide, [&](int64_t j, int k) { put(piece + j, get(piece + j, k) + get(x + i * width + begin + j, k), k); });
+        along(wide,
+              [&](int64_t j, int k) { put(piece + j, get(piece + j, k) + get(x + i * width + begin + j, k), k); });
       for (int64_t j = 0; j < wide; j++) sums[begin + j] += piece[j];
     }
   });

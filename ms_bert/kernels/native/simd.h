@@ -86,7 +86,9 @@ MS_BERT_INLINE void along(int64_t width, F f) {
   if (j < width) f(j, static_cast<int>(width - j));
 }
 
-MS_BERT_INLINE Floats get(const float *p, int n, float rest = 0.0f) { return n == W ? load(p) : load_first(p, n, rest); }
+MS_BERT_INLINE Floats get(const float *p, int n, float rest = 0.0f) {
+  return n == W ? load(p) : load_first(p, n, rest);
+}
 MS_BERT_INLINE Ints get(const int32_t *p, int n) { return n == W ? load(p) : load_first(p, n); }
 MS_BERT_INLINE void put(float *p, Floats v, int n) { n == W ? store(p, v) : store_first(p, v, n); }
 

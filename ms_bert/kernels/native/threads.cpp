@@ -71,8 +71,8 @@ int within_quota(int most) {
   return limited && time < most * period ? static_cast<int>(std::ceil(time / period)) : most;
 }
 
-// Keep this thread to the processor at a place among the usable ones, so that it does not wake in its caller's place. The
-// caller may run anywhere; what a helper has not begun it does itself.
+// Keep this thread to the processor at a place among the usable ones, so that it does not wake in its caller's place.
+// The caller may run anywhere; what a helper has not begun it does itself.
 void stay(int place) {
 #if defined(__linux__)
   const cpu_set_t all = usable();

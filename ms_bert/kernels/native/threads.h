@@ -10,8 +10,8 @@ namespace ms_bert {
 
 using Task = void (*)(void *context, int64_t i);
 
-void set_threads(int threads);   // 0: as many as the process may run on
-int threads();                   // how many may be used
+void set_threads(int threads);                        // 0: as many as the process may run on
+int threads();                                        // how many may be used
 void share(int64_t tasks, void *context, Task task);  // task(context, i) for each i, by all of them
 float *scratch(int64_t floats);  // aligned memory of the calling thread, valid until it asks again; never shrinks
 
