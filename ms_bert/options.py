@@ -334,7 +334,7 @@ def _group(name: str, given: dict):
     kind = _GROUPS.get(name)
     hints = fields.hints(kind) if kind else {}
     unknown = [option for option, _ in _items(given) if option not in hints] if kind else [name]
-    if unknown:
+    if kind is None or unknown:
         raise UserError(f"unknown option {shown(unknown[0])}; it was written by another version.")
     return kind(**{option: fields.from_json(value, hints[option]) for option, value in given.items()})
 

@@ -32,6 +32,8 @@ def evaluate_checkpoint(framework: Framework, options: Options) -> int:
     split = store.held_out if options.text.held_out else store.train
     make = BatchMaker(split, prepared.vocabulary, options.examples, training.batch_size, training.seed, held_out=True)
     trainer = framework.trainer(prepared.config, options, task)
+    if prepared.fit is None:
+        raise ValueError("no checkpoint was named")
     trainer.load_weights(prepared.fit.values(training.seed))
     found = evaluate(task, trainer, make, options.run.eval_sequences)
     text = "held-out" if options.text.held_out else "all"

@@ -43,7 +43,8 @@ def prepare(options: Options, progress: Progress, begun: bool = False, needed: S
     Raises:
         UserError: an option, a file or the corpus will not do.
     """
-    initial = _initial(options) if options.model.init and not begun else None
+    init = options.model.init
+    initial = _initial(init, options.model.config) if init and not begun else None
     corpus = Corpus(options.text)
     vocabulary = _vocabulary(options, initial, corpus)
     config = _config(options, initial, vocabulary, progress)
@@ -56,9 +57,9 @@ def prepare(options: Options, progress: Progress, begun: bool = False, needed: S
     return Prepared(vocabulary, _store(options, corpus, vocabulary, progress), config, fit)
 
 
-def _initial(options: Options) -> Pretrained:
+def _initial(init: Path, config: Path | None) -> Pretrained:
     """The checkpoint that --init names, with a config for pre-training."""
-    found = pretrained.read(options.model.init, options.model.config)
+    found = pretrained.read(init, config)
     unlabelled = found.config.replace(id2label=None, label2id=None, problem_type=None, classifier_dropout=None)
     return dataclasses.replace(found, config=unlabelled)
 

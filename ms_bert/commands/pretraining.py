@@ -94,7 +94,8 @@ def pretrain(framework: Framework, options: Options) -> int:
     """Pre-train as the options say; returns the exit code."""
     begun = time.perf_counter()
     progress, steps = Progress(), options.training.steps
-    loop = (_resumed_run if options.run.resume else _new_run)(framework, options, progress)
+    resume = options.run.resume
+    loop = _resumed_run(resume, framework, options, progress) if resume else _new_run(framework, options, progress)
     path = loop.folder.path
     if loop.step >= steps:
         progress.say(f"{path} is complete at step {loop.step}; give a larger --steps to go on.")
@@ -124,9 +125,8 @@ def _new_run(framework: Framework, options: Options, progress: Progress) -> Loop
     return _loop(options, prepared, task, trainer, folder, progress)
 
 
-def _resumed_run(framework: Framework, options: Options, progress: Progress) -> Loop:
+def _resumed_run(path: Path, framework: Framework, options: Options, progress: Progress) -> Loop:
     """The run of a folder as its newest checkpoint has left it; complete, it is left as it is."""
-    path = options.run.resume
     folder = RunFolder(path)
     checkpoints.check_begun(path)
     prepared, task, trainer = _computing(framework, options, progress, begun=bool(checkpoints.steps(path)))

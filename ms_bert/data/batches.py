@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import numpy as np
 
@@ -99,7 +99,7 @@ class BatchMaker:
         return {**mask(generator(self.seed, self.stream, step), input_ids, text, self.options, vocabulary), **made}
 
 
-def prefetched(make: Callable[[int], Batch], steps: range, ahead: int = 4) -> Iterator[Batch]:
+def prefetched(make: Callable[[int], Batch], steps: range, ahead: int = 4) -> Generator[Batch, None, None]:
     """The batches of these steps, made ahead by a thread; an error there is raised here.
 
     Close the iterator (or exhaust it) to end the thread.

@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -71,7 +72,7 @@ def save(run_folder: Path, state: TrainingState) -> Path:
 
 def write_state(folder: Path, step: int, scalars: dict, position: dict, metrics: dict | None = None) -> None:
     """Write the state.json of a checkpoint's folder, whose other files are there."""
-    description = {
+    description: dict[str, Any] = {
         "step": step,
         "scalars": scalars,
         "position": position,
@@ -218,10 +219,10 @@ def _odd(state: dict) -> str | None:
         return "it lacks the scalars of training or the position of the loop"
     counters = {"step": state.get("step"), **{name: scalars.get(name) for name in ("updates", "good_steps")}}
     for name, value in counters.items():
-        if type(value) is not int or not 0 <= value < 2**31:
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
             return f"its {name} is no number of steps"
     scale = scalars.get("loss_scale")
-    if type(scale) not in (int, float) or not 0 < scale < 2.0**127:
+    if not isinstance(scale, (int, float)) or isinstance(scale, bool) or not 0 < scale < 2.0**127:
         return "its loss_scale is no positive number"
     if metrics is not None and not (isinstance(metrics, dict) and type(metrics.get("bytes")) is int):
         return "its metrics is no size and hash of a file"

@@ -156,13 +156,17 @@ class RunFolder:
 
     def _whole_lines_up_to(self, step: int) -> list[bytes]:
         lines = _lines(self.path / METRICS)
-        entries = [_entry(line) for line in lines]
-        if None in entries:
-            raise UserError(
-                f"line {entries.index(None) + 1} of {self.path / METRICS} is damaged; mend or remove it, for the run "
-                "itself needs no line of it."
-            )
-        return [line for line, entry in zip(lines, entries) if entry["step"] <= step]
+        kept = []
+        for number, line in enumerate(lines, 1):
+            entry = _entry(line)
+            if entry is None:
+                raise UserError(
+                    f"line {number} of {self.path / METRICS} is damaged; mend or remove it, for the run itself needs no "
+                    "line of it."
+                )
+            if entry["step"] <= step:
+                kept.append(line)
+        return kept
 
 
 def check_free(path: Path) -> None:

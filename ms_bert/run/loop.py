@@ -8,7 +8,7 @@ import dataclasses
 import math
 import signal
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -109,7 +109,7 @@ class _Clock:
 
     def __init__(self):
         self.size = (0, 0)
-        self._sums = collections.Counter()
+        self._sums: dict[str, Any] = collections.Counter()  # update adds
         self.resume()
 
     def resume(self) -> None:
@@ -192,7 +192,8 @@ class Loop:
         self.task, self.training, self.options = task, training, run
         self.trainer, self.folder, self.progress = trainer, folder, progress
         self.train, self.held_out = train, held_out
-        self.step, self.window = 0, collections.Counter()
+        self.step = 0
+        self.window: dict[str, Any] = collections.Counter()  # update adds
 
     def resume(self, state: TrainingState | None) -> None:
         """Go on from a checkpoint, or from the beginning where none was written yet.
@@ -250,7 +251,7 @@ class Loop:
         with _StopSignals() as stop, self.progress, contextlib.closing(prefetched(self.train, steps)) as batches:
             self.progress.start(self.task, self.step, training.steps)
             if self.held_out and run.eval_every and self.step == 0:
-                self._evaluate()
+                self._evaluate(self.held_out)
             self._compile()
             clock = _Clock()
             for batch in batches:
@@ -267,7 +268,7 @@ class Loop:
                     self._log(rate, result)
                     self.folder.log(THROUGHPUT, {"step": self.step, **clock.take()})
                 if self.held_out and (last or (run.eval_every and self.step % run.eval_every == 0)):
-                    self._evaluate()
+                    self._evaluate(self.held_out)
                 if last or stop.received is not None or self.step % run.checkpoint_every == 0:
                     self._save()
                 if stop.received is not None and not last:
@@ -305,7 +306,7 @@ class Loop:
 
     def _log(self, rate: float, result: StepResult) -> None:
         window, self.window = self.window, collections.Counter()
-        line = {"step": self.step}
+        line: dict[str, float] = {"step": self.step}
         if window["steps"]:
             line |= {**self.task.metrics(window), "gradient_norm": window["gradient_norm"] / window["steps"]}
         line |= {"learning_rate": rate}
@@ -313,8 +314,8 @@ class Loop:
             line |= {"loss_scale": result.loss_scale, "skipped_steps": window["skipped"]}
         self.folder.log(METRICS, line)
 
-    def _evaluate(self) -> None:
-        evaluation = evaluate(self.task, self.trainer, self.held_out, self.options.eval_sequences)
+    def _evaluate(self, held_out: Batches) -> None:
+        evaluation = evaluate(self.task, self.trainer, held_out, self.options.eval_sequences)
         self.folder.log(METRICS, {"step": self.step, **{f"held_out_{k}": v for k, v in evaluation.items()}})
         self.progress.evaluated(self.step, evaluation)
 
@@ -324,4 +325,4 @@ class Loop:
         position = {"window": dict(self.window)}
         checkpoints.save(self.folder.path, TrainingState(self.step, model, optimizer, scalars, position, metrics))
         checkpoints.prune(self.folder.path, self.options.keep, self.options.keep_every)
-        curves.draw(self.folder.path, self.task.panels)
+        curves.draw(self.folder.path, self.task.panels())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 from tqdm import tqdm
 
@@ -21,7 +22,7 @@ class Progress:
     """
 
     def __init__(self, plain: float = 10.0):
-        self._bar = None
+        self._bar: Any = None
         self._plain, self._shown = plain, 0.0
         self._metrics: dict[str, float] = {}  # averages, as the speed
         self._speed: dict[str, float] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -81,16 +81,14 @@ class Task(Protocol):
         weights: those fields that weigh the losses. A step's losses are divided by their sums over the whole step.
         sums: what a step or an evaluation gives, sums over the batch, so that they can be added up; in the order in
             which the loss gives them. count: the one of them that no step leaves at 0.
-        panels: of curves.png; throughput and learning rate have one of their own.
     """
 
-    name: str
-    architecture: str
-    fields: tuple[str, ...]
-    weights: tuple[str, ...]
-    sums: tuple[str, ...]
-    count: str
-    panels: tuple[Panel, ...]
+    name: ClassVar[str]
+    architecture: ClassVar[str]
+    fields: ClassVar[tuple[str, ...]]
+    weights: ClassVar[tuple[str, ...]]
+    sums: ClassVar[tuple[str, ...]]
+    count: ClassVar[str]
 
     def metrics(self, sums: Sums) -> Metrics:
         """Of training, from the sums of some steps; the first is the loss."""
@@ -104,12 +102,16 @@ class Task(Protocol):
     def told(self, metrics: Metrics) -> str:
         """The metrics of an evaluation, in a line."""
 
+    def panels(self) -> tuple[Panel, ...]:
+        """What curves.png draws of the metrics; throughput and learning rate have a panel of their own."""
+
 
 class Added:
     """The evaluation of a task whose metrics follow from its sums alone."""
 
     def __init__(self, metrics: Callable[[Sums], Metrics]):
-        self._metrics, self._sums = metrics, {}
+        self._metrics = metrics
+        self._sums: Sums = {}
 
     def add(self, batch: Batch, sums: Sums, outputs: tuple[np.ndarray, ...]) -> None:
         self._sums = {name: self._sums.get(name, 0) + value for name, value in sums.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import ClassVar
 
 from ms_bert.data.batches import FIELDS
 from ms_bert.tasks import Added, Curve, Metrics, Panel, Sums
@@ -19,11 +20,11 @@ class PreTraining:
 
     unigram_entropy: float | None = None
 
-    name = "pre-training"
-    architecture = "BertForPreTraining"
-    fields = FIELDS
-    weights = ("masked_weights", "next_sentence_weights")
-    sums = (
+    name: ClassVar[str] = "pre-training"
+    architecture: ClassVar[str] = "BertForPreTraining"
+    fields: ClassVar[tuple[str, ...]] = FIELDS
+    weights: ClassVar[tuple[str, ...]] = ("masked_weights", "next_sentence_weights")
+    sums: ClassVar[tuple[str, ...]] = (
         "masked_loss",
         "masked_correct",
         "masked_count",
@@ -31,21 +32,7 @@ class PreTraining:
         "next_sentence_correct",
         "next_sentence_count",
     )
-    count = "masked_count"
-
-    @property
-    def panels(self) -> tuple[Panel, ...]:
-        entropy = None if self.unigram_entropy is None else (self.unigram_entropy, "unigram entropy")
-        return (
-            Panel("Masked language model", "loss (nats)", (Curve("mlm_loss", "tab:blue"),), entropy),
-            Panel("Next sentence", "loss (nats)", (Curve("nsp_loss", "tab:orange"),), (math.log(2), "chance")),
-            Panel(
-                "Accuracy",
-                "share of predictions",
-                (Curve("mlm_accuracy", "tab:blue", "MLM"), Curve("nsp_accuracy", "tab:orange", "NSP")),
-                limits=(0, 1),
-            ),
-        )
+    count: ClassVar[str] = "masked_count"
 
     def metrics(self, sums: Sums) -> Metrics:
         """mlm_loss (nats), mlm_accuracy (0..1) and, where there is NSP, nsp_loss and nsp_accuracy."""
@@ -76,6 +63,19 @@ class PreTraining:
         return (
             f"MLM loss {metrics['mlm_loss']:.3f} accuracy {metrics['mlm_accuracy']:.1%} "
             f"perplexity {metrics['mlm_perplexity']:.1f}{nsp}"
+        )
+
+    def panels(self) -> tuple[Panel, ...]:
+        entropy = None if self.unigram_entropy is None else (self.unigram_entropy, "unigram entropy")
+        return (
+            Panel("Masked language model", "loss (nats)", (Curve("mlm_loss", "tab:blue"),), entropy),
+            Panel("Next sentence", "loss (nats)", (Curve("nsp_loss", "tab:orange"),), (math.log(2), "chance")),
+            Panel(
+                "Accuracy",
+                "share of predictions",
+                (Curve("mlm_accuracy", "tab:blue", "MLM"), Curve("nsp_accuracy", "tab:orange", "NSP")),
+                limits=(0, 1),
+            ),
         )
 
 

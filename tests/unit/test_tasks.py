@@ -45,7 +45,9 @@ class Halves:
     weights = ("weights",)
     sums = ("loss", "correct", "count")
     count = "count"
-    panels = (Panel("Halves", "nats", (Curve("loss", "tab:blue"),)), Panel("F1", "", (Curve("f1", "tab:red"),)))
+
+    def panels(self):
+        return (Panel("Halves", "nats", (Curve("loss", "tab:blue"),)), Panel("F1", "", (Curve("f1", "tab:red"),)))
 
     def metrics(self, sums):
         return {"loss": sums["loss"] / sums["count"], "accuracy": sums["correct"] / sums["count"]}
