@@ -9,7 +9,8 @@ A format's module has these functions, or as many of them as the format is good 
 `read` and `write` raise a UserError whose one sentence names the file and says what to do. What a conversion writes is
 read back by `read` and compared byte for byte; a graph may have no reader, or none for all that is written, and its
 `write` checks itself what it wrote. To add a format is to write such a module and its row here, and to say in
-`conversion.targets` which kinds of target are written in it.
+`conversion.targets` which kinds of target are written in it. What they are made of stands beside them: protobuf's
+wire format, LevelDB's tables, pickles, and what is found wrong with a file.
 """
 
 from __future__ import annotations

@@ -3,26 +3,17 @@
 PREFIX.index                  a table of the tensors: name -> dtype, shape, place and checksum of the values
 PREFIX.data-0000k-of-0000n    shard k of n: the values one tensor after another, little-endian, row-major
 
-The index is a LevelDB table, keys ascending by their bytes:
-
-data blocks   each of at most about 256 KiB of entries: what a key shares with the one before it, how many bytes of key
-              and of value follow (varints), these bytes. Every 16th key is whole; the places of these (restarts) and
-              their number end the block. The key "" has a BundleHeaderProto, a name has a BundleEntryProto.
-metaindex     a block without entries
-index         a block with an entry for each data block: a key from its last one up to before the next block's first,
-              and the block's offset and size (varints)
-footer        48 bytes: offset and size of metaindex and of index, zeros, the magic
-
-After each block are a byte for its compression (0: none) and the masked CRC-32C of block and byte.
+The index is a LevelDB table (see `conversion.formats.leveldb`): the key "" has a BundleHeaderProto, a name has a
+BundleEntryProto.
 
 TensorFlow 2's object-based checkpoints are such tables, too. A tensor is called there by the path through the Python
 objects that leads to it; the text _CHECKPOINTABLE_OBJECT_GRAPH, a TrackableObjectGraph, says the name of its variable,
 which is what it is called here, and a moment is called NAME/SLOT.
 
 Sources: in TensorFlow's repository core/util/tensor_bundle/tensor_bundle.cc, core/protobuf/{tensor_bundle,
-trackable_object_graph}.proto, core/framework/{types,tensor_shape,versions}.proto and core/lib/io/{table_builder,
-block_builder,format}.cc. The writer follows these to the byte: it makes of the same tensors the files that SaveV2 makes
-when it is given the names sorted, which Saver does and the kernel itself did for years.
+trackable_object_graph}.proto and core/framework/{types,tensor_shape,versions}.proto. The writer follows these to the
+byte: it makes of the same tensors the files that SaveV2 makes when it is given the names sorted, which Saver does and
+the kernel itself did for years.
 """
 
 from __future__ import annotations
@@ -33,27 +24,22 @@ import os
 import struct
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import google_crc32c
 import numpy as np
 
-from conversion.formats import wire
+from conversion.formats import leveldb, wire
 from conversion.formats.faults import Damaged, Refused
+from conversion.formats.leveldb import LONGEST_KEY, masked, quoted
 from conversion.tensors import DTYPES, Tensor, Tensors
 from ms_bert.errors import UserError
 
-_MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
-_FOOTER = 48
-_TRAILER = 5  # of a block: compression, checksum
-_BLOCK_SIZE = 256 * 1024
-_RESTART_INTERVAL = 16
 _VERSION = 1  # kTensorBundleVersion
 
-# Bounds of what is believed: a large model's index has some 100 KB, and few hostile bytes can make long names.
+# Bounds of what is believed: a large model's index has some 100 KB.
 _LARGEST_INDEX = 16 << 20
-_LARGEST_NAME = 64 << 10
 _LARGEST_GRAPH = 64 << 20  # of objects; a large model's with its optimizer has some 200 KB
 _MOST_DIMENSIONS = 32  # NumPy's limit
 _MOST_VALUES = (1 << 60) - 1
@@ -98,7 +84,7 @@ _COPY_AGAIN = "copy or download the checkpoint again"
 
 def recognises(prefix: Path) -> bool:
     """Whether PREFIX.index is there and ends as a table does."""
-    return _ends_with_magic(_index(prefix))
+    return leveldb.recognises(_index(prefix))
 
 
 def read(prefix: Path) -> Tensors:
@@ -112,7 +98,7 @@ def read(prefix: Path) -> Tensors:
     """
     index = _index(prefix)
     try:
-        return _tensors(prefix, _table_entries(_index_bytes(prefix)))
+        return _tensors(prefix, _entries(prefix))
     except Damaged as fault:
         raise UserError(f"{index} is damaged: {fault}; {_COPY_AGAIN}.") from None
     except Refused as reason:
@@ -148,7 +134,7 @@ def write(path: Path, tensors: Tensors) -> list[str]:
             offset += size
         _sync(file)
     with open(_index(path), "wb") as file:
-        file.write(_table(entries))
+        file.write(leveldb.written(entries))
         _sync(file)
     return []
 
@@ -169,25 +155,12 @@ def _key(prefix: Path, name: str) -> bytes:
         key = name.encode("utf-8")
     except UnicodeEncodeError:
         key = b""
-    if not 0 < len(key) <= _LARGEST_NAME:
+    if not 0 < len(key) <= LONGEST_KEY:
         raise UserError(
-            f"{_index(prefix)} cannot have a tensor named {name[:100]!r}, a name is 1 to {_LARGEST_NAME} bytes of "
+            f"{_index(prefix)} cannot have a tensor named {name[:100]!r}, a name is 1 to {LONGEST_KEY} bytes of "
             "UTF-8; rename the tensor."
         )
     return key
-
-
-def _quoted(key: bytes) -> str:
-    return repr(key[:100].decode("utf-8", "replace"))
-
-
-def _ends_with_magic(path: Path) -> bool:
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - len(_MAGIC)))
-            return file.read() == _MAGIC
-    except OSError:
-        return False
 
 
 def _sync(file) -> None:
@@ -210,7 +183,7 @@ def _append_values(file, tensor: Tensor) -> tuple[int, int]:
     for chunk in _chunks(np.ascontiguousarray(tensor.read())):
         checksum = google_crc32c.extend(checksum, chunk)
         size += file.write(chunk)
-    return size, _masked(checksum)
+    return size, masked(checksum)
 
 
 def _read_values(path: Path, name: str, entry: _Entry) -> np.ndarray:
@@ -226,17 +199,12 @@ def _read_values(path: Path, name: str, entry: _Entry) -> np.ndarray:
     checksum = 0
     for chunk in _chunks(values):
         checksum = google_crc32c.extend(checksum, chunk)
-    if _masked(checksum) != entry.checksum:
+    if masked(checksum) != entry.checksum:
         raise UserError(
             f"{path}: the {entry.size} bytes of {name!r} from byte {entry.offset} on have the checksum "
-            f"{_masked(checksum):08x} and not the index's {entry.checksum:08x}; {_COPY_AGAIN}."
+            f"{masked(checksum):08x} and not the index's {entry.checksum:08x}; {_COPY_AGAIN}."
         )
     return values.view(DTYPES[_DTYPES[entry.dtype]]).reshape(entry.shape)
-
-
-def _masked(checksum: int) -> int:
-    """As LevelDB stores a CRC: rotated and moved, so that the CRC of what contains CRCs is sound."""
-    return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 # Entries of the table: two messages of protobuf
@@ -318,17 +286,17 @@ def _tensors(prefix: Path, table: list[tuple[bytes, bytes]]) -> Tensors:
         try:
             entries[key] = _Entry.decode(message)
         except Damaged as fault:
-            raise Damaged(f"in the entry of {_quoted(key)} {fault}") from None
+            raise Damaged(f"in the entry of {quoted(key)} {fault}") from None
     for key, entry in entries.items():
         if entry.partitioned:
-            raise Refused(f"{_quoted(key)} is partitioned, and only whole tensors are read; {_RESAVE}")
+            raise Refused(f"{quoted(key)} is partitioned, and only whole tensors are read; {_RESAVE}")
     sizes: dict[int, int] = {}
     graph = entries.pop(_OBJECT_GRAPH, None)
     names = _variables(_text(_place(prefix, _OBJECT_GRAPH, graph, shards, sizes), graph)) if graph else {}
     texts = [key for key, entry in entries.items() if entry.dtype == _STRING]
     if texts:
         warnings.warn(
-            f"{_index(prefix)}: text is no weight, left out: {', '.join(map(_quoted, texts[:10]))}"
+            f"{_index(prefix)}: text is no weight, left out: {', '.join(map(quoted, texts[:10]))}"
             f"{f' and {len(texts) - 10} more' if len(texts) > 10 else ''}.",
             stacklevel=3,
         )
@@ -376,7 +344,7 @@ def _text(path: Path, entry: _Entry) -> bytes:
     begin = at + 4
     checksum = google_crc32c.extend(0, struct.pack("<I" if length >> 32 == 0 else "<Q", length))
     checksum = google_crc32c.extend(checksum, content[at:])
-    if length != len(content) - begin or _masked(checksum) != entry.checksum:
+    if length != len(content) - begin or masked(checksum) != entry.checksum:
         raise Damaged(f"its graph of objects, {length} bytes in {path.name}, does not have the checksum that it says")
     return content[begin:]
 
@@ -386,11 +354,11 @@ def _tensor(prefix: Path, key: bytes, entry: _Entry, shards: int, sizes: dict[in
     try:
         name = key.decode("utf-8")
     except UnicodeDecodeError:
-        raise Damaged(f"the name {_quoted(key)} is not UTF-8") from None
+        raise Damaged(f"the name {quoted(key)} is not UTF-8") from None
     dtype, shape = _dtype(key, entry), _shape(key, entry)
     expected = math.prod(shape) * dtype.itemsize
     if entry.size != expected:
-        raise Damaged(f"{_quoted(key)} has {entry.size} bytes, and {dtype} {shape} has {expected}")
+        raise Damaged(f"{quoted(key)} has {entry.size} bytes, and {dtype} {shape} has {expected}")
     path = _place(prefix, key, entry, shards, sizes)
     return name, Tensor(dtype, shape, lambda: _read_values(path, name, entry))
 
@@ -398,7 +366,7 @@ def _tensor(prefix: Path, key: bytes, entry: _Entry, shards: int, sizes: dict[in
 def _place(prefix: Path, key: bytes, entry: _Entry, shards: int, sizes: dict[int, int]) -> Path:
     """The data file that an entry's bytes are in, if they are; `sizes` of data files by shard are found once."""
     if not 0 <= entry.shard < shards:
-        raise Damaged(f"{_quoted(key)} is in data file {entry.shard}, and there are {shards}, counted from 0")
+        raise Damaged(f"{quoted(key)} is in data file {entry.shard}, and there are {shards}, counted from 0")
     path = _shard(prefix, entry.shard, shards)
     if entry.shard not in sizes:
         try:
@@ -409,7 +377,7 @@ def _place(prefix: Path, key: bytes, entry: _Entry, shards: int, sizes: dict[int
             raise UserError(f"{path} cannot be read ({error.strerror}); {_COPY_AGAIN}.") from None
     if entry.offset < 0 or entry.offset + entry.size > sizes[entry.shard]:
         raise UserError(
-            f"{path} has {sizes[entry.shard]} bytes, and {_quoted(key)} is the {entry.size} from byte {entry.offset} "
+            f"{path} has {sizes[entry.shard]} bytes, and {quoted(key)} is the {entry.size} from byte {entry.offset} "
             f"on; {_COPY_AGAIN}."
         )
     return path
@@ -418,7 +386,7 @@ def _place(prefix: Path, key: bytes, entry: _Entry, shards: int, sizes: dict[int
 def _dtype(key: bytes, entry: _Entry) -> np.dtype:
     if entry.dtype not in _DTYPES:
         raise Refused(
-            f"{_quoted(key)} has TensorFlow's DataType number {entry.dtype}, and what is read is "
+            f"{quoted(key)} has TensorFlow's DataType number {entry.dtype}, and what is read is "
             f"{', '.join(_DTYPES.values())}; cast or leave out this variable and save the checkpoint again"
         )
     return DTYPES[_DTYPES[entry.dtype]]
@@ -428,14 +396,21 @@ def _shape(key: bytes, entry: _Entry) -> tuple[int, ...]:
     shape = entry.shape
     if entry.unknown_rank or len(shape) > _MOST_DIMENSIONS:
         found = "unknown" if entry.unknown_rank else len(shape)
-        raise Damaged(f"the number of dimensions of {_quoted(key)} is {found} instead of 0 to {_MOST_DIMENSIONS}")
+        raise Damaged(f"the number of dimensions of {quoted(key)} is {found} instead of 0 to {_MOST_DIMENSIONS}")
     # NumPy refuses too large a product even where a size of 0 makes the tensor empty.
     if min(shape, default=0) < 0 or math.prod(max(size, 1) for size in shape) > _MOST_VALUES:
-        raise Damaged(f"{_quoted(key)} has the shape {shape}, which no tensor has")
+        raise Damaged(f"{quoted(key)} has the shape {shape}, which no tensor has")
     return shape
 
 
-# The table, read
+# The index
+
+
+def _entries(prefix: Path) -> list[tuple[bytes, bytes]]:
+    try:
+        return leveldb.read(_index_bytes(prefix))
+    except Refused as reason:
+        raise Refused(f"{reason}; {_RESAVE}") from None
 
 
 def _index_bytes(prefix: Path) -> bytes:
@@ -444,7 +419,7 @@ def _index_bytes(prefix: Path) -> bytes:
         with open(index, "rb") as file:
             content = file.read(_LARGEST_INDEX + 1)
     except FileNotFoundError:
-        if _ends_with_magic(prefix) and prefix.suffix != ".index":
+        if leveldb.recognises(prefix) and prefix.suffix != ".index":
             raise UserError(
                 f"{prefix} is a V1 checkpoint, which is one file and has no {index.name}; {_RESAVE}."
             ) from None
@@ -457,154 +432,3 @@ def _index_bytes(prefix: Path) -> bytes:
     if len(content) > _LARGEST_INDEX:
         raise Damaged(f"it has more than {_LARGEST_INDEX} bytes, and an index of weights has some 100000")
     return content
-
-
-def _table_entries(table: bytes) -> list[tuple[bytes, bytes]]:
-    """Keys and values of a table; keys ascend."""
-    if len(table) < _FOOTER or not table.endswith(_MAGIC):
-        raise Damaged(f"its {len(table)} bytes do not end with a table's {_FOOTER} bytes of footer")
-    footer = table[-_FOOTER:]
-    _, at = _handle(footer, 0)  # of the metaindex, which has nothing
-    handle, _ = _handle(footer, at)
-    entries: list[tuple[bytes, bytes]] = []
-    end = last = total = 0
-    for _, value in _block_entries(_block(table, *handle)):
-        (offset, size), _ = _handle(value, 0)
-        if offset < end:  # else a few bytes could name a large block many times
-            raise Damaged(f"a block begins at byte {offset}, within the one before it, which ends at {end}")
-        end = offset + size + _TRAILER
-        for key, message in _block_entries(_block(table, offset, size)):
-            if entries and key <= last:
-                raise Damaged(f"the name {_quoted(key)} comes after {_quoted(last)}, and names ascend")
-            total += len(key)
-            if total > _LARGEST_INDEX:
-                raise Damaged(f"its names have more than {_LARGEST_INDEX} bytes")
-            entries.append((key, message))
-            last = key
-    return entries
-
-
-def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
-    """Offset and size of a block, and where the next thing begins."""
-    offset, at = wire.read_varint(data, at, len(data))
-    size, at = wire.read_varint(data, at, len(data))
-    return (offset, size), at
-
-
-def _block(table: bytes, offset: int, size: int) -> bytes:
-    """A block's content, its checksum checked."""
-    end = offset + size
-    if end + _TRAILER > len(table) - _FOOTER:
-        raise Damaged(f"a block of {size} bytes from byte {offset} on does not fit into its {len(table)} bytes")
-    compression, stored = struct.unpack_from("<BI", table, end)
-    checksum = _masked(google_crc32c.value(table[offset : end + 1]))
-    if checksum != stored:
-        raise Damaged(
-            f"the block of {size} bytes from byte {offset} on has the checksum {checksum:08x}, not {stored:08x}"
-        )
-    if compression == 1:
-        raise Refused(f"it is compressed with Snappy, which TensorFlow's checkpoints are not by default; {_RESAVE}")
-    if compression:
-        raise Damaged(f"the block at byte {offset} is compressed in a way numbered {compression} instead of 0 (not)")
-    return table[offset:end]
-
-
-def _block_entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of a block, read from its beginning; so the restarts only tell where the entries end."""
-    restarts = int.from_bytes(block[-4:], "little")
-    end = len(block) - 4 * (restarts + 1)
-    if restarts < 1 or end < 0:
-        raise Damaged(f"a block of {len(block)} bytes says that it has {restarts} restart points")
-    key, at = b"", 0
-    while at < end:
-        shared, at = wire.read_varint(block, at, end)
-        added, at = wire.read_varint(block, at, end)
-        size, at = wire.read_varint(block, at, end)
-        if shared > len(key) or at + added + size > end or shared + added > _LARGEST_NAME:
-            raise Damaged(
-                f"the entry after {_quoted(key)} says {shared} shared and {added} own bytes of name and {size} of "
-                f"value, with {max(0, end - at)} bytes left and names of at most {_LARGEST_NAME}"
-            )
-        key = key[:shared] + block[at : at + added]
-        at += added + size
-        yield key, block[at - size : at]
-
-
-# The table, written
-
-
-class _BlockBuilder:
-    """A block under way."""
-
-    def __init__(self, restart_interval: int):
-        self._interval = restart_interval
-        self._entries, self._restarts, self._count, self._last = bytearray(), [0], 0, b""
-
-    def add(self, key: bytes, value: bytes) -> None:
-        """Append an entry; keys ascend."""
-        if self._count == self._interval:
-            self._restarts.append(len(self._entries))
-            self._count, self._last = 0, b""
-        shared = _common(self._last, key)
-        for number in (shared, len(key) - shared, len(value)):
-            self._entries += wire.varint(number)
-        self._entries += key[shared:] + value
-        self._count, self._last = self._count + 1, key
-
-    @property
-    def size(self) -> int:
-        """Bytes of what `finish` would return."""
-        return len(self._entries) + 4 * (len(self._restarts) + 1)
-
-    def finish(self) -> bytes:
-        """The block."""
-        return bytes(self._entries) + struct.pack(f"<{len(self._restarts) + 1}I", *self._restarts, len(self._restarts))
-
-
-def _table(entries: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """A table of at least one entry; keys ascend."""
-    table = bytearray()
-
-    def append(block: _BlockBuilder) -> bytes:
-        content = block.finish() + b"\0"
-        handle = wire.varint(len(table)) + wire.varint(len(content) - 1)
-        table.extend(content + struct.pack("<I", _masked(google_crc32c.value(content))))
-        return handle
-
-    index, block = _BlockBuilder(1), _BlockBuilder(_RESTART_INTERVAL)
-    handle, last = None, b""  # of the block before, which the index names when the next key is known
-    for key, value in entries:
-        if handle is not None:
-            index.add(_separator(last, key), handle)
-            handle = None
-        block.add(key, value)
-        last = key
-        if block.size >= _BLOCK_SIZE:
-            handle, block = append(block), _BlockBuilder(_RESTART_INTERVAL)
-    if handle is None:
-        handle = append(block)
-    metaindex = append(_BlockBuilder(_RESTART_INTERVAL))
-    index.add(_successor(last), handle)
-    footer = (metaindex + append(index)).ljust(_FOOTER - len(_MAGIC), b"\0") + _MAGIC
-    return bytes(table) + footer
-
-
-def _common(a: bytes, b: bytes) -> int:
-    """Bytes that two keys have in common at their beginning."""
-    return len(os.path.commonprefix([a, b]))
-
-
-def _separator(key: bytes, following: bytes) -> bytes:
-    """A short key from `key` up to before `following`."""
-    at = _common(key, following)
-    if at < min(len(key), len(following)) and key[at] + 1 < following[at]:
-        return key[:at] + bytes([key[at] + 1])
-    return key
-
-
-def _successor(key: bytes) -> bytes:
-    """A short key not before `key`."""
-    for at, byte in enumerate(key):
-        if byte != 0xFF:
-            return key[:at] + bytes([byte + 1])
-    return key

@@ -14,7 +14,7 @@ import google_crc32c
 import numpy as np
 import pytest
 
-from conversion.formats import tensorflow_bundle
+from conversion.formats import leveldb, tensorflow_bundle
 from conversion.formats.wire import varint
 from conversion.tensors import DTYPES, Tensor, Tensors, same_bytes
 from ms_bert.errors import UserError
@@ -139,7 +139,7 @@ def test_no_tensors_make_a_bundle_too(tmp_path):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_any_names_shapes_and_bytes_come_back(tmp_path, seed, monkeypatch):
-    monkeypatch.setattr(tensorflow_bundle, "_BLOCK_SIZE", 100 + 200 * seed)  # many blocks of few names
+    monkeypatch.setattr(leveldb, "_BLOCK_SIZE", 100 + 200 * seed)  # many blocks of few names
     rng = random.Random(seed)
     arrays = {}
     for _ in range(150):
@@ -434,11 +434,11 @@ def test_byte_of_the_index_that_flips_is_told(golden):
 def test_block_with_flipped_bytes_and_a_sound_checksum_is_no_traceback(golden, which):
     """As a hostile file has it: what is read is other tensors, or the user is told."""
     footer = GOLDEN_INDEX[-48:]
-    _, at = tensorflow_bundle._handle(footer, 0)
-    (start, size), _ = tensorflow_bundle._handle(footer, at)
+    _, at = leveldb._handle(footer, 0)
+    (start, size), _ = leveldb._handle(footer, at)
     if which == "data":
-        ((_, handle),) = tensorflow_bundle._block_entries(GOLDEN_INDEX[start : start + size])
-        (start, size), _ = tensorflow_bundle._handle(handle, 0)
+        ((_, handle),) = leveldb._block_entries(GOLDEN_INDEX[start : start + size])
+        (start, size), _ = leveldb._handle(handle, 0)
     rng = random.Random(0)
     for at in range(size):
         for bits in (0x01, 0x80, rng.randint(1, 255)):
