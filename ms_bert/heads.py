@@ -8,22 +8,25 @@ or that of the hidden states.
 from mindspore import nn, ops
 
 from ms_bert.config import BertConfig
-from ms_bert.model import BertModel, Dropout, DropoutColumns, Linear, Numerics
+from ms_bert.model import BertModel, Linear, Numerics, in_force
+from ms_bert.randomness import DropoutColumns
 
 
 class _HeadDropout(nn.Cell):
     """Dropout of the input of a head, (rows, H); rows may be fewer than there are tokens."""
 
-    def __init__(self, config: BertConfig):
+    def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
         rate = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
         first = DropoutColumns(config).hidden(2 * config.num_hidden_layers + 1)
-        self.dropout = Dropout(rate, config.hidden_size, first)
+        self.rate, self.begin, self.end = rate, first, first + config.hidden_size
+        self.dropout = numerics.operations.dropout
 
     def construct(self, x, dropout_keys):
-        if dropout_keys is None:
+        rate, row_keys, column_keys = in_force(self.rate, self.begin, self.end, dropout_keys)
+        if rate == 0.0:
             return x
-        return self.dropout(x, (dropout_keys[0][: x.shape[0]], dropout_keys[1]))
+        return self.dropout(x, rate, row_keys[: x.shape[0]], column_keys)
 
 
 class BertForSequenceClassification(nn.Cell):
@@ -32,8 +35,8 @@ class BertForSequenceClassification(nn.Cell):
     def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
         self.bert = BertModel(config, numerics)
-        self.dropout = _HeadDropout(config)
-        self.classifier = Linear(config.hidden_size, config.num_labels)
+        self.dropout = _HeadDropout(config, numerics)
+        self.classifier = Linear(config.hidden_size, config.num_labels, numerics)
 
     def construct(
         self,
@@ -54,8 +57,8 @@ class BertForTokenClassification(nn.Cell):
     def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
         self.bert = BertModel(config, numerics, pooler=False)
-        self.dropout = _HeadDropout(config)
-        self.classifier = Linear(config.hidden_size, config.num_labels)
+        self.dropout = _HeadDropout(config, numerics)
+        self.classifier = Linear(config.hidden_size, config.num_labels, numerics)
 
     def construct(
         self,
@@ -77,7 +80,7 @@ class BertForQuestionAnswering(nn.Cell):
     def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
         self.bert = BertModel(config, numerics, pooler=False)
-        self.qa_outputs = Linear(config.hidden_size, 2)
+        self.qa_outputs = Linear(config.hidden_size, 2, numerics)
 
     def construct(
         self,
@@ -103,8 +106,8 @@ class BertForMultipleChoice(nn.Cell):
     def __init__(self, config: BertConfig, numerics: Numerics, choices: int):
         super().__init__()
         self.bert = BertModel(config, numerics)
-        self.dropout = _HeadDropout(config)
-        self.classifier = Linear(config.hidden_size, 1)
+        self.dropout = _HeadDropout(config, numerics)
+        self.classifier = Linear(config.hidden_size, 1, numerics)
         self.choices = choices
 
     def construct(

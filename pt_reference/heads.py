@@ -9,22 +9,24 @@ from torch import nn
 
 from ms_bert.config import BertConfig
 from ms_bert.randomness import DropoutColumns
-from pt_reference.model import BertModel, Dropout, Linear, Numerics
+from pt_reference.model import BertModel, Linear, Numerics, in_force
 
 
 class _HeadDropout(nn.Module):
     """Dropout of the input of a head, (rows, H); rows may be fewer than there are tokens."""
 
-    def __init__(self, config: BertConfig):
+    def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
         rate = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
         first = DropoutColumns(config).hidden(2 * config.num_hidden_layers + 1)
-        self.dropout = Dropout(rate, config.hidden_size, first)
+        self.rate, self.begin, self.end = rate, first, first + config.hidden_size
+        self.dropout = numerics.operations.dropout
 
     def forward(self, x, dropout_keys):
-        if dropout_keys is None:
+        rate, row_keys, column_keys = in_force(self.rate, self.begin, self.end, dropout_keys)
+        if rate == 0.0:
             return x
-        return self.dropout(x, (dropout_keys[0][: x.shape[0]], dropout_keys[1]))
+        return self.dropout(x, rate, row_keys[: x.shape[0]], column_keys)
 
 
 class BertForSequenceClassification(nn.Module):
@@ -33,8 +35,8 @@ class BertForSequenceClassification(nn.Module):
     def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
         self.bert = BertModel(config, numerics)
-        self.dropout = _HeadDropout(config)
-        self.classifier = Linear(config.hidden_size, config.num_labels)
+        self.dropout = _HeadDropout(config, numerics)
+        self.classifier = Linear(config.hidden_size, config.num_labels, numerics)
 
     def forward(
         self,
@@ -55,8 +57,8 @@ class BertForTokenClassification(nn.Module):
     def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
         self.bert = BertModel(config, numerics, pooler=False)
-        self.dropout = _HeadDropout(config)
-        self.classifier = Linear(config.hidden_size, config.num_labels)
+        self.dropout = _HeadDropout(config, numerics)
+        self.classifier = Linear(config.hidden_size, config.num_labels, numerics)
 
     def forward(
         self,
@@ -78,7 +80,7 @@ class BertForQuestionAnswering(nn.Module):
     def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
         self.bert = BertModel(config, numerics, pooler=False)
-        self.qa_outputs = Linear(config.hidden_size, 2)
+        self.qa_outputs = Linear(config.hidden_size, 2, numerics)
 
     def forward(
         self,
@@ -104,8 +106,8 @@ class BertForMultipleChoice(nn.Module):
     def __init__(self, config: BertConfig, numerics: Numerics, choices: int):
         super().__init__()
         self.bert = BertModel(config, numerics)
-        self.dropout = _HeadDropout(config)
-        self.classifier = Linear(config.hidden_size, 1)
+        self.dropout = _HeadDropout(config, numerics)
+        self.classifier = Linear(config.hidden_size, 1, numerics)
         self.choices = choices
 
     def forward(

@@ -11,7 +11,9 @@ from conversion.agreement.cases import Problem
 from conversion.parameters import BACKBONE
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import FIELDS, Batch
+from ms_bert.options import TrainingOptions
 from ms_bert.run.loop import SUMS
+from ms_bert.run.recipe import learning_rate
 from pt_reference.model import (
     BertForPreTraining,
     BertLMPredictionHead,
@@ -28,12 +30,12 @@ from pt_reference.training.trainer import TorchTrainer
 class Heads(nn.Module):
     """The MLM head, the NSP head, or both, by Hugging Face's names."""
 
-    def __init__(self, config: BertConfig, parts: tuple[str, ...]):
+    def __init__(self, config: BertConfig, numerics: Numerics, parts: tuple[str, ...]):
         super().__init__()
         if "mlm" in parts:
-            self.predictions = BertLMPredictionHead(config)
+            self.predictions = BertLMPredictionHead(config, numerics)
         if "nsp" in parts:
-            self.seq_relationship = Linear(config.hidden_size, 2)
+            self.seq_relationship = Linear(config.hidden_size, 2, numerics)
 
 
 class Probe(nn.Module):
@@ -52,11 +54,11 @@ class Probe(nn.Module):
         self.parts, self.tokens = parts, tokens
         self.headless = set(parts) <= set(BACKBONE)
         if "mlm" in parts or "nsp" in parts:
-            self.cls = Heads(config, parts)
+            self.cls = Heads(config, numerics, parts)
         if "classifier" in parts:
-            self.classifier = Linear(config.hidden_size, labels)
+            self.classifier = Linear(config.hidden_size, labels, numerics)
         if "qa" in parts:
-            self.qa_outputs = Linear(config.hidden_size, 2)
+            self.qa_outputs = Linear(config.hidden_size, 2, numerics)
 
     def forward(self, input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, masked_positions):
         inputs = (input_ids, sequence_ids, token_type_ids, position_ids, cls_positions)
@@ -120,6 +122,9 @@ class PyTorch:
             self._modules.clear()
         options = cases.with_training(options, precision=self.precision, compile=self.compiled)
         return TorchTrainer(problem.config, options)
+
+    def learning_rate(self, options: TrainingOptions, step: int) -> float:
+        return learning_rate(options, step)
 
     def _numerics(self) -> Numerics:
         # The compiled model has the fused attention of a user's run, which gives no probabilities.

@@ -9,12 +9,12 @@ from ms_bert.model import BertLMPredictionHead, BertModel, Linear, Numerics
 class Heads(nn.Cell):
     """The MLM head, the NSP head, or both, by Hugging Face's names."""
 
-    def __init__(self, config: BertConfig, mlm: bool, nsp: bool):
+    def __init__(self, config: BertConfig, numerics: Numerics, mlm: bool, nsp: bool):
         super().__init__()
         if mlm:
-            self.predictions = BertLMPredictionHead(config)
+            self.predictions = BertLMPredictionHead(config, numerics)
         if nsp:
-            self.seq_relationship = Linear(config.hidden_size, 2)
+            self.seq_relationship = Linear(config.hidden_size, 2, numerics)
 
 
 class Inference(nn.Cell):
@@ -22,18 +22,19 @@ class Inference(nn.Cell):
 
     def __init__(self, config: BertConfig, architecture: str, pooler: bool):
         super().__init__()
-        self.bert = BertModel(config, Numerics(), pooler)
+        numerics = Numerics()
+        self.bert = BertModel(config, numerics, pooler)
         self.architecture, self.pooler = architecture, pooler
         self.mlm = architecture in ("BertForPreTraining", "BertForMaskedLM")
         self.nsp = architecture in ("BertForPreTraining", "BertForNextSentencePrediction")
         if self.mlm or self.nsp:
-            self.cls = Heads(config, self.mlm, self.nsp)
+            self.cls = Heads(config, numerics, self.mlm, self.nsp)
         if architecture == "BertForMultipleChoice":
-            self.classifier = Linear(config.hidden_size, 1)
+            self.classifier = Linear(config.hidden_size, 1, numerics)
         elif architecture in ("BertForSequenceClassification", "BertForTokenClassification"):
-            self.classifier = Linear(config.hidden_size, config.num_labels)
+            self.classifier = Linear(config.hidden_size, config.num_labels, numerics)
         elif architecture == "BertForQuestionAnswering":
-            self.qa_outputs = Linear(config.hidden_size, 2)
+            self.qa_outputs = Linear(config.hidden_size, 2, numerics)
 
     def construct(self, input_ids, attention_mask, token_type_ids):
         b, s = input_ids.shape
