@@ -48,7 +48,6 @@ ALLOWED = {
         **dict.fromkeys(
             ("Update", "Update.__init__", "Update.construct", "Update.__call__", "Update.clear"), OWN_UPDATE
         ),
-        "Update._adapt": OWN_UPDATE,
         "cleared": OWN_UPDATE,
         **dict.fromkeys(("TrainStep", "TrainStep.__init__", "TrainStep.construct"), OWN_UPDATE),
         **dict.fromkeys(("AccumulateStep", "AccumulateStep.__init__", "AccumulateStep.construct"), OWN_UPDATE),
