@@ -32,15 +32,9 @@ class MindSpore:
 
     def kernels(self, options: Options) -> str:
         from ms_bert import kernels
-        from ms_bert.kernels import native
 
-        device, precision = options.run.device, options.training.precision
-        if options.training.kernels == "stock" or not kernels.fusible(device, precision):
-            own = kernels.attention(device, precision) is not kernels.stock.attention
-            return "stock kernels, its fused attention among them" if own else "stock kernels"
-        if native.why_not():
-            return f"stock kernels (not by the faster fused ones: {native.why_not()})"
-        return f"fused kernels ({native.instructions()})"
+        training = options.training
+        return kernels.operations(options.run.device, training.precision, training.kernels).description
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ from conversion.agreement import cases
 from conversion.agreement.cases import Problem
 from conversion.parameters import ARCHITECTURES
 from ms_bert.data.batches import FIELDS, Batch
+from ms_bert.options import TrainingOptions
 from ms_bert.run.loop import SUMS
+from ms_bert.run.recipe import learning_rate
 from pt_reference import heads
 from pt_reference.model import BertForPreTraining, Numerics, gather_positions, named_intermediates
 from pt_reference.training.step import PreTrainingLoss
@@ -92,6 +94,9 @@ class PyTorch:
             self._modules.clear()
         options = cases.with_training(options, precision=self.precision, compile=self.compiled)
         return TorchTrainer(problem.config, options)
+
+    def learning_rate(self, options: TrainingOptions, step: int) -> float:
+        return learning_rate(options, step)
 
     def _numerics(self) -> Numerics:
         # The compiled model has the fused attention of a user's run, which gives no probabilities.

@@ -12,7 +12,6 @@ from mindspore import Parameter, Tensor, ops
 from ms_bert import kernels
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import FIELDS, Batch
-from ms_bert.fused import fuse
 from ms_bert.model import BertForPreTraining, Numerics, initialize
 from ms_bert.options import Options
 from ms_bert.randomness import DropoutColumns
@@ -20,14 +19,7 @@ from ms_bert.run.checkpoints import Arrays
 from ms_bert.run.loop import SUMS, StepResult
 from ms_bert.run.recipe import cut, parts
 from ms_bert.training import graph_cache
-from ms_bert.training.step import (
-    AccumulateStep,
-    FusedPreTrainingLoss,
-    PreTrainingLoss,
-    TrainStep,
-    Update,
-    UpdateFromBuffers,
-)
+from ms_bert.training.step import AccumulateStep, PreTrainingLoss, TrainStep, Update, UpdateFromBuffers
 
 
 class MindSporeTrainer:
@@ -35,28 +27,30 @@ class MindSporeTrainer:
 
     Args:
         graphs: the folder in which compiled training steps are kept; None: each is compiled anew.
+        numerics: how the model computes; None: as the options say. update: what clips and updates.
 
     Attributes:
         model: the BertForPreTraining. shapes: of its parameters, by name.
     """
 
-    def __init__(self, config: BertConfig, options: Options, graphs: Path | None = None):
+    def __init__(
+        self,
+        config: BertConfig,
+        options: Options,
+        graphs: Path | None = None,
+        numerics: Numerics | None = None,
+        update: type[Update] = Update,
+    ):
         training = options.training
         self.training = training
         kernels.check(options.run.device, training.precision, config.head_size, options.examples.seq_length)
-        self.model = BertForPreTraining(config, Numerics(options.run.device, training.precision, training.recompute))
+        numerics = numerics or Numerics(options.run.device, training.precision, training.recompute, training.kernels)
+        self.model = BertForPreTraining(config, numerics)
         initialize(self.model, config, training.seed, options.model.truncated_normal)
         parameters = self.model.trainable_params()
         self.shapes = {p.name: tuple(p.shape) for p in parameters}
-        operations = None
-        if training.kernels == "fused":
-            operations = kernels.sublayers(options.run.device, training.precision)
-        if operations is None:
-            loss, self.evaluation = PreTrainingLoss(self.model), PreTrainingLoss(self.model)
-        else:
-            fuse(self.model)
-            loss, self.evaluation = (FusedPreTrainingLoss(self.model, operations) for _ in range(2))
-        self.update = Update(parameters, training, operations)
+        loss, self.evaluation = PreTrainingLoss(self.model), PreTrainingLoss(self.model)
+        self.update = update(parameters, training, numerics.operations)
         self.columns = DropoutColumns(config).total
         self.compiling = contextlib.nullcontext()
         if graphs is not None:

@@ -28,14 +28,15 @@ class TorchTrainer:
         training = options.training
         self.training = training
         self.device = torch_device(options.run.device)
-        self.model = BertForPreTraining(config, Numerics(training.precision, training.recompute))
+        numerics = Numerics(training.precision, training.recompute)
+        self.model = BertForPreTraining(config, numerics)
         initialize(self.model, config, training.seed, options.model.truncated_normal)
         if training.precision == "float64":
             self.model.double()
         self.model.to(self.device)
         parameters = dict(self.model.named_parameters())
         self.shapes = {name: tuple(p.shape) for name, p in parameters.items()}
-        self.update = Update(parameters, training)
+        self.update = Update(parameters, training, numerics.operations)
         self.columns = DropoutColumns(config).total
         self.evaluation = PreTrainingLoss(self.model)
         self.loss = torch.compile(self.evaluation, dynamic=False) if training.compile else self.evaluation
