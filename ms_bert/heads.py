@@ -9,19 +9,12 @@ from mindspore import nn, ops
 
 from ms_bert import model
 from ms_bert.config import BertConfig
-from ms_bert.model import (
-    BertLMPredictionHead,
-    BertModel,
-    Linear,
-    Numerics,
-    gather_positions,
-    in_force,
-)
+from ms_bert.model import BertLMPredictionHead, BertModel, Linear, Numerics, gather_positions, in_force
 from ms_bert.randomness import DropoutColumns
 
 
 def named(architecture: str) -> type[nn.Cell]:
-    """What is called as this class of Hugging Face."""
+    """What stands here for Hugging Face's class of this name."""
     return globals().get(architecture) or getattr(model, architecture)
 
 

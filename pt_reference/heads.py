@@ -15,7 +15,7 @@ from pt_reference.model import BertLMPredictionHead, BertModel, Linear, Numerics
 
 
 def named(architecture: str) -> type[nn.Module]:
-    """What is called as this class of Hugging Face."""
+    """What stands here for Hugging Face's class of this name."""
     return globals().get(architecture) or getattr(model, architecture)
 
 
