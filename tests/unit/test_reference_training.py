@@ -19,6 +19,8 @@ from pt_reference.training.optimizers import OPTIMIZERS
 from pt_reference.training.step import Update, global_norm
 from pt_reference.training.trainer import TorchTrainer
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch")
 
 CONFIG = BertConfig(

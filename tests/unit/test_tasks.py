@@ -24,6 +24,8 @@ from pt_reference import heads as torch_heads
 from pt_reference.training import step as torch_step
 from pt_reference.training import trainer as torch_trainer
 
+pytestmark = pytest.mark.slow
+
 CONFIG = BertConfig(
     vocab_size=600,
     hidden_size=32,
