@@ -112,11 +112,11 @@ def target_of(path: Path, kind: str | None) -> tuple[str, Path]:
         if not format.target if format else path.suffix in _NOT_WRITTEN:
             raise UserError(f"{path}: {path.suffix} files are not written; write .safetensors, or name a folder.")
         kind = format.target if format else "hugging-face"
-    if path.name in ("", ".."):
-        raise UserError(f"{path} names no target but a folder that is there; add a name to it.")
     target = TARGETS[kind]
+    is_prefix = not target.is_folder and target.format_of(path).is_prefix
+    name = path.name.removesuffix(".index") if is_prefix else path.name
+    if name in ("", ".."):
+        raise UserError(f"{path} names no target but a folder that is there; add a name to it.")
     if target.endings and path.suffix not in target.endings:
         raise UserError(f"{path}: the name of a {kind} target must end in {' or '.join(target.endings)}.")
-    if not target.is_folder and target.format_of(path).is_prefix:
-        path = path.with_name(path.name.removesuffix(".index"))
-    return kind, path
+    return kind, path.with_name(name)

@@ -45,15 +45,9 @@ class MindSpore:
 
     def kernels(self, options: Options) -> str:
         from ms_bert import kernels
-        from ms_bert.kernels import native
 
         device, precision = options.run.device, options.training.precision
-        if options.mindspore.kernels == "stock" or not kernels.fusible(device, precision):
-            own = kernels.attention(device, precision) is not kernels.stock.attention
-            return "stock kernels, its fused attention among them" if own else "stock kernels"
-        if native.why_not():
-            return f"stock kernels (not by the faster fused ones: {native.why_not()})"
-        return f"fused kernels ({native.instructions()})"
+        return kernels.operations(device, precision, options.mindspore.kernels).description
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m ms_bert.pretrain") -> int:

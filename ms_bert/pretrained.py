@@ -10,7 +10,6 @@ from pathlib import Path
 from mindspore import Tensor, nn
 
 from conversion import pretrained
-from ms_bert.fused import fuse
 from ms_bert.model import Numerics
 
 
@@ -18,7 +17,6 @@ def load(
     kind: type[nn.Cell],
     path: str | os.PathLike,
     numerics: Numerics | None = None,
-    fused: bool = False,
     inference: bool = False,
     *,
     config: str | os.PathLike | None = None,
@@ -36,8 +34,9 @@ def load(
     Args:
         kind: called with the config, numerics and arguments; it must hold one BertModel.
         path: whatever `conversion` reads: a run's folder, one of Hugging Face, or a file of any format.
-        fused: let its sublayers compute by fused operations, see `ms_bert.fused`; CPU, float32. inference: whole
-            layers, without gradients and intermediates.
+        numerics: how it computes; None: by MindSpore's own operations on the CPU in float32.
+        inference: by the fused operations, whole layers at once, without gradients, dropout and intermediates. Where
+            there are none for the numerics, the logger `ms_bert` says so in a warning.
         config: a config.json or a folder with one, instead of the one beside the checkpoint.
         num_labels: of the classifier, instead of what the config says. seed: of what is drawn anew.
         prefix: take only the tensors whose names begin so, as `query_encoder.`: the one model of several in a file.
@@ -48,11 +47,19 @@ def load(
         UserError: it cannot be read, is no BERT, does not fit the config, or there is no config.
     """
     found = pretrained.read(Path(path), None if config is None else Path(config), num_labels, prefix, rename)
-    model = kind(found.config, numerics or Numerics(), **arguments)
+    numerics = numerics or Numerics()
+    if inference:
+        own = numerics.operations
+        numerics = Numerics(
+            numerics.device, numerics.precision, kernels=own if own.encoder_layer else "fused", inference=True
+        )
+    if instead := numerics.operations.instead:
+        logging.getLogger("ms_bert").warning("%s: computed by stock operations, not by fused ones: %s", path, instead)
+    model = kind(found.config, numerics, **arguments)
     parameters = {parameter.name: parameter for parameter in model.get_parameters()}
     fit = found.fit({name: parameter.shape for name, parameter in parameters.items()}, kind.__name__)
     for name, value in fit.values(seed).items():
         parameters[name].set_data(Tensor(value))
     if told := fit.told():
         logging.getLogger("ms_bert").warning("%s: %s", path, told)
-    return fuse(model, inference) if fused or inference else model
+    return model

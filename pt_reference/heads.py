@@ -5,16 +5,17 @@ dropout_keys, of which all but input_ids may be left out. Dropout before a class
 or that of the hidden states. A head on tokens needs no pooler; with pooler=True its BertModel has one all the same.
 """
 
+import torch
 from torch import nn
 
 from ms_bert.config import BertConfig
 from ms_bert.randomness import DropoutColumns
 from pt_reference import model
-from pt_reference.model import BertLMPredictionHead, BertModel, Dropout, Linear, Numerics, gather_positions
+from pt_reference.model import BertLMPredictionHead, BertModel, Linear, Numerics, gather_positions, in_force
 
 
 def named(architecture: str) -> type[nn.Module]:
-    """The module of Hugging Face's class of this name."""
+    """What stands here for Hugging Face's class of this name."""
     return globals().get(architecture) or getattr(model, architecture)
 
 
@@ -46,26 +47,28 @@ class _HeadDropout(nn.Module):
     Row by row the first K keys of its tokens: a batch that is computed in parts drops the very same units.
     """
 
-    def __init__(self, config: BertConfig):
+    def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
         rate = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
         first = DropoutColumns(config).hidden(2 * config.num_hidden_layers + 1)
-        self.dropout = Dropout(rate, config.hidden_size, first)
+        self.rate, self.begin, self.end = rate, first, first + config.hidden_size
+        self.dropout = numerics.operations.dropout
 
     def forward(self, x, tokens, dropout_keys):
-        if dropout_keys is None:
+        rate, row_keys, column_keys = in_force(self.rate, self.begin, self.end, dropout_keys)
+        if rate == 0.0:
             return x
-        row_keys = dropout_keys[0].view(-1, tokens)
-        row_keys = row_keys[:, : x.shape[0] // row_keys.shape[0]].reshape(-1, 1)
-        return self.dropout(x, (row_keys, dropout_keys[1]))
+        row_keys = row_keys.view(-1, tokens)
+        row_keys = torch.reshape(row_keys[:, : x.shape[0] // row_keys.shape[0]], (-1, 1))
+        return self.dropout(x, rate, row_keys, column_keys)
 
 
 class BertOnlyMLMHead(nn.Module):
     """The MLM head."""
 
-    def __init__(self, config: BertConfig):
+    def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
-        self.predictions = BertLMPredictionHead(config)
+        self.predictions = BertLMPredictionHead(config, numerics)
 
 
 class BertForMaskedLM(BertWithHead):
@@ -77,7 +80,7 @@ class BertForMaskedLM(BertWithHead):
     def __init__(self, config: BertConfig, numerics: Numerics, pooler: bool = False):
         super().__init__()
         self.bert = BertModel(config, numerics, pooler)
-        self.cls = BertOnlyMLMHead(config)
+        self.cls = BertOnlyMLMHead(config, numerics)
 
     def forward(
         self,
@@ -103,9 +106,9 @@ class BertForMaskedLM(BertWithHead):
 class BertOnlyNSPHead(nn.Module):
     """The NSP head."""
 
-    def __init__(self, config: BertConfig):
+    def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
-        self.seq_relationship = Linear(config.hidden_size, 2)
+        self.seq_relationship = Linear(config.hidden_size, 2, numerics)
 
 
 class BertForNextSentencePrediction(BertWithHead):
@@ -114,7 +117,7 @@ class BertForNextSentencePrediction(BertWithHead):
     def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
         self.bert = BertModel(config, numerics)
-        self.cls = BertOnlyNSPHead(config)
+        self.cls = BertOnlyNSPHead(config, numerics)
 
     def head(self, hidden, pooled, tokens, dropout_keys=None):
         return self.cls.seq_relationship(pooled)
@@ -126,8 +129,8 @@ class BertForSequenceClassification(BertWithHead):
     def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
         self.bert = BertModel(config, numerics)
-        self.dropout = _HeadDropout(config)
-        self.classifier = Linear(config.hidden_size, config.num_labels)
+        self.dropout = _HeadDropout(config, numerics)
+        self.classifier = Linear(config.hidden_size, config.num_labels, numerics)
 
     def head(self, hidden, pooled, tokens, dropout_keys=None):
         return self.classifier(self.dropout(pooled, tokens, dropout_keys))
@@ -139,8 +142,8 @@ class BertForTokenClassification(BertWithHead):
     def __init__(self, config: BertConfig, numerics: Numerics, pooler: bool = False):
         super().__init__()
         self.bert = BertModel(config, numerics, pooler)
-        self.dropout = _HeadDropout(config)
-        self.classifier = Linear(config.hidden_size, config.num_labels)
+        self.dropout = _HeadDropout(config, numerics)
+        self.classifier = Linear(config.hidden_size, config.num_labels, numerics)
 
     def head(self, hidden, pooled, tokens, dropout_keys=None):
         logits = self.classifier(self.dropout(hidden, tokens, dropout_keys))
@@ -153,7 +156,7 @@ class BertForQuestionAnswering(BertWithHead):
     def __init__(self, config: BertConfig, numerics: Numerics, pooler: bool = False):
         super().__init__()
         self.bert = BertModel(config, numerics, pooler)
-        self.qa_outputs = Linear(config.hidden_size, 2)
+        self.qa_outputs = Linear(config.hidden_size, 2, numerics)
 
     def head(self, hidden, pooled, tokens, dropout_keys=None):
         logits = self.qa_outputs(hidden).view(-1, tokens, 2)
@@ -170,8 +173,8 @@ class BertForMultipleChoice(BertWithHead):
     def __init__(self, config: BertConfig, numerics: Numerics, choices: int):
         super().__init__()
         self.bert = BertModel(config, numerics)
-        self.dropout = _HeadDropout(config)
-        self.classifier = Linear(config.hidden_size, 1)
+        self.dropout = _HeadDropout(config, numerics)
+        self.classifier = Linear(config.hidden_size, 1, numerics)
         self.choices = choices
 
     def head(self, hidden, pooled, tokens, dropout_keys=None):

@@ -1,11 +1,68 @@
-"""The few operations of `ms_bert.kernels`, in torch's best stock parts.
+"""The operations of `ms_bert.kernels`, in torch's best stock parts, as a set with the same interface.
 
 Rows are tokens: an activation is (rows, width) with rows = B * S, in the compute dtype; what needs range (softmax,
 LayerNorm, losses) is computed in float32 inside, or in float64 where the activations are.
 """
 
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
 import torch
 from torch.nn import functional
+
+
+@dataclasses.dataclass(frozen=True)
+class Operations:
+    """The functions of one way to compute: `ms_bert.kernels.Operations` without updates, which are torch.optim's."""
+
+    linear: Callable
+    """(x (N, in), weight, bias (out,)) -> x weight^T + bias (N, out): the pooler's and the heads', of few rows."""
+
+    tanh: Callable
+    """x -> sinh(x) / cosh(x)."""
+
+    layer_norm: Callable
+    """(x (N, H), weight (H,), bias (H,), epsilon) -> (x - mean) / sqrt(var + epsilon) * weight + bias (N, H)."""
+
+    dropout: Callable
+    """(x (rows, columns), rate, row_keys, column_keys) -> x, of which each element is 0 or divided by 1 - rate."""
+
+    embed: Callable
+    """(input_ids, token_type_ids, position_ids (B, S), word, token_type and position table (entries, H), gamma, beta,
+    epsilon, rate, row_keys, column_keys) -> dropout(layer_norm(word + token_type + position)) (B * S, H)."""
+
+    projections: Callable
+    """(x (N, in), and weight and bias of query, key and value) -> three linear layers of x, each (N, out)."""
+
+    attention: Callable
+    """heads -> the attention of so many: (query, key, value (B * S, H), sequence_ids (B, S), rate, row_keys,
+    column_keys (heads * S,)) -> softmax(Q K^T / sqrt(d) + mask) V (B * S, H), and the probabilities before dropout
+    (B, heads, S, S), or () where they are never formed."""
+
+    linear_activation: Callable
+    """'gelu', 'gelu_new' or 'relu' -> the linear layer that ends in it: (x (N, in), weight, bias) -> (N, out)."""
+
+    linear_dropout_add_norm: Callable
+    """(x (N, in), weight, bias, residual (N, H), gamma, beta, epsilon, rate, row_keys, column_keys) ->
+    layer_norm(residual + dropout(linear(x))) (N, H): the end of both sublayers."""
+
+    scores: Callable
+    """(x (N, H), word embeddings (V, H), bias (V,)) -> the linear layer over the vocabulary (N, V)."""
+
+    linear_cross_entropy: Callable
+    """(x (N, H), word embeddings (V, H), bias (V,), labels (N,) int32) -> cross-entropy of the scores, and whether the
+    label has the highest: (N,), (N,), float32 or float64."""
+
+    cross_entropy: Callable
+    """(logits (N, C), labels (N,) int32) -> -log softmax(logits)[label] (N,), float32 or float64."""
+
+    sum_of_squares: Callable
+    """A tensor -> the sum of the squares of its elements, () float64."""
+
+    probabilities: bool = True
+    """Whether `attention` gives its probabilities."""
 
 
 def wide(x):
@@ -120,3 +177,93 @@ def _by_row(x):
 def cross_entropy(logits, labels):
     """-log softmax(logits)[label] for each row, in float32 or float64: (N, C), (N,) int32 -> (N,)."""
     return functional.cross_entropy(wide(logits), labels.long(), reduction="none")
+
+
+def correct(logits, labels):
+    """Whether the label has the highest score: (N, C), (N,) int32 -> (N,) float32 or float64, 0 or 1."""
+    right = logits.argmax(-1) == labels
+    return right.double() if logits.dtype == torch.float64 else right.float()
+
+
+def sum_of_squares(x):
+    """The sum of squares of any tensor -> () float64, the rows' norms added up in it.
+
+    Over a whole matrix torch adds up in float32 on the CPU: for the embeddings of BERT-mini that is 2e-4 too little.
+    """
+    return torch.linalg.vector_norm(x, dim=-1).double().square().sum()
+
+
+def composed(
+    dtype: str,
+    linear=linear,
+    layer_norm=layer_norm,
+    dropout=dropout,
+    attention=attention,
+    activations=ACTIVATIONS,
+    scores=linear,
+    **others,
+) -> Operations:
+    """A set of operations, the larger ones composed of these smaller ones.
+
+    Args:
+        dtype: of the activations. linear, layer_norm, dropout, scores: as the fields of Operations. attention: as
+        `attention`, which takes the number of heads. activations: by name, each x -> x.
+        others: further fields of Operations.
+    """
+    dtype = getattr(torch, dtype)
+
+    def embed(input_ids, token_type_ids, position_ids, word, token_type, position, gamma, beta, epsilon, *drawn):
+        summed = (
+            functional.embedding(input_ids.flatten(), word)
+            + functional.embedding(token_type_ids.flatten(), token_type)
+            + functional.embedding(position_ids.flatten(), position)
+        )  # (B * S, H) in the parameters' dtype
+        return dropout(layer_norm(summed, gamma, beta, epsilon).to(dtype), *drawn)
+
+    def projections(x, query, query_bias, key, key_bias, value, value_bias):
+        return linear(x, query, query_bias), linear(x, key, key_bias), linear(x, value, value_bias)
+
+    def attention_of(heads):
+        def attend(query, key, value, sequence_ids, rate, row_keys, column_keys):
+            return attention(query, key, value, sequence_ids, heads, rate, row_keys, column_keys)
+
+        return attend
+
+    def linear_activation(name):
+        activation = activations[name]
+
+        def activated(x, weight, bias):
+            return activation(linear(x, weight, bias))
+
+        return activated
+
+    def linear_dropout_add_norm(x, weight, bias, residual, gamma, beta, epsilon, rate, row_keys, column_keys):
+        return layer_norm(
+            residual + dropout(linear(x, weight, bias), rate, row_keys, column_keys), gamma, beta, epsilon
+        )
+
+    def linear_cross_entropy(x, weight, bias, labels):
+        logits = scores(x, weight, bias)
+        return cross_entropy(logits, labels), correct(logits, labels)
+
+    fields = {
+        "linear": linear,
+        "tanh": tanh,
+        "layer_norm": layer_norm,
+        "dropout": dropout,
+        "embed": embed,
+        "projections": projections,
+        "attention": attention_of,
+        "linear_activation": linear_activation,
+        "linear_dropout_add_norm": linear_dropout_add_norm,
+        "scores": scores,
+        "linear_cross_entropy": linear_cross_entropy,
+        "cross_entropy": cross_entropy,
+        "sum_of_squares": sum_of_squares,
+    }
+    return Operations(**{**fields, **others})
+
+
+def operations(dtype: str = "float32", probabilities: bool = False) -> Operations:
+    """The operations for a compute dtype; with the probabilities of the attention, or by torch's fused one."""
+    return composed(dtype, attention=attention if probabilities else fused_attention, probabilities=probabilities)

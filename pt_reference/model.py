@@ -4,6 +4,9 @@ Parameters bear Hugging Face's names, order and shapes (`weight` is (out, in)), 
 Shapes: B rows, S tokens a row, P masked slots, N sequences a row, H hidden, V vocabulary. Inside the encoder an
 activation is (B * S, H): every linear layer is then one plain matrix product.
 
+Docstrings say what is computed; how, the `pt_reference.kernels.Operations` that the numerics bring. An operation may
+take the parameters of several parts and compute all of it at once.
+
 Dropout is on exactly when `dropout_keys` are given (see `ms_bert.randomness`); there is no training flag.
 """
 
@@ -13,22 +16,28 @@ from torch.utils.checkpoint import checkpoint
 
 from ms_bert.config import BertConfig
 from ms_bert.randomness import DropoutColumns, initial_weights
-from pt_reference import kernels
+from pt_reference.kernels import Operations, operations
 
 
 class Numerics:
-    """How a model computes: in which dtype, what it recomputes, whether it shows what is inside the attention.
+    """How a model computes: in which dtype, by which operations, what it recomputes.
 
     Args:
         dtype: of the activations and matrix products: 'float32', 'float16', 'bfloat16' or 'float64'. Parameters are
             float32; the oracle in float64 is `BertModel(config, Numerics("float64")).double()`.
         recompute: compute each encoder layer again in the backward pass instead of keeping its activations.
         probabilities: form the attention probabilities, which the fused attention never does.
+        kernels: `Operations` of one's own instead.
     """
 
-    def __init__(self, dtype: str = "float32", recompute: bool = False, probabilities: bool = False):
-        self.attention = kernels.attention if probabilities else kernels.fused_attention
-        self.dtype = getattr(torch, dtype)
+    def __init__(
+        self,
+        dtype: str = "float32",
+        recompute: bool = False,
+        probabilities: bool = False,
+        kernels: Operations | None = None,
+    ):
+        self.operations = kernels or operations(dtype, probabilities)
         self.recompute = recompute
 
 
@@ -39,13 +48,14 @@ def _parameter(*shape: int, value: float = 0.0) -> nn.Parameter:
 class Linear(nn.Module):
     """x (rows, in) -> (rows, out): x weight^T + bias."""
 
-    def __init__(self, inputs: int, outputs: int):
+    def __init__(self, inputs: int, outputs: int, numerics: Numerics):
         super().__init__()
         self.weight = _parameter(outputs, inputs)
         self.bias = _parameter(outputs)
+        self.linear = numerics.operations.linear
 
     def forward(self, x):
-        return kernels.linear(x, self.weight, self.bias)
+        return self.linear(x, self.weight, self.bias)
 
 
 class Embedding(nn.Module):
@@ -55,100 +65,108 @@ class Embedding(nn.Module):
         super().__init__()
         self.weight = _parameter(entries, width)
 
-    def forward(self, ids):
-        return nn.functional.embedding(ids, self.weight)
-
 
 class LayerNorm(nn.Module):
     """Normalisation of the last axis, with the config's epsilon."""
 
-    def __init__(self, config: BertConfig):
+    def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
         self.weight = _parameter(config.hidden_size, value=1.0)
         self.bias = _parameter(config.hidden_size)
         self.epsilon = config.layer_norm_eps
+        self.layer_norm = numerics.operations.layer_norm
 
     def forward(self, x):
-        return kernels.layer_norm(x, self.weight, self.bias, self.epsilon)
-
-
-class Dropout(nn.Module):
-    """Dropout of (rows, width) at one place of the model: the place is its columns of the keys."""
-
-    def __init__(self, rate: float, width: int, first_column: int):
-        super().__init__()
-        self.rate, self.begin, self.end = rate, first_column, first_column + width
-
-    def forward(self, x, dropout_keys):
-        if dropout_keys is None or self.rate == 0.0:
-            return x
-        row_keys, column_keys = dropout_keys
-        return kernels.dropout(x, self.rate, row_keys, column_keys[self.begin : self.end])
+        return self.layer_norm(x, self.weight, self.bias, self.epsilon)
 
 
 class BertEmbeddings(nn.Module):
-    """LayerNorm(word + position + token type) -> (B * S, H)."""
+    """dropout(LayerNorm(word + position + token type)) -> (B * S, H)."""
 
     def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
         self.word_embeddings = Embedding(config.vocab_size, config.hidden_size)
         self.position_embeddings = Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = Embedding(config.type_vocab_size, config.hidden_size)
-        self.LayerNorm = LayerNorm(config)
-        self.dropout = Dropout(config.hidden_dropout_prob, config.hidden_size, first_column=0)
-        self.dtype = numerics.dtype
+        self.LayerNorm = LayerNorm(config, numerics)
+        self.rate, self.end = config.hidden_dropout_prob, config.hidden_size
+        self.embed = numerics.operations.embed
 
     def forward(self, input_ids, token_type_ids, position_ids, dropout_keys):
-        summed = (
-            self.word_embeddings(input_ids.flatten())
-            + self.token_type_embeddings(token_type_ids.flatten())
-            + self.position_embeddings(position_ids.flatten())
-        )  # (B * S, H) in the parameters' dtype
-        return self.dropout(self.LayerNorm(summed).to(self.dtype), dropout_keys)
-
-
-class BertSelfAttention(nn.Module):
-    """Multi-head attention within each sequence, without the output projection."""
-
-    def __init__(self, config: BertConfig, numerics: Numerics, first_column: int):
-        super().__init__()
-        # Three projections: slicing one fused projection costs more on every backend seen than it saves.
-        self.query = Linear(config.hidden_size, config.hidden_size)
-        self.key = Linear(config.hidden_size, config.hidden_size)
-        self.value = Linear(config.hidden_size, config.hidden_size)
-        self.attention = numerics.attention
-        self.heads = config.num_attention_heads
-        self.rate = config.attention_probs_dropout_prob
-        self.first_column = first_column
-
-    def forward(self, hidden_states, sequence_ids, dropout_keys):
-        rate, row_keys, column_keys = 0.0, None, None
-        if dropout_keys is not None and self.rate > 0.0:
-            end = self.first_column + self.heads * sequence_ids.shape[1]
-            rate, row_keys, column_keys = self.rate, dropout_keys[0], dropout_keys[1][self.first_column : end]
-        return self.attention(
-            self.query(hidden_states),
-            self.key(hidden_states),
-            self.value(hidden_states),
-            sequence_ids,
-            self.heads,
+        rate, row_keys, column_keys = in_force(self.rate, 0, self.end, dropout_keys)
+        return self.embed(
+            input_ids,
+            token_type_ids,
+            position_ids,
+            self.word_embeddings.weight,
+            self.token_type_embeddings.weight,
+            self.position_embeddings.weight,
+            self.LayerNorm.weight,
+            self.LayerNorm.bias,
+            self.LayerNorm.epsilon,
             rate,
             row_keys,
             column_keys,
         )
 
 
+class BertSelfAttention(nn.Module):
+    """softmax(Q K^T / sqrt(d)) V in each head and within each sequence, Q, K and V being query(x), key(x) and value(x).
+
+    Without the output projection.
+    """
+
+    def __init__(self, config: BertConfig, numerics: Numerics, first_column: int):
+        super().__init__()
+        # Three projections: slicing one fused projection costs more on every backend seen than it saves.
+        self.query = Linear(config.hidden_size, config.hidden_size, numerics)
+        self.key = Linear(config.hidden_size, config.hidden_size, numerics)
+        self.value = Linear(config.hidden_size, config.hidden_size, numerics)
+        self.heads = config.num_attention_heads
+        self.rate = config.attention_probs_dropout_prob
+        self.first_column = first_column
+        self.projections = numerics.operations.projections
+        self.attention = numerics.operations.attention(self.heads)
+
+    def forward(self, hidden_states, sequence_ids, dropout_keys):
+        end = self.first_column + self.heads * sequence_ids.shape[1]
+        rate, row_keys, column_keys = in_force(self.rate, self.first_column, end, dropout_keys)
+        query, key, value = self.projections(
+            hidden_states,
+            self.query.weight,
+            self.query.bias,
+            self.key.weight,
+            self.key.bias,
+            self.value.weight,
+            self.value.bias,
+        )
+        return self.attention(query, key, value, sequence_ids, rate, row_keys, column_keys)
+
+
 class BertSelfOutput(nn.Module):
     """LayerNorm(residual + dropout(dense(x))): the end of the attention and of the feed-forward sublayer."""
 
-    def __init__(self, config: BertConfig, inputs: int, first_column: int):
+    def __init__(self, config: BertConfig, numerics: Numerics, inputs: int, first_column: int):
         super().__init__()
-        self.dense = Linear(inputs, config.hidden_size)
-        self.LayerNorm = LayerNorm(config)
-        self.dropout = Dropout(config.hidden_dropout_prob, config.hidden_size, first_column)
+        self.dense = Linear(inputs, config.hidden_size, numerics)
+        self.LayerNorm = LayerNorm(config, numerics)
+        self.rate, self.begin, self.end = config.hidden_dropout_prob, first_column, first_column + config.hidden_size
+        self.linear_dropout_add_norm = numerics.operations.linear_dropout_add_norm
 
     def forward(self, x, residual, dropout_keys):
-        return self.LayerNorm(residual + self.dropout(self.dense(x), dropout_keys))
+        rate, row_keys, column_keys = in_force(self.rate, self.begin, self.end, dropout_keys)
+        return self.linear_dropout_add_norm(
+            x,
+            self.dense.weight,
+            self.dense.bias,
+            residual,
+            self.LayerNorm.weight,
+            self.LayerNorm.bias,
+            self.LayerNorm.epsilon,
+            rate,
+            row_keys,
+            column_keys,
+        )
 
 
 class BertAttention(nn.Module):
@@ -157,7 +175,7 @@ class BertAttention(nn.Module):
     def __init__(self, config: BertConfig, numerics: Numerics, first_column: int, first_output_column: int):
         super().__init__()
         self.self = BertSelfAttention(config, numerics, first_column)  # Hugging Face's name for it
-        self.output = BertSelfOutput(config, config.hidden_size, first_output_column)
+        self.output = BertSelfOutput(config, numerics, config.hidden_size, first_output_column)
 
     def forward(self, hidden_states, sequence_ids, dropout_keys):
         context, probabilities = self.self(hidden_states, sequence_ids, dropout_keys)
@@ -165,15 +183,15 @@ class BertAttention(nn.Module):
 
 
 class BertIntermediate(nn.Module):
-    """The widening half of the feed-forward sublayer."""
+    """activation(dense(x)): the widening half of the feed-forward sublayer."""
 
-    def __init__(self, config: BertConfig):
+    def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
-        self.dense = Linear(config.hidden_size, config.intermediate_size)
-        self.activation = kernels.ACTIVATIONS[config.hidden_act]
+        self.dense = Linear(config.hidden_size, config.intermediate_size, numerics)
+        self.linear_activation = numerics.operations.linear_activation(config.hidden_act)
 
     def forward(self, hidden_states):
-        return self.activation(self.dense(hidden_states))
+        return self.linear_activation(hidden_states, self.dense.weight, self.dense.bias)
 
 
 class BertLayer(nn.Module):
@@ -183,8 +201,8 @@ class BertLayer(nn.Module):
         super().__init__()
         columns = DropoutColumns(config)
         self.attention = BertAttention(config, numerics, columns.attention(index), columns.hidden(2 * index + 1))
-        self.intermediate = BertIntermediate(config)
-        self.output = BertSelfOutput(config, config.intermediate_size, columns.hidden(2 * index + 2))
+        self.intermediate = BertIntermediate(config, numerics)
+        self.output = BertSelfOutput(config, numerics, config.intermediate_size, columns.hidden(2 * index + 2))
 
     def forward(self, hidden_states, sequence_ids, dropout_keys):
         attended, probabilities = self.attention(hidden_states, sequence_ids, dropout_keys)
@@ -214,12 +232,13 @@ class BertEncoder(nn.Module):
 class BertPooler(nn.Module):
     """tanh(dense([CLS])) for each sequence: (B * S, H), cls_positions (B, N) -> (B * N, H)."""
 
-    def __init__(self, config: BertConfig):
+    def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
-        self.dense = Linear(config.hidden_size, config.hidden_size)
+        self.dense = Linear(config.hidden_size, config.hidden_size, numerics)
+        self.tanh = numerics.operations.tanh
 
     def forward(self, sequence_output, cls_positions, tokens):
-        return kernels.tanh(self.dense(gather_positions(sequence_output, cls_positions, tokens)))
+        return self.tanh(self.dense(gather_positions(sequence_output, cls_positions, tokens)))
 
 
 class BertModel(nn.Module):
@@ -244,9 +263,10 @@ class BertModel(nn.Module):
 
     def __init__(self, config: BertConfig, numerics: Numerics, pooler: bool = True):
         super().__init__()
+        self.numerics = numerics
         self.embeddings = BertEmbeddings(config, numerics)
         self.encoder = BertEncoder(config, numerics)
-        self.pooler = BertPooler(config) if pooler else None
+        self.pooler = BertPooler(config, numerics) if pooler else None
 
     def forward(
         self,
@@ -271,35 +291,36 @@ class BertModel(nn.Module):
 class BertPredictionHeadTransform(nn.Module):
     """LayerNorm(activation(dense(x))), the MLM head's own hidden layer."""
 
-    def __init__(self, config: BertConfig):
+    def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
-        self.dense = Linear(config.hidden_size, config.hidden_size)
-        self.activation = kernels.ACTIVATIONS[config.hidden_act]
-        self.LayerNorm = LayerNorm(config)
+        self.dense = Linear(config.hidden_size, config.hidden_size, numerics)
+        self.linear_activation = numerics.operations.linear_activation(config.hidden_act)
+        self.LayerNorm = LayerNorm(config, numerics)
 
     def forward(self, x):
-        return self.LayerNorm(self.activation(self.dense(x)))
+        return self.LayerNorm(self.linear_activation(x, self.dense.weight, self.dense.bias))
 
 
 class BertLMPredictionHead(nn.Module):
     """Scores over the vocabulary; the output matrix is the word embedding (tied)."""
 
-    def __init__(self, config: BertConfig):
+    def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
         self.bias = _parameter(config.vocab_size)
-        self.transform = BertPredictionHeadTransform(config)
+        self.transform = BertPredictionHeadTransform(config, numerics)
+        self.scores = numerics.operations.scores
 
     def forward(self, x, word_embeddings):
-        return kernels.linear(self.transform(x), word_embeddings, self.bias)
+        return self.scores(self.transform(x), word_embeddings, self.bias)
 
 
 class BertPreTrainingHeads(nn.Module):
     """The MLM head and the NSP head."""
 
-    def __init__(self, config: BertConfig):
+    def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
-        self.predictions = BertLMPredictionHead(config)
-        self.seq_relationship = Linear(config.hidden_size, 2)
+        self.predictions = BertLMPredictionHead(config, numerics)
+        self.seq_relationship = Linear(config.hidden_size, 2, numerics)
 
 
 class BertForPreTraining(nn.Module):
@@ -315,7 +336,7 @@ class BertForPreTraining(nn.Module):
     def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
         self.bert = BertModel(config, numerics)
-        self.cls = BertPreTrainingHeads(config)
+        self.cls = BertPreTrainingHeads(config, numerics)
 
     def forward(
         self,
@@ -340,6 +361,13 @@ class BertForPreTraining(nn.Module):
             self.cls.predictions(hidden, self.bert.embeddings.word_embeddings.weight),
             self.cls.seq_relationship(pooled),
         )
+
+
+def in_force(rate, begin, end, dropout_keys):
+    """The rate, row keys and column keys begin..end of the dropout at a place; 0 and none where there is none."""
+    if dropout_keys is None or rate == 0.0:
+        return 0.0, None, None
+    return rate, dropout_keys[0], dropout_keys[1][begin:end]
 
 
 def filled_in(input_ids, attention_mask, token_type_ids, position_ids, cls_positions):

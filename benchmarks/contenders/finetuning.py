@@ -65,7 +65,7 @@ def _reference(compile: bool):
         torch.set_num_threads(THREADS)
         model = BertForSequenceClassification(work.config, Numerics())
         initialize(model, work.config, SEED)
-        update = Update(dict(model.named_parameters()), options_of(work).training)
+        update = Update(dict(model.named_parameters()), options_of(work).training, model.bert.numerics.operations)
         forward = torch.compile(model, dynamic=False) if compile else model
         batch, labels = batch_of(work)
         inputs, labels = [torch.from_numpy(batch[name]) for name in INPUTS], torch.from_numpy(labels)

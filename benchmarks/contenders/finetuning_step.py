@@ -3,8 +3,6 @@
 import mindspore as ms
 from mindspore import ParameterTuple, nn
 
-from ms_bert import kernels
-from ms_bert.fused import fuse
 from ms_bert.heads import BertForSequenceClassification
 from ms_bert.model import Numerics, initialize
 from ms_bert.training.step import Update
@@ -14,10 +12,11 @@ class Loss(nn.Cell):
     def __init__(self, model):
         super().__init__(auto_prefix=False)
         self.model = model
+        self.cross_entropy = model.bert.numerics.operations.cross_entropy
 
     def construct(self, input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, labels, dropout_keys):
         logits = self.model(input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys)
-        return kernels.cross_entropy(logits, labels).mean()
+        return self.cross_entropy(logits, labels).mean()
 
 
 class FineTuningStep(nn.Cell):
@@ -25,14 +24,11 @@ class FineTuningStep(nn.Cell):
 
     def __init__(self, config, training, kind):
         super().__init__(auto_prefix=False)
-        model = BertForSequenceClassification(config, Numerics())
+        numerics = Numerics("CPU", training.precision, kernels=kind)
+        model = BertForSequenceClassification(config, numerics)
         initialize(model, config, training.seed)
-        operations = None
-        if kind == "fused":
-            operations = kernels.sublayers("CPU", training.precision)
-            fuse(model)
         parameters = model.trainable_params()
-        self.update = Update(parameters, training, operations)
+        self.update = Update(parameters, training, numerics.operations)
         self.gradients = ms.value_and_grad(Loss(model), None, weights=ParameterTuple(parameters))
 
     def construct(self, *inputs):

@@ -1,11 +1,13 @@
-"""Planted faults, the proof that the suite can fail: small changes of the MindSpore side, which it must catch."""
+"""Planted faults, the proof that the suite can fail: small changes of the MindSpore side, which it must catch.
+
+A fault changes what ms_bert is given or is made of, where anybody can: weights, batch, config, options, the operations
+that a model is built with, the class that updates, what a trainer does. Nothing inside ms_bert is patched.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable
-from unittest import mock
 
 import mindspore as ms
 import numpy as np
@@ -16,27 +18,37 @@ from conversion.agreement.cases import Problem, Tensors
 from conversion.agreement.findings import Finding
 from conversion.agreement.in_mindspore import MindSpore
 from conversion.agreement.suite import Reference, findings
-from ms_bert import kernels, model
+from ms_bert import kernels
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import Batch
-from ms_bert.kernels import stock
-from ms_bert.randomness import DropoutColumns
-from ms_bert.run import loop, recipe
-from ms_bert.training import optimizers, step, trainer
+from ms_bert.kernels import Operations, stock
+from ms_bert.options import Options
+from ms_bert.run.loop import Trainer
+from ms_bert.training import optimizers
+from ms_bert.training.step import Update
 
 
 def _same(value):
     return value
 
 
+def _same_trainer(trainer: Trainer, options: Options) -> Trainer:
+    return trainer
+
+
+def _same_rate(rate: Callable, options, step: int) -> float:
+    return rate(options, step)
+
+
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """A change of what MindSpore is given, or of what it computes.
+    """A change of what MindSpore is given, or of what it computes with.
 
     Attributes:
         what: is wrong, in a phrase. groups: of `suite.CHECKS` that run.
-        weights, batch, config: from what is right to what MindSpore gets.
-        patch: a context in which the code of ms_bert is wrong. after: what spoils a trainer once it is made.
+        weights, batch, config, options, operations: from what is right to what MindSpore gets.
+        update: the class that clips and updates. trainer: from a trainer and its options to a faulty one.
+        rate: from the right learning rate's function, the options of the training and a 1-based step to its rate.
         precision: at which it is looked for. quiet: whether it takes the problem with small activations to show it.
     """
 
@@ -45,15 +57,20 @@ class Fault:
     weights: Callable[[Tensors], Tensors] = _same
     batch: Callable[[Batch], Batch] = _same
     config: Callable[[BertConfig], BertConfig] = _same
-    patch: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
-    after: Callable = _same
+    options: Callable[[Options], Options] = _same
+    operations: Callable[[Operations], Operations] = _same
+    update: type[Update] = Update
+    trainer: Callable[[Trainer, Options], Trainer] = _same_trainer
+    rate: Callable[..., float] = _same_rate
     precision: str = "float32"
     quiet: bool = False
 
     @property
     def changes_code(self) -> bool:
-        """Whether a graph that is compiled already cannot show it."""
-        return self.patch is not contextlib.nullcontext or self.config is not _same or self.after is not _same
+        """Whether it is more than other weights or another batch: a graph that is compiled already cannot show it."""
+        right = Fault(self.what)
+        names = ("config", "options", "operations", "update", "trainer", "rate")
+        return any(getattr(self, name) is not getattr(right, name) for name in names)
 
 
 class Faulty:
@@ -72,10 +89,12 @@ class Faulty:
     def losses_and_gradients(self, problem: Problem, batch: Batch, dropout: bool) -> tuple[Tensors, Tensors]:
         return self.inner.losses_and_gradients(self._changed(problem), self.fault.batch(batch), dropout)
 
-    def trainer(self, problem: Problem, options):
-        made = self.inner.trainer(self._changed(problem), options)
-        self.fault.after(made)
-        return made
+    def trainer(self, problem: Problem, options: Options) -> Trainer:
+        made = self.inner.trainer(self._changed(problem), self.fault.options(options))
+        return self.fault.trainer(made, options)
+
+    def learning_rate(self, options, step: int) -> float:
+        return self.fault.rate(self.inner.learning_rate, options, step)
 
     def _changed(self, problem: Problem) -> Problem:
         return dataclasses.replace(
@@ -92,10 +111,10 @@ def planted(fault: Fault, healthy: MindSpore, problem: Problem, reference: Refer
     inner = healthy
     if fault.changes_code:
         # What a fault of the code shows, the cases of one shape show: each further shape costs a compilation.
-        inner = MindSpore(fault.precision, healthy.device, healthy.graph)
+        operations = fault.operations(kernels.operations(healthy.device, fault.precision))
+        inner = MindSpore(fault.precision, healthy.device, healthy.graph, operations=operations, update=fault.update)
         problem = cases.of_one_shape(problem)
-    with fault.patch():
-        return findings(Faulty(inner, fault), problem, reference, fault.groups)
+    return findings(Faulty(inner, fault), problem, reference, fault.groups)
 
 
 # Faults of the weights, as a wrong conversion makes them.
@@ -143,15 +162,15 @@ def _averaged_by_row(batch: Batch) -> np.ndarray:
     return weights / np.maximum(by_row, 1) * total / rows
 
 
-# Faults of the code.
+# Faults of the operations: a smaller one from which the larger ones are composed, or a larger one itself.
 
 
-def _replaced(target, name: str, value) -> Callable[[], contextlib.AbstractContextManager]:
-    return lambda: mock.patch.object(target, name, value)
+def _made_of(**parts) -> Callable[[Operations], Operations]:
+    return lambda right: stock.composed("float32", **parts)
 
 
-def _item(mapping: dict, key: str, value) -> Callable[[], contextlib.AbstractContextManager]:
-    return lambda: mock.patch.dict(mapping, {key: value})
+def _with(**fields) -> Callable[[Operations], Operations]:
+    return lambda right: dataclasses.replace(right, **fields)
 
 
 def _unscaled_attention(query, key, value, sequence_ids, heads, rate, row_keys, column_keys):
@@ -163,88 +182,135 @@ def _reused_attention(query, key, value, sequence_ids, heads, rate, row_keys, co
     return stock.attention(query, key, key, sequence_ids, heads, rate, row_keys, column_keys)
 
 
-def _pick(function):
-    return lambda device, dtype: function
-
-
 def _unbiased_layer_norm(x, weight, bias, epsilon):
     centred = x - x.mean(-1, keep_dims=True)
     variance = ops.square(centred).sum(-1, keepdims=True) / (x.shape[-1] - 1)
     return centred * ops.rsqrt(variance + epsilon) * weight + bias
 
 
-def _untied(self, x, word_embeddings):
-    return kernels.linear(self.transform(x), ops.stop_gradient(word_embeddings), self.bias)
+def _untied(x, word_embeddings, bias):
+    return stock.linear(x, ops.stop_gradient(word_embeddings), bias)
 
 
-def _without_residual(self, x, residual, dropout_keys):
-    return self.LayerNorm(self.dropout(self.dense(x), dropout_keys))
+def _without_residual(x, weight, bias, residual, gamma, beta, epsilon, rate, row_keys, column_keys):
+    dropped = stock.dropout(stock.linear(x, weight, bias), rate, row_keys, column_keys)
+    return stock.layer_norm(dropped, gamma, beta, epsilon)
 
 
-def _without_activation(self, x):
-    return self.LayerNorm(self.dense(x))
+def _without_activation(name):
+    """The linear layer alone where it widens nothing, as the MLM head's does."""
+    activation = stock.ACTIVATIONS[name]
+
+    def activated(x, weight, bias):
+        y = stock.linear(x, weight, bias)
+        return y if weight.shape[0] == weight.shape[1] else activation(y)
+
+    return activated
 
 
 def _unscaled_dropout(x, rate, row_keys, column_keys):
     return stock.dropout(x, rate, row_keys, column_keys) * (1.0 - rate)
 
 
-class _SharedColumns(DropoutColumns):
-    """Every place of the hidden states drops the units of the first."""
+def _shared_dropout(x, rate, row_keys, column_keys):
+    """Every place of the hidden states, (rows, H), by the same column keys."""
+    if rate > 0.0 and x.ndim == 2:
+        column_keys = ops.arange(1, 2 * x.shape[1], 2, dtype=ms.int32) * 1013904223
+    return stock.dropout(x, rate, row_keys, column_keys)
 
-    def hidden(self, block: int) -> int:
-        return super().hidden(block if block > 2 * self.config.num_hidden_layers else 0)
+
+def _clipped_alone(p, m, v, gradients, decayed, factor, *numbers):
+    return stock.adam_update(p, m, v, _map(_clipped, gradients), decayed, None, *numbers)
 
 
-def _clipped_alone(factor, x):
+def _clipped(x):
     norm = ops.sqrt(ops.ReduceSum()(ops.square(x)))
     return x * (0.5 / ops.maximum(norm, ms.Tensor(0.5, ms.float32)))
 
 
-def _summed_parts(batch, weights, options, number, columns):
-    """Each part's loss divided by what the part holds, not by what the step holds."""
-    for part in recipe.parts(batch, weights, options, number, columns):
-        yield dataclasses.replace(part, totals=tuple(np.float32(max(part.batch[name].sum(), 1.0)) for name in weights))
+def _all_decayed(p, m, v, gradients, decayed, *numbers):
+    return stock.adam_update(p, m, v, gradients, (True,) * len(decayed), *numbers)
 
 
-def _full_trust(p, u):
-    return ops.ones_like(ops.ReduceSum()(p))
+_map = ops.HyperMap()
 
 
-def _late_rate(options, number):
-    return recipe.learning_rate(options, number - 1) if number > 1 else 0.0
+# Faults of the update, of a trainer, of the options.
 
 
 class _CoupledDecay(optimizers.AdamW):
     """Adam with L2 regularisation: the decay goes through the gradient."""
 
-    def change(self, gradients, rate, beta1, beta2, correction1, correction2):
+    def change(self, gradients, factor, rate, beta1, beta2, correction1, correction2):
+        gradients = self.map(ops.partial(stock.multiplied, factor), gradients)
         gradients = self.map(ops.partial(_regularised, self.weight_decay), gradients, self.p, self.decayed)
-        root = ops.sqrt(correction2)
-        none = ops.zeros_like(root)
-        update = ops.partial(optimizers.adam, rate * (root / correction1), beta1, beta2, self.epsilon * root, none)
-        return self.map(update, self.p, self.m, self.v, gradients, self.decayed)
+        rate, epsilon, _ = self.numbers(rate, correction1, correction2)
+        moments, none = (self.p, self.m, self.v), ops.zeros_like(rate)
+        return self.adam_update(*moments, gradients, self.decayed, None, rate, beta1, beta2, epsilon, none)
 
 
 def _regularised(decay, gradient, p, decayed):
     return gradient + decay * p if decayed else gradient * 1.0
 
 
-def _evaluated_with_dropout(self, batch):
-    one = ms.Tensor(np.float32(1.0))
-    part = recipe.parts(batch, self.task.weights, self.training, 0, self.columns)[0]
-    arrays = [ms.Tensor(batch[name]) for name in self.task.fields]
-    keys = (ms.Tensor(part.row_keys), ms.Tensor(part.column_keys))
-    _, sums, _ = self.evaluation(*arrays, one, one, one, keys)
-    return dict(zip(self.task.sums, map(float, sums.asnumpy()))), ()
+class _FullTrust(optimizers.Lamb):
+    def trust_ratio(self, p, u):
+        return ops.ones_like(ops.ReduceSum()(p))
 
 
-def _never_skip(made) -> None:
-    made.update.scaled = False
+class _CoupledUpdate(Update):
+    optimizers = {"adamw": _CoupledDecay}
 
 
-def _without_clipping(made) -> None:
-    made.update.clip_norm = 0.0
+class _TrustingUpdate(Update):
+    optimizers = {"lamb": _FullTrust}
+
+
+class _HeedlessUpdate(Update):
+    """It scales the loss in float16, and updates whatever comes of it."""
+
+    def __init__(self, parameters, options, operations):
+        super().__init__(parameters, options, operations)
+        self.scaled = False
+
+
+class _Wrapped:
+    """A trainer that does what its inner one does, but for what a subclass says."""
+
+    def __init__(self, inner: Trainer, options: Options):
+        self.inner, self.options = inner, options
+
+    def __getattr__(self, name: str):
+        return getattr(self.inner, name)
+
+
+class _EvaluatesInTraining(_Wrapped):
+    def evaluate(self, batch):
+        return self.inner.train_step(batch, 0, 0.0).sums, ()
+
+
+class _CountsPartsAlike(_Wrapped):
+    """Each part's mean counts the same, however much the part holds."""
+
+    def train_step(self, batch, step, rate):
+        parts = self.options.training.accumulate
+        weights = {name: value for name, value in batch.items() if name.endswith("_weights")}
+        alike = {
+            name: np.concatenate(
+                [part * (value.sum() / parts / max(part.sum(), 1.0)) for part in np.split(value, parts)]
+            )
+            for name, value in weights.items()
+        }
+        alike = {name: value.astype(np.float32) for name, value in alike.items()}
+        return self.inner.train_step({**batch, **alike}, step, rate)
+
+
+def _training(**changes) -> Callable[[Options], Options]:
+    return lambda options: cases.with_changed(options, "training", **changes)
+
+
+def _late(rate: Callable, options, step: int) -> float:
+    return rate(options, step - 1) if step > 1 else 0.0
 
 
 _LAYER = "bert.encoder.layer."
@@ -252,7 +318,7 @@ _LAYER = "bert.encoder.layer."
 FAULTS: dict[str, Fault] = {
     # the model
     "tanh-gelu": Fault(
-        "the tanh form of GELU for the erf form", patch=_item(kernels.ACTIVATIONS, "gelu", stock.gelu_new)
+        "the tanh form of GELU for the erf form", operations=_made_of(activations={"gelu": stock.gelu_new})
     ),
     "epsilon-1e-7": Fault(
         "LayerNorm's epsilon 1e-7, MindSpore's default, for 1e-12",
@@ -264,25 +330,21 @@ FAULTS: dict[str, Fault] = {
         config=lambda config: config.replace(layer_norm_eps=1e-5),
         quiet=True,
     ),
-    "unbiased-variance": Fault(
-        "LayerNorm divides by n - 1", patch=_replaced(kernels, "layer_norm", _unbiased_layer_norm)
-    ),
+    "unbiased-variance": Fault("LayerNorm divides by n - 1", operations=_made_of(layer_norm=_unbiased_layer_norm)),
     "scale-missing": Fault(
-        "attention scores are not divided by sqrt(d)", patch=_replaced(kernels, "attention", _pick(_unscaled_attention))
+        "attention scores are not divided by sqrt(d)", operations=_made_of(attention=_unscaled_attention)
     ),
     "value-is-key": Fault(
-        "attention averages the keys, not the values", patch=_replaced(kernels, "attention", _pick(_reused_attention))
+        "attention averages the keys, not the values", operations=_made_of(attention=_reused_attention)
     ),
-    "residual-missing": Fault(
-        "no residual connection", patch=_replaced(model.BertSelfOutput, "construct", _without_residual)
-    ),
+    "residual-missing": Fault("no residual connection", operations=_with(linear_dropout_add_norm=_without_residual)),
     "transform-not-activated": Fault(
-        "no GELU in the MLM head", patch=_replaced(model.BertPredictionHeadTransform, "construct", _without_activation)
+        "no GELU in the MLM head", operations=_with(linear_activation=_without_activation)
     ),
     "decoder-untied": Fault(
         "the word embedding gets no gradient from the decoder",
         ("gradients",),
-        patch=_replaced(model.BertLMPredictionHead, "construct", _untied),
+        operations=_made_of(scores=_untied),
     ),
     # the weights
     "query-and-key-exchanged": Fault(
@@ -361,53 +423,51 @@ FAULTS: dict[str, Fault] = {
     "bias-correction-off": Fault(
         "AdamW without bias correction",
         ("step adamw",),
-        patch=_item(optimizers.OPTIMIZERS, "adamw", optimizers.AdamWeightDecay),
+        options=_training(optimizer="adam-weight-decay"),
     ),
     "bias-correction-on": Fault(
         "AdamWeightDecay with bias correction",
         ("step adam-weight-decay",),
-        patch=_item(optimizers.OPTIMIZERS, "adam-weight-decay", optimizers.AdamW),
+        options=_training(optimizer="adamw"),
     ),
     "decay-of-layer-norm": Fault(
-        "LayerNorm and biases decay", ("step adamw",), patch=_replaced(optimizers, "is_decayed", lambda name: True)
+        "LayerNorm and biases decay", ("step adamw",), operations=_with(adam_update=_all_decayed)
     ),
     "decay-coupled": Fault(
         "the decay goes through the gradient, as in Adam with L2",
         ("step adamw",),
-        patch=_item(optimizers.OPTIMIZERS, "adamw", _CoupledDecay),
+        update=_CoupledUpdate,
     ),
     "clipped-by-tensor": Fault(
-        "each gradient is clipped by its own norm", ("step adamw",), patch=_replaced(step, "multiplied", _clipped_alone)
+        "each gradient is clipped by its own norm", ("step adamw",), operations=_with(adam_update=_clipped_alone)
     ),
-    "not-clipped": Fault("gradients are not clipped", ("step adamw",), after=_without_clipping),
+    "not-clipped": Fault("gradients are not clipped", ("step adamw",), options=_training(clip_norm=0.0)),
     "trust-ratio-missing": Fault(
         "LAMB without its trust ratio",
         ("step lamb",),
-        patch=_replaced(optimizers, "trust_ratio", _full_trust),
+        update=_TrustingUpdate,
     ),
     "accumulation-summed": Fault(
-        "accumulated parts are summed, each by its own mean",
+        "accumulated parts count alike, each by its own mean",
         ("step accumulated",),
-        patch=_replaced(trainer, "parts", lambda *arguments: list(_summed_parts(*arguments))),
+        trainer=_CountsPartsAlike,
     ),
-    "warm-up-late": Fault(
-        "the warm-up is one step late", ("schedule",), patch=_replaced(loop, "learning_rate", _late_rate)
-    ),
+    "warm-up-late": Fault("the warm-up is one step late", ("schedule",), rate=_late),
     "overflow-not-skipped": Fault(
-        "a step that overflows is not skipped", ("overflow",), after=_never_skip, precision="float16"
+        "a step that overflows is not skipped", ("overflow",), update=_HeedlessUpdate, precision="float16"
     ),
     # dropout
     "dropout-in-evaluation": Fault(
         "dropout is on in evaluation",
         ("evaluation",),
-        patch=_replaced(trainer.MindSporeTrainer, "evaluate", _evaluated_with_dropout),
+        trainer=_EvaluatesInTraining,
     ),
     "dropout-unscaled": Fault(
-        "what dropout keeps is not scaled up", ("gradients",), patch=_replaced(kernels, "dropout", _unscaled_dropout)
+        "what dropout keeps is not scaled up", ("gradients",), operations=_made_of(dropout=_unscaled_dropout)
     ),
     "dropout-shared": Fault(
         "all places of the hidden states drop the same units",
         ("gradients",),
-        patch=_replaced(model, "DropoutColumns", _SharedColumns),
+        operations=_made_of(dropout=_shared_dropout),
     ),
 }

@@ -12,10 +12,12 @@ from conversion.parameters import ARCHITECTURES
 from ms_bert import heads, kernels
 from ms_bert.data.batches import FIELDS, Batch
 from ms_bert.device import use_device
-from ms_bert.fused import fuse
+from ms_bert.kernels import Operations
 from ms_bert.model import BertForPreTraining, Numerics, gather_positions, named_intermediates
+from ms_bert.options import TrainingOptions
+from ms_bert.run.recipe import learning_rate
 from ms_bert.tasks.pretraining import PreTraining
-from ms_bert.training.step import FusedPreTrainingLoss, PreTrainingLoss
+from ms_bert.training.step import PreTrainingLoss, Update
 from ms_bert.training.trainer import MindSporeTrainer
 
 
@@ -83,16 +85,29 @@ class MindSpore:
     """A contender; see `conversion.agreement.suite.Contender`.
 
     A compiled cell serves every problem of the same config and parts, with the weights of each.
+
+    Args:
+        operations: other ones than the device's, `fused` or stock. update: what clips and updates in its trainers.
     """
 
-    def __init__(self, precision: str = "float32", device: str = "CPU", graph: bool = True, fused: bool = False):
+    def __init__(
+        self,
+        precision: str = "float32",
+        device: str = "CPU",
+        graph: bool = True,
+        fused: bool = False,
+        operations: Operations | None = None,
+        update: type[Update] = Update,
+    ):
         self.name = f"MindSpore{'' if graph else ' PyNative'}{' fused' if fused else ''}"
-        self.precision, self.device, self.graph, self.fused = precision, device, graph, fused
-        self.own_dropout = kernels.attention(device, precision) is not kernels.stock.attention
+        self.precision, self.device, self.graph = precision, device, graph
+        self.operations = operations or kernels.operations(device, precision, "fused" if fused else "stock")
+        self.update = update
+        self.own_dropout = self.operations.own_dropout
         self._cells: dict = {}
 
     def leaves_out(self, name: str) -> bool:
-        return (self.own_dropout or self.fused) and name.endswith("probabilities")  # a fused attention forms none
+        return not self.operations.probabilities and name.endswith("probabilities")
 
     def forward(self, problem: Problem, batch: Batch) -> dict[str, np.ndarray]:
         intermediates, outputs = self._probe(problem)(*_tensors(batch, FIELDS[:6]))
@@ -106,10 +121,10 @@ class MindSpore:
         return {p.name: _array(g) for p, g in zip(probe.trainable_params(), gradients)}
 
     def losses_and_gradients(self, problem: Problem, batch: Batch, dropout: bool) -> tuple[dict, dict]:
-        model = self._cell(
-            "pretraining", problem, lambda: self._fused(BertForPreTraining(problem.config, self._numerics()))
+        model = self._cell("pretraining", problem, lambda: BertForPreTraining(problem.config, self._numerics()))
+        cell = self._cell(
+            f"gradients, dropout {dropout}", problem, lambda: Gradients(PreTrainingLoss(model), True, dropout)
         )
-        cell = self._cell(f"gradients, dropout {dropout}", problem, lambda: Gradients(self._loss(model), True, dropout))
         _set(model, problem.weights)
         scale = cases.scale(self.precision)
         numbers = [Tensor(np.float32(value)) for value in (*cases.totals(batch), scale)]
@@ -121,8 +136,10 @@ class MindSpore:
     def trainer(self, problem: Problem, options) -> MindSporeTrainer:
         self._use()
         options = cases.with_changed(options, "training", precision=self.precision)
-        options = cases.with_changed(options, "mindspore", kernels="fused" if self.fused else "stock")
-        return MindSporeTrainer(problem.config, options)
+        return MindSporeTrainer(problem.config, options, numerics=self._numerics(), update=self.update)
+
+    def learning_rate(self, options: TrainingOptions, step: int) -> float:
+        return learning_rate(options, step)
 
     def _use(self) -> None:
         use_device(self.device, self.precision)
@@ -130,21 +147,14 @@ class MindSpore:
             ms.set_context(mode=ms.PYNATIVE_MODE)
 
     def _numerics(self) -> Numerics:
-        return Numerics(self.device, self.precision)
-
-    def _fused(self, model: nn.Cell) -> nn.Cell:
-        return fuse(model) if self.fused else model
-
-    def _loss(self, model: BertForPreTraining) -> PreTrainingLoss:
-        operations = kernels.sublayers(self.device, self.precision) if self.fused else None
-        return FusedPreTrainingLoss(model, operations) if operations else PreTrainingLoss(model)
+        return Numerics(self.device, self.precision, kernels=self.operations)
 
     def _probe(self, problem: Problem) -> nn.Cell:
         def make() -> Probe:
             architecture, config, arguments = cases.cell(problem)
             model = heads.named(architecture)(config, self._numerics(), **arguments)
             model.update_parameters_name(ARCHITECTURES[architecture].prefix)
-            return self._fused(Probe(model, architecture))
+            return Probe(model, architecture)
 
         probe = self._cell("probe", problem, make)
         _set(probe, problem.weights)
@@ -162,7 +172,7 @@ class MindSpore:
 def in_graph_mode(device: str, precision: str) -> list[MindSpore]:
     """Two contenders: by MindSpore's own operations and, where the device has any at this precision, by fused ones."""
     plain = MindSpore(precision, device)
-    return [plain, MindSpore(precision, device, fused=True)] if kernels.sublayers(device, precision) else [plain]
+    return [plain] if kernels.why_not_fused(device, precision) else [plain, MindSpore(precision, device, fused=True)]
 
 
 def _tensors(batch: Batch, names) -> list[Tensor]:

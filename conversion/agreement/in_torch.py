@@ -10,6 +10,8 @@ from conversion.agreement import cases
 from conversion.agreement.cases import Problem
 from conversion.parameters import ARCHITECTURES
 from ms_bert.data.batches import FIELDS, Batch
+from ms_bert.options import TrainingOptions
+from ms_bert.run.recipe import learning_rate
 from ms_bert.tasks.pretraining import PreTraining
 from pt_reference import heads
 from pt_reference.model import BertForPreTraining, Numerics, gather_positions, named_intermediates
@@ -93,6 +95,9 @@ class PyTorch:
         options = cases.with_changed(options, "training", precision=self.precision)
         options = cases.with_changed(options, "pytorch", compile=self.compiled)
         return TorchTrainer(problem.config, options)
+
+    def learning_rate(self, options: TrainingOptions, step: int) -> float:
+        return learning_rate(options, step)
 
     def _numerics(self) -> Numerics:
         # The compiled model has the fused attention of a user's run, which gives no probabilities.

@@ -14,7 +14,6 @@ from conversion.agreement.cases import Case, Problem, Tensors
 from conversion.agreement.findings import Error, Finding, errors, histogram, judge
 from ms_bert.data.batches import Batch
 from ms_bert.options import Options, TrainingOptions
-from ms_bert.run import loop
 from ms_bert.run.loop import Trainer
 
 STEP = 3  # the 0-based step that is compared: it decides the dropout masks
@@ -44,6 +43,9 @@ class Contender(Protocol):
 
     def trainer(self, problem: Problem, options: Options) -> Trainer:
         """The framework's trainer, as its command uses it."""
+
+    def learning_rate(self, options: TrainingOptions, step: int) -> float:
+        """Of a 1-based step, as the loop of its command asks for it."""
 
 
 Results = Iterator[tuple[str, Case, Tensors]]  # check, case, tensors
@@ -133,11 +135,11 @@ def evaluation(contender: Contender, problem: Problem) -> Results:
 
 
 def schedule(contender: Contender, problem: Problem) -> Results:
-    """The learning rates that the loop asks for, warm-up and both decays, whatever the framework."""
+    """The learning rates of a run, warm-up and both decays."""
     yield (
         "schedule",
         problem.cases[0],
-        {"rates": np.array([loop.learning_rate(o, t) for o in SCHEDULES for t in TIMES])},
+        {"rates": np.array([contender.learning_rate(o, t) for o in SCHEDULES for t in TIMES])},
     )
 
 

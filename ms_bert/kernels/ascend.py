@@ -4,6 +4,9 @@ import mindspore as ms
 from mindspore import ops
 from mindspore.ops.auto_generate import DropoutGenMaskExt
 
+from ms_bert.kernels import stock
+from ms_bert.kernels.operations import Operations
+
 ATTENTION_DTYPES = ("float16", "bfloat16")
 ATTENTION_MULTIPLE = 16  # of which head size and sequence length must be multiples
 
@@ -39,3 +42,9 @@ def attention(query, key, value, sequence_ids, heads, rate, row_keys, column_key
         input_layout="BSH",
     )
     return ops.reshape(context, (b * s, width)), ()
+
+
+def operations(dtype: str) -> Operations:
+    """The stock operations with the NPU's attention."""
+    name = "stock kernels, its fused attention among them"
+    return stock.composed(dtype, attention=attention, name=name, probabilities=False, own_dropout=True)

@@ -6,11 +6,14 @@ operation gives besides its result is kept for its gradient. Where dropout is of
 Import this only where `native.why_not()` is None.
 """
 
+import dataclasses
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
 from ms_bert.kernels import native, stock
+from ms_bert.kernels.operations import Operations
 
 NO_ROW_KEYS = Tensor(np.ones((1, 1), np.int32))
 NO_COLUMN_KEYS = Tensor(np.ones((1,), np.int32))
@@ -36,6 +39,11 @@ def dropout_settings(rate):
     """The numbers of dropout for a kernel: the two halves of its threshold, which float32 holds, and the scale."""
     threshold = stock.dropout_threshold(rate)
     return threshold // 2**16, threshold % 2**16, 1.0 / (1.0 - rate)
+
+
+def int32(ids):
+    """The kernels' type of integer; a Tensor that was made of a list has another."""
+    return ops.cast(ids, ms.int32)
 
 
 def _drawn(rate, row_keys, column_keys):
@@ -113,12 +121,8 @@ _linear_gelu_new, _linear_gelu_new_gradient = _activation("gelu_new", _linear_ge
 _linear_relu, _linear_relu_gradient = _activation("relu", _linear_relu_bprop)
 
 
-ACTIVATIONS = (stock.gelu, stock.gelu_new, stock.relu)  # in the order that the library counts them
-
-
-def of_activation(activation):
-    """The linear layer that ends in one of `kernels.ACTIVATIONS`."""
-    return (linear_gelu, linear_gelu_new, linear_relu)[ACTIVATIONS.index(activation)]
+LINEAR_ACTIVATIONS = {"gelu": linear_gelu, "gelu_new": linear_gelu_new, "relu": linear_relu}
+ACTIVATIONS = tuple(LINEAR_ACTIVATIONS)  # in the order that the library counts them
 
 
 # Layer normalisation, and what stands before it
@@ -176,9 +180,9 @@ def embed(
     """dropout(layer_norm(word + token_type + position)): ids (B, S), tables (entries, H) -> (B * S, H) float32."""
     row_keys, column_keys = _drawn(rate, row_keys, column_keys)
     return _embed(
-        input_ids,
-        token_type_ids,
-        position_ids,
+        int32(input_ids),
+        int32(token_type_ids),
+        int32(position_ids),
         word,
         token_type,
         position,
@@ -223,7 +227,10 @@ _embed_gradient = _operation(
 
 
 class Attention(nn.Cell):
-    """`stock.attention` for a number of heads; the probabilities are never all there. Padding gets a context of 0."""
+    """`stock.attention` for a number of heads; the probabilities are never all there, so () stands for them.
+
+    Padding gets a context of 0.
+    """
 
     def __init__(self, heads: int):
         super().__init__()
@@ -236,7 +243,7 @@ class Attention(nn.Cell):
     def construct(self, query, key, value, sequence_ids, rate, row_keys, column_keys):
         row_keys, column_keys = _drawn(rate, row_keys, column_keys)
         settings = _settings(*dropout_settings(rate), self.heads)
-        return self.operation(query, key, value, sequence_ids, row_keys, column_keys, settings)[0]
+        return self.operation(query, key, value, int32(sequence_ids), row_keys, column_keys, settings)[0], ()
 
 
 def _attention_bprop(query, key, value, ids, row_keys, column_keys, settings, out, dout):
@@ -252,7 +259,7 @@ class EncoderLayer(nn.Cell):
     """A whole encoder layer without dropout and without a gradient: hidden states (N, H) -> (N, H).
 
     Args:
-        heads, epsilon, activation: of the layer, the latter one of `kernels.ACTIVATIONS`.
+        heads, epsilon, activation: of the layer, the latter one of ACTIVATIONS.
 
     Args of the call:
         hidden_states: (N, H) float32. sequence_ids: (B, S) int32.
@@ -260,7 +267,7 @@ class EncoderLayer(nn.Cell):
         narrowing linear layer, and of the last LayerNorm: 16 in all.
     """
 
-    def __init__(self, heads: int, epsilon: float, activation):
+    def __init__(self, heads: int, epsilon: float, activation: str):
         super().__init__()
         self.settings = Tensor([heads, epsilon, ACTIVATIONS.index(activation)], ms.float32)
         # The second output is memory to work in.
@@ -269,11 +276,11 @@ class EncoderLayer(nn.Cell):
         )
 
     def construct(self, hidden_states, sequence_ids, *parameters):
-        return self.operation(hidden_states, sequence_ids, *parameters, self.settings)[0]
+        return self.operation(hidden_states, int32(sequence_ids), *parameters, self.settings)[0]
 
 
 def _no_bprop(*_):
-    raise RuntimeError("a model that was fused for inference has no gradients; fuse it without inference=True.")
+    raise RuntimeError("a model that is built for inference has no gradients; build it without inference=True.")
 
 
 # The MLM head's loss
@@ -307,15 +314,40 @@ def sum_of_squares(x):
     return _sum_of_squares(x)
 
 
-def adam_update(p, m, v, g, numbers):
-    """Update a parameter and its moments in place, as `stock.adam_update` with factor * g for the gradient.
+def adam_update(p, m, v, gradients, decayed, factor, rate, beta1, beta2, epsilon, decay):
+    """See `Operations.adam_update`; one pass over each parameter, the factor included."""
+    factor = ops.ones_like(rate) if factor is None else factor
+    betas = (beta1, 1.0 - beta1, beta2, 1.0 - beta2)
+    without = ops.stack((rate, *betas, epsilon, ops.zeros_like(decay), factor))
+    with_decay = ops.stack((rate, *betas, epsilon, decay, factor))
+    return _map(ops.partial(_adam_of, without, with_decay), p, m, v, gradients, decayed)
 
-    Args:
-        numbers: (8,) float32: rate, beta1, 1 - beta1, beta2, 1 - beta2, epsilon, decay, factor.
-    """
-    return _adam(p, m, v, g, numbers)
+
+def _adam_of(without, with_decay, p, m, v, g, decayed):
+    return _adam(p, m, v, g, with_decay if decayed else without)
 
 
+_map = ops.HyperMap()
 _sum_of_squares = _operation("sum_of_squares", 1, lambda x: (1,))
 _adam = _operation("adam", 1, lambda *_: (1,))
 _adam.add_prim_attr("side_effect_mem", True)  # it writes to parameters: what reads them is kept in order
+
+
+def operations(stock_ones: Operations) -> Operations:
+    """What the library has, and the stock operations for the rest."""
+    return dataclasses.replace(
+        stock_ones,
+        name=f"fused kernels ({native.instructions()})",
+        layer_norm=layer_norm,
+        embed=embed,
+        projections=projections,
+        attention=Attention,
+        linear_activation=LINEAR_ACTIVATIONS.__getitem__,
+        linear_dropout_add_norm=linear_dropout_add_norm,
+        scores=linear,
+        linear_cross_entropy=linear_cross_entropy,
+        sum_of_squares=sum_of_squares,
+        adam_update=adam_update,
+        encoder_layer=EncoderLayer,
+        probabilities=False,
+    )

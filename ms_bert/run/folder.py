@@ -161,8 +161,8 @@ class RunFolder:
             entry = _entry(line)
             if entry is None:
                 raise UserError(
-                    f"line {number} of {self.path / METRICS} is damaged; mend or remove it, for the run itself needs no "
-                    "line of it."
+                    f"line {number} of {self.path / METRICS} is damaged; mend or remove it, for the run itself needs "
+                    "no line of it."
                 )
             if entry["step"] <= step:
                 kept.append(line)

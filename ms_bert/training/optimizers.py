@@ -12,7 +12,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from ms_bert import kernels
+from ms_bert.kernels import Operations
+from ms_bert.kernels.stock import multiplied
 from ms_bert.options import TrainingOptions
 from ms_bert.run.recipe import is_decayed
 
@@ -21,19 +22,13 @@ class Optimizer(nn.Cell):
     """What the three optimizers share: the moments, and the count of updates.
 
     Args of the call:
-        gradients: as many as parameters, clipped, float32. rate: () float32. keep: () bool, False leaves everything
-        as it was (the gradient overflowed), or None where that cannot happen.
-
-    Attributes:
-        takes_factor: `updated` clips, updates and does all else in one pass.
+        gradients: as many as parameters, float32. factor: () float32, by which they are to be multiplied. rate: ()
+        float32. keep: () bool, False leaves everything as it was (the gradient overflowed), or None where that cannot
+        happen.
     """
 
-    is_adam = True  # the formula is `kernels.adam_update`, with other numbers
-
-    def __init__(self, parameters, options: TrainingOptions, operations=None):
+    def __init__(self, parameters, options: TrainingOptions, operations: Operations):
         super().__init__(auto_prefix=False)
-        self.takes_factor = operations is not None and self.is_adam
-        self.fused_update = operations.adam_update if self.takes_factor else None
         self.p = ParameterTuple(parameters)
         self.m = ParameterTuple([Parameter(ops.zeros_like(p), name=f"m.{p.name}") for p in parameters])
         self.v = ParameterTuple([Parameter(ops.zeros_like(p), name=f"v.{p.name}") for p in parameters])
@@ -41,53 +36,24 @@ class Optimizer(nn.Cell):
         self.decayed = tuple(is_decayed(p.name) for p in parameters)
         self.weight_decay, self.epsilon = options.weight_decay, options.optimizer_epsilon
         self.beta1, self.beta2 = options.beta1, options.beta2
-        # The primitive takes 1 - b in float32, which for 0.999 is off by 1e-5, and the moment with it: corrected with
-        # the same b it is right again, and a long run drifts less.
+        # The updates take 1 - b in float32, which for 0.999 is off by 1e-5, and the moment with it: corrected with the
+        # same b it is right again, and a long run drifts less.
         self.rounded1, self.rounded2 = float(np.float32(options.beta1)), float(np.float32(options.beta2))
         # Parameters are mapped over: the compiler unrolls a loop by recursion, too deep for those of BERT-base.
         self.map = ops.HyperMap()
 
-    def construct(self, gradients, rate, keep):
+    def construct(self, gradients, factor, rate, keep):
         beta1, beta2, updates = Tensor(self.beta1, ms.float32), Tensor(self.beta2, ms.float32), self.updates + 1
         t = ops.cast(updates, ms.float32)
         correction1, correction2 = one_minus_power(self.rounded1, t), one_minus_power(self.rounded2, t)
         if keep is not None:
             # With neither gradient nor rate, and moments that do not decay, the formulas change nothing.
-            gradients = self.map(ops.partial(or_zero, keep), gradients)
+            gradients = self.map(ops.partial(multiplied, factor), gradients)
+            gradients, factor = self.map(ops.partial(or_zero, keep), gradients), None
             beta1, beta2 = ops.select(keep, beta1, ops.ones_like(t)), ops.select(keep, beta2, ops.ones_like(t))
             rate, updates = or_zero(keep, rate), ops.select(keep, updates, self.updates * 1)
-        changes = self.change(gradients, rate, beta1, beta2, correction1, correction2)
+        changes = self.change(gradients, factor, rate, beta1, beta2, correction1, correction2)
         return ops.depend(ops.assign(self.updates, updates), changes)
-
-    def change(self, gradients, rate, beta1, beta2, correction1, correction2):
-        rate, epsilon, decay = self.numbers(rate, correction1, correction2)
-        update = ops.partial(adam, rate, beta1, beta2, epsilon, decay)
-        return self.map(update, self.p, self.m, self.v, gradients, self.decayed)
-
-    def updated(self, gradients, factor, rate):
-        """The update with gradients that are still to be multiplied by factor () float32, in one pass."""
-        updates = self.updates + 1
-        t = ops.cast(updates, ms.float32)
-        # Here m and v take 1 - b as it is, not what float32 leaves of it, beside b rounded: what they weigh in all is
-        # (1 - b) (1 + b' + b'^2 + ...).
-        share1, share2 = self.weighed(self.beta1, self.rounded1), self.weighed(self.beta2, self.rounded2)
-        correction1 = one_minus_power(self.rounded1, t) * share1
-        correction2 = one_minus_power(self.rounded2, t) * share2
-        rate, epsilon, decay = self.numbers(rate, correction1, correction2)
-        constants = (self.beta1, 1.0 - self.beta1, self.beta2, 1.0 - self.beta2)
-        beta1, rest1, beta2, rest2 = [Tensor(value, ms.float32) for value in constants]
-        plain = ops.stack((rate, beta1, rest1, beta2, rest2, epsilon, ops.zeros_like(decay), factor))
-        decayed = ops.stack((rate, beta1, rest1, beta2, rest2, epsilon, decay, factor))
-        update = ops.partial(fused_adam, self.fused_update, plain, decayed)
-        changes = self.map(update, self.p, self.m, self.v, gradients, self.decayed)
-        return ops.depend(ops.assign(self.updates, updates), changes)
-
-    def weighed(self, beta, rounded):
-        return (1.0 - beta) / (1.0 - rounded)
-
-
-def fused_adam(update, plain, decayed, p, m, v, g, is_decayed):
-    return update(p, m, v, g, decayed if is_decayed else plain)
 
 
 def one_minus_power(beta, t):
@@ -106,7 +72,20 @@ def or_zero(keep, x):
     return ops.select(keep, x, ops.zeros_like(x))
 
 
-class AdamW(Optimizer):
+class Adam(Optimizer):
+    """What AdamW and AdamWeightDecay share: `Operations.adam_update`, each with its own numbers."""
+
+    def __init__(self, parameters, options: TrainingOptions, operations: Operations):
+        super().__init__(parameters, options, operations)
+        self.adam_update = operations.adam_update
+
+    def change(self, gradients, factor, rate, beta1, beta2, correction1, correction2):
+        rate, epsilon, decay = self.numbers(rate, correction1, correction2)
+        moments = self.p, self.m, self.v
+        return self.adam_update(*moments, gradients, self.decayed, factor, rate, beta1, beta2, epsilon, decay)
+
+
+class AdamW(Adam):
     """p = p (1 - r w) - r (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps): Loshchilov & Hutter, 2019, as in torch."""
 
     def numbers(self, rate, correction1, correction2):
@@ -115,15 +94,11 @@ class AdamW(Optimizer):
         return rate * (root / correction1), self.epsilon * root, self.weight_decay * (correction1 / root)
 
 
-class AdamWeightDecay(Optimizer):
+class AdamWeightDecay(Adam):
     """p = p - r (m / (sqrt(v) + eps) + w p): Google's optimization.py, Adam without bias correction."""
 
     def numbers(self, rate, correction1, correction2):
         return rate, Tensor(self.epsilon, ms.float32), Tensor(self.weight_decay, ms.float32)
-
-
-def adam(rate, beta1, beta2, epsilon, decay, p, m, v, g, decayed):
-    return kernels.adam_update(p, m, v, g, rate, beta1, beta2, epsilon, decay if decayed else ops.zeros_like(decay))
 
 
 class Lamb(Optimizer):
@@ -132,9 +107,9 @@ class Lamb(Optimizer):
     The ratio is 1 where either norm is 0, and for biases and LayerNorm, as in Google's lamb_optimizer.py.
     """
 
-    is_adam = False
-
-    def change(self, gradients, rate, beta1, beta2, correction1, correction2):
+    def change(self, gradients, factor, rate, beta1, beta2, correction1, correction2):
+        if factor is not None:
+            gradients = self.map(ops.partial(multiplied, factor), gradients)
         update = ops.partial(self.lamb, rate, beta1, beta2, correction1, correction2)
         return self.map(update, self.p, self.m, self.v, gradients, self.decayed)
 
@@ -144,14 +119,14 @@ class Lamb(Optimizer):
         u = (new_m / correction1) / (ops.sqrt(new_v) * ops.rsqrt(correction2) + self.epsilon)
         if decayed:
             u = u + self.weight_decay * p
-            u = trust_ratio(p, u) * u
+            u = self.trust_ratio(p, u) * u
         return ops.depend(True, (ops.assign(p, p - rate * u), ops.assign(m, new_m), ops.assign(v, new_v)))
 
-
-def trust_ratio(p, u):
-    p_norm, u_norm = ops.sqrt(ops.ReduceSum()(ops.square(p))), ops.sqrt(ops.ReduceSum()(ops.square(u)))
-    both = ops.logical_and(p_norm > 0.0, u_norm > 0.0)
-    return ops.select(both, p_norm / ops.select(both, u_norm, ops.ones_like(u_norm)), ops.ones_like(p_norm))
+    def trust_ratio(self, p, u):
+        """|p| / |u| () float32, or 1 where either is 0."""
+        p_norm, u_norm = ops.sqrt(ops.ReduceSum()(ops.square(p))), ops.sqrt(ops.ReduceSum()(ops.square(u)))
+        both = ops.logical_and(p_norm > 0.0, u_norm > 0.0)
+        return ops.select(both, p_norm / ops.select(both, u_norm, ops.ones_like(u_norm)), ops.ones_like(p_norm))
 
 
 OPTIMIZERS = {"adamw": AdamW, "adam-weight-decay": AdamWeightDecay, "lamb": Lamb}

@@ -3,7 +3,8 @@
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from ms_bert import kernels
+from ms_bert.kernels import Operations
+from ms_bert.kernels.stock import correct, multiplied
 from ms_bert.model import BertForPreTraining, gather_positions
 from ms_bert.options import TrainingOptions
 from ms_bert.run.recipe import GROWTH_INTERVAL
@@ -21,12 +22,14 @@ class PreTrainingLoss(nn.Cell):
         weights over the step (at least 1); scale: () float32 loss scale; dropout_keys: as BertModel's.
 
     Returns:
-        the scaled loss (), the sums (6,) float32 of the task, and () for outputs: nothing else is asked of it.
+        the scaled loss (), the sums (6,) of the task, in its dtype, and () for outputs: nothing else is asked of it.
     """
 
     def __init__(self, model: BertForPreTraining):
         super().__init__(auto_prefix=False)  # a cell that holds the model must not rename its parameters
         self.model = model
+        operations = model.bert.numerics.operations
+        self.linear_cross_entropy, self.cross_entropy = operations.linear_cross_entropy, operations.cross_entropy
 
     def construct(
         self,
@@ -45,58 +48,26 @@ class PreTrainingLoss(nn.Cell):
         scale,
         dropout_keys=None,
     ):
-        masked, next_sentence = self.losses(
-            (input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, masked_positions),
-            ops.reshape(masked_labels, (-1,)),
-            ops.reshape(next_sentence_labels, (-1,)),
-            dropout_keys,
+        hidden, pooled, _ = self.model.bert(
+            input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys
         )
-        masked = weighted_sums(masked[0], masked[1], masked_weights)
-        next_sentence = weighted_sums(next_sentence[0], next_sentence[1], next_sentence_weights)
+        masked = gather_positions(hidden, masked_positions, input_ids.shape[1])
+        head, word_embeddings = self.model.cls.predictions, self.model.bert.embeddings.word_embeddings.weight
+        labels = ops.reshape(masked_labels, (-1,))
+        # The scores are never given: the operation may turn them into their gradient where they are.
+        losses, right = self.linear_cross_entropy(head.transform(masked), word_embeddings, head.bias, labels)
+        masked = weighted_sums(losses, right, masked_weights)
+        logits, labels = self.model.cls.seq_relationship(pooled), ops.reshape(next_sentence_labels, (-1,))
+        losses, right = self.cross_entropy(logits, labels), correct(logits, labels)
+        next_sentence = weighted_sums(losses, right, next_sentence_weights)
         loss = masked[0] / masked_total + next_sentence[0] / next_sentence_total
         return loss * scale, ops.stack(masked + next_sentence), ()
 
-    def losses(self, inputs, masked_labels, next_sentence_labels, dropout_keys):
-        """For both heads the loss of each answer, and whether it is right: (rows,), (rows,) float32."""
-        masked_logits, next_sentence_logits = self.model(*inputs, dropout_keys)
-        return losses_of(masked_logits, masked_labels), losses_of(next_sentence_logits, next_sentence_labels)
 
-
-class FusedPreTrainingLoss(PreTrainingLoss):
-    """The same of a fused model; the scores over the vocabulary turn into their gradient where they are."""
-
-    def __init__(self, model: BertForPreTraining, operations):
-        super().__init__(model)
-        self.linear_cross_entropy = operations.linear_cross_entropy
-
-    def losses(self, inputs, masked_labels, next_sentence_labels, dropout_keys):
-        outputs = self.model.bert(*inputs[:5], dropout_keys)
-        masked = gather_positions(outputs[0], inputs[5], inputs[0].shape[1])
-        head, embeddings = self.model.cls.predictions, self.model.bert.embeddings.word_embeddings.weight
-        return (
-            self.linear_cross_entropy(head.transform(masked), embeddings, head.bias, masked_labels),
-            losses_of(self.model.cls.seq_relationship(outputs[1]), next_sentence_labels),
-        )
-
-
-def losses_of(logits, labels):
-    """Cross-entropy, and whether the label has the highest score: (N, C), (N,) int32 -> (N,), (N,) float32."""
-    correct = ops.cast(ops.equal(ops.argmax(logits, -1), labels), ms.float32)
-    return kernels.cross_entropy(logits, labels), correct
-
-
-def weighted_sums(losses, correct, weights):
-    """Sums over rows of weight * loss, weight * correct, and weight."""
+def weighted_sums(losses, right, weights):
+    """Sums over rows of weight * loss, weight * (the label has the highest score), and weight."""
     weights = ops.reshape(weights, (-1,))
-    return (losses * weights).sum(), (correct * weights).sum(), weights.sum()
-
-
-def sum_of_squares(x):
-    return ops.ReduceSum()(ops.square(x))
-
-
-def multiplied(factor, x):
-    return x * factor
+    return (losses * weights).sum(), (right * weights).sum(), weights.sum()
 
 
 def cleared(after, buffer):
@@ -111,17 +82,19 @@ class Update(nn.Cell):
     In float16 the loss is scaled (Micikevicius et al., 2018): a norm that is not finite skips the update and halves the
     scale, to no less than 1, and it doubles after 1000 good steps in a row.
 
-    Args:
-        operations: `ms_bert.kernels.fused`, to use what it has; None: stock ones.
+    Attributes:
+        optimizers: by the names of --optimizer; a subclass may have others.
 
     Returns:
         the norm, whether it was skipped at a scale above 1 (0 or 1) and the next loss scale, (3,) float32.
     """
 
-    def __init__(self, parameters, options: TrainingOptions, operations=None):
+    optimizers = OPTIMIZERS
+
+    def __init__(self, parameters, options: TrainingOptions, operations: Operations):
         super().__init__(auto_prefix=False)
-        self.optimizer = OPTIMIZERS[options.optimizer](parameters, options, operations)
-        self.sum_of_squares = operations.sum_of_squares if operations else sum_of_squares
+        self.optimizer = self.optimizers[options.optimizer](parameters, options, operations)
+        self.sum_of_squares = operations.sum_of_squares
         self.clip_norm = options.clip_norm
         self.scaled = options.precision == "float16"
         self.map = ops.HyperMap()
@@ -134,15 +107,11 @@ class Update(nn.Cell):
         factor = 1.0 / self.loss_scale
         if self.clip_norm > 0.0:
             factor = factor * (self.clip_norm / ops.maximum(norm, Tensor(self.clip_norm, ms.float32)))
-        if self.optimizer.takes_factor:
-            done = self.optimizer.updated(gradients, factor, rate)
-            return ops.depend(ops.stack((norm, ops.zeros_like(norm), ops.ones_like(norm))), done)
-        scaled = self.map(ops.partial(multiplied, factor), gradients)
         if not self.scaled:
-            done = self.optimizer(scaled, rate, None)
+            done = self.optimizer(gradients, factor, rate, None)
             return ops.depend(ops.stack((norm, ops.zeros_like(norm), ops.ones_like(norm))), done)
         finite = ops.isfinite(norm)
-        done = self.optimizer(scaled, rate, finite)
+        done = self.optimizer(gradients, factor, rate, finite)
         good = ops.select(finite, self.good_steps + 1, ops.zeros_like(self.good_steps))
         grown = good >= GROWTH_INTERVAL
         scale = ops.select(

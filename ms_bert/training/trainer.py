@@ -13,7 +13,6 @@ from mindspore import Parameter, Tensor, nn, ops
 from ms_bert import kernels
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import Batch
-from ms_bert.fused import fuse
 from ms_bert.model import BertForPreTraining, Numerics, initialize
 from ms_bert.options import Options
 from ms_bert.randomness import DropoutColumns
@@ -23,14 +22,7 @@ from ms_bert.run.recipe import cut, parts
 from ms_bert.tasks import Sums, Task
 from ms_bert.tasks.pretraining import PRETRAINING
 from ms_bert.training import graph_cache
-from ms_bert.training.step import (
-    AccumulateStep,
-    FusedPreTrainingLoss,
-    PreTrainingLoss,
-    TrainStep,
-    Update,
-    UpdateFromBuffers,
-)
+from ms_bert.training.step import AccumulateStep, PreTrainingLoss, TrainStep, Update, UpdateFromBuffers
 
 
 class Objective(NamedTuple):
@@ -49,6 +41,7 @@ class MindSporeTrainer:
     Args:
         graphs: the folder in which compiled training steps are kept; None: each is compiled anew.
         objective: of the task; by default that of OBJECTIVES.
+        numerics: how the model computes; None: as the options say. update: what clips and updates.
 
     Attributes:
         model: of the objective. config: of the model. shapes: of its parameters, by name.
@@ -61,25 +54,21 @@ class MindSporeTrainer:
         task: Task = PRETRAINING,
         graphs: Path | None = None,
         objective: Objective | None = None,
+        numerics: Numerics | None = None,
+        update: type[Update] = Update,
     ):
         training = options.training
         self.config, self.training, self.task = config, training, task
         objective = objective or OBJECTIVES[task.name]
         kernels.check(options.run.device, training.precision, config.head_size, options.examples.seq_length)
-        self.model = objective.model(config, Numerics(options.run.device, training.precision, training.recompute))
+        device, kind = options.run.device, options.mindspore.kernels
+        numerics = numerics or Numerics(device, training.precision, training.recompute, kind)
+        self.model = objective.model(config, numerics)
         initialize(self.model, config, training.seed, options.model.truncated_normal)
         parameters = self.model.trainable_params()
         self.shapes = {p.name: tuple(p.shape) for p in parameters}
-        operations = None
-        if options.mindspore.kernels == "fused":
-            operations = kernels.sublayers(options.run.device, training.precision)
-        if operations is not None:
-            fuse(self.model)
-        if operations is not None and objective.loss is PreTrainingLoss:
-            loss, self.evaluation = (FusedPreTrainingLoss(self.model, operations) for _ in range(2))
-        else:
-            loss, self.evaluation = objective.loss(self.model), objective.loss(self.model)
-        self.update = Update(parameters, training, operations)
+        loss, self.evaluation = objective.loss(self.model), objective.loss(self.model)
+        self.update = update(parameters, training, numerics.operations)
         self.columns = DropoutColumns(config).total
         self.compiling = contextlib.nullcontext()
         if graphs is not None:

@@ -5,8 +5,8 @@ from torch import nn
 
 from ms_bert.options import TrainingOptions
 from ms_bert.run.recipe import GROWTH_INTERVAL
-from pt_reference import kernels
-from pt_reference.model import BertForPreTraining
+from pt_reference.kernels import Operations, correct
+from pt_reference.model import BertForPreTraining, gather_positions
 from pt_reference.training.optimizers import OPTIMIZERS
 
 
@@ -21,13 +21,14 @@ class PreTrainingLoss(nn.Module):
         weights over the step (at least 1); scale: () float32 loss scale; dropout_keys: as BertModel's.
 
     Returns:
-        the scaled loss (), the sums (6,) of the task, float32 or float64, and () for outputs: nothing else is asked of
-        it.
+        the scaled loss (), the sums (6,) of the task, in its dtype, and () for outputs: nothing else is asked of it.
     """
 
     def __init__(self, model: BertForPreTraining):
         super().__init__()
         self.model = model
+        operations = model.bert.numerics.operations
+        self.linear_cross_entropy, self.cross_entropy = operations.linear_cross_entropy, operations.cross_entropy
 
     def forward(
         self,
@@ -46,29 +47,26 @@ class PreTrainingLoss(nn.Module):
         scale,
         dropout_keys=None,
     ):
-        masked_logits, next_sentence_logits = self.model(
-            input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, masked_positions, dropout_keys
+        hidden, pooled, _ = self.model.bert(
+            input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys
         )
-        masked = weighted_sums(masked_logits, masked_labels, masked_weights)
-        next_sentence = weighted_sums(next_sentence_logits, next_sentence_labels, next_sentence_weights)
+        masked = gather_positions(hidden, masked_positions, input_ids.shape[1])
+        head, word_embeddings = self.model.cls.predictions, self.model.bert.embeddings.word_embeddings.weight
+        labels = masked_labels.flatten()
+        # The scores are never given: the operation may turn them into their gradient where they are.
+        losses, right = self.linear_cross_entropy(head.transform(masked), word_embeddings, head.bias, labels)
+        masked = weighted_sums(losses, right, masked_weights)
+        logits, labels = self.model.cls.seq_relationship(pooled), next_sentence_labels.flatten()
+        losses, right = self.cross_entropy(logits, labels), correct(logits, labels)
+        next_sentence = weighted_sums(losses, right, next_sentence_weights)
         loss = masked[0] / masked_total + next_sentence[0] / next_sentence_total
         return loss * scale, torch.stack(masked + next_sentence).detach(), ()
 
 
-def weighted_sums(logits, labels, weights):
-    """Sums over rows of weight * cross-entropy, weight * (the label has the highest score), and weight."""
-    labels, weights = labels.flatten(), weights.flatten()
-    losses = kernels.cross_entropy(logits, labels)
-    weights = weights.to(losses.dtype)
-    return (losses * weights).sum(), ((logits.argmax(-1) == labels) * weights).sum(), weights.sum()
-
-
-def global_norm(gradients) -> float:
-    """The norm of all gradients together, the rows' norms added up in float64.
-
-    Over a whole matrix torch adds up in float32 on the CPU: for the embeddings of BERT-mini that is 2e-4 too little.
-    """
-    return float(sum(torch.linalg.vector_norm(g, dim=-1).double().square().sum() for g in gradients) ** 0.5)
+def weighted_sums(losses, right, weights):
+    """Sums over rows of weight * loss, weight * (the label has the highest score), and weight."""
+    weights = weights.flatten().to(losses.dtype)
+    return (losses * weights).sum(), (right * weights).sum(), weights.sum()
 
 
 class Update:
@@ -77,11 +75,17 @@ class Update:
     Clipping multiplies all gradients by clip / max(norm, clip), norm being their global norm (Pascanu et al., 2013).
     In float16 the loss is scaled (Micikevicius et al., 2018): a norm that is not finite skips the update and halves the
     scale, to no less than 1, and it doubles after 1000 good steps in a row.
+
+    Attributes:
+        optimizers: by the names of --optimizer; a subclass may have others.
     """
 
-    def __init__(self, parameters: dict[str, nn.Parameter], options: TrainingOptions):
+    optimizers = OPTIMIZERS
+
+    def __init__(self, parameters: dict[str, nn.Parameter], options: TrainingOptions, operations: Operations):
         self.parameters = list(parameters.values())
-        self.optimizer = OPTIMIZERS[options.optimizer](parameters, options)
+        self.optimizer = self.optimizers[options.optimizer](parameters, options)
+        self.sum_of_squares = operations.sum_of_squares
         self.clip_norm = options.clip_norm
         self.scaled = options.precision == "float16"
         self.loss_scale = options.loss_scale if self.scaled else 1.0
@@ -94,7 +98,7 @@ class Update:
             the norm, and whether it was skipped at a scale above 1.
         """
         gradients = [p.grad for p in self.parameters]
-        norm = global_norm(gradients) / self.loss_scale
+        norm = float(sum(map(self.sum_of_squares, gradients)) ** 0.5) / self.loss_scale
         overflown = self.scaled and not abs(norm) < float("inf")
         skipped = overflown and self.loss_scale > 1.0
         if not overflown:

@@ -53,14 +53,15 @@ class TorchTrainer:
         self.config, self.training, self.task = config, training, task
         objective = objective or OBJECTIVES[task.name]
         self.device = torch_device(options.run.device)
-        self.model = objective.model(config, Numerics(training.precision, training.recompute))
+        numerics = Numerics(training.precision, training.recompute)
+        self.model = objective.model(config, numerics)
         initialize(self.model, config, training.seed, options.model.truncated_normal)
         if training.precision == "float64":
             self.model.double()
         self.model.to(self.device)
         parameters = dict(self.model.named_parameters())
         self.shapes = {name: tuple(p.shape) for name, p in parameters.items()}
-        self.update = Update(parameters, training)
+        self.update = Update(parameters, training, numerics.operations)
         self.columns = DropoutColumns(config).total
         self.evaluation = objective.loss(self.model)
         self.compiled = options.pytorch.compile

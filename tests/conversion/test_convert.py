@@ -631,8 +631,11 @@ def test_the_ending_says_the_format(tmp_path):
         name: target_of(tmp_path / name, None)[0] for name in ("a", "a.ckpt", "a.safetensors", "a.onnx", "a.mindir")
     }
     assert list(found.values()) == ["hugging-face", "ms_bert", "safetensors", "onnx", "mindir"]
+    for name in ("a.ckpt.index", "a.ckpt"):
+        assert target_of(tmp_path / name, "tensorflow") == ("tensorflow", tmp_path / "a.ckpt")
     assert target_of(tmp_path / "a.ckpt.index", None) == ("tensorflow", tmp_path / "a.ckpt")
-    for name, kind in (("a.bin", None), ("a.pt", None), ("a", "mindspore"), ("a.ckpt", "onnx")):
+    refused = (("a.bin", None), ("a.npz", None), ("a", "mindspore"), ("a.ckpt", "onnx"), (".index", "tensorflow"))
+    for name, kind in refused:
         with pytest.raises(UserError):
             target_of(tmp_path / name, kind)
 

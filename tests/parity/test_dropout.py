@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from mindspore import ParameterTuple, Tensor, nn, ops
 
-from ms_bert import heads, kernels
+from ms_bert import heads
 from ms_bert.config import BertConfig
 from ms_bert.device import use_device
+from ms_bert.kernels import stock
 from ms_bert.model import Numerics
 from ms_bert.randomness import DropoutColumns, dropout_keys
 from pt_reference import heads as torch_heads
@@ -139,11 +140,12 @@ class Differentiated(nn.Cell):
 
 
 class InMindSpore:
-    kernels, without_gradient = kernels, staticmethod(ops.stop_gradient)
+    dropout, without_gradient = staticmethod(stock.dropout), staticmethod(ops.stop_gradient)
 
-    def __init__(self, config):
+    def __init__(self, config, dropout=stock.dropout):
         use_device("CPU")
-        model = heads.BertForSequenceClassification(config, Numerics())
+        numerics = Numerics(kernels=stock.composed("float32", dropout=dropout))
+        model = heads.BertForSequenceClassification(config, numerics)
         self.parameters = {p.name: p for p in model.get_parameters()}
         self.graph = Differentiated(model, [self.parameters[name] for name in GRADIENTS])
 
@@ -155,10 +157,11 @@ class InMindSpore:
 
 
 class InTorch:
-    kernels, without_gradient = torch_kernels, staticmethod(torch.Tensor.detach)
+    dropout, without_gradient = staticmethod(torch_kernels.dropout), staticmethod(torch.Tensor.detach)
 
-    def __init__(self, config):
-        self.model = torch_heads.BertForSequenceClassification(config, TorchNumerics())
+    def __init__(self, config, dropout=torch_kernels.dropout):
+        numerics = TorchNumerics(kernels=torch_kernels.composed("float32", dropout=dropout))
+        self.model = torch_heads.BertForSequenceClassification(config, numerics)
 
     def __call__(self, weights, keys=()):
         parameters = dict(self.model.named_parameters())
@@ -521,14 +524,13 @@ def test_fault_the_same_drops_at_two_steps_are_caught(measured):
         check_draws(measured.drawn | {(1, 2): measured.under(draw(1, 1))})
 
 
-def test_fault_a_missing_scale_is_caught(measured, monkeypatch):
-    right = measured.framework.kernels.dropout
+def test_fault_a_missing_scale_is_caught(measured):
+    right = measured.framework.dropout
 
     def unscaled(x, rate, row_keys, column_keys):
         return right(x, rate, row_keys, column_keys) * (1.0 - rate)
 
-    monkeypatch.setattr(measured.framework.kernels, "dropout", unscaled)
-    seen = hidden_states(measured.framework(CONFIG), draw(1, 0))
+    seen = hidden_states(measured.framework(CONFIG, unscaled), draw(1, 0))
     with pytest.raises(AssertionError, match=f"the scale at {', '.join(OUTPUTS)}"):
         check_scales(seen)
 
@@ -538,15 +540,14 @@ def test_fault_dropout_in_evaluation_is_caught(measured):
         check_nothing_is_dropped(measured.drawn[1, 0])
 
 
-def test_fault_another_mask_in_the_backward_pass_is_caught(measured, monkeypatch):
-    right, without_gradient = measured.framework.kernels.dropout, measured.framework.without_gradient
+def test_fault_another_mask_in_the_backward_pass_is_caught(measured):
+    right, without_gradient = measured.framework.dropout, measured.framework.without_gradient
 
     def two_masks(x, rate, row_keys, column_keys):
         backward = right(x, rate, row_keys, column_keys * 3)
         return backward + without_gradient(right(x, rate, row_keys, column_keys) - backward)
 
-    monkeypatch.setattr(measured.framework.kernels, "dropout", two_masks)
-    seen = hidden_states(measured.framework(CONFIG), draw(1, 0))
+    seen = hidden_states(measured.framework(CONFIG, two_masks), draw(1, 0))
     check_scales(seen)
     with pytest.raises(AssertionError) as caught:
         check_gradients(seen)

@@ -48,8 +48,8 @@ class BertForIntentAndSlots(ms_bert.heads.BertWithHead):
     def __init__(self, config, numerics):
         super().__init__()
         self.bert = ms_bert.heads.BertModel(config, numerics)
-        self.intent_classifier = ms_bert.heads.Linear(config.hidden_size, 2)
-        self.slot_classifier = ms_bert.heads.Linear(config.hidden_size, config.num_labels)
+        self.intent_classifier = ms_bert.heads.Linear(config.hidden_size, 2, numerics)
+        self.slot_classifier = ms_bert.heads.Linear(config.hidden_size, config.num_labels, numerics)
 
     def head(self, hidden, pooled, tokens, dropout_keys=None):
         slots = self.slot_classifier(hidden)
@@ -60,8 +60,8 @@ class Twin(pt_reference.heads.BertWithHead):
     def __init__(self, config, numerics):
         super().__init__()
         self.bert = pt_reference.heads.BertModel(config, numerics)
-        self.intent_classifier = pt_reference.heads.Linear(config.hidden_size, 2)
-        self.slot_classifier = pt_reference.heads.Linear(config.hidden_size, config.num_labels)
+        self.intent_classifier = pt_reference.heads.Linear(config.hidden_size, 2, numerics)
+        self.slot_classifier = pt_reference.heads.Linear(config.hidden_size, config.num_labels, numerics)
 
     def head(self, hidden, pooled, tokens, dropout_keys=None):
         slots = self.slot_classifier(hidden)

@@ -67,7 +67,7 @@ def test_a_fault_too_small_for_the_eye_is_caught_by_the_drift(trained):
 
 def test_a_fault_of_the_optimizer_bends_the_curve(make):
     options = dataclasses.replace(OPTIONS, training=dataclasses.replace(OPTIONS.training, steps=30))
-    with faults.FAULTS["bias-correction-off"].patch():
-        _, findings = trajectories.compare([MindSpore()], CONFIG, options, make)
+    faulty = faults.Faulty(MindSpore(), faults.FAULTS["bias-correction-off"])
+    _, findings = trajectories.compare([faulty], CONFIG, options, make)
     beyond = {finding.name for finding in findings if not finding.agrees}
     assert beyond == {"losses", "change of all weights"}

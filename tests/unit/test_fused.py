@@ -1,21 +1,23 @@
 """The fused operations within models: the same names and numbers, and none where they were not built."""
 
+import dataclasses
 import json
+import logging
 
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor
+from mindspore import Tensor, nn
 from safetensors.numpy import save_file
 
 from conversion.agreement import cases
-from ms_bert import fused, pretrain
+from ms_bert import kernels, pretrain
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import FIELDS
 from ms_bert.device import use_device
-from ms_bert.kernels import native, sublayers
-from ms_bert.model import BertModel, Linear, Numerics, initialize
-from ms_bert.model import BertSelfAttention as PlainAttention
+from ms_bert.heads import BertForSequenceClassification
+from ms_bert.kernels import native
+from ms_bert.model import BertEncoder, BertLayer, BertModel, Numerics, initialize
 from ms_bert.options import ExampleOptions, MindSporeOptions, Options, RunOptions, TrainingOptions
 from ms_bert.pretrained import load
 from ms_bert.randomness import DropoutColumns, dropout_keys
@@ -50,82 +52,144 @@ def not_built(monkeypatch, tmp_path):
     monkeypatch.setattr(native, "LIBRARY", tmp_path / "missing.so")
 
 
-@needs_kernels
-def test_a_fused_model_has_the_same_names_and_gives_the_same(batch):
+def built(kind=BertModel, config=CONFIG, **numerics):
+    """A model with the weights of a seed."""
+    model = kind(config, Numerics(**numerics))
+    initialize(model, config, seed=1)
+    return model
+
+
+def real_difference(batch, one, other):
+    """The largest difference of two (B * S, H), padding left out."""
+    return np.abs(one.asnumpy() - other.asnumpy())[batch["sequence_ids"].reshape(-1) > 0].max()
+
+
+@pytest.fixture
+def inputs(batch):
     use_device("CPU")
-    stock, other = (BertModel(CONFIG, Numerics()) for _ in range(2))
-    names = [p.name for p in other.get_parameters()]
-    for one in (stock, other):
-        initialize(one, CONFIG, seed=1)
-    assert fused.fuse(other) is other and [p.name for p in other.get_parameters()] == names
-    fused.fuse(other)  # twice is once
-    inputs = [Tensor(batch[name]) for name in FIELDS[:5]]
-    expected, found = (one(*inputs)[0].asnumpy() for one in (stock, other))
-    real = batch["sequence_ids"].reshape(-1) > 0
-    assert np.abs(found - expected)[real].max() < 3e-6
-    assert all(issubclass(cell, plain) for plain, cell in fused.FUSED.items())
+    return [Tensor(batch[name]) for name in FIELDS[:5]]
 
 
 @needs_kernels
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])
-def test_a_model_fused_for_inference_gives_the_same_and_no_intermediates(activation, batch):
-    use_device("CPU")
+def test_a_fused_model_has_the_same_names_and_gives_the_same(activation, inputs, batch):
     config = CONFIG.replace(hidden_act=activation)
-    stock, other = (BertModel(config, Numerics()) for _ in range(2))
-    for one in (stock, other):
-        initialize(one, config, seed=1)
-    names = [p.name for p in other.get_parameters()]
-    fused.fuse(other, inference=True)
-    assert [p.name for p in other.get_parameters()] == names
-    inputs = [Tensor(batch[name]) for name in FIELDS[:5]]
-    expected, (found, pooled, (_, layers)) = stock(*inputs), other(*inputs)
-    real = batch["sequence_ids"].reshape(-1) > 0
-    assert np.abs(found.asnumpy() - expected[0].asnumpy())[real].max() < 3e-6
-    assert np.abs(pooled.asnumpy() - expected[1].asnumpy()).max() < 3e-6
-    assert layers == ()
+    stock, other, whole = (
+        built(config=config, kernels=kind, inference=inference)
+        for kind, inference in (("stock", False), ("fused", False), ("fused", True))
+    )
+    names = [p.name for p in stock.get_parameters()]
+    assert names == [p.name for p in other.get_parameters()] == [p.name for p in whole.get_parameters()]
+    hidden, pooled, _ = stock(*inputs)
+    for fused in (other, whole):
+        found, found_pooled, (_, layers) = fused(*inputs)
+        assert 0 < real_difference(batch, found, hidden) < 3e-6
+        assert np.abs(found_pooled.asnumpy() - pooled.asnumpy()).max() < 3e-6
+        # No probabilities, and for inference nothing of a layer but what comes of it.
+        assert layers == () if fused is whole else [layer[0] for layer in layers] == [(), ()]
 
 
 @needs_kernels
-def test_a_model_fused_for_inference_refuses_gradients(batch):
-    use_device("CPU")
-    model = BertModel(CONFIG, Numerics())
-    initialize(model, CONFIG, seed=1)
-    fused.fuse(model, inference=True)
+def test_a_model_for_inference_refuses_gradients_and_dropout(inputs, batch):
+    model = built(kernels="fused", inference=True)
 
     def total(*inputs):
         return model(*inputs)[0].sum()
 
     gradients = ms.value_and_grad(total, None, weights=model.trainable_params())
-    inputs = [Tensor(batch[name]) for name in FIELDS[:5]]
-    with pytest.raises(RuntimeError, match="fused for inference has no gradients"):
+    with pytest.raises(RuntimeError, match="built for inference has no gradients"):
         gradients(*inputs)
     keys = dropout_keys(1, 0, batch["input_ids"].size, DropoutColumns(CONFIG).total)
-    with pytest.raises(ValueError, match="fused for inference has no dropout"):
+    with pytest.raises(ValueError, match="built for inference has no dropout"):
         model(*inputs, tuple(map(Tensor, keys)))
 
 
 @needs_kernels
-def test_a_loaded_model_is_fused_as_its_numerics_say(tmp_path, batch):
-    use_device("CPU")
-    model = BertModel(CONFIG, Numerics())
-    initialize(model, CONFIG, seed=1)
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG.to_dict()))
-    weights = {p.name: p.asnumpy() for p in model.get_parameters()}
-    save_file(weights, tmp_path / "model.safetensors")
-    inputs = [Tensor(batch[name]) for name in FIELDS[:5]]
-    expected = model(*inputs)[0].asnumpy()
-    real = batch["sequence_ids"].reshape(-1) > 0
-    for dtype, inference, kind in (
-        ("float32", False, fused.BertSelfAttention),
-        ("float32", True, fused.BertSelfAttention),
-        ("float16", True, PlainAttention),
+def test_a_stock_model_for_inference_computes_layer_by_layer(inputs, batch):
+    _, _, (_, layers) = built(inference=True)(*inputs)
+    assert [layer[0].shape for layer in layers] == [(4, 3, 32, 32)] * 2
+
+
+class Louder(BertLayer):
+    """A user's own layer, which computes twice what it should."""
+
+    def construct(self, hidden_states, sequence_ids, dropout_keys):
+        attended, probabilities = self.attention(hidden_states, sequence_ids, dropout_keys)
+        return 2.0 * self.output(self.intermediate(attended), attended, dropout_keys), (probabilities, attended)
+
+
+class LouderEncoder(BertEncoder):
+    def __init__(self, config, numerics):
+        super().__init__(config, numerics)
+        self.layer = nn.CellList([Louder(config, numerics, i) for i in range(config.num_hidden_layers)])
+
+
+class LouderModel(BertModel):
+    def __init__(self, config, numerics):
+        super().__init__(config, numerics)
+        self.encoder = LouderEncoder(config, numerics)
+
+
+class OwnHead(BertForSequenceClassification):
+    def __init__(self, config, numerics):
+        super().__init__(config, numerics)
+        self.bert = LouderModel(config, numerics)
+
+
+@needs_kernels
+def test_what_a_user_derives_computes_by_fused_operations_too(inputs, batch):
+    """A layer, an encoder, a model and a head of one's own: each by the operations, for training and for inference."""
+    stock, fused, whole = (
+        built(OwnHead, kernels=kind, inference=inference)
+        for kind, inference in (("stock", False), ("fused", False), ("fused", True))
+    )
+    hidden, _, _ = stock.bert(*inputs)
+    # Not the stock operations' bytes, and no probabilities, which the fused attention never forms.
+    found, _, (_, layers) = fused.bert(*inputs)
+    assert [layer[0] for layer in layers] == [(), ()]
+    assert 0 < real_difference(batch, found, hidden) < 6e-6
+    # A layer of one's own is what it says, not the whole one that the operations have.
+    assert real_difference(batch, whole.bert(*inputs)[0], hidden) < 6e-6
+    assert np.abs(fused(*inputs).asnumpy() - stock(*inputs).asnumpy()).max() < 3e-6
+    # Every place takes its function from the operations: none is left that computes when they refuse.
+    attention = fused.bert.encoder.layer[0].attention
+    for place, name in (
+        (fused.bert.embeddings.embed, "embed"),
+        (attention.self.projections, "projections"),
+        (attention.output.linear_dropout_add_norm, "linear_dropout_add_norm"),
     ):
-        loaded = load(BertModel, tmp_path, Numerics(dtype=dtype), fused=True, inference=inference)
-        layer = loaded.encoder.layer[0]
-        assert type(layer.attention.self) is kind
-        assert isinstance(layer, fused.BertLayer) == (inference and dtype == "float32")
-        found = loaded(*inputs)[0].asnumpy()
-        assert np.abs(found - expected)[real].max() < (3e-6 if dtype == "float32" else 3e-2)
+        assert place is getattr(kernels.operations(kind="fused"), name)
+
+
+@needs_kernels
+def test_one_operation_can_be_changed_for_another(inputs):
+    operations = kernels.operations(kind="fused")
+
+    def halved(x):
+        return 0.5 * operations.tanh(x)
+
+    changed = dataclasses.replace(operations, tanh=halved)
+    one, other = (built(kernels=kind)(*inputs)[1].asnumpy() for kind in (operations, changed))
+    assert (0.5 * one == other).all()
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_loaded_model_computes_as_its_numerics_say_and_says_where_it_cannot(dtype, tmp_path, inputs, batch, caplog):
+    model = built()
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG.to_dict()))
+    save_file({p.name: p.asnumpy() for p in model.get_parameters()}, tmp_path / "model.safetensors")
+    expected = model(*inputs)[0]
+    fused = dtype == "float32"
+    for inference in (False, True):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="ms_bert"):
+            loaded = load(BertModel, tmp_path, Numerics(dtype=dtype, kernels="fused"), inference=inference)
+        why = "computed by stock operations, not by fused ones: they compute on the CPU in float32 only"
+        assert (why in caplog.text) != fused
+        found, _, (_, layers) = loaded(*inputs)
+        assert (layers == ()) == (inference and fused)
+        assert real_difference(batch, found, expected) < (3e-6 if fused else 3e-2)
 
 
 @needs_kernels
@@ -133,16 +197,9 @@ def test_a_loaded_model_is_fused_as_its_numerics_say(tmp_path, batch):
 def test_integers_of_another_type_are_the_same_numbers(inference, batch):
     """A Tensor of a list has int64; a kernel that took its halves for int32 would compute with other tokens."""
     use_device("CPU")
-    model = BertModel(CONFIG, Numerics())
-    initialize(model, CONFIG, seed=1)
-    fused.fuse(model, inference)
+    model = built(kernels="fused", inference=inference)
     one, other = (model(*[Tensor(batch[n].astype(t)) for n in FIELDS[:5]])[0].asnumpy() for t in (np.int32, np.int64))
     assert one.tobytes() == other.tobytes()
-
-
-def test_what_holds_no_bert_is_not_fused():
-    with pytest.raises(ValueError, match="Linear holds no BertModel"):
-        fused.fuse(Linear(2, 3))
 
 
 @needs_kernels
@@ -181,9 +238,9 @@ def test_a_step_gives_the_same_bytes_whatever_the_threads(batch):
 def test_without_the_library_stock_operations_train_and_it_is_said(not_built, batch):
     use_device("CPU")
     assert native.why_not() == "they were not built when this package was installed"
-    assert sublayers("CPU", "float32") is None
+    assert kernels.why_not_fused("CPU", "float32") == native.why_not()
     trainer = MindSporeTrainer(CONFIG, options("fused"))
-    assert not any(type(cell) in fused.FUSED.values() for _, cell in trainer.model.cells_and_names())
+    assert trainer.model.bert.numerics.operations.encoder_layer is None
     assert trainer.train_step(batch, 0, 1e-3).gradient_norm > 0
     told = pretrain.MindSpore().kernels(options("fused"))
     assert told == "stock kernels (not by the faster fused ones: they were not built when this package was installed)"
@@ -202,9 +259,12 @@ def test_a_library_that_cannot_be_loaded_is_none(monkeypatch, tmp_path):
 def test_what_computes_is_told():
     tell = pretrain.MindSpore().kernels
     assert tell(options("fused")) == f"fused kernels ({native.instructions()})"
-    assert tell(options("stock")) == "stock kernels" == tell(options("fused", precision="float16"))
+    assert tell(options("stock")) == "stock kernels"
+    where = "(not by the faster fused ones: they compute on the CPU in float32 only)"
+    assert tell(options("fused", precision="float16")) == f"stock kernels {where}"
     for device in ("GPU", "Ascend"):
-        assert sublayers(device, "float32") is None and sublayers("CPU", "float16") is None
-        assert tell(Options(run=RunOptions(device=device))) == "stock kernels"
+        assert tell(Options(run=RunOptions(device=device))) == f"stock kernels {where}"
     half = Options(training=TrainingOptions(precision="float16"), run=RunOptions(device="Ascend"))
+    assert tell(half) == f"stock kernels, its fused attention among them {where}"
+    half = dataclasses.replace(half, mindspore=MindSporeOptions(kernels="stock"))
     assert tell(half) == "stock kernels, its fused attention among them"

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from ms_bert import kernels
 from ms_bert.config import PRESETS
 from ms_bert.device import use_device
 from ms_bert.heads import BertForMaskedLM, BertForMultipleChoice, named
+from ms_bert.kernels import stock
 from ms_bert.model import BertForPreTraining, BertModel, Numerics, initialize, named_intermediates
 from ms_bert.randomness import DropoutColumns, dropout_keys
 from ms_bert.training.optimizers import one_minus_power
@@ -270,7 +270,7 @@ def test_initialisation_is_normal_002_zeros_and_ones_and_follows_the_seed():
 def dropped():
     class Drop(nn.Cell):
         def construct(self, x, row_keys, column_keys):
-            return kernels.dropout(x, 0.1, row_keys, column_keys)
+            return stock.dropout(x, 0.1, row_keys, column_keys)
 
     cell, ones = Drop(), Tensor(np.ones((500, 400), np.float32))
 
@@ -347,7 +347,7 @@ FUNCTIONS = {
 def test_activations_and_their_slopes_are_exact_to_rounding_from_end_to_end(name):
     exact, bound = FUNCTIONS[name]
     x = np.concatenate([np.linspace(-30, 30, 60001), [-90.0, 90.0]]).astype(np.float32)
-    function = getattr(kernels, name)
+    function = getattr(stock, name)
 
     class Value(nn.Cell):
         def construct(self, x):
@@ -366,11 +366,11 @@ def test_the_loss_of_few_classes_is_as_exact_as_that_of_many():
         logits, labels = (3 * rng.normal(size=(64, classes))).astype(np.float32), rng.integers(0, classes, 64)
         wide = logits.astype(np.float64)
         exact = np.log(np.exp(wide).sum(1)) - wide[np.arange(64), labels]
-        found = kernels.cross_entropy(Tensor(logits), Tensor(labels.astype(np.int32))).asnumpy()
+        found = stock.cross_entropy(Tensor(logits), Tensor(labels.astype(np.int32))).asnumpy()
         assert np.abs(found - exact).max() < bound
         # Nor does it depend on the place in the array, so that whoever resumes a run repeats its bytes.
         for first, last in ((0, 1), (3, 10), (5, 64)):
-            part = kernels.cross_entropy(Tensor(logits[first:last]), Tensor(labels[first:last].astype(np.int32)))
+            part = stock.cross_entropy(Tensor(logits[first:last]), Tensor(labels[first:last].astype(np.int32)))
             assert (part.asnumpy() == found[first:last]).all()
 
 

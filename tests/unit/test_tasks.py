@@ -11,6 +11,7 @@ from mindspore import nn, ops
 from ms_bert import heads
 from ms_bert.config import BertConfig
 from ms_bert.device import use_device
+from ms_bert.kernels import stock
 from ms_bert.options import ExampleOptions, Options, RunOptions, TrainingOptions
 from ms_bert.run import checkpoints
 from ms_bert.run.folder import CURVES, METRICS, RunFolder, read_description, read_log
@@ -21,6 +22,7 @@ from ms_bert.tasks.pretraining import PRETRAINING
 from ms_bert.training import step as mindspore_step
 from ms_bert.training import trainer as mindspore_trainer
 from pt_reference import heads as torch_heads
+from pt_reference import kernels as torch_kernels
 from pt_reference.training import step as torch_step
 from pt_reference.training import trainer as torch_trainer
 
@@ -106,8 +108,9 @@ class MindSporeLoss(nn.Cell):
 
     def construct(self, ids, sequences, types, positions, firsts, labels, weights, total, scale, dropout_keys=None):
         logits = self.model(ids, sequences, types, positions, firsts, dropout_keys)
-        losses, correct = mindspore_step.losses_of(logits, ops.reshape(labels, (-1,)))
-        sums = mindspore_step.weighted_sums(losses, correct, weights)
+        labels = ops.reshape(labels, (-1,))
+        losses, right = stock.cross_entropy(logits, labels), stock.correct(logits, labels)
+        sums = mindspore_step.weighted_sums(losses, right, weights)
         return sums[0] / total * scale, ops.stack(sums), (logits,)
 
 
@@ -118,7 +121,9 @@ class TorchLoss(torch.nn.Module):
 
     def forward(self, ids, sequences, types, positions, firsts, labels, weights, total, scale, dropout_keys=None):
         logits = self.model(ids, sequences, types, positions, firsts, dropout_keys)
-        sums = torch_step.weighted_sums(logits, labels, weights)
+        labels = labels.flatten()
+        losses, right = torch_kernels.cross_entropy(logits, labels), torch_kernels.correct(logits, labels)
+        sums = torch_step.weighted_sums(losses, right, weights)
         return sums[0] / total * scale, torch.stack(sums).detach(), (logits,)
 
 

@@ -230,7 +230,7 @@ def updated(name: str, steps: int = 4):
     before = {k: rng.normal(size=shape).astype(np.float32) for k, shape in SHAPES.items()}
     gradients = [{k: rng.normal(size=shape).astype(np.float32) for k, shape in SHAPES.items()} for _ in range(steps)]
     parameters = [Parameter(Tensor(value), name=k) for k, value in before.items()]
-    optimizer = OPTIMIZERS[name](parameters, dataclasses.replace(OPTION, optimizer=name))
+    optimizer = OPTIMIZERS[name](parameters, dataclasses.replace(OPTION, optimizer=name), kernels.operations())
 
     class Step(nn.Cell):
         def __init__(self):
@@ -238,7 +238,7 @@ def updated(name: str, steps: int = 4):
             self.optimizer = optimizer
 
         def construct(self, rate, *gradients):
-            return self.optimizer(gradients, rate, None)
+            return self.optimizer(gradients, Tensor(1.0, ms.float32), rate, None)
 
     step = Step()
     for number, gradient in enumerate(gradients):
@@ -349,8 +349,10 @@ def test_the_ascend_training_graph_is_built_on_a_cpu_host_with_its_fused_attenti
 
 
 def test_ascend_in_float32_falls_back_to_stock_attention():
-    assert kernels.attention("Ascend", "float32") is kernels.attention("CPU", "float16") is kernels.stock.attention
-    assert kernels.attention("Ascend", "bfloat16") is kernels.ascend.attention
+    for device, dtype in (("Ascend", "float32"), ("CPU", "float16")):
+        assert kernels.operations(device, dtype).probabilities and not kernels.operations(device, dtype).own_dropout
+    ascend = kernels.operations("Ascend", "bfloat16")
+    assert ascend.own_dropout and not ascend.probabilities
 
 
 def test_sizes_that_ascends_attention_lacks_are_refused():
