@@ -11,13 +11,17 @@ PIP_INSTALL := pip install --quiet --disable-pip-version-check --constraint cons
 INSTALL := $(BIN)/$(PIP_INSTALL)
 NATIVE := $(wildcard ms_bert/kernels/native/*.h ms_bert/kernels/native/*.cpp)
 
-.PHONY: pretrain test lint sanitize clean
+.PHONY: pretrain test quick lint sanitize clean
 
 pretrain: $(VENV)/installed
 	$(BIN)/python -m ms_bert.pretrain
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
+# The tests to run while one works: those of modules by themselves, without what is marked as slow.
+quick: $(VENV)/installed-test
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m "not slow" tests/unit tests/conversion
 
 lint: $(LINT)/installed
 	$(LINT)/bin/ruff check --quiet .

@@ -247,6 +247,7 @@ def test_the_optimizers_state_travels(kind, ending, scalars, tmp_path):
     assert report.same({**told, "config": []}) and told["equal"] == 138
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_after_its_checkpoint_went_through_other_formats(options, undisturbed, tmp_path):
     """Twelve steps at once, and twelve with a journey over MindSpore's and TensorFlow's formats after the sixth."""
     begun = tmp_path / "begun"
@@ -499,6 +500,7 @@ def test_weights_that_are_no_floats_and_a_model_without_layers_are_refused(tmp_p
         checkpoint.read(write_folder(tmp_path / "none", none))
 
 
+@pytest.mark.slow
 def test_an_absurd_number_of_layers_is_told_soon(tmp_path):
     weights = random_weights(special=False)
     weights["bert.encoder.layer.9999.output.dense.bias"] = np.zeros(12, np.float32)

@@ -13,6 +13,8 @@ from ms_bert.errors import UserError
 
 from .bert import CONFIG, random_weights, write_folder
 
+pytestmark = pytest.mark.slow
+
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
 

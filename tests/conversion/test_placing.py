@@ -23,6 +23,7 @@ def model(folder, config=CONFIG, plus=0.0):
     return checkpoint.read(write_folder(folder, weights, config))
 
 
+@pytest.mark.slow
 def test_a_conversion_killed_at_any_change_of_the_disk_loses_nothing_and_can_be_repeated(tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "tests.conversion.killed_conversions", tmp_path],

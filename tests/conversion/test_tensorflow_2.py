@@ -13,6 +13,8 @@ from ms_bert.errors import UserError
 
 from .bert import CONFIG, random_weights
 
+pytestmark = pytest.mark.slow
+
 # Paths and names of variables as tf-models-official 2.20 (official/nlp/modeling) with tf_keras 2.21 writes them, of a
 # BertEncoder with two layers: tf.train.Checkpoint(encoder=networks.BertEncoder(...)).
 _LAYER = """

@@ -15,6 +15,8 @@ from conversion.agreement import goldens
 from ms_bert import __version__
 from ms_bert.kernels import native
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import sys

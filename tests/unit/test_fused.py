@@ -23,6 +23,8 @@ from ms_bert.pretrained import load
 from ms_bert.randomness import DropoutColumns, dropout_keys
 from ms_bert.training.trainer import MindSporeTrainer
 
+pytestmark = pytest.mark.slow
+
 CONFIG = BertConfig(
     vocab_size=90,
     hidden_size=48,

@@ -15,6 +15,8 @@ from ms_bert.training import graph_cache
 from ms_bert.training.graph_cache import PLACE, SWITCH, kept, key
 from tests import runs
 
+pytestmark = pytest.mark.slow
+
 CONFIG = PRESETS["tiny"]
 BEGUN = Options()
 

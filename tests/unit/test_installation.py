@@ -11,6 +11,8 @@ import pytest
 from ms_bert.data import builtin
 from tests.runs import assert_refused
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 WITHOUT = """
 import runpy, sys

@@ -16,6 +16,8 @@ from pt_reference.model import BertForPreTraining, BertModel, Numerics, initiali
 
 from .bert import CONFIG, LENGTHS, MASKED_POSITIONS, B, S, ragged_inputs, random_weights
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 

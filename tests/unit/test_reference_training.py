@@ -20,6 +20,8 @@ from pt_reference.training.optimizers import OPTIMIZERS
 from pt_reference.training.step import Update
 from pt_reference.training.trainer import TorchTrainer
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch")
 
 CONFIG = BertConfig(

@@ -26,6 +26,8 @@ from pt_reference import kernels as torch_kernels
 from pt_reference.training import step as torch_step
 from pt_reference.training import trainer as torch_trainer
 
+pytestmark = pytest.mark.slow
+
 CONFIG = BertConfig(
     vocab_size=600,
     hidden_size=32,

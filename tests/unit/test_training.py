@@ -19,6 +19,8 @@ from ms_bert.run.recipe import is_decayed, learning_rate
 from ms_bert.training.optimizers import OPTIMIZERS
 from ms_bert.training.trainer import MindSporeTrainer
 
+pytestmark = pytest.mark.slow
+
 CONFIG = BertConfig(
     vocab_size=600,
     hidden_size=32,
