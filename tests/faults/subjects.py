@@ -278,7 +278,7 @@ _RUN = (
     *("--corpus", "corpus.txt", "--vocab-size", "120", "--vocab-sample", "1", "--held-out", "0.2"),
     *("--processes", "1", "--cache", "cache", "--seq-length", "16", "--batch-size", "2"),
     *("--steps", "4", "--decay-steps", "9", "--warmup-steps", "1", "--log-every", "1", "--eval-every", "2"),
-    *("--eval-sequences", "2", "--checkpoint-every", "2", "--graph-cache"),
+    *("--eval-sequences", "2", "--checkpoint-every", "2"),
 )
 
 
@@ -352,8 +352,8 @@ class _Begun(Exception):
 class _ToFirstStep(PyTorch):
     """PyTorch, as far as the first step, and what weights it would begin with."""
 
-    def trainer(self, config, options):
-        trainer = super().trainer(config, options)
+    def trainer(self, config, options, task):
+        trainer = super().trainer(config, options, task)
 
         def begin(*arguments):
             weights = sorted(trainer.state()[0].items())
