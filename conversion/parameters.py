@@ -153,8 +153,9 @@ class Architecture:
         return ({} if self.pooled else {"pooler": pooler}) | ({"choices": choices} if self.choices else {})
 
 
-# Hugging Face's classes. To add one, add its row, a cell to ms_bert.heads and a module to pt_reference.heads; if its
-# parameters have names of their own, a row of MODULES too. All else follows where the head of a part is one projection.
+# Hugging Face's classes. To add one, add its row, a cell to ms_bert.heads and a module to pt_reference.heads, both with
+# the argument `pooler` if the class may do without one; if its parameters have names of their own, add MODULES rows.
+# All else follows where each part is one projection; of another, formats/onnx_graph/bert.py must be told the nodes.
 ARCHITECTURES: dict[str, Architecture] = {
     "BertModel": Architecture(
         (Output("last_hidden_state", "encoder", TOKEN), Output("pooler_output", "pooler", SEQUENCE))
