@@ -229,8 +229,11 @@ _TENSORFLOW_2_LAYOUTS = {
 }
 
 # What MindSpore's optimizers and training cells keep beside the weights (mindspore/nn/optim, nn/wrap).
-_MINDSPORE_MOMENTS = (("adam_m.{name}", "adam_v.{name}"), ("lamb_m.{name}", "lamb_v.{name}"))
-_MINDSPORE_MOMENTS += (("moment1.{name}", "moment2.{name}"),)
+_MINDSPORE_MOMENTS = (
+    ("adam_m.{name}", "adam_v.{name}"),
+    ("lamb_m.{name}", "lamb_v.{name}"),
+    ("moment1.{name}", "moment2.{name}"),
+)
 _MINDSPORE_STATE = (
     *(r"learning_rate.*", r"beta[12]_power", r"momentum", r"scale_sense", r"current_iterator_step"),
     *(r"last_overflow_iterator_step", r"(epoch|step)_num", r"accu_(grads\..*|overflow|loss)", r"local_step"),

@@ -114,7 +114,7 @@ def write_shards(folder: Path, tensors: Tensors, metadata: dict[str, str], limit
         if shards[-1] and sum(t.nbytes for t in shards[-1].values()) + tensor.nbytes > limit:
             shards.append({})
         shards[-1][name] = tensor
-    places = {}
+    places: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         write(folder / file, shard, metadata)
