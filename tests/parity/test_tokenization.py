@@ -373,7 +373,7 @@ def test_a_tokenizer_json_that_cuts_and_pads_does_neither_in_the_store(small, tm
 def test_a_run_folder_tokenizes_in_transformers_as_it_did_in_training(vocab_txt, tmp_path, casing, files):
     vocabulary = tokenizer.load(vocab_txt, cased=CASINGS[casing])
     config = BertConfig(vocab_size=vocabulary.size)
-    RunFolder.create(tmp_path / "run", {}, config, vocabulary)
+    RunFolder.create(tmp_path / "run", {}, "BertForPreTraining", config, vocabulary)
     if files == "vocab.txt":
         (tmp_path / "run" / "tokenizer.json").unlink()
     texts = TEXTS + FUZZ[:200]
@@ -403,7 +403,7 @@ def test_a_run_on_a_given_tokenizer_json_tells_transformers_how_it_cleans_up(sma
     given.normalizer = normalizer
     given.save(str(tmp_path / "tokenizer.json"))
     vocabulary = tokenizer.load(tmp_path)
-    RunFolder.create(tmp_path / "run", {}, BertConfig(vocab_size=vocabulary.size), vocabulary)
+    RunFolder.create(tmp_path / "run", {}, "BertForPreTraining", BertConfig(vocab_size=vocabulary.size), vocabulary)
     expected = [encoding.ids for encoding in given.encode_batch(TEXTS)]
     loaded = transformers.AutoTokenizer.from_pretrained(tmp_path / "run")
     assert disagreeing(TEXTS, loaded(TEXTS)["input_ids"], expected) == []
