@@ -1,4 +1,4 @@
-"""`python -m benchmarks report`: the charts and the README's tables of speed, from the results on file."""
+"""`python -m benchmarks report`: the charts and the README's blocks of numbers, from the results on file."""
 
 from __future__ import annotations
 
@@ -7,37 +7,160 @@ import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 from benchmarks.contenders import FIRST, SCORES_ALL
 from ms_bert.data.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
-BEGIN, END = "<!-- speed, made by `python -m benchmarks report` -->", "<!-- /speed -->"
 SPEED, PROFILE = "speed.png", "step_profile.png"
 STEPS = {"pretraining": "pre-training", "finetuning": "fine-tuning"}
 
 
 def write(results: Path = RESULTS, readme: Path | None = README) -> None:
-    """Draw the charts, put the tables into the README, and print what was required beside what was measured.
+    """Draw the charts, put the blocks into the README, and print what was required beside what was measured.
 
     Args:
-        results: the folder of the results, and of the charts. readme: None: the tables are printed.
+        results: the folder of the results, and of the charts. readme: None: the blocks are printed.
     """
-    tables = block(results)
+    made = blocks(results)
     draw_speed(results / SPEED, results)
     draw_profile(results / PROFILE, results)
     if readme is None:
-        print(tables)
+        print("\n\n".join(made.values()))
     else:
-        text = re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: tables, readme.read_text(), flags=re.S)
+        text = readme.read_text()
+        for name, block in made.items():
+            begin, end = map(re.escape, marks(name))
+            text = re.sub(f"{begin}.*{end}", lambda _, block=block: block, text, flags=re.S)
         write_atomically(readme, text.encode())
     for what, required, measured, met in requirements(results):
         print(f"{'met    ' if met else 'NOT MET'} {what}: {measured}, required {required}")
 
 
-def block(results: Path = RESULTS) -> str:
-    """What stands in the README between the two marks."""
+def marks(name: str) -> tuple[str, str]:
+    """Between which a block of the README stands. All around the blocks is written by hand."""
+    return f"<!-- {name}, made by `python -m benchmarks report` -->", f"<!-- /{name} -->"
+
+
+def blocks(results: Path = RESULTS) -> dict[str, str]:
+    """The README's blocks of measured numbers by name, with their marks."""
+    made = {name: (*marks(name), make(results)) for name, make in BLOCKS.items()}
+    return {name: f"{begin}\n\n{text}\n\n{end}" for name, (begin, end, text) in made.items()}
+
+
+def _learning(results: Path) -> str:
+    """What the default run prints and learns."""
+    learning = load(results, "learning")
+    printed = [line.replace("RUN", "runs/tiny") for line in learning["printed"]]
+    last, entropy = learning["held_out"][-1], learning["text"]["held_out_unigram_entropy"]
+    return "\n\n".join(
+        [
+            f"It prints ([the result](benchmarks/results/learning.json)), on {_machine(results, 'learning')}:",
+            "\n".join(["```", *printed[:6], "...", *printed[-3:], "```"]),
+            _paragraph(
+                f"Held-out text has a unigram entropy of {entropy:.2f} nats: that would be the MLM loss of a model",
+                "that knows how frequent each word is and nothing of context. The run ends at an MLM loss of",
+                f"**{last['held_out_mlm_loss']:.2f}** (accuracy {last['held_out_mlm_accuracy']:.1%}) and a",
+                f"next-sentence accuracy of **{last['held_out_nsp_accuracy']:.1%}**, where chance is 50%.",
+            ),
+        ]
+    )
+
+
+def _crossing(results: Path) -> str:
+    """How far a run that changes its framework is from one that does not."""
+    differences = load(results, "crossing")["largest_relative_difference_of_the_loss"]
+    return _paragraph(
+        "The loss of a run that changes its framework every 150 steps, dropout on, stays within",
+        f"{differences['crossed from MindSpore alone']:.3%} of that of MindSpore alone over 600 steps, that of PyTorch",
+        f"alone within {differences['PyTorch alone from MindSpore alone']:.3%}.",
+    )
+
+
+def _weights(results: Path) -> str:
+    """What real weights are after a journey through all formats."""
+    found = load(results, "sentence_embeddings")
+    largest = max(found["largest_difference_from_float64"].values())
+    return _paragraph(
+        f"The last line prints that {found['tensors_equal_after_all_formats']} tensors are equal, byte for byte. The",
+        "sentence embeddings (mean-pooled, normalised) that ms_bert, pt_reference, transformers and ONNX Runtime",
+        "compute in float32 differ from float64 by",
+        f"[at most {largest:.1e}](benchmarks/results/sentence_embeddings.json).",
+    )
+
+
+def _agreement(results: Path) -> str:
+    """What the last full run of the agreement suite and the calibration of `verify` found."""
+    agreement, calibration = load(results, "agreement"), load(results, "calibration")
+    faults = [fault for fault in agreement["faults"] if "," not in fault["name"]]
+    smallest = min(faults, key=lambda fault: fault["error"] / fault["limit"])
+    largest = max(told["largest_share"] for told in calibration["sound"].values())
+    margin = min(told["times"] for told in calibration["planted"].values())
+    caught = sum(fault["caught"] for fault in faults)
+    return "\n\n".join(
+        [
+            _paragraph(
+                "The [last full run](benchmarks/results/agreement.json) compared",
+                f"{sum(agreement['tensors_compared'].values()):,} tensors, of which",
+                f"{agreement['tensors_beyond_their_limits'] or 'none'} were beyond their limits. Of {len(faults)}",
+                f"planted faults it caught {caught}. The nearest to its limit is `{smallest['name']}`",
+                f"({smallest['what']}), at {smallest['error'] / smallest['limit']:.0f} times the limit.",
+            ),
+            _paragraph(
+                f"[{calibration['models_verified_against_themselves']} models](benchmarks/results/calibration.json) of",
+                "many sizes, initialisers and seeds, trained and untrained, were verified against themselves.",
+                f"{len(calibration['false_alarms']) or 'None'} was reported to differ. The largest error came to",
+                f"{largest:.0%} of its limit, and the smallest planted fault is at {margin:.0f} times its own.",
+            ),
+        ]
+    )
+
+
+def _measured(results: Path) -> str:
+    """Data, start, large models and conversion."""
+    batches, store, models, start, converted = (
+        load(results, name) for name in ("batches", "token_store", "large_models", "start", "conversion")
+    )
+    (small, large), base, larger = store["runs"], models["base"], models["large"]
+    seconds, ratio = converted["median_seconds"], converted["times_a_copy"]
+    others = ", ".join(str(seconds[kind]) for kind in ("MindSpore .ckpt", "TensorFlow", "ONNX"))
+    waited = load(results, "learning")["waited_for_batches_share"]
+    rows = [
+        ("what", "result"),
+        ("---", "---"),
+        (
+            "batches made by one core, S = 128",
+            f"{batches['sequences_per_second']['token']['median']:,} sequences/s; the default run waited for "
+            f"{waited:.2%} of its time",
+        ),
+        (
+            "token store",
+            f"{large['megabytes_per_minute']} MB of text a minute; {small['peak_memory_gb']:.2f} GB of memory for "
+            f"0.1 GB of text, {large['peak_memory_gb']:.2f} GB for 1 GB",
+        ),
+        ("command to first training step, without an evaluation", f"{start['median']['to_first_step_seconds']:.1f} s"),
+        (
+            "BERT-base, 8 x 128 tokens",
+            f"{median(base['step_seconds']):.1f} s a step, {base['peak_memory_gb']:.1f} GB at most",
+        ),
+        (
+            "BERT-large, 1 x 128 tokens",
+            f"{median(larger['step_seconds']):.1f} s a step, {larger['peak_memory_gb']:.1f} GB at most",
+        ),
+        (
+            "BERT-large (1.34 GB), safetensors to safetensors",
+            f"{seconds['safetensors']} s, {ratio['median']} times as long as a copy (from {ratio['least']} to "
+            f"{ratio['most']}); {converted['peak_memory_mb']['safetensors']} MB of memory",
+        ),
+        ("BERT-large to MindSpore .ckpt, TensorFlow, ONNX", f"{others} s"),
+    ]
+    return "\n".join(f"| {what} | {found} |" for what, found in rows)
+
+
+def _speed(results: Path) -> str:
+    """Steps, inference, memory, compilation, packing."""
     pretraining, finetuning, inference, packing, compiled = (
         load(results, name) for name in ("pretraining_step", "finetuning_step", "inference", "packing", "compile_time")
     )
@@ -52,7 +175,6 @@ def block(results: Path = RESULTS) -> str:
     cold = {name: times["cold"]["median"] for name, times in compiled[-1]["compile_seconds"].items()}
     warm = {name: times["warm"]["median"] for name, times in compiled[-1]["compile_seconds"].items()}
     parts = [
-        BEGIN,
         _paragraph(
             "A training step on the CPU, dropout on: milliseconds with the fused kernels, and how many times as long",
             "the others take (medians of pairs; quartiles in the raw results). Last, the products of the model that",
@@ -87,9 +209,19 @@ def block(results: Path = RESULTS) -> str:
             f"With `--pack 4`, a step of BERT-mini on rows of {packing['tokens_a_row']} tokens takes in",
             f"{gain['median']:.2f} times the text a second: {packed} of the rows is text then, {alone} without.",
         ),
-        END,
     ]
     return "\n\n".join(parts)
+
+
+# What the README shows, by the names of the blocks.
+BLOCKS = {
+    "learning": _learning,
+    "crossing": _crossing,
+    "weights": _weights,
+    "agreement": _agreement,
+    "speed": _speed,
+    "measured": _measured,
+}
 
 
 def _paragraph(*parts: str) -> str:
@@ -126,11 +258,18 @@ def requirements(results: Path = RESULTS) -> Iterator[tuple[str, str, str, bool]
         yield f"compilation of base, {state}, seconds", f"under {most}", f"{seconds}", seconds < most
 
 
-def load(results: Path, name: str):
+def load(results: Path, name: str, part: str = "result"):
     path = results / f"{name}.json"
     if not path.exists():
         raise SystemExit(f"{path} is missing; measure it first: python -m benchmarks {name}")
-    return json.loads(path.read_text())["result"]
+    return json.loads(path.read_text())[part]
+
+
+def _machine(results: Path, name: str) -> str:
+    """On what a result was measured, as far as it says."""
+    machine = load(results, name, "machine")
+    family = f" (family {machine['cpu_family']}, model {machine['cpu_model']})" if "cpu_family" in machine else ""
+    return f"{machine['cores']} cores of an {machine['cpu']}{family}"
 
 
 def find(works: list[dict], preset: str, tokens: int) -> dict:

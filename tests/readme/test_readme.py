@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from statistics import median
 
 import pytest
 
@@ -135,74 +134,16 @@ def test_every_file_it_names_is_there(path):
     assert (ROOT / path).exists()
 
 
-def test_its_numbers_are_the_measured_ones():
-    learning = result("learning")
-    last = learning["held_out"][-1]
-    for number in (
-        f"{last['held_out_mlm_loss']:.2f}",
-        f"{last['held_out_mlm_accuracy']:.1%}",
-        f"{last['held_out_nsp_accuracy']:.1%}",
-        f"{learning['text']['held_out_unigram_entropy']:.2f}",
-    ):
-        assert number in README
-    shown = README.split("```\ncorpus builtin", 1)[1].split("```")[0].splitlines()[1:]
-    assert len(shown) > 5 and {line.replace("runs/tiny", "RUN") for line in shown} <= {*learning["printed"], "..."}
+def test_the_default_run_is_of_the_default_preset():
     preset = Options().model.preset
-    assert learning["options"]["model"]["preset"] == preset and f"BERT-{preset}" in README
+    assert result("learning")["options"]["model"]["preset"] == preset and f"BERT-{preset}" in README
 
 
-def test_its_table_says_what_was_measured():
-    batches, store, models = result("batches")["sequences_per_second"], result("token_store"), result("large_models")
-    start, (small, large) = result("start")["median"], store["runs"]
-    base, larger = models["base"], models["large"]
-    for words in (
-        f"{batches['token']['median']:,} sequences/s",
-        f"waited for {result('learning')['waited_for_batches_share']:.2%} of its time",
-        f"{large['megabytes_per_minute']} MB of text a minute",
-        f"{small['peak_memory_gb']:.2f} GB of memory for 0.1 GB of text, {large['peak_memory_gb']:.2f} GB for 1 GB",
-        f"{start['to_first_step_seconds']:.1f} s, of which {start['first_step_with_compilation_seconds']:.1f} s",
-        f"{median(base['step_seconds']):.1f} s a step, {base['peak_memory_gb']:.1f} GB at most, "
-        f"{base['first_step_with_compilation_seconds']:.0f} s for the first step",
-        f"{median(larger['step_seconds']):.1f} s a step, {larger['peak_memory_gb']:.1f} GB at most",
-    ):
-        assert words in README, words
-
-
-def test_its_numbers_of_conversion_and_crossing_are_the_measured_ones():
-    converted, crossing = result("conversion"), result("crossing")["largest_relative_difference_of_the_loss"]
-    ratio = converted["times_a_copy"]
-    for number in (
-        f"stays within {crossing['crossed from MindSpore alone']:.3%} of",
-        f"that of PyTorch alone within {crossing['PyTorch alone from MindSpore alone']:.3%}",
-        f"(median ratio {ratio['median']}, from {ratio['least']} to {ratio['most']})",
-        f"{converted['peak_memory_mb']['safetensors']} MB of memory",
-        *(str(seconds) for kind, seconds in converted["median_seconds"].items() if kind != "copy, on disk"),
-        f"{max(result('sentence_embeddings')['largest_difference_from_float64'].values()):.1e}",
-    ):
-        assert number in README, number
-
-
-def test_its_numbers_of_agreement_are_the_measured_ones():
+def test_the_agreement_suite_found_what_it_had_to():
     agreement = result("agreement")
-    faults = [fault for fault in agreement["faults"] if "," not in fault["name"]]
-    smallest = min(faults, key=lambda fault: fault["error"] / fault["limit"])
-    for words in (
-        f"compared {sum(agreement['tensors_compared'].values()):,} tensors",
-        f"planted {len(faults)} faults",
-        f"`{smallest['name']}`",
-        f"at {smallest['error'] / smallest['limit']:.0f} times",
-    ):
-        assert words in README, words
-    calibration = result("calibration")
-    for words in (
-        f"[{calibration['models_verified_against_themselves']} models](",
-        f"{len(calibration['false_alarms'])} were accused",
-        f"came to {max(told['largest_share'] for told in calibration['sound'].values()):.0%} of its",
-        f"smallest planted fault is {min(told['times'] for told in calibration['planted'].values()):.0f} times its own",
-    ):
-        assert words in README, words
     assert agreement["agrees"] and not agreement["tensors_beyond_their_limits"]
     # Of the faults that there were at that run; those that there are now are planted by tests/parity/test_faults.py.
+    faults = [fault for fault in agreement["faults"] if "," not in fault["name"]]
     assert len(faults) >= 20 and all(fault["caught"] for fault in faults)
 
 

@@ -18,8 +18,13 @@ NOT_MET = {
 }
 
 
-def test_the_readme_has_the_tables_of_the_results_on_file():
-    assert report.block() in README
+@pytest.mark.parametrize("name", report.BLOCKS)
+def test_the_readme_has_the_numbers_of_the_results_on_file(name):
+    assert report.blocks()[name] in README
+
+
+def test_no_other_block_stands_in_the_readme():
+    assert re.findall(r"<!-- ([^/].*?), made by", README) == list(report.BLOCKS)
 
 
 def test_what_was_required_is_met():
@@ -58,14 +63,17 @@ def test_the_charts_can_be_drawn(draw, tmp_path):
 
 def test_the_report_replaces_its_own_part_only(tmp_path):
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    readme.write_text(
+        "before\n" + "\nbetween\n".join("\nold\n".join(report.marks(name)) for name in report.BLOCKS) + "\nafter\n"
+    )
     results = tmp_path / "results"
     results.mkdir()
     for path in report.RESULTS.glob("*.json"):
         (results / path.name).write_bytes(path.read_bytes())
     report.write(results, readme)
     text = readme.read_text()
-    assert text.startswith("before\n<!--") and text.endswith("-->\nafter\n") and "old" not in text
+    assert text.startswith("before\n<!--") and text.endswith("-->\nafter\n") and "\nold\n" not in text
+    assert text.count("between") == len(report.BLOCKS) - 1
     assert re.search(r"\| base, pre-training, 8 x 128 \| \d+ ms ", text)
 
 
@@ -76,12 +84,13 @@ def test_results_elsewhere_leave_the_readme_alone(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr("sys.argv", ["benchmarks", "report", "--output", str(tmp_path)])
     assert benchmark() == 0
     assert (report.README.read_bytes(), (report.RESULTS / report.SPEED).stat().st_mtime_ns) == before
-    assert report.block() in capsys.readouterr().out and (tmp_path / report.SPEED).exists()
+    told = capsys.readouterr().out
+    assert all(block in told for block in report.blocks().values()) and (tmp_path / report.SPEED).exists()
 
 
 def test_a_missing_result_is_named(tmp_path, monkeypatch):
     (tmp_path / "pretraining_step.json").write_text(json.dumps({"result": []}))
     monkeypatch.setattr("sys.argv", ["benchmarks", "report", "--output", str(tmp_path)])
-    with pytest.raises(SystemExit, match="python -m benchmarks finetuning_step"):
+    with pytest.raises(SystemExit, match="python -m benchmarks learning"):
         benchmark()
     assert [path.name for path in tmp_path.iterdir()] == ["pretraining_step.json"]
