@@ -77,14 +77,14 @@ class ExampleOptions:
     mask_rate: Annotated[float, Range(0.001, 0.999)] = 0.15
     """Share of the tokens to predict; of these 80% become [MASK], 10% a random token, 10% stay."""
     max_predictions: Annotated[Optional[int], Range(1, 2**16)] = None
-    """Masked slots of an example; by default what the mask rate needs at full length."""
+    """Most tokens masked per example (default: seq-length x mask-rate)."""
     nsp: bool = True
     """Next-sentence prediction on sentence pairs; without it, examples are runs of text of one document."""
     short_sequences: Annotated[float, Range(0, 1)] = 0.1
-    """Share of the examples that aim at a random shorter length, so that short inputs are seen too."""
+    """Share of the examples that are made shorter, of a random length, so that the model sees short inputs too."""
     pack: Annotated[int, Range(1, 1024)] = 1
-    """Examples that may share a row: one that leaves room is followed by another that fits into it, and neither sees
-    the other. Saves the time that padding takes, where documents are shorter than rows."""
+    """Most examples per row. A row with room left takes further examples that fit; each attends to itself only. Saves
+    the time that padding takes where documents are shorter than rows."""
 
     def __post_init__(self):
         _check(self)
@@ -113,7 +113,7 @@ class ModelOptions:
     of Hugging Face, or a file. The config and the vocabulary are those beside it, unless --config and --vocab name
     others; heads that it lacks are drawn anew."""
     truncated_normal: bool = False
-    """Random weights from a normal cut off at two standard deviations, as Google's code draws them."""
+    """Draw random weights from a normal distribution cut off at two standard deviations, as Google's code does."""
     dropout: Annotated[Optional[float], Range(0, 0.999)] = None
     """Dropout of hidden states and attention probabilities, instead of the config's."""
 
@@ -128,7 +128,7 @@ class TrainingOptions:
     batch_size: Annotated[int, Range(1, 2**20)] = 32
     """Sequences of one optimizer step."""
     accumulate: Annotated[int, Range(1, 2**20)] = 1
-    """Parts that the batch is computed in, one after the other: less memory, the same gradient."""
+    """Compute each batch in this many parts, one after the other: less memory, the same gradient."""
     steps: Annotated[int, _Steps] = 3500
     """Optimizer steps."""
     learning_rate: Annotated[float, Range(1e-12, 1e30)] = 2e-3
@@ -137,7 +137,7 @@ class TrainingOptions:
     warmup_steps: Annotated[int, _StepsOrNone] = 200
     """Steps over which the learning rate rises from 0."""
     decay_steps: Annotated[Optional[int], _Steps] = None
-    """Step at which the decay ends; by default the last step."""
+    """Step at which the learning rate reaches 0 (default: the last step)."""
     decay_power: Annotated[float, Range(0.001, 100)] = 1.0
     """Power of the polynomial decay to 0; 1 is linear."""
     optimizer: Literal["adamw", "adam-weight-decay", "lamb"] = "adamw"
@@ -149,7 +149,7 @@ class TrainingOptions:
     beta2: Annotated[float, _Beta] = 0.999
     """Decay rate of the squared gradient's running mean."""
     epsilon: Annotated[Optional[float], Range(1e-30, 1)] = None
-    """Added to the root of the second moment; by default 1e-8 for adamw, 1e-6 for the others."""
+    """Added to the root of the second moment (default: 1e-8 for adamw, 1e-6 for the others)."""
     clip_norm: Annotated[float, Range(1e-6, 10**6, or_zero=True)] = 1.0
     """Gradients are scaled down to this global norm; 0 turns clipping off."""
     precision: Literal["float32", "float16", "bfloat16", "float64"] = "float32"
@@ -183,13 +183,13 @@ class RunOptions:
     device: Literal["CPU", "GPU", "Ascend"] = "CPU"
     """Device to train on."""
     threads: Annotated[Optional[int], Range(1, 10**6)] = None
-    """Threads of the processor to compute with; by default as many as it has."""
+    """Threads to compute with (default: as many as the processor has)."""
     output: Optional[Path] = None
-    """Run folder to make; by default the first free of runs/PRESET, runs/PRESET-2, ..."""
+    """Run folder to make (default: the first free of runs/PRESET, runs/PRESET-2, ...)."""
     resume: Optional[Path] = None
-    """Run folder to go on with; it knows its options, and only those that do not change the training may be given."""
+    """Run folder to go on with. Its options are taken over; only options that do not change the training may be given."""
     repeat: Optional[Path] = None
-    """A run.json whose options are taken as the defaults of a new run."""
+    """A run.json whose options become the defaults of a new run."""
     evaluate: Optional[Path] = None
     """Only evaluate this checkpoint, of any format, on the held-out documents of the corpus (with --held-out 0 on all),
     and print the losses; a run's folder also gives the defaults of the options."""
