@@ -187,7 +187,7 @@ class RunOptions:
     output: Optional[Path] = None
     """Run folder to make (default: the first free of runs/PRESET, runs/PRESET-2, ...)."""
     resume: Optional[Path] = None
-    """Run folder to go on with. Its options are taken over; only options that do not change the training may be given."""
+    """Run folder to go on with. Its options are taken over; those that change the training cannot be given."""
     repeat: Optional[Path] = None
     """A run.json whose options become the defaults of a new run."""
     evaluate: Optional[Path] = None
