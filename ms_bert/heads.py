@@ -9,7 +9,7 @@ from mindspore import nn, ops
 
 from ms_bert import model
 from ms_bert.config import BertConfig
-from ms_bert.model import BertLMPredictionHead, BertModel, Linear, Numerics, gather_positions, in_force
+from ms_bert.model import BertLMPredictionHead, BertModel, BertWithMaskedHead, Linear, Numerics, in_force
 from ms_bert.randomness import DropoutColumns
 
 
@@ -70,33 +70,13 @@ class BertOnlyMLMHead(nn.Cell):
         self.predictions = BertLMPredictionHead(config, numerics)
 
 
-class BertForMaskedLM(BertWithHead):
-    """The words of masked tokens: logits (B * P, V).
-
-    Call as BertModel, with masked_positions (B, P) int32 before dropout_keys; by default they are all S positions.
-    """
+class BertForMaskedLM(BertWithMaskedHead):
+    """The words of masked tokens: logits (B * P, V)."""
 
     def __init__(self, config: BertConfig, numerics: Numerics, pooler: bool = False):
         super().__init__()
         self.bert = BertModel(config, numerics, pooler)
         self.cls = BertOnlyMLMHead(config, numerics)
-
-    def construct(
-        self,
-        input_ids,
-        attention_mask=None,
-        token_type_ids=None,
-        position_ids=None,
-        cls_positions=None,
-        masked_positions=None,
-        dropout_keys=None,
-    ):
-        hidden, pooled, _ = self.bert(
-            input_ids, attention_mask, token_type_ids, position_ids, cls_positions, dropout_keys
-        )
-        if masked_positions is not None:
-            hidden = gather_positions(hidden, masked_positions, input_ids.shape[1])
-        return self.head(hidden, pooled, input_ids.shape[1], dropout_keys)
 
     def head(self, hidden, pooled, tokens, dropout_keys=None):
         return self.cls.predictions(hidden, self.bert.embeddings.word_embeddings.weight)

@@ -374,20 +374,11 @@ class BertPreTrainingHeads(nn.Cell):
         self.seq_relationship = Linear(config.hidden_size, 2, numerics)
 
 
-class BertForPreTraining(nn.Cell):
-    """BERT with its two pre-training heads.
+class BertWithMaskedHead(nn.Cell):
+    """A BertModel, `bert`, and a head on masked tokens; a subclass makes both and says what `head` computes.
 
-    The MLM head runs on the P masked positions of a row only. Call as BertModel, with masked_positions (B, P) int32
-    before dropout_keys; by default they are all S positions.
-
-    Returns:
-        MLM logits (B * P, V) and NSP logits (B * N, 2); class 0 is "is next", as in Google's code and Hugging Face.
+    Call as BertModel, with masked_positions (B, P) int32 before dropout_keys; by default they are all S positions.
     """
-
-    def __init__(self, config: BertConfig, numerics: Numerics):
-        super().__init__()
-        self.bert = BertModel(config, numerics)
-        self.cls = BertPreTrainingHeads(config, numerics)
 
     def construct(
         self,
@@ -406,6 +397,25 @@ class BertForPreTraining(nn.Cell):
         if masked_positions is not None:
             masked = gather_positions(sequence_output, masked_positions, input_ids.shape[1])
         return self.head(masked, pooled_output, input_ids.shape[1], dropout_keys)
+
+    def head(self, hidden, pooled, tokens, dropout_keys=None):
+        """hidden (B * P, H), pooled (B * N, H), or () without a pooler, and `tokens` = S -> the logits."""
+        raise NotImplementedError
+
+
+class BertForPreTraining(BertWithMaskedHead):
+    """BERT with its two pre-training heads.
+
+    The MLM head runs on the P masked positions of a row only.
+
+    Returns:
+        MLM logits (B * P, V) and NSP logits (B * N, 2); class 0 is "is next", as in Google's code and Hugging Face.
+    """
+
+    def __init__(self, config: BertConfig, numerics: Numerics):
+        super().__init__()
+        self.bert = BertModel(config, numerics)
+        self.cls = BertPreTrainingHeads(config, numerics)
 
     def head(self, hidden, pooled, tokens, dropout_keys=None):
         return (

@@ -125,7 +125,7 @@ def test_the_twins_say_things_in_the_same_order(file):
 @pytest.mark.parametrize(
     "right, wrong, where",
     [
-        ("masked = sequence_output", "masked = pooled_output", "BertForPreTraining.construct"),
+        ("masked = sequence_output", "masked = pooled_output", "BertWithMaskedHead.construct"),
         ("The stack of layers", "Some layers", "BertEncoder"),
         ("first_column + config.hidden_size", "first_column", "BertSelfOutput.__init__"),
         ("def in_force(rate, ", "def in_force(share, ", "in_force"),
