@@ -57,7 +57,10 @@ def _learning(results: Path) -> str:
     last, entropy = learning["held_out"][-1], learning["text"]["held_out_unigram_entropy"]
     return "\n\n".join(
         [
-            f"It prints ([the result](benchmarks/results/learning.json)), on {_machine(results, 'learning')}:",
+            _paragraph(
+                f"On {_machine(results, 'learning')} it took {learning['seconds'] / 60:.1f} minutes and printed",
+                "([the result](benchmarks/results/learning.json)):",
+            ),
             "\n".join(["```", *printed[:6], "...", *printed[-3:], "```"]),
             _paragraph(
                 f"Held-out text has a unigram entropy of {entropy:.2f} nats: that would be the MLM loss of a model",
@@ -128,35 +131,43 @@ def _measured(results: Path) -> str:
     others = ", ".join(str(seconds[kind]) for kind in ("MindSpore .ckpt", "TensorFlow", "ONNX"))
     waited = load(results, "learning")["waited_for_batches_share"]
     rows = [
-        ("what", "result"),
-        ("---", "---"),
         (
             "batches made by one core, S = 128",
             f"{batches['sequences_per_second']['token']['median']:,} sequences/s; the default run waited for "
             f"{waited:.2%} of its time",
+            "batches",
         ),
         (
             "token store",
             f"{large['megabytes_per_minute']} MB of text a minute; {small['peak_memory_gb']:.2f} GB of memory for "
             f"0.1 GB of text, {large['peak_memory_gb']:.2f} GB for 1 GB",
+            "token_store",
         ),
-        ("command to first training step, without an evaluation", f"{start['median']['to_first_step_seconds']:.1f} s"),
+        (
+            "command to first training step, without an evaluation",
+            f"{start['median']['to_first_step_seconds']:.1f} s",
+            "start",
+        ),
         (
             "BERT-base, 8 x 128 tokens",
             f"{median(base['step_seconds']):.1f} s a step, {base['peak_memory_gb']:.1f} GB at most",
+            "large_models",
         ),
         (
             "BERT-large, 1 x 128 tokens",
             f"{median(larger['step_seconds']):.1f} s a step, {larger['peak_memory_gb']:.1f} GB at most",
+            "large_models",
         ),
         (
             "BERT-large (1.34 GB), safetensors to safetensors",
             f"{seconds['safetensors']} s, {ratio['median']} times as long as a copy (from {ratio['least']} to "
             f"{ratio['most']}); {converted['peak_memory_mb']['safetensors']} MB of memory",
+            "conversion",
         ),
-        ("BERT-large to MindSpore .ckpt, TensorFlow, ONNX", f"{others} s"),
+        ("BERT-large to MindSpore .ckpt, TensorFlow, ONNX", f"{others} s", "conversion"),
     ]
-    return "\n".join(f"| {what} | {found} |" for what, found in rows)
+    lines = [(what, found, _machine(results, question)) for what, found, question in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [("what", "result", "on"), ("---",) * 3, *lines])
 
 
 def _speed(results: Path) -> str:
@@ -176,6 +187,7 @@ def _speed(results: Path) -> str:
     warm = {name: times["warm"]["median"] for name, times in compiled[-1]["compile_seconds"].items()}
     parts = [
         _paragraph(
+            f"Measured on {_machine(results, 'pretraining_step')}, float32.",
             "A training step on the CPU, dropout on: milliseconds with the fused kernels, and how many times as long",
             "the others take (medians of pairs; quartiles in the raw results). Last, the products of the model that",
             "the fused step computes a second, as a share of the best matrix product on this machine in the same run.",
@@ -268,7 +280,9 @@ def load(results: Path, name: str, part: str = "result"):
 def _machine(results: Path, name: str) -> str:
     """On what a result was measured, as far as it says."""
     machine = load(results, name, "machine")
-    family = f" (family {machine['cpu_family']}, model {machine['cpu_model']})" if "cpu_family" in machine else ""
+    family = ""
+    if machine.get("cpu_family") is not None:  # older results and other processors than x86 have none
+        family = f" (family {machine['cpu_family']}, model {machine['cpu_model']})"
     return f"{machine['cores']} cores of an {machine['cpu']}{family}"
 
 
