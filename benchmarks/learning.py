@@ -1,6 +1,6 @@
 """What does the default run learn, and in what time?
 
-The default command in full; its curves are kept beside as learning.png.
+The default command in full, with nothing kept from earlier runs; its curves are kept beside as learning.png.
 """
 
 import json
@@ -14,17 +14,17 @@ from ms_bert.run.folder import CURVES, METRICS, RUN, THROUGHPUT, read_log
 
 def measure(output):
     with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder) / "run"
-        whole = run_pretraining("--output", run)
+        run, cache = Path(folder) / "run", Path(folder) / "cache"
+        whole = run_pretraining("--output", run, "--cache", cache)
         shutil.copyfile(run / CURVES, output / "learning.png")
-        description = json.loads(_portable((run / RUN).read_text(), run))
+        description = json.loads(_portable((run / RUN).read_text(), folder))
         metrics, throughput = read_log(run, METRICS), read_log(run, THROUGHPUT)
     throughput = [line for line in throughput if "seconds" in line]  # another line tells what compiled
     training = sum(line["seconds"] for line in throughput)
     return {
         "seconds": whole["seconds"],
         "peak_memory_gb": whole["peak_memory_gb"],
-        "printed": [_portable(line, run) for line in whole["lines"]],
+        "printed": [_portable(line, folder) for line in whole["lines"]],
         "parameters": description["parameters"],
         "text": description["text"],
         "options": description["options"],
@@ -38,6 +38,7 @@ def measure(output):
     }
 
 
-def _portable(text: str, run: Path) -> str:
-    """The text without this machine's paths."""
-    return text.replace(str(run), "RUN").replace(str(Path.home()), "~")
+def _portable(text: str, folder: str) -> str:
+    """The text with the places of the default run, and without this machine's paths."""
+    text = text.replace(f"{folder}/run", "RUN").replace(f"{folder}/cache", "~/.cache/ms_bert")
+    return text.replace(str(Path.home()), "~")
