@@ -23,6 +23,8 @@ from ms_bert.run.progress import Progress
 from ms_bert.run.recipe import learning_rate
 from ms_bert.tasks import Batches, Metrics, Sums, Task
 
+_DRAWN_EVERY = 60.0  # seconds between two pictures of the curves: one takes half a second
+
 
 @dataclasses.dataclass(frozen=True)
 class StepResult:
@@ -253,7 +255,7 @@ class Loop:
             if self.held_out and run.eval_every and self.step == 0:
                 self._evaluate(self.held_out)
             self._compile()
-            clock = _Clock()
+            clock, drawn = _Clock(), time.perf_counter()
             for batch in batches:
                 clock.got_batch()
                 rate = learning_rate(training, self.step + 1)
@@ -269,8 +271,12 @@ class Loop:
                     self.folder.log(THROUGHPUT, {"step": self.step, **clock.take()})
                 if self.held_out and (last or (run.eval_every and self.step % run.eval_every == 0)):
                     self._evaluate(self.held_out)
-                if last or stop.received is not None or self.step % run.checkpoint_every == 0:
+                ends = last or stop.received is not None
+                if ends or self.step % run.checkpoint_every == 0:
                     self._save()
+                if ends or time.perf_counter() - drawn > _DRAWN_EVERY:
+                    curves.draw(self.folder.path, self.task.panels())
+                    drawn = time.perf_counter()
                 if stop.received is not None and not last:
                     raise Interrupted(stop.received, self.step)
                 clock.resume()
@@ -325,4 +331,3 @@ class Loop:
         position = {"window": dict(self.window)}
         checkpoints.save(self.folder.path, TrainingState(self.step, model, optimizer, scalars, position, metrics))
         checkpoints.prune(self.folder.path, self.options.keep, self.options.keep_every)
-        curves.draw(self.folder.path, self.task.panels())

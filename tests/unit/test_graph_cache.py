@@ -219,18 +219,18 @@ LOADED = "Use the compilation cache"  # MindSpore says so
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_kept_step_computes_the_same(tmp_path, corpus_file, accumulate, monkeypatch):
-    """Whole runs: one that compiles, one that loads, and for other weights one that loads and one without a cache."""
+    """Whole runs: one that compiles, one that loads with other weights, and the same without a cache."""
     monkeypatch.setenv("GLOG_v", "2")
     command = runs.small_run(corpus_file, tmp_path / "cache", runs.write_config(tmp_path))
     command += ["--accumulate", accumulate]
     graphs, contents = tmp_path / "cache" / "graphs", []
-    for number, more in enumerate(([], [], ["--seed", 7], ["--seed", 7, "--no-graph-cache"])):
+    for number, more in enumerate(([], ["--seed", 7], ["--seed", 7, "--no-graph-cache"])):
         result = runs.run(*command, *more, "--output", tmp_path / str(number))
         assert result.returncode == 0 and "ERROR" not in result.stderr, result.stderr
-        assert result.stderr.count(LOADED) == (accumulate if number in (1, 2) else 0)
+        assert result.stderr.count(LOADED) == (accumulate if number == 1 else 0)
         contents.append(runs.content(tmp_path / str(number)))
         assert len(list(graphs.rglob("*.mindir"))) == accumulate  # of a step in parts, the part and the update
-    assert contents[0] == contents[1] and contents[2] == contents[3] != contents[1]
+    assert contents[1] == contents[2] != contents[0]
     if accumulate == 1:
         assert runs.run(*command, "--seq-length", 24, "--output", tmp_path / "other").returncode == 0
         assert len(names(graphs)) == 2

@@ -122,6 +122,26 @@ def test_neither_an_evaluation_nor_compilation_is_in_the_time_of_a_step(loop, tm
     assert [(line["step"], line["seconds"]) for line in steps] == [(1, 1.0), (2, 1.0), (3, 1.0)]
 
 
+# Curves
+
+
+def test_the_curves_are_drawn_at_the_end_and_seldom_before(loop, monkeypatch):
+    """A picture takes longer than many steps."""
+    now, drawn = 0.0, []
+
+    class Slow(Trainer):
+        def train_step(self, batch, step, rate):
+            nonlocal now
+            now += 25.0
+            return super().train_step(batch, step, rate)
+
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    run = loop(Slow(), dataclasses.replace(OPTIONS, training=dataclasses.replace(OPTIONS.training, steps=8)))
+    monkeypatch.setattr(curves, "draw", lambda *arguments: drawn.append(run.step))
+    run.run()
+    assert drawn == [3, 6, 8]  # after 75 and 150 seconds, and at the end
+
+
 # Overflow
 
 
