@@ -290,7 +290,7 @@ def find(works: list[dict], preset: str, tokens: int) -> dict:
     for work in works:
         if (work["preset"], work["tokens"]) == (preset, tokens):
             return work
-    raise SystemExit(f"a result has no {preset} on rows of {tokens} tokens; measure it again")
+    raise SystemExit(f"no result for {preset} on rows of {tokens} tokens; measure again")
 
 
 def _more(work: dict) -> str:
