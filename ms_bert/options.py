@@ -1,6 +1,7 @@
 """The options of a pre-training run: frozen dataclasses, from which the command line and run.json are made.
 
-A field's docstring is its `--help`. Both frameworks share these options.
+A field's docstring is its `--help`, where tyro keeps the line breaks: each comes after a whole clause. Both frameworks
+share these options.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ class TextOptions:
     """What is read and how it becomes token ids."""
 
     corpus: tuple[str, ...] = ("builtin",)
-    """Text files, folders or globs (.txt .jsonl .json .parquet, also .gz and .xz), names of Hugging Face datasets
-    (NAME or NAME:CONFIG), or `builtin`: the reference documentation of Python and of the installed libraries."""
+    """Text files, folders or globs (.txt .jsonl .json .parquet, also .gz and .xz);
+    names of Hugging Face datasets (NAME or NAME:CONFIG);
+    or `builtin`, the reference documentation of Python and of the installed libraries."""
     text_field: str = "text"
     """Field of JSON lines, Parquet and datasets that holds the text; each record is a document."""
     documents: Literal["blank-line", "line", "file"] = "blank-line"
@@ -83,8 +85,8 @@ class ExampleOptions:
     short_sequences: Annotated[float, Range(0, 1)] = 0.1
     """Share of the examples that are made shorter, of a random length, so that the model sees short inputs too."""
     pack: Annotated[int, Range(1, 1024)] = 1
-    """Most examples per row. A row with room left takes further examples that fit; each attends to itself only. Saves
-    the time that padding takes where documents are shorter than rows."""
+    """Most examples per row. A row with room left takes further examples that fit; each attends to itself only.
+    Saves the time that padding takes where documents are shorter than rows."""
 
     def __post_init__(self):
         _check(self)
@@ -107,12 +109,11 @@ class ModelOptions:
     preset: Literal["tiny", "mini", "small", "medium", "base", "large"] = "tiny"
     """Size: tiny 2 layers of 128, mini 4/256, small 4/512, medium 8/512, base 12/768, large 24/1024."""
     config: Optional[Path] = None
-    """A config.json, or a folder with one, instead of a preset; its vocab_size must not be less than the vocabulary's
-    size."""
+    """A config.json, or a folder with one, instead of a preset; its vocab_size must fit the vocabulary."""
     init: Optional[Path] = None
-    """A checkpoint to begin from, instead of random weights: a run folder, a Hugging Face folder, or a file of any
-    format that `conversion` reads. The config and the vocabulary beside it are used, unless --config and --vocab name
-    others; heads that it lacks are initialised at random."""
+    """Begin from this checkpoint instead of random weights: a folder or a file of any format that `conversion` reads.
+    The config and the vocabulary beside it are used, unless --config and --vocab name others.
+    Heads that it lacks are initialised at random."""
     truncated_normal: bool = False
     """Draw random weights from a normal distribution cut off at two standard deviations, as Google's code does."""
     dropout: Annotated[Optional[float], Range(0, 0.999)] = None
@@ -133,8 +134,8 @@ class TrainingOptions:
     steps: Annotated[int, _Steps] = 3500
     """Optimizer steps."""
     learning_rate: Annotated[float, Range(1e-12, 1e30)] = 2e-3
-    """Highest learning rate, reached at the end of the warm-up; right for `tiny`; larger models need less
-    (base: 1e-4)."""
+    """Highest learning rate, reached at the end of the warm-up.
+    The default is right for `tiny`; larger models need less (base: 1e-4)."""
     warmup_steps: Annotated[int, _StepsOrNone] = 200
     """Steps over which the learning rate rises from 0."""
     decay_steps: Annotated[Optional[int], _Steps] = None
@@ -154,11 +155,10 @@ class TrainingOptions:
     clip_norm: Annotated[float, Range(1e-6, 10**6, or_zero=True)] = 1.0
     """Gradients are scaled down to this global norm; 0 turns clipping off."""
     precision: Literal["float32", "float16", "bfloat16", "float64"] = "float32"
-    """Precision of activations and matrix products; parameters and optimizer state stay float32. With float64 (PyTorch
-    only, to compare with), everything is float64."""
+    """Precision of activations and matrix products; parameters and optimizer state stay float32.
+    With float64 (PyTorch only, to compare with), everything is float64."""
     loss_scale: Annotated[float, Range(1, 2**60)] = 65536.0
-    """Initial loss scale in float16; it halves when a gradient overflows, and doubles after 1000 steps without an
-    overflow."""
+    """Initial loss scale in float16; halved when a gradient overflows, doubled after 1000 steps without overflow."""
     recompute: bool = False
     """Compute each layer again in the backward pass instead of keeping its activations."""
     seed: Annotated[int, Range(0, 2**63 - 1)] = 1
@@ -193,13 +193,13 @@ class RunOptions:
     repeat: Optional[Path] = None
     """A run.json whose options become the defaults of a new run."""
     evaluate: Optional[Path] = None
-    """Only evaluate this checkpoint, of any format, on the held-out documents of the corpus (all documents with
-    --held-out 0), and print the losses. If it is a run folder, its options become the defaults."""
+    """Only evaluate this checkpoint, of any format, on the held-out documents of the corpus, and print the losses.
+    With --held-out 0, all documents are used. If it is a run folder, its options become the defaults."""
     log_every: Annotated[int, _Steps] = 10
     """Steps between two lines of metrics.jsonl."""
     eval_every: Annotated[int, _StepsOrNone] = 500
-    """Steps between evaluations on the held-out documents; the model is also evaluated before the first step and at the
-    end. 0: only at the end."""
+    """Steps between evaluations on the held-out documents, besides one before the first step and one at the end.
+    0: only the one at the end."""
     eval_sequences: Annotated[int, _Steps] = 512
     """Held-out sequences per evaluation; for a given batch size they are always the same."""
     checkpoint_every: Annotated[int, _Steps] = 500

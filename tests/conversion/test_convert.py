@@ -608,7 +608,7 @@ def test_googles_config_is_mapped_field_by_field(tmp_path):
     (tmp_path / "bert_config.json").write_text(json.dumps(fields))
     assert configs.read(tmp_path).config == config
     (tmp_path / "bert_config.json").write_text(json.dumps({**fields, "embedding_size": 128}))
-    with pytest.raises(UserError, match="embedding_size is 128 and hidden_size 12"):
+    with pytest.raises(UserError, match="embedding_size is 128 but hidden_size is 12"):
         configs.read(tmp_path)
 
 
