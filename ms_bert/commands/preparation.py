@@ -34,11 +34,11 @@ class Prepared:
 
 
 def prepare(options: Options, progress: Progress, begun: bool = False, needed: Sequence[str] = ()) -> Prepared:
-    """Make it all, what takes long last: a checkpoint or a config that does not serve is told before text is read.
+    """Make it all, what takes long last: a checkpoint or a config that cannot be used is refused before text is read.
 
     Args:
         begun: whether the run has checkpoints of its own, so that the one of --init is not needed any more.
-        needed: parts that the checkpoint of --init must have, for what would be drawn anew would not serve.
+        needed: parts that the checkpoint of --init must have, where random ones would be of no use.
 
     Raises:
         UserError: an option, a file or the corpus will not do.

@@ -80,8 +80,8 @@ class Vocabulary:
     def clean_up(self) -> dict:
         """How text is cleaned up, in the words of tokenizer_config.json.
 
-        transformers' BertTokenizer goes by these and not by tokenizer.json; for a clean-up that is not BERT's there is
-        a class that goes by tokenizer.json.
+        transformers' BertTokenizer reads these and not tokenizer.json; for a clean-up that is not BERT's there is a
+        class that reads tokenizer.json.
         """
         normalizer = self.tokenizer.normalizer
         if not isinstance(normalizer, normalizers.BertNormalizer):

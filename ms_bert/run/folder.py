@@ -77,7 +77,7 @@ class RunFolder:
 
     def check(self) -> None:
         """Raise FileNotFoundError unless the folder is still the one of this process: a user may have removed it, and
-        another run have made it anew."""
+        another run have made it again."""
         try:
             same = os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.path / ".lock"))
         except (FileNotFoundError, NotADirectoryError):
@@ -96,8 +96,8 @@ class RunFolder:
         self.write(RUN, (content + "\n").encode())
 
     def mend_tokenizer(self, vocabulary: Vocabulary, longest: int) -> list[str]:
-        """Write anew those of the tokenizer's files that are missing or damaged, and not needed to know the vocabulary;
-        returns their names."""
+        """Write again those of the tokenizer's files that are missing or damaged, and not needed to know the
+        vocabulary; returns their names."""
         damaged = [
             (name, content)
             for name, content in _tokenizer_files(vocabulary, longest).items()
