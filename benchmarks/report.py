@@ -76,9 +76,9 @@ def _crossing(results: Path) -> str:
     """How far a run that changes its framework is from one that does not."""
     differences = load(results, "crossing")["largest_relative_difference_of_the_loss"]
     return _paragraph(
-        "The loss of a run that changes its framework every 150 steps, dropout on, stays within",
-        f"{differences['crossed from MindSpore alone']:.3%} of that of MindSpore alone over 600 steps, that of PyTorch",
-        f"alone within {differences['PyTorch alone from MindSpore alone']:.3%}.",
+        "Over 600 steps with dropout, the loss of a run that changes its framework every 150 steps stays within",
+        f"{differences['crossed from MindSpore alone']:.3%} of the loss of MindSpore alone; the loss of PyTorch alone",
+        f"stays within {differences['PyTorch alone from MindSpore alone']:.3%}.",
     )
 
 
@@ -114,7 +114,7 @@ def _agreement(results: Path) -> str:
             _paragraph(
                 f"[{calibration['models_verified_against_themselves']} models](benchmarks/results/calibration.json) of",
                 "many sizes, initialisers and seeds, trained and untrained, were verified against themselves.",
-                f"{len(calibration['false_alarms']) or 'None'} was reported to differ. The largest error came to",
+                f"{len(calibration['false_alarms']) or 'None'} was reported to differ. The largest error was",
                 f"{largest:.0%} of its limit, and the smallest planted fault is at {margin:.0f} times its own.",
             ),
         ]
@@ -189,37 +189,39 @@ def _speed(results: Path) -> str:
         _paragraph(
             f"Measured on {_machine(results, 'pretraining_step')}, float32.",
             "A training step on the CPU, dropout on: milliseconds with the fused kernels, and how many times as long",
-            "the others take (medians of pairs; quartiles in the raw results). Last, the products of the model that",
-            "the fused step computes a second, as a share of the best matrix product on this machine in the same run.",
+            "the others take (medians of pairs; quartiles in the raw results). The last column is the rate at",
+            "which the whole fused step computes the model's matrix products, as a share of the fastest matrix product",
+            "on this machine in the same run.",
         ),
         _table([*pretraining, *finetuning]),
         _paragraph(
             "`transformers` scores every token for the MLM head, the others the masked ones only; that is",
-            f"{_more(mini)} more products for mini and {_more(base)} for base. They explain a part of what it takes:",
+            f"{_more(mini)} more products for mini and {_more(base)} for base. They explain a part of its time:",
             f"for mini it computes its products at {share[SCORES_ALL]:.0%} of the peak, pt_reference at",
-            f"{share['pt_reference']:.0%}. torch multiplies without AVX-512 on this processor, which is AMD's: its",
-            f"best product is at {torch:.0f} GFLOP/s, that of the fused kernels at {ours:.0f}; on Intel's the two may",
-            f"be nearer. The stock operations reach {stock:.0%} of the peak for mini: three times as fast would be",
+            f"{share['pt_reference']:.0%}. On this AMD processor torch multiplies without AVX-512: its fastest",
+            f"product reaches {torch:.0f} GFLOP/s, that of the fused kernels {ours:.0f}; on Intel's the two may be",
+            f"closer. The stock operations reach {stock:.0%} of the peak for mini: three times as fast would be",
             f"{3 * stock:.0%}, and the fused step reaches {share[FIRST]:.0%}. Where its time goes, at",
-            f"{profiled['step_milliseconds']:.0f} ms a step while this was measured:",
+            f"{profiled['step_milliseconds']:.0f} ms a step in this measurement:",
         ),
         f"![Milliseconds of each kernel, and what its products would take at the peak](benchmarks/results/{PROFILE})",
         _paragraph(
-            f"Peak memory of the step of base on rows of 128, in GB: {memory}. mindnlp's BERT does not contend: its",
-            "0.5.1 asks for MindSpore 2.7 at most, and its 0.4.1 cannot be imported beside MindSpore 2.10.",
+            f"Peak memory of the step of base on rows of 128, in GB: {memory}. mindnlp's BERT is not measured: version",
+            "0.5.1 needs MindSpore 2.7 or older, and 0.4.1 cannot be imported with MindSpore 2.10.",
         ),
-        "The encoder and the pooler of all-MiniLM-L6-v2, as they infer:",
+        "Inference with the encoder and the pooler of all-MiniLM-L6-v2:",
         _table(inference),
         _paragraph(
             f"The training step of BERT-base compiles in {cold[FIRST]:.1f} s ({cold['ms_bert stock']:.1f} s with stock",
-            f"kernels; torch.compile takes {cold['pt_reference --compile']:.1f} s). When a run of the same shape has",
-            f"kept it (`--graph-cache`, in `--cache`), it is there in {warm[FIRST]:.1f} s",
-            f"({warm['ms_bert stock']:.1f} s with stock kernels; torch.compile, which keeps its code too,",
+            f"kernels; torch.compile takes {cold['pt_reference --compile']:.1f} s). When an earlier run of the same",
+            f"shape has kept it (`--graph-cache`, in `--cache`), it loads in {warm[FIRST]:.1f} s",
+            f"({warm['ms_bert stock']:.1f} s with stock kernels; torch.compile, which also keeps its code,",
             f"{warm['pt_reference --compile']:.1f} s).",
         ),
         _paragraph(
-            f"With `--pack 4`, a step of BERT-mini on rows of {packing['tokens_a_row']} tokens takes in",
-            f"{gain['median']:.2f} times the text a second: {packed} of the rows is text then, {alone} without.",
+            f"With `--pack 4`, a step of BERT-mini on rows of {packing['tokens_a_row']} tokens",
+            f"processes {gain['median']:.2f} times as much text per second: {packed} of the rows is text, instead of",
+            f"{alone}.",
         ),
     ]
     return "\n\n".join(parts)
@@ -290,7 +292,7 @@ def find(works: list[dict], preset: str, tokens: int) -> dict:
     for work in works:
         if (work["preset"], work["tokens"]) == (preset, tokens):
             return work
-    raise SystemExit(f"a result has no {preset} on rows of {tokens} tokens; measure it again")
+    raise SystemExit(f"no result for {preset} on rows of {tokens} tokens; measure again")
 
 
 def _more(work: dict) -> str:

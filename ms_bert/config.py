@@ -175,12 +175,10 @@ class BertConfig:
         if not isinstance(fields, dict):
             raise UserError(f"{source}: found {shown(fields)}; expected an object with BERT's config fields.")
         if len(fields) > _MOST_FIELDS:
-            raise UserError(f"{source}: found {len(fields)} fields, and a config has some dozens; name a config.json.")
+            raise UserError(f"{source}: found {len(fields)} fields, but a config has a few dozen; name a config.json.")
         model = fields.get("model_type") or "bert"
         if model != "bert":
-            raise UserError(
-                f"{source}: model_type is {shown(model)}, a model that computes otherwise; name the config of a BERT."
-            )
+            raise UserError(f"{source}: model_type is {shown(model)}, which is not a BERT; name the config of a BERT.")
         hints = checked.hints(cls)  # type: ignore[arg-type] # a class can be hashed, whatever its instances can
         own = {name: checked.from_json(fields[name], hints[name]) for name in hints if name in fields}
         act = own.get("hidden_act")
@@ -220,12 +218,12 @@ def read_fields(path: str | os.PathLike) -> dict:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
-            raise UserError(f"{path} is no regular file; name a config.json.")
+            raise UserError(f"{path} is not a regular file; name a config.json.")
         if found.st_size > _MOST_BYTES:
             raise UserError(f"{path} has {found.st_size:,} bytes, more than any config; name a config.json.")
         return json.loads(path.read_bytes(), object_pairs_hook=_once)
     except FileNotFoundError:
-        what = f"{path} is a link to a file that is not there" if path.is_symlink() else f"there is no {path}"
+        what = f"{path} is a link to a file that does not exist" if path.is_symlink() else f"there is no {path}"
         raise UserError(f"{what}; name a config.json or a folder that holds one.") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}); name a config.json.") from None
@@ -243,7 +241,7 @@ def remarks(fields: dict) -> list[str]:
         fields: for which `BertConfig.from_dict` gives a config.
     """
     unknown = unknown_fields(fields)
-    told = [f"the config has fields that are not known here and were left out: {listed(unknown)}"] if unknown else []
+    told = [f"the config has unknown fields, which were left out: {listed(unknown)}"] if unknown else []
     return told + _labels(fields).remarks
 
 
@@ -289,14 +287,17 @@ def _not_a_berts(fields: dict) -> list[str]:
         nothing = value is None or (isinstance(value, dict) and not any(value.values()))  # as pruned_heads {"0": []}
         if not nothing and value not in right:
             allowed = " or ".join(map(shown, right)) or "null"
-            told.append(f"{name} is {shown(value)}, and only {allowed} is computed here")
+            told.append(f"{name} is {shown(value)}, but only {allowed} is supported")
     for name in _AS_HIDDEN_SIZE:
         value, hidden = fields.get(name), fields.get("hidden_size", _DEFAULTS["hidden_size"])
         if value not in (None, hidden):
-            told.append(f"{name} is {shown(value)} and hidden_size {shown(hidden)}, which a BERT has equal")
+            told.append(f"{name} is {shown(value)} but hidden_size is {shown(hidden)}, and in a BERT they are equal")
     first = str(fields.get("architectures"))
     if not fields.get("model_type") and (other := _OF_TRANSFORMERS.match(first)) and other["model"] != "Bert":
-        told.append(f"architectures is {shown(fields['architectures'])}, another model's, and no model_type says bert")
+        told.append(
+            f"architectures is {shown(fields['architectures'])}, which is another model, and there is no "
+            "model_type bert"
+        )
     return told
 
 
@@ -305,10 +306,10 @@ def _misspelt_or_missing(fields: dict) -> list[str]:
     unknown = unknown_fields(fields)
     missing = [name for name in _DEFAULTS if name not in fields]
     near = {name: difflib.get_close_matches(name, unknown, n=1, cutoff=0.8) for name in missing}
-    told = [f"{shown(found[0])} is no field, did you mean {name}" for name, found in near.items() if found]
+    told = [f"{shown(found[0])} is not a field, did you mean {name}" for name, found in near.items() if found]
     lacking = [name for name in _SIZES if name in missing and not near[name]]
     if lacking and not fields.get("model_type"):
-        told.append(f"neither {listed(lacking)} nor a model_type is there, so it may be no config of a BERT")
+        told.append(f"model_type and {listed(lacking)} are missing, so this may not be the config of a BERT")
     return told
 
 
@@ -342,20 +343,20 @@ def _labels(fields: dict) -> _Labels:
     if number is not None and (id2label is None or (isinstance(id2label, dict) and len(id2label) != number)):
         if id2label:
             told.append(
-                f"num_labels {number} counts, not the {len(id2label)} names of id2label, as in transformers 5: the "
-                "labels are LABEL_0, LABEL_1, ..."
+                f"num_labels {number} is used, not the number of names in id2label ({len(id2label)}), as in "
+                "transformers 5: the labels are LABEL_0, LABEL_1, ..."
             )
         id2label = {str(i): f"LABEL_{i}" for i in range(number)}
     if fields.get("label2id") is not None and id2label is None:
-        told.append("label2id is left out, for it counts nothing without id2label, as in transformers")
+        told.append("label2id was left out, because it has no effect without id2label, as in transformers")
     elif fields.get("label2id") is not None and isinstance(id2label, dict):
         if checked.fits(id2label, dict[str, str]) and _are_numbered(id2label):
             label2id = {name: int(i) for i, name in id2label.items()}
         if label2id is not None and not _say_the_same(fields["label2id"], label2id):
-            told.append("id2label counts, and label2id, which differs from it, is made to fit")
+            told.append("label2id differs from id2label and was changed to match it")
     old, labels = fields.get("_num_labels"), len(id2label) if isinstance(id2label, dict) else 2
     if old not in (None, labels):
-        told.append(f"_num_labels {shown(old)} is left out, for there are {labels} labels, as in transformers")
+        told.append(f"_num_labels {shown(old)} was left out, because there are {labels} labels, as in transformers")
     return _Labels(id2label, label2id, faults, told)
 
 
@@ -369,7 +370,7 @@ def _once(pairs: list[tuple]) -> dict:
     fields: dict = {}
     for name, value in pairs:
         if name in fields and fields[name] != value:
-            raise ValueError(f"{shown(name)} stands there twice, as {shown(fields[name])} and {shown(value)}")
+            raise ValueError(f"{shown(name)} appears twice, as {shown(fields[name])} and as {shown(value)}")
         fields[name] = value
     return fields
 

@@ -10,7 +10,7 @@ from ms_bert.errors import UserError, missing
 _MISSING = {
     "Ascend": "MindSpore found no usable Ascend NPU: CANN (its libge_runner.so) is not on the library path; install "
     "CANN, run `source /usr/local/Ascend/ascend-toolkit/set_env.sh`, and check with `npu-smi info`.",
-    "GPU": "MindSpore found no usable GPU: its plugin needs CUDA 11 with cuDNN, and CUDA_HOME naming that CUDA; check "
+    "GPU": "MindSpore found no usable GPU: its plugin needs CUDA 11 with cuDNN, and CUDA_HOME pointing to it; check "
     "with `nvidia-smi` and `$CUDA_HOME/bin/nvcc --version`.",
 }
 
@@ -40,8 +40,8 @@ def use_device(device: str, precision: str = "float32", recompute: bool = False,
     if recompute and device == "CPU":
         # Seen on MindSpore 2.10: BERT-base's step takes 14% more memory with it, for all activations stay.
         raise UserError(
-            "--recompute saves no memory on CPU, where MindSpore keeps what was computed before as well; "
-            "use --accumulate there."
+            "--recompute saves no memory on CPU, because MindSpore also keeps what it computed the first time; "
+            "use --accumulate instead."
         )
     if precision not in PRECISIONS[device]:
         able = [name for name, precisions in PRECISIONS.items() if precision in precisions]
@@ -71,7 +71,7 @@ def use_device(device: str, precision: str = "float32", recompute: bool = False,
             raise UserError(_MISSING[device]) from error
         if running != device:  # after its first operation MindSpore changes no more
             raise UserError(
-                f"MindSpore computes on {running} in this process already; choose {device} before its first operation."
+                f"MindSpore already computes on {running} in this process; choose {device} before its first operation."
             ) from error
     finally:
         logging.disable(level)

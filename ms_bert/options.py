@@ -1,6 +1,7 @@
 """The options of a pre-training run: frozen dataclasses, from which the command line and run.json are made.
 
-A field's docstring is its `--help`. Both frameworks share these options.
+A field's docstring is its `--help`, where tyro keeps the line breaks: each comes after a whole clause. Both frameworks
+share these options.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ class TextOptions:
     """What is read and how it becomes token ids."""
 
     corpus: tuple[str, ...] = ("builtin",)
-    """Text files, folders or globs (.txt .jsonl .json .parquet, also .gz and .xz), names of Hugging Face datasets
-    (NAME or NAME:CONFIG), or `builtin`: the reference documentation of Python and of the installed libraries."""
+    """Text files, folders or globs (.txt .jsonl .json .parquet, also .gz and .xz);
+    names of Hugging Face datasets (NAME or NAME:CONFIG);
+    or `builtin`, the reference documentation of Python and of the installed libraries."""
     text_field: str = "text"
     """Field of JSON lines, Parquet and datasets that holds the text; each record is a document."""
     documents: Literal["blank-line", "line", "file"] = "blank-line"
@@ -71,7 +73,7 @@ class ExampleOptions:
     """How training examples are drawn from the text."""
 
     seq_length: Annotated[int, Range(8, 2**16)] = 128
-    """Tokens of an example, [CLS] and [SEP] included."""
+    """Tokens per example, including [CLS] and [SEP]."""
     masking: Literal["token", "whole-word", "ngram"] = "token"
     """What is masked: single tokens, all tokens of a word, or spans of 1 to 3 words."""
     mask_rate: Annotated[float, Range(0.001, 0.999)] = 0.15
@@ -79,19 +81,19 @@ class ExampleOptions:
     max_predictions: Annotated[Optional[int], Range(1, 2**16)] = None
     """Most tokens masked per example (default: seq-length x mask-rate)."""
     nsp: bool = True
-    """Next-sentence prediction on sentence pairs; without it, examples are runs of text of one document."""
+    """Next-sentence prediction on sentence pairs; without it, each example is a piece of one document."""
     short_sequences: Annotated[float, Range(0, 1)] = 0.1
     """Share of the examples that are made shorter, of a random length, so that the model sees short inputs too."""
     pack: Annotated[int, Range(1, 1024)] = 1
-    """Most examples per row. A row with room left takes further examples that fit; each attends to itself only. Saves
-    the time that padding takes where documents are shorter than rows."""
+    """Most examples per row. A row with room left takes further examples that fit; each attends to itself only.
+    Saves the time that padding takes where documents are shorter than rows."""
 
     def __post_init__(self):
         _check(self)
         _require(
             self.max_predictions is None or self.max_predictions <= self.seq_length - 3,
             f"--max-predictions is {self.max_predictions}",
-            "choose from 1 to the sequence length less 3",
+            "choose from 1 to the sequence length minus 3",
         )
 
     @property
@@ -107,11 +109,11 @@ class ModelOptions:
     preset: Literal["tiny", "mini", "small", "medium", "base", "large"] = "tiny"
     """Size: tiny 2 layers of 128, mini 4/256, small 4/512, medium 8/512, base 12/768, large 24/1024."""
     config: Optional[Path] = None
-    """A config.json, or a folder with one, instead of a preset; its vocab_size must hold the vocabulary."""
+    """A config.json, or a folder with one, instead of a preset; its vocab_size must fit the vocabulary."""
     init: Optional[Path] = None
-    """A checkpoint of any format that `conversion` reads, to begin from instead of random weights: a run's folder, one
-    of Hugging Face, or a file. The config and the vocabulary are those beside it, unless --config and --vocab name
-    others; heads that it lacks are drawn anew."""
+    """Begin from this checkpoint instead of random weights: a folder or a file of any format that `conversion` reads.
+    The config and the vocabulary beside it are used, unless --config and --vocab name others.
+    Heads that it lacks are initialised at random."""
     truncated_normal: bool = False
     """Draw random weights from a normal distribution cut off at two standard deviations, as Google's code does."""
     dropout: Annotated[Optional[float], Range(0, 0.999)] = None
@@ -126,14 +128,14 @@ class TrainingOptions:
     """How it is trained."""
 
     batch_size: Annotated[int, Range(1, 2**20)] = 32
-    """Sequences of one optimizer step."""
+    """Sequences per optimizer step."""
     accumulate: Annotated[int, Range(1, 2**20)] = 1
     """Compute each batch in this many parts, one after the other: less memory, the same gradient."""
     steps: Annotated[int, _Steps] = 3500
     """Optimizer steps."""
     learning_rate: Annotated[float, Range(1e-12, 1e30)] = 2e-3
-    """Highest learning rate, reached at the end of the warm-up; right for `tiny`, larger models want less
-    (base: 1e-4)."""
+    """Highest learning rate, reached at the end of the warm-up.
+    The default is right for `tiny`; larger models need less (base: 1e-4)."""
     warmup_steps: Annotated[int, _StepsOrNone] = 200
     """Steps over which the learning rate rises from 0."""
     decay_steps: Annotated[Optional[int], _Steps] = None
@@ -153,20 +155,20 @@ class TrainingOptions:
     clip_norm: Annotated[float, Range(1e-6, 10**6, or_zero=True)] = 1.0
     """Gradients are scaled down to this global norm; 0 turns clipping off."""
     precision: Literal["float32", "float16", "bfloat16", "float64"] = "float32"
-    """Of activations and matrix products; parameters and optimizer stay float32. float64 (the PyTorch reference only)
-    is the oracle: there everything is float64."""
+    """Precision of activations and matrix products; parameters and optimizer state stay float32.
+    With float64 (PyTorch only, to compare with), everything is float64."""
     loss_scale: Annotated[float, Range(1, 2**60)] = 65536.0
-    """First loss scale in float16; it halves when a gradient overflows and doubles after 1000 good steps."""
+    """Initial loss scale in float16; halved when a gradient overflows, doubled after 1000 steps without overflow."""
     recompute: bool = False
     """Compute each layer again in the backward pass instead of keeping its activations."""
     seed: Annotated[int, Range(0, 2**63 - 1)] = 1
-    """Of the weights, the examples, the masks and dropout."""
+    """Random seed of the weights, the examples, the masks and dropout."""
 
     def __post_init__(self):
         _check(self)
         _require(
             self.batch_size % self.accumulate == 0,
-            f"--batch-size {self.batch_size} cannot be divided in --accumulate {self.accumulate} parts",
+            f"--batch-size {self.batch_size} cannot be divided into --accumulate {self.accumulate} equal parts",
             "choose a divisor",
         )
 
@@ -187,25 +189,25 @@ class RunOptions:
     output: Optional[Path] = None
     """Run folder to make (default: the first free of runs/PRESET, runs/PRESET-2, ...)."""
     resume: Optional[Path] = None
-    """Run folder to go on with. Its options are taken over; those that change the training cannot be given."""
+    """Run folder to continue. Its options are kept; options that would change the training cannot be given."""
     repeat: Optional[Path] = None
     """A run.json whose options become the defaults of a new run."""
     evaluate: Optional[Path] = None
-    """Only evaluate this checkpoint, of any format, on the held-out documents of the corpus (with --held-out 0 on all),
-    and print the losses; a run's folder also gives the defaults of the options."""
+    """Only evaluate this checkpoint, of any format, on the held-out documents of the corpus, and print the losses.
+    With --held-out 0, all documents are used. If it is a run folder, its options become the defaults."""
     log_every: Annotated[int, _Steps] = 10
     """Steps between two lines of metrics.jsonl."""
     eval_every: Annotated[int, _StepsOrNone] = 500
-    """Steps between two evaluations on the held-out documents; there is one before the first step and one at the end
-    too. 0: only the one at the end."""
+    """Steps between evaluations on the held-out documents, besides one before the first step and one at the end.
+    0: only the one at the end."""
     eval_sequences: Annotated[int, _Steps] = 512
-    """Held-out sequences of an evaluation, always the same ones for a batch size."""
+    """Held-out sequences per evaluation; for a given batch size they are always the same."""
     checkpoint_every: Annotated[int, _Steps] = 500
-    """Steps between two checkpoints; there is one at the end and one at an interruption too."""
+    """Steps between checkpoints; one is also written at the end and when the run is interrupted."""
     keep: Annotated[int, _Steps] = 2
-    """Newest checkpoints that are kept."""
+    """How many of the newest checkpoints to keep."""
     keep_every: Annotated[int, _StepsOrNone] = 0
-    """Also keep the checkpoints of each multiple of this many steps. 0: none."""
+    """Also keep every checkpoint whose step is a multiple of this. 0: none."""
 
     def __post_init__(self):
         _check(self)
@@ -213,13 +215,13 @@ class RunOptions:
 
 @dataclasses.dataclass(frozen=True)
 class MindSporeOptions:
-    """What only MindSpore has."""
+    """Options that only MindSpore has."""
 
     kernels: Literal["fused", "stock"] = "fused"
-    """Operations on the CPU in float32: C++ ones that compute whole sublayers, or MindSpore's own. Elsewhere, and where
-    the C++ ones were not built, its own are used."""
+    """Operations on the CPU in float32: C++ ones that compute whole sublayers (fused), or MindSpore's own (stock).
+    MindSpore's own are used everywhere else, and where the C++ ones were not built."""
     graph_cache: bool = True
-    """Keep the compiled training step in --cache: the next run of the same shape loads it and begins sooner."""
+    """Keep the compiled training step in --cache: the next run of the same shape loads it and starts sooner."""
 
     def __post_init__(self):
         _check(self)
@@ -227,7 +229,7 @@ class MindSporeOptions:
 
 @dataclasses.dataclass(frozen=True)
 class PyTorchOptions:
-    """What only PyTorch has."""
+    """Options that only PyTorch has."""
 
     compile: bool = False
     """Compile the model with torch.compile."""
@@ -252,8 +254,8 @@ class Options:
         tokens = self.training.batch_size * self.examples.seq_length
         _require(
             tokens <= _MOST_TOKENS,
-            f"--batch-size {self.training.batch_size} of --seq-length {self.examples.seq_length} is {tokens} tokens",
-            f"choose a batch of at most {_MOST_TOKENS}",
+            f"--batch-size {self.training.batch_size} x --seq-length {self.examples.seq_length} is {tokens} tokens",
+            f"choose a batch of at most {_MOST_TOKENS} tokens",
         )
 
     def to_dict(self) -> dict:
@@ -335,13 +337,13 @@ def _group(name: str, given: dict):
     hints = fields.hints(kind) if kind else {}
     unknown = [option for option, _ in _items(given) if option not in hints] if kind else [name]
     if kind is None or unknown:
-        raise UserError(f"unknown option {shown(unknown[0])}; it was written by another version.")
+        raise UserError(f"unknown option {shown(unknown[0])}, written by another version of ms_bert; use that version.")
     return kind(**{option: fields.from_json(value, hints[option]) for option, value in given.items()})
 
 
 def _items(values: dict) -> list[tuple]:
     if not isinstance(values, dict):
-        raise UserError(f"{shown(values)} stands where options should; begin a new run.")
+        raise UserError(f"found {shown(values)} where options were expected; begin a new run.")
     return list(values.items())
 
 

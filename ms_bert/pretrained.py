@@ -28,8 +28,8 @@ def load(
 ) -> nn.Cell:
     """A model of a class of ms_bert.model or ms_bert.heads, or of one's own, with the weights of a checkpoint.
 
-    What the checkpoint lacks, such as the classifier of a model that was only pre-trained, is drawn anew; the logger
-    `ms_bert` names it in a warning.
+    What the checkpoint lacks, such as the classifier of a model that was only pre-trained, is initialised at random;
+    the logger `ms_bert` names it in a warning.
 
     Args:
         kind: called with the config, numerics and arguments; it must hold one BertModel.
@@ -38,7 +38,7 @@ def load(
         inference: by the fused operations, whole layers at once, without gradients, dropout and intermediates. Where
             there are none for the numerics, the logger `ms_bert` says so in a warning.
         config: a config.json or a folder with one, instead of the one beside the checkpoint.
-        num_labels: of the classifier, instead of what the config says. seed: of what is drawn anew.
+        num_labels: of the classifier, instead of what the config says. seed: of what is initialised at random.
         prefix: take only the tensors whose names begin so, as `query_encoder.`: the one model of several in a file.
         rename: of modules in the file, as `{"fc": "classifier"}`.
         arguments: further ones of the class, as `choices`.

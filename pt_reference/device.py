@@ -24,14 +24,16 @@ def use_device(device: str, compile: bool = False, threads: int | None = None) -
             raise
         raise missing("torch", "a BERT in PyTorch") from None
     if device == "Ascend":
-        raise UserError("the PyTorch reference has no Ascend; use --device CPU or GPU, or python -m ms_bert.pretrain.")
+        raise UserError(
+            "the PyTorch reference does not run on Ascend; use --device CPU or GPU, or python -m ms_bert.pretrain."
+        )
     if device == "GPU" and not torch.cuda.is_available():
         raise UserError(
             "torch found no usable GPU: it needs an NVIDIA driver and a CUDA build of torch; check with "
-            f"`nvidia-smi` and `python -c 'import torch; print(torch.version.cuda)'` (this one: {torch.version.cuda})."
+            f"`nvidia-smi` and `python -c 'import torch; print(torch.version.cuda)'` (here: {torch.version.cuda})."
         )
     if compile and device == "CPU" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
-        raise UserError("--compile needs a C++ compiler on the CPU, and none is on the PATH; install g++ or clang++.")
+        raise UserError("--compile needs a C++ compiler on the CPU, but none is on the PATH; install g++ or clang++.")
     if threads is not None:
         torch.set_num_threads(threads)
 

@@ -28,14 +28,14 @@ def load(
 ) -> nn.Module:
     """A model of a class of pt_reference.model or .heads, or of one's own, with the weights of a checkpoint.
 
-    What the checkpoint lacks, such as the classifier of a model that was only pre-trained, is drawn anew; the logger
-    `pt_reference` names it in a warning.
+    What the checkpoint lacks, such as the classifier of a model that was only pre-trained, is initialised at random;
+    the logger `pt_reference` names it in a warning.
 
     Args:
         kind: called with the config, numerics and arguments; it must hold one BertModel.
         path: whatever `conversion` reads: a run's folder, one of Hugging Face, or a file of any format.
         config: a config.json or a folder with one, instead of the one beside the checkpoint.
-        num_labels: of the classifier, instead of what the config says. seed: of what is drawn anew.
+        num_labels: of the classifier, instead of what the config says. seed: of what is initialised at random.
         prefix: take only the tensors whose names begin so, as `query_encoder.`: the one model of several in a file.
         rename: of modules in the file, as `{"fc": "classifier"}`.
         arguments: further ones of the class, as `choices`.

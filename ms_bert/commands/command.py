@@ -19,10 +19,15 @@ def main(run: Callable[[Sequence[str]], int], program: str, arguments: Sequence[
         return error.exit_code
     except OSError as error:
         # Outside the loop, which says what it has saved: the cache or the run folder cannot be written or read.
-        print(f"{program}: {error}; check that the path is right, may be written and has room.", file=sys.stderr)
+        print(
+            f"{program}: {error}; check that the path is right and writable and that the disk is not full.",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt as stop:
-        print(f"{program}: interrupted before training began, or twice; nothing new was saved.", file=sys.stderr)
+        print(
+            f"{program}: interrupted before training began, or a second time; nothing new was saved.", file=sys.stderr
+        )
         return 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)

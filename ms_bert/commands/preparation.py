@@ -34,11 +34,11 @@ class Prepared:
 
 
 def prepare(options: Options, progress: Progress, begun: bool = False, needed: Sequence[str] = ()) -> Prepared:
-    """Make it all, what takes long last: a checkpoint or a config that does not serve is told before text is read.
+    """Make it all, what takes long last: a checkpoint or a config that cannot be used is refused before text is read.
 
     Args:
         begun: whether the run has checkpoints of its own, so that the one of --init is not needed any more.
-        needed: parts that the checkpoint of --init must have, for what would be drawn anew would not serve.
+        needed: parts that the checkpoint of --init must have, where random ones would be of no use.
 
     Raises:
         UserError: an option, a file or the corpus will not do.
@@ -67,8 +67,10 @@ def _initial(init: Path, config: Path | None) -> Pretrained:
 def _check_parts(initial: Pretrained, needed: Sequence[str]) -> None:
     missing = [part for part in needed if part not in initial.checkpoint.parts]
     if missing:
-        remedy = "name one that has" if "mlm" in missing else "leave it out with --no-nsp"
-        raise UserError(f"{initial.checkpoint.source.path} has no {' and '.join(missing)} to evaluate; {remedy}.")
+        remedy = "name another checkpoint" if "mlm" in missing else "use --no-nsp"
+        raise UserError(
+            f"{initial.checkpoint.source.path} lacks {' and '.join(missing)}, which the evaluation needs; {remedy}."
+        )
 
 
 def _origin(initial: Pretrained, fit: Fit) -> str:
@@ -90,8 +92,8 @@ def _vocabulary(options: Options, initial: Pretrained | None, corpus: Corpus) ->
     elif initial is not None and text.vocab is None:
         if not initial.checkpoint.tokenizer:
             raise UserError(
-                f"there is no vocabulary beside {initial.checkpoint.source.path}, and its weights mean nothing with "
-                "another one; name the one it was trained with by --vocab."
+                f"no vocabulary was found beside {initial.checkpoint.source.path}, and its weights are useless with "
+                "another one; set --vocab to the one that it was trained with."
             )
         text = dataclasses.replace(text, vocab=initial.checkpoint.source.home)
     vocabulary = tokenizer.vocabulary(text, corpus)
@@ -142,7 +144,7 @@ def _config(options: Options, initial: Pretrained | None, vocabulary: Vocabulary
             "max_position_embeddings."
         )
     if options.examples.nsp and config.type_vocab_size < 2:
-        raise UserError("the config's type_vocab_size is 1, and sentence pairs need 2; use --no-nsp or another config.")
+        raise UserError("the config's type_vocab_size is 1, but sentence pairs need 2; use --no-nsp or another config.")
     if options.model.dropout is not None:
         config = config.replace(
             hidden_dropout_prob=options.model.dropout, attention_probs_dropout_prob=options.model.dropout
@@ -155,9 +157,7 @@ def _config(options: Options, initial: Pretrained | None, vocabulary: Vocabulary
 def _check_vocabulary(path: Path, vocabulary: Vocabulary) -> None:
     """Raise UserError unless it is that of the run: with another one a whole token store would be made in vain."""
     if read_description(path).get("vocabulary") not in (None, vocabulary.fingerprint()):
-        raise UserError(
-            f"the vocabulary in {path} is not the one that the run was begun with; restore its tokenizer.json."
-        )
+        raise UserError(f"the vocabulary in {path} is not the one that the run began with; restore its tokenizer.json.")
 
 
 def _check_config(path: Path, config: BertConfig) -> None:
@@ -172,7 +172,7 @@ def _check_config(path: Path, config: BertConfig) -> None:
     ):
         if begun.get(name, getattr(config, name)) != getattr(config, name):
             raise UserError(
-                f"{path}: config.json says {getattr(config, name)!r} for {name}, and the run was begun with "
+                f"{path}: config.json says {getattr(config, name)!r} for {name}, but the run began with "
                 f"{begun[name]!r}; restore its config.json."
             )
 
@@ -183,5 +183,6 @@ def check_threads(threads: int | None) -> None:
     most = len(os.sched_getaffinity(0))
     if threads is not None and threads > most:
         raise UserError(
-            f"--threads is {threads}, more than the processors that this process may use; choose at most {most}."
+            f"--threads is {threads}, more than the number of processors that this process may use; choose at most "
+            f"{most}."
         )

@@ -48,9 +48,9 @@ def parse(framework: Framework, program: str, description: str, arguments: Seque
     given = _from_command_line(program, description, arguments, framework.options())
     run = given.run
     if run.resume is not None and (run.repeat is not None or run.output is not None):
-        raise UserError("--resume goes on in its own folder; leave out --output and --repeat.")
+        raise UserError("--resume continues in the run's own folder; leave out --output and --repeat.")
     if run.resume is not None and run.resume.is_file():
-        raise UserError(f"--resume is {run.resume}, a file; name the folder of the run.")
+        raise UserError(f"--resume names {run.resume}, which is a file; name the folder of the run.")
     if run.evaluate is not None and (run.resume or run.repeat or run.output or given.model.init):
         raise UserError("--evaluate trains nothing; leave out --resume, --repeat, --output and --init.")
     own = run.evaluate is not None and (run.evaluate / RUN).is_file()
@@ -65,8 +65,8 @@ def parse(framework: Framework, program: str, description: str, arguments: Seque
     refused = [name for name in changed(begun, options) if name not in RESUMABLE]
     if given.run.resume is not None and refused:
         raise UserError(
-            f"--{refused[0].replace('_', '-')} cannot change when a run is resumed, it would be another "
-            f"training; leave it out, or begin a new run with --repeat {source}."
+            f"--{refused[0].replace('_', '-')} cannot be changed when a run is resumed, because that would change "
+            f"the training; leave it out, or begin a new run with --repeat {source}."
         )
     return options
 
@@ -86,7 +86,7 @@ def _description_of(path: Path) -> dict:
     """The run.json of a pre-training run."""
     description = read_description(path)
     if description["task"] != PreTraining.name:
-        raise UserError(f"{path} is a run of {description['task']}, not of {PreTraining.name}; name another.")
+        raise UserError(f"{path} is a run of {description['task']}, not of {PreTraining.name}; name another run.")
     return description
 
 
@@ -98,7 +98,7 @@ def pretrain(framework: Framework, options: Options) -> int:
     loop = _resumed_run(resume, framework, options, progress) if resume else _new_run(framework, options, progress)
     path = loop.folder.path
     if loop.step >= steps:
-        progress.say(f"{path} is complete at step {loop.step}; give a larger --steps to go on.")
+        progress.say(f"{path} is complete at step {loop.step}; give a larger --steps to continue.")
         return 0
     config = loop.trainer.config
     progress.say(
@@ -109,7 +109,7 @@ def pretrain(framework: Framework, options: Options) -> int:
     try:
         loop.run()
     except Interrupted as stop:
-        progress.say(f"{stop}, saved; go on with --resume {path}")
+        progress.say(f"{stop} and saved; continue with --resume {path}")
         return stop.exit_code
     progress.say(f"done in {time.perf_counter() - begun:.0f} s: {path}/{checkpoints.MODEL}, {path}/{CURVES}")
     return 0
@@ -133,12 +133,12 @@ def _resumed_run(path: Path, framework: Framework, options: Options, progress: P
     description = _description_of(path)
     _check_store(path, description, prepared)
     if mended := folder.mend_tokenizer(prepared.vocabulary, prepared.config.max_position_embeddings):
-        progress.say(f"wrote {' and '.join(mended)} of {path} anew: missing or damaged")
+        progress.say(f"rewrote {' and '.join(mended)} in {path}: missing or damaged")
     state = checkpoints.load_newest(path, warn=lambda sentence: print(sentence, file=sys.stderr))
     if state is None and checkpoints.steps(path):
         raise UserError(
-            f"{path} holds weights and no whole checkpoint to go on from; restore one of these, or begin a "
-            "new run with --init."
+            f"{path} holds weights but no intact checkpoint to continue from; restore a checkpoint, or begin a new run "
+            "with --init."
         )
     loop = _loop(options, prepared, task, trainer, folder, progress)
     loop.resume(state)
@@ -182,7 +182,7 @@ def _check_store(path: Path, description: dict, prepared: Prepared) -> None:
     begun_with = description.get("store"), description.get("text", {}).get("train")
     if begun_with != (prepared.store.fingerprint, prepared.store.train.counts):
         raise UserError(
-            f"the corpus or the vocabulary is not the one that {path} was begun with, so its next batch cannot be "
+            f"the corpus or the vocabulary is not the one that {path} began with, so its next batch cannot be "
             "made; restore it, or begin a new run."
         )
 

@@ -34,13 +34,13 @@ def kept_or_made(
     """
     with contextlib.suppress(FileNotFoundError, Damaged):
         return read(), False
-    with locked(lock_file, f"another process makes {what}; waiting for it.") as alone:
+    with locked(lock_file, f"another process is making {what}; waiting for it.") as alone:
         try:
             return read(), False
         except FileNotFoundError:
             pass
         except Damaged as error:
-            say(f"{error}; it is made again.")
+            say(f"{error}; making it again.")
         make(alone)
         return read(), True
 
@@ -89,7 +89,7 @@ def read_sealed(path: Path) -> dict:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
-    raise Damaged(f"{path} is damaged, or of another version")
+    raise Damaged(f"{path} is damaged, or another version wrote it")
 
 
 def checksum(path: Path) -> list[int]:

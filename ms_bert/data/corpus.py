@@ -100,7 +100,9 @@ class _File:
         self.compression = path.suffix if path.suffix in _OPEN else ""
         self.kind = Path(path.name.removesuffix(self.compression)).suffix
         if self.kind not in _TEXT | _JSON | _PARQUET:
-            raise UserError(f"{path} is of an unknown kind; expected .txt, .jsonl, .json or .parquet, also .gz or .xz.")
+            raise UserError(
+                f"{path} has an unknown ending; expected .txt, .jsonl, .json or .parquet, also with .gz or .xz."
+            )
 
     def lines(self, options):
         with self._read(options):
@@ -177,17 +179,15 @@ def _sources(name: str) -> list:
         raise UserError("--corpus names an empty path; name a file, a folder (. for this one), a dataset or `builtin`.")
     path = os.path.expanduser(name)
     if _STREAM.fullmatch(path):
-        raise UserError(f"--corpus {name!r} can be read only once, and text is read several times; write it to a file.")
+        raise UserError(f"--corpus {name!r} can be read only once, but text is read several times; write it to a file.")
     if os.path.isdir(path):
         files = sorted(p for p in Path(path).rglob("*") if p.is_file() and not p.name.startswith("."))
         if not files:
-            raise UserError(f"the folder --corpus {name!r} holds no file that can be read; name one that does.")
+            raise UserError(f"the folder --corpus {name!r} holds no files that can be read; name another folder.")
     elif os.path.isfile(path):
         files = [Path(path)]
     elif os.path.lexists(path):
-        raise UserError(
-            f"--corpus {name!r} is neither a file nor a folder but a device, a pipe or a link to nothing; name a file."
-        )
+        raise UserError(f"--corpus {name!r} is a device, a pipe or a broken link; name a file or a folder.")
     else:
         files = sorted(Path(match) for match in _matches(path) if os.path.isfile(match))
     if files:
@@ -238,9 +238,9 @@ def _parts(line: str) -> Iterator[str]:
 
 def _unfit(name: str | Path, field: str, error: NoSuchField | NoText) -> UserError:
     if isinstance(error, NoText):
-        return UserError(f"{name} has in {field!r} no text but {error}; name a field of text with --text-field.")
+        return UserError(f"{name}: field {field!r} is {error}, not text; name a field of text with --text-field.")
     names = listed(error.names) or "none"
-    return UserError(f"{name} has no field {field!r}, only {names}; name one with --text-field.")
+    return UserError(f"{name} has no field {field!r} (its fields: {names}); name one of them with --text-field.")
 
 
 def _load(name: str):
@@ -292,7 +292,7 @@ def _content_hash(path: Path, cache: Path) -> str:
     except FileNotFoundError:
         pass
     except Damaged as error:
-        say(f"{error}; {path} is hashed again.")
+        say(f"{error}; hashing {path} again.")
     digest = file_hash(path)
     write_sealed(remembered, {"content": digest})
     return digest

@@ -60,13 +60,13 @@ class PairSampler:
             )
         if options.nsp and counts["documents"] < 2:
             raise UserError(
-                f"the corpus leaves {counts['documents']} {name} document, and next-sentence prediction "
-                "draws from two or more (a blank line ends a document); use a corpus of at least four "
+                f"the corpus leaves only {counts['documents']} {name} document, but next-sentence prediction "
+                "needs two or more (a blank line ends a document); use a corpus of at least four "
                 "documents, or --no-nsp."
             )
         if options.nsp and counts["sentences"] == counts["documents"]:
             raise UserError(
-                f"each of the {name} documents has one sentence, and next-sentence prediction needs "
+                f"each of the {name} documents has only one sentence, but next-sentence prediction needs "
                 "documents of two or more (a blank line ends a document); use --no-nsp."
             )
         self.special = 3 if options.nsp else 2  # [CLS] A [SEP] B [SEP], or [CLS] A [SEP]

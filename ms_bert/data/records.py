@@ -107,7 +107,7 @@ class _Json:
                     f"line {self._line_at(self._place)}: an element is followed by {mark!r}, not by , or ]"
                 )
         if self._peek():
-            raise ValueError(f"line {self._line_at(self._place)}: something follows the array")
+            raise ValueError(f"line {self._line_at(self._place)}: there is more text after the array")
 
     def _peek(self) -> str:
         """The next character that is not white space; none at the end."""

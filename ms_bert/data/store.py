@@ -54,7 +54,7 @@ class Column:
             file = pa.ipc.open_file(self._map)
             batches = [file.get_batch(i) for i in range(file.num_record_batches)]
         except (OSError, pa.ArrowInvalid) as error:
-            raise Damaged(f"the token store's {path} cannot be read ({error})") from None
+            raise Damaged(f"{path} of the token store cannot be read ({error})") from None
         kind = file.schema.field(0).type.to_pandas_dtype()
         self._length = sum(len(batch) for batch in batches)
         whole = self._map.read_buffer()
@@ -165,10 +165,10 @@ class TokenStore:
         self.folder = folder
         description = read_sealed(folder / DESCRIPTION)
         if description.get("format") != FORMAT:
-            raise Damaged(f"the token store {folder} is of another version")
+            raise Damaged(f"another version wrote the token store {folder}")
         for name, written in description["files"].items():
             if not (folder / name).is_file() or checksum(folder / name) != written:
-                raise Damaged(f"the token store's {folder / name} is damaged")
+                raise Damaged(f"{folder / name} of the token store is damaged")
         self.fingerprint = description["fingerprint"]
         self.token_counts = {split: np.array(description["token_counts"][split], np.int64) for split in SPLITS}
         self.train, self.held_out = (Split(folder, split) for split in SPLITS)
@@ -210,7 +210,7 @@ def open_store(options: TextOptions, corpus: Corpus, vocabulary: Vocabulary) -> 
     def read() -> TokenStore:
         store = TokenStore(folder)
         if store.fingerprint != fingerprint:
-            raise Damaged(f"the token store {folder} is not the one that its name says")
+            raise Damaged(f"the token store {folder} does not match its name")
         return store
 
     def make(alone: bool) -> None:

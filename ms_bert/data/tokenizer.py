@@ -47,12 +47,12 @@ class Vocabulary:
         model = tokenizer.model
         if not isinstance(model, models.WordPiece):
             raise UserError(
-                f"{source} is a tokenizer of the kind {type(model).__name__}, and BERT's is WordPiece; name another."
+                f"{source} is a {type(model).__name__} tokenizer, but BERT uses WordPiece; name another tokenizer."
             )
         if (model.unk_token, model.continuing_subword_prefix) != (UNK, CONTINUATION):
             raise UserError(
-                f"{source} writes {model.unk_token[:100]!r} and {model.continuing_subword_prefix[:100]!r} where BERT's "
-                f"WordPiece writes {UNK!r} and {CONTINUATION!r}; name another."
+                f"{source} uses {model.unk_token[:100]!r} and {model.continuing_subword_prefix[:100]!r} where BERT's "
+                f"WordPiece uses {UNK!r} and {CONTINUATION!r}; name another tokenizer."
             )
         entries = tokenizer.get_vocab(with_added_tokens=True)
         # [UNK] is the model's own: it does not see what was added to it.
@@ -80,8 +80,8 @@ class Vocabulary:
     def clean_up(self) -> dict:
         """How text is cleaned up, in the words of tokenizer_config.json.
 
-        transformers' BertTokenizer goes by these and not by tokenizer.json; for a clean-up that is not BERT's there is
-        a class that goes by tokenizer.json.
+        transformers' BertTokenizer reads these and not tokenizer.json; for a clean-up that is not BERT's there is a
+        class that reads tokenizer.json.
         """
         normalizer = self.tokenizer.normalizer
         if not isinstance(normalizer, normalizers.BertNormalizer):
@@ -159,7 +159,7 @@ def load(path: Path, cased: bool = False) -> Vocabulary:
         tokens = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{path} cannot be read as a vocab.txt ({_one_line(error)}); it is UTF-8 text, an entry a line."
+            f"{path} cannot be read as a vocab.txt ({_one_line(error)}); name a UTF-8 text with one entry per line."
         ) from None
     entries = {token: i for i, token in enumerate(tokens) if token}
     if UNK not in entries:

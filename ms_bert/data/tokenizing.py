@@ -88,9 +88,12 @@ class _Process:
             return pickle.load(self._from)
         except (EOFError, OSError, ValueError, pickle.UnpicklingError):
             code = self._process.wait()
-        how = f"was killed by signal {-code}, perhaps for want of memory" if code < 0 else f"ended with code {code}"
+        how = (
+            f"was killed by signal {-code}, perhaps because memory ran out" if code < 0 else f"exited with code {code}"
+        )
         raise UserError(
-            f"a process that makes the token store {how}; free some memory or choose fewer --processes, and try again.",
+            f"a process that was making the token store {how}; free some memory or choose fewer --processes, and try "
+            "again.",
             exit_code=1,
         )
 

@@ -121,8 +121,8 @@ def check_begun(run_folder: Path) -> None:
     """Raise UserError unless there are checkpoints to go on from, or none was written yet."""
     if not (run_folder / FOLDER).is_dir() or (not steps(run_folder) and (run_folder / MODEL).exists()):
         raise UserError(
-            f"{run_folder} holds no checkpoints to go on from; restore them, or begin a new run from its weights by "
-            f"--init {run_folder} and another --output."
+            f"{run_folder} holds no checkpoints to continue from; restore them, or begin a new run from its weights "
+            f"with --init {run_folder} and another --output."
         )
 
 
@@ -133,7 +133,7 @@ def load_newest(run_folder: Path, warn) -> TrainingState | None:
         try:
             return _loaded(folder, step)
         except ValueError as error:
-            warn(f"checkpoint {folder} is damaged ({error}) and is passed over.")
+            warn(f"checkpoint {folder} is damaged ({error}); skipping it.")
     return None
 
 
@@ -141,7 +141,7 @@ def _loaded(folder: Path, step: int) -> TrainingState:
     """The checkpoint of a folder; a ValueError says what is wrong with it."""
     state = verified(folder)
     if state["step"] != step:
-        raise ValueError(f"{STATE} is of step {state['step']}")
+        raise ValueError(f"{STATE} is for step {state['step']}")
     try:
         model, optimizer = (load_file(folder / name) for name in (MODEL, OPTIMIZER))
     except (SafetensorError, OSError, KeyError, TypeError, AttributeError) as error:  # some for types that NumPy lacks
@@ -206,9 +206,9 @@ def verified(folder: Path) -> dict:
     if altered:
         raise ValueError(f"{STATE} was altered")
     if others:
-        raise ValueError(f"{others[0]} is not what was written")
+        raise ValueError(f"{others[0]} does not match its checksum")
     if odd := _odd(state):
-        raise ValueError(f"{STATE} is odd: {odd}")
+        raise ValueError(f"{STATE} is invalid: {odd}")
     return state
 
 
@@ -220,12 +220,12 @@ def _odd(state: dict) -> str | None:
     counters = {"step": state.get("step"), **{name: scalars.get(name) for name in ("updates", "good_steps")}}
     for name, value in counters.items():
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
-            return f"its {name} is no number of steps"
+            return f"its {name} is not a number of steps"
     scale = scalars.get("loss_scale")
     if not isinstance(scale, (int, float)) or isinstance(scale, bool) or not 0 < scale < 2.0**127:
-        return "its loss_scale is no positive number"
+        return "its loss_scale is not a positive number"
     if metrics is not None and not (isinstance(metrics, dict) and type(metrics.get("bytes")) is int):
-        return "its metrics is no size and hash of a file"
+        return "its metrics is not the size and hash of a file"
     return None
 
 

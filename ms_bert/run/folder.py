@@ -77,7 +77,7 @@ class RunFolder:
 
     def check(self) -> None:
         """Raise FileNotFoundError unless the folder is still the one of this process: a user may have removed it, and
-        another run have made it anew."""
+        another run have made it again."""
         try:
             same = os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.path / ".lock"))
         except (FileNotFoundError, NotADirectoryError):
@@ -96,8 +96,8 @@ class RunFolder:
         self.write(RUN, (content + "\n").encode())
 
     def mend_tokenizer(self, vocabulary: Vocabulary, longest: int) -> list[str]:
-        """Write anew those of the tokenizer's files that are missing or damaged, and not needed to know the vocabulary;
-        returns their names."""
+        """Write again those of the tokenizer's files that are missing or damaged, and not needed to know the
+        vocabulary; returns their names."""
         damaged = [
             (name, content)
             for name, content in _tokenizer_files(vocabulary, longest).items()
@@ -144,8 +144,8 @@ class RunFolder:
             content = content[: metrics["bytes"]]
             if hashlib.sha256(content).hexdigest() != metrics.get("sha256"):
                 raise UserError(
-                    f"{self.path / METRICS} does not begin with what the run had logged up to step {step}; restore it, "
-                    f"or go on without it in a new folder: python -m conversion convert {self.path} NEW, then "
+                    f"{self.path / METRICS} does not begin with what the run logged up to step {step}; restore it, or "
+                    f"continue without it in a new folder: python -m conversion convert {self.path} NEW, then "
                     "--resume NEW."
                 )
         else:
@@ -161,8 +161,8 @@ class RunFolder:
             entry = _entry(line)
             if entry is None:
                 raise UserError(
-                    f"line {number} of {self.path / METRICS} is damaged; mend or remove it, for the run itself needs "
-                    "no line of it."
+                    f"line {number} of {self.path / METRICS} is damaged; repair or remove the line, which training "
+                    "itself does not need."
                 )
             if entry["step"] <= step:
                 kept.append(line)
@@ -172,7 +172,7 @@ class RunFolder:
 def check_free(path: Path) -> None:
     """Raise UserError unless a run can be made at this path."""
     if (path / RUN).exists():
-        raise UserError(f"{path} holds another run; go on with it by --resume {path}, or choose another --output.")
+        raise UserError(f"{path} already holds a run; continue it with --resume {path}, or choose another --output.")
     # A process killed while it made the folder leaves these; there is nothing in them to lose.
     if path.exists() and (not path.is_dir() or not all(map(_is_a_beginning, path.iterdir()))):
         raise UserError(f"{path} is not an empty folder; choose another --output.")
@@ -229,14 +229,15 @@ def read_description(path: Path) -> dict:
     number = description.get("format", 0) if isinstance(description, dict) else 0
     if type(number) is int and number > FORMAT:
         raise UserError(
-            f"{file} has format {number}, which a newer version of ms_bert wrote, and this one reads up to {FORMAT}; "
-            "install the newer one."
+            f"{file} has format {number}, which a newer version of ms_bert wrote, but this one reads only up to "
+            f"{FORMAT}; install the newer one."
         )
     if number == 0:
         description = _numbered(description)
     if number not in (0, FORMAT) or not _is_description(description):
         raise UserError(
-            f"{file} is damaged: it lacks the options of a run or what computed it; restore it, or begin a new run."
+            f"{file} is damaged: it lacks the options of a run or the record of what computed it; restore it, or begin "
+            "a new run."
         )
     return description
 

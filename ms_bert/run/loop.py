@@ -205,13 +205,13 @@ class Loop:
         """
         path = self.folder.path
         if state is None:
-            self.progress.say(f"{path} has no checkpoint yet: the run begins anew")
+            self.progress.say(f"{path} has no checkpoint yet: the run starts from the beginning")
             damaged = self.folder.cut_logs(0)
         else:
             if misfit := self._misfit(state):
                 raise UserError(
-                    f"checkpoint {checkpoints.folder_of(path, state.step)} is not of this run ({misfit}); remove it to "
-                    "go on from the one before."
+                    f"checkpoint {checkpoints.folder_of(path, state.step)} does not belong to this run ({misfit}); "
+                    "remove it to continue from the one before."
                 )
             damaged = self.folder.cut_logs(state.step, state.metrics)
             self.trainer.load(state.model, state.optimizer, state.scalars)
@@ -221,13 +221,13 @@ class Loop:
             checkpoints.publish(path, state.step)
             checkpoints.prune(path, self.options.keep, self.options.keep_every)
         if damaged:
-            self.progress.say(f"left {damaged} damaged lines out of {path / THROUGHPUT}")
+            self.progress.say(f"removed {damaged} damaged line{'s' * (damaged > 1)} from {path / THROUGHPUT}")
 
     def _misfit(self, state: TrainingState) -> str | None:
         """Why a checkpoint is none of this run, or None."""
         window = state.position.get("window")
         if not isinstance(window, dict) or not _is_window(window, self.task, state.step):
-            return "its position holds no sums since the last logged line"
+            return "its position does not hold the sums since the last logged line"
         kind = "float64" if self.training.precision == "float64" else "float32"
         return checkpoints.misfit(state, self.trainer.shapes, kind)
 
@@ -243,7 +243,7 @@ class Loop:
         except OSError as error:
             raise UserError(
                 f"step {self.step}: writing the run folder {self.folder.path} failed ({error}); "
-                f"{self._kept()}; make room or restore the folder, then --resume it.",
+                f"{self._kept()}; free some disk space or restore the folder, then --resume it.",
                 exit_code=1,
             ) from error
 
@@ -294,8 +294,8 @@ class Loop:
             return
         name, value = next(iter(self.task.metrics(result.sums).items()))
         raise UserError(
-            f"step {self.step + 1}: {name} is {value} and the gradient norm {result.gradient_norm}, neither may be "
-            f"infinite or NaN; {self._kept()}; a lower --learning-rate or a longer --warmup-steps usually helps.",
+            f"step {self.step + 1}: {name} is {value} and the gradient norm is {result.gradient_norm}, but both must "
+            f"be finite; {self._kept()}; a lower --learning-rate or a longer --warmup-steps usually helps.",
             exit_code=1,
         )
 

@@ -39,7 +39,7 @@ class MindSporeTrainer:
     """See `ms_bert.run.loop.Trainer`.
 
     Args:
-        graphs: the folder in which compiled training steps are kept; None: each is compiled anew.
+        graphs: the folder in which compiled training steps are kept; None: each is compiled again.
         objective: of the task; by default that of OBJECTIVES.
         numerics: how the model computes; None: as the options say. update: what clips and updates.
 

@@ -301,7 +301,7 @@ def test_a_damaged_checkpoint_of_a_run_is_refused(tmp_path):
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    with pytest.raises(UserError, match="optimizer.safetensors is not what was written"):
+    with pytest.raises(UserError, match="optimizer.safetensors does not match its checksum"):
         checkpoint.read(folder)
 
 
@@ -608,7 +608,7 @@ def test_googles_config_is_mapped_field_by_field(tmp_path):
     (tmp_path / "bert_config.json").write_text(json.dumps(fields))
     assert configs.read(tmp_path).config == config
     (tmp_path / "bert_config.json").write_text(json.dumps({**fields, "embedding_size": 128}))
-    with pytest.raises(UserError, match="embedding_size is 128 and hidden_size 12"):
+    with pytest.raises(UserError, match="embedding_size is 128 but hidden_size is 12"):
         configs.read(tmp_path)
 
 
@@ -1069,8 +1069,8 @@ def test_what_is_odd_about_a_config_is_told_by_convert_and_by_inspect(tmp_path, 
     inspected = capsys.readouterr().out
     for text in (converted, inspected):
         assert "left out of the config, for they change no number: output_past" in text
-        assert "fields that are not known here and were left out: adapters" in text
-        assert "num_labels 5 counts, not the 1 names of id2label" in text
+        assert "unknown fields, which were left out: adapters" in text
+        assert "num_labels 5 is used, not the number of names in id2label (1)" in text
     assert "output_past" not in (tmp_path / "target" / "config.json").read_text()
     assert main(["inspect", str(source), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["notes"]) == 3
@@ -1085,7 +1085,7 @@ def test_a_config_that_cannot_be_read_is_not_as_good_as_none(tmp_path, capsys):
     (source / "config.json").unlink()
     (source / "config.json").mkdir()
     assert main(["convert", str(source), str(tmp_path / "target.ckpt")]) == 2
-    assert "no regular file" in capsys.readouterr().err
+    assert "not a regular file" in capsys.readouterr().err
 
 
 def test_diff_tells_what_differs(tmp_path, capsys):

@@ -66,8 +66,8 @@ FILES = {
     "encoded surrogates": ("a.txt", b"a\xed\xa0\x80b", "is not UTF-8 text"),
     "binary": ("a.txt", bytes(range(256)) * 50, "is not UTF-8 text"),
     "gzip named text": ("a.txt", GZ, "is not UTF-8 text"),
-    "another kind": ("a.pdf", b"%PDF-1.7", "is of an unknown kind"),
-    "another compression": ("a.txt.bz2", b"BZh9", "is of an unknown kind"),
+    "another kind": ("a.pdf", b"%PDF-1.7", "has an unknown ending"),
+    "another compression": ("a.txt.bz2", b"BZh9", "has an unknown ending"),
     # Compressed
     "empty gzip": ("a.txt.gz", b"", []),
     "empty xz": ("a.txt.xz", b"", "cannot be read to its end"),
@@ -118,24 +118,28 @@ FILES = {
         b'{"text": "one", "type": "x", "id": "y", "version": 1, "cwd": "z"}',
         [["one"]],
     ),
-    "a number": ("a.jsonl", b'{"text": "one"}\n{"text": 1}', r"no text but a number \(record 2\); name a field"),
-    "not a number": ("a.jsonl", b'{"text": NaN}', "no text but a number"),
-    "true": ("a.jsonl", b'{"text": true}', "no text but true"),
-    "a list": ("a.jsonl", b'{"text": ["one"]}', "no text but a list"),
-    "an object": ("a.jsonl", b'{"text": {"a": "b"}}', "no text but an object"),
-    "columns": ("a.json", b'{"text": ["one", "two"], "n": [1, 2]}', "no text but a list"),
-    "another field": ("a.jsonl", b'{"body": "one", "n": 1}', "no field 'text', only body, n; name one"),
+    "a number": (
+        "a.jsonl",
+        b'{"text": "one"}\n{"text": 1}',
+        r"'text' is a number \(record 2\), not text; name a field",
+    ),
+    "not a number": ("a.jsonl", b'{"text": NaN}', "is a number"),
+    "true": ("a.jsonl", b'{"text": true}', "is true"),
+    "a list": ("a.jsonl", b'{"text": ["one"]}', "is a list"),
+    "an object": ("a.jsonl", b'{"text": {"a": "b"}}', "is an object"),
+    "columns": ("a.json", b'{"text": ["one", "two"], "n": [1, 2]}', "is a list"),
+    "another field": ("a.jsonl", b'{"body": "one", "n": 1}', "no field 'text' (its fields: body, n); name one of them"),
     "many other fields": (
         "a.jsonl",
         json.dumps({f"field {i}": i for i in range(1000)}).encode(),
-        "field 9' and 990 more; name one",
+        "field 9' and 990 more); name one",
     ),
-    "a field with control characters": ("a.jsonl", b'{"\\u001b[31m": 1}', r"only '\\x1b\[31m'; name one"),
-    "records without fields": ("a.jsonl", b"{}\n{}", "no field 'text', only none"),
+    "a field with control characters": ("a.jsonl", b'{"\\u001b[31m": 1}', r"\(its fields: '\\x1b\[31m'\); name one"),
+    "records without fields": ("a.jsonl", b"{}\n{}", "no field 'text' (its fields: none)"),
     "an array of arrays": ("a.json", b'[["one"]]', "record 1 is a list, not an object"),
     "numbers": ("a.jsonl", b"1\n2\n", "record 1 is a number, not an object"),
     "null for a record": ("a.jsonl", b'null\n{"text": "one"}', "record 1 is null, not an object"),
-    "two arrays": ("a.json", b'[{"text": "one"}]\n[]', "line 2: something follows the array"),
+    "two arrays": ("a.json", b'[{"text": "one"}]\n[]', "line 2: there is more text after the array"),
     "an array that does not end": ("a.json", b'[{"text": "one"}', "an element is followed by ''"),
     "an array without a comma": ("a.json", b'[{"text": "one"} {}]', "an element is followed by '{'"),
     "a cut record": ("a.jsonl", b'{"text": "one"}\n{"text": "tw', "line 2: Unterminated string"),
@@ -152,13 +156,13 @@ FILES = {
     "a dictionary": ("a.parquet", of_parquet(pa.array(["one", "one"]).dictionary_encode()), [["one"], ["one"]]),
     "nulls": ("a.parquet", of_parquet(pa.nulls(3)), []),
     "no rows": ("a.parquet", of_parquet(pa.array([], pa.string())), []),
-    "a name with a dot": ("a.parquet", of_parquet(["one"], "a.b"), "no field 'text', only 'a.b'"),
-    "integers": ("a.parquet", of_parquet([1]), "no text but a column of type 'int64'; name a field"),
-    "bools": ("a.parquet", of_parquet([True]), "no text but a column of type 'bool'"),
-    "lists": ("a.parquet", of_parquet([["one"]]), "no text but a column of type 'list"),
-    "structs": ("a.parquet", of_parquet([{"a": "b"}]), "no text but a column of type 'struct"),
-    "times": ("a.parquet", of_parquet([datetime.datetime(2020, 1, 1)]), "no text but a column of type 'timestamp"),
-    "bytes": ("a.parquet", of_parquet([b"one"]), "no text but a column of type 'binary'"),
+    "a name with a dot": ("a.parquet", of_parquet(["one"], "a.b"), "no field 'text' (its fields: 'a.b')"),
+    "integers": ("a.parquet", of_parquet([1]), "is a column of type 'int64', not text; name a field"),
+    "bools": ("a.parquet", of_parquet([True]), "is a column of type 'bool'"),
+    "lists": ("a.parquet", of_parquet([["one"]]), "is a column of type 'list"),
+    "structs": ("a.parquet", of_parquet([{"a": "b"}]), "is a column of type 'struct"),
+    "times": ("a.parquet", of_parquet([datetime.datetime(2020, 1, 1)]), "is a column of type 'timestamp"),
+    "bytes": ("a.parquet", of_parquet([b"one"]), "is a column of type 'binary'"),
     "an empty Parquet": ("a.parquet", b"", "cannot be read to its end"),
     "text named Parquet": ("a.parquet", LINES.encode(), "cannot be read to its end"),
     "a cut Parquet": ("a.parquet", PARQUET[:-50], "cannot be read to its end"),
@@ -219,7 +223,7 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path):
     (tmp_path / "loop.txt").symlink_to(tmp_path / "loop.txt")
     (tmp_path / "device.txt").symlink_to("/dev/zero")
     for name in ("fifo.txt", "socket.txt", "broken.txt", "loop.txt", "device.txt"):
-        assert "neither a file nor a folder" in outcome(tmp_path / "cache", tmp_path / name), name
+        assert "is a device, a pipe or a broken link" in outcome(tmp_path / "cache", tmp_path / name), name
     assert "holds no file" in outcome(tmp_path / "cache", tmp_path)
     assert "no file matches" in outcome(tmp_path / "cache", f"{tmp_path}/*.txt")
     (tmp_path / "a.txt").write_text("one")
@@ -247,7 +251,7 @@ def test_what_can_be_read_only_once_is_refused(tmp_path, name):
         ("no\nsuch", "no file matches"),
         ("no/../such.txt", "no file matches"),
         ("file:///etc/passwd", "no file matches"),
-        ("/dev/null", "neither a file nor a folder"),
+        ("/dev/null", "is a device, a pipe or a broken link"),
     ],
 )
 def test_a_name_without_files_is_one_sentence(tmp_path, monkeypatch, name, words):
@@ -317,9 +321,9 @@ def test_a_dataset_whose_field_is_no_text_is_one_sentence(tmp_path, monkeypatch)
     monkeypatch.setattr(module, "_hub_answers", lambda: True)
     rows = datasets.Dataset.from_dict({"text": [datetime.datetime(2020, 1, 1)], "n": [1]})
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: {"train": rows})
-    assert "no text but a value of type datetime" in outcome(tmp_path, "some-text")
-    assert "no text but a value of type int" in outcome(tmp_path, "some-text", text_field="n")
-    assert "no field 'body', only text, n" in outcome(tmp_path, "some-text", text_field="body")
+    assert "is a value of type datetime" in outcome(tmp_path, "some-text")
+    assert "is a value of type int" in outcome(tmp_path, "some-text", text_field="n")
+    assert "no field 'body' (its fields: text, n)" in outcome(tmp_path, "some-text", text_field="body")
 
 
 def test_many_small_files_take_no_file_each_in_the_cache(tmp_path):
@@ -436,7 +440,7 @@ def test_a_signal_ends_preparation_in_one_line_and_leaves_nothing_half_made(tmp_
     process.send_signal(number)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 128 + number, told
-    assert told == "pretrain: interrupted before training began, or twice; nothing new was saved.\n"
+    assert told == "pretrain: interrupted before training began, or a second time; nothing new was saved.\n"
     assert not list((tmp_path / "cache" / "stores").iterdir())
     assert not psutil.wait_procs(workers, timeout=30)[1]
 

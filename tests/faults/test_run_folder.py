@@ -81,7 +81,7 @@ def refusal(capsys, *arguments, code=None) -> str:
     capsys.readouterr()
     found = main(*arguments)
     told = capsys.readouterr()
-    lines = [line for line in told.err.splitlines() if "is passed over" not in line]
+    lines = [line for line in told.err.splitlines() if "; skipping it" not in line]
     assert found in ((1, 2) if code is None else (code,)), (found, told)
     assert len(lines) == 1 and len(lines[0]) < 600, told.err
     return lines[0]
@@ -129,7 +129,7 @@ DAMAGES = {
 def test_damage_of_a_file_that_is_needed_is_one_sentence(name, damage, folder, finished, capsys):
     DAMAGES[damage](folder / name)
     if (name, damage) == ("tokenizer.json", "removed"):
-        assert "wrote tokenizer.json" in assert_resumed(folder, finished, capsys)  # vocab.txt says the same
+        assert "rewrote tokenizer.json in" in assert_resumed(folder, finished, capsys)  # vocab.txt says the same
         assert (folder / name).read_bytes() == (finished / name).read_bytes()
     else:
         assert str(folder) in refusal(capsys, "--resume", folder)
@@ -138,16 +138,16 @@ def test_damage_of_a_file_that_is_needed_is_one_sentence(name, damage, folder, f
 @pytest.mark.parametrize(
     "name, damage, words",
     [
-        ("throughput.jsonl", "altered", "damaged lines out of"),
-        ("throughput.jsonl", "a list", "damaged lines out of"),
+        ("throughput.jsonl", "altered", "removed 1 damaged line from"),
+        ("throughput.jsonl", "a list", "removed 1 damaged line from"),
         ("throughput.jsonl", "removed", ""),
-        ("vocab.txt", "halved", "wrote vocab.txt of"),
-        ("tokenizer_config.json", "altered", "wrote tokenizer_config.json of"),
+        ("vocab.txt", "halved", "rewrote vocab.txt in"),
+        ("tokenizer_config.json", "altered", "rewrote tokenizer_config.json in"),
         ("model.safetensors", "halved", ""),
         (".lock", "removed", ""),
-        ("checkpoints/step-00000009/state.json", "deep", "is passed over"),
-        ("checkpoints/step-00000009/model.safetensors", "a folder", "is passed over"),
-        ("checkpoints/step-00000009/optimizer.safetensors", "removed", "is passed over"),
+        ("checkpoints/step-00000009/state.json", "deep", "; skipping it"),
+        ("checkpoints/step-00000009/model.safetensors", "a folder", "; skipping it"),
+        ("checkpoints/step-00000009/optimizer.safetensors", "removed", "; skipping it"),
     ],
 )
 def test_damage_of_a_file_that_is_there_twice_costs_nothing(name, damage, words, folder, finished, capsys):
@@ -164,7 +164,7 @@ def test_a_checkpoint_that_is_no_folder_is_set_aside(instead, folder, finished, 
     newest = folder / "checkpoints" / "step-00000009"
     shutil.rmtree(newest)
     instead(newest)
-    assert "is passed over" in assert_resumed(folder, finished, capsys)
+    assert "; skipping it" in assert_resumed(folder, finished, capsys)
     assert newest.is_dir() and os.path.lexists(newest.with_name("damaged-step-00000009"))
 
 
@@ -232,17 +232,22 @@ BIAS = "cls.predictions.bias"
         (lambda state, model, optimizer: model.update({BIAS: model[BIAS].astype(np.float16)}), "is float16"),
         (lambda state, model, optimizer: optimizer.pop(f"v.{BIAS}"), f"lacks 'v.{BIAS}'"),
         (lambda state, model, optimizer: optimizer.clear(), "optimizer.safetensors lacks"),
-        (lambda state, model, optimizer: state["position"]["window"].pop("masked_loss"), "no sums"),
-        (lambda state, model, optimizer: state["position"].update(window={"masked_loss": float("nan")}), "no sums"),
-        (lambda state, model, optimizer: state["position"].update(window=[1]), "no sums"),
-        (lambda state, model, optimizer: state["position"]["window"].update(steps=10), "no sums"),
+        (lambda state, model, optimizer: state["position"]["window"].pop("masked_loss"), "does not hold the sums"),
+        (
+            lambda state, model, optimizer: state["position"].update(window={"masked_loss": float("nan")}),
+            "does not hold the sums",
+        ),
+        (lambda state, model, optimizer: state["position"].update(window=[1]), "does not hold the sums"),
+        (lambda state, model, optimizer: state["position"]["window"].update(steps=10), "does not hold the sums"),
     ],
 )
 def test_a_checkpoint_that_is_of_no_such_run_is_one_sentence(change, words, folder, capsys):
     rewritten(folder, change)
     metrics = (folder / "metrics.jsonl").read_bytes()
     told = refusal(capsys, "--resume", folder)
-    assert words in told and "go on from the one before" in told and (folder / "metrics.jsonl").read_bytes() == metrics
+    assert (
+        words in told and "continue from the one before" in told and (folder / "metrics.jsonl").read_bytes() == metrics
+    )
 
 
 # A folder that is removed, replaced, shared, or no run's
@@ -277,7 +282,7 @@ def test_a_converted_checkpoint_without_the_optimizers_state_is_not_resumed(fold
     (folder / "metrics.jsonl").unlink()
     before = sorted(path.name for path in folder.iterdir())
     told = refusal(capsys, "--resume", folder)
-    assert "holds no checkpoints to go on from" in told and f"--init {folder} and another --output" in told
+    assert "holds no checkpoints to continue from" in told and f"--init {folder} and another --output" in told
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
@@ -290,7 +295,7 @@ def test_a_run_stopped_before_its_first_checkpoint_says_that_it_begins_anew(opti
     with before_step(2, die):
         assert main(*options, "--output", folder) == 130
     assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [0, 2]
-    assert "no checkpoint yet: the run begins anew" in assert_resumed(folder, finished, capsys)
+    assert "no checkpoint yet: the run starts from the beginning" in assert_resumed(folder, finished, capsys)
 
 
 def test_what_killed_processes_left_is_swept(folder, finished, capsys):

@@ -104,7 +104,7 @@ def test_a_killed_reference_run_resumes_to_the_same_bytes(without_dropout, in_to
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (("--device", "Ascend"), "no Ascend"),
+        (("--device", "Ascend"), "does not run on Ascend"),
         (("--device", "GPU"), "nvidia-smi"),
         (("--precision", "float8"), "float64"),
     ],

@@ -129,9 +129,9 @@ def test_a_resumed_run_knows_its_options(saved):
 
 def test_a_resumed_run_may_go_further_but_not_become_another(saved):
     assert parse("--resume", str(saved), "--steps", "20", "--checkpoint-every", "3").training.steps == 20
-    with pytest.raises(UserError, match="--seq-length cannot change"):
+    with pytest.raises(UserError, match="--seq-length cannot be changed"):
         parse("--resume", str(saved), "--seq-length", "64")
-    with pytest.raises(UserError, match="--nsp cannot change"):
+    with pytest.raises(UserError, match="--nsp cannot be changed"):
         parse("--resume", str(saved), "--nsp")
 
 
@@ -197,7 +197,7 @@ def test_what_is_odd_about_a_config_is_told_when_a_run_begins(tmp_path, vocabula
     assert preparation._config(options, None, vocabulary, Progress()).hidden_size == 32
     assert capsys.readouterr().out.splitlines() == [
         f"{config}: left out of the config, for they change no number: output_past",
-        f"{config}: the config has fields that are not known here and were left out: adapters",
+        f"{config}: the config has unknown fields, which were left out: adapters",
     ]
 
 

@@ -110,7 +110,7 @@ def test_another_models_config_is_refused_in_a_sentence(name):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"rope_theta": 1e4}, "rope_theta is 10000.0, and only null"),
+        ({"rope_theta": 1e4}, "rope_theta is 10000.0, but only null"),
         ({"num_attention_heads": 7}, "not a multiple"),
         ({"hidden_size": "768"}, "hidden_size is '768', expected a whole number from 1 to 2147483647"),
         ({"hidden_size": None}, "hidden_size is null, expected a whole number"),
@@ -153,8 +153,8 @@ def test_a_misspelt_field_is_not_replaced_by_a_default_in_silence():
     del fields["hidden_size"], fields["layer_norm_eps"]
     with pytest.raises(UserError) as caught:
         BertConfig.from_dict(fields)
-    assert "'hiden_size' is no field, did you mean hidden_size" in str(caught.value)
-    assert "'layer_norm_epsilon' is no field, did you mean layer_norm_eps" in str(caught.value)
+    assert "'hiden_size' is not a field, did you mean hidden_size" in str(caught.value)
+    assert "'layer_norm_epsilon' is not a field, did you mean layer_norm_eps" in str(caught.value)
 
 
 def test_the_ids_of_other_tokens_are_not_taken_for_a_misspelt_pad_token_id():
@@ -194,17 +194,20 @@ def test_other_names_of_an_activation_compute_the_same(transformers):
 @pytest.mark.parametrize(
     "labels, words",
     [
-        ({"num_labels": 3, "id2label": {"0": "a", "1": "b"}}, "num_labels 3 counts, not the 2 names of id2label"),
-        ({"num_labels": 1, "id2label": {"0": "a", "1": "b"}}, "num_labels 1 counts"),
+        (
+            {"num_labels": 3, "id2label": {"0": "a", "1": "b"}},
+            "num_labels 3 is used, not the number of names in id2label (2)",
+        ),
+        ({"num_labels": 1, "id2label": {"0": "a", "1": "b"}}, "num_labels 1 is used"),
         ({"num_labels": 2, "id2label": {"0": "a", "1": "b"}}, ""),
         ({"num_labels": 3}, ""),
         ({"num_labels": None, "id2label": {"1": "b", "0": "a"}}, ""),
-        ({"_num_labels": 5, "id2label": {"0": "a", "1": "b"}}, "_num_labels 5 is left out"),
-        ({"_num_labels": 5}, "_num_labels 5 is left out"),
+        ({"_num_labels": 5, "id2label": {"0": "a", "1": "b"}}, "_num_labels 5 was left out"),
+        ({"_num_labels": 5}, "_num_labels 5 was left out"),
         ({"id2label": {"0": "a", "1": "b"}, "label2id": {"a": "0", "b": "1"}}, ""),
-        ({"id2label": {"0": "a", "1": "b"}, "label2id": {"a": 1, "b": 0}}, "id2label counts, and label2id"),
-        ({"id2label": {"0": "a", "1": "b"}, "label2id": [1]}, "id2label counts, and label2id"),
-        ({"label2id": {"a": 0, "b": 1, "c": 2}}, "label2id is left out"),
+        ({"id2label": {"0": "a", "1": "b"}, "label2id": {"a": 1, "b": 0}}, "label2id differs from id2label"),
+        ({"id2label": {"0": "a", "1": "b"}, "label2id": [1]}, "label2id differs from id2label"),
+        ({"label2id": {"a": 0, "b": 1, "c": 2}}, "label2id was left out"),
     ],
 )
 def test_of_labels_that_disagree_what_counts_is_what_counts_in_transformers(labels, words, transformers):
@@ -291,7 +294,7 @@ def test_nothing_that_json_cannot_say_is_written():
         (b"[" * 100_000, "cannot be read as JSON"),
         (b'{"hidden_size": ' + b"9" * 10_000 + b"}", "cannot be read as JSON"),
         (b'{"hidden_size": "\xff"}', "cannot be read as JSON"),
-        (b'{"hidden_size": 768, "hidden_size": 1024}', "'hidden_size' stands there twice, as 768 and 1024"),
+        (b'{"hidden_size": 768, "hidden_size": 1024}', "'hidden_size' appears twice, as 768 and as 1024"),
         (b"[1]", "expected an object"),
         (b"null", "expected an object"),
         (b'{"vocab_size": 1, "layer_norm_eps": 1e999, "model_type": "bert"}', "layer_norm_eps is inf"),
@@ -326,15 +329,15 @@ def test_a_config_that_is_no_file_is_said_to_be_none(tmp_path):
         read_fields(tmp_path)
     path.unlink()
     path.symlink_to("gone.json")
-    with pytest.raises(UserError, match="is a link to a file that is not there"):
+    with pytest.raises(UserError, match="is a link to a file that does not exist"):
         read_fields(path)
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         read_fields(path)
     path.unlink()
     path.mkdir()
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         read_fields(tmp_path)
     path.rmdir()
     with open(path, "wb") as file:

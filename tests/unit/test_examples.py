@@ -278,7 +278,7 @@ def test_choosing_groups_is_googles_greedy_loop():
     [
         ("One. Two. Three.", "1 training document"),
         ("It was. So what?\n\nWho is it? Nobody.\n\nAnd then? The end.\n", "1 held-out document"),
-        ("One\n\nTwo\n\nThree\n\nFour\n\nFive\n\nSix\n", "has one sentence"),
+        ("One\n\nTwo\n\nThree\n\nFour\n\nFive\n\nSix\n", "has only one sentence"),
     ],
 )
 def test_a_corpus_that_nsp_cannot_be_made_from_is_told(tmp_path, vocabulary, text_options, text, words):

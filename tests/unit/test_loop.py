@@ -161,6 +161,6 @@ class Overflowing(Trainer):
 @pytest.mark.parametrize("scale, tried", [(2.0, [2.0, 1.0]), (1.0, [1.0]), (3.0, [3.0, 1.5, 1.0])])
 def test_only_an_overflow_without_any_loss_scale_ends_the_run(loop, scale, tried):
     trainer = Overflowing(scale)
-    with pytest.raises(UserError, match=f"step {len(tried)}: .*neither may be infinite"):
+    with pytest.raises(UserError, match=f"step {len(tried)}: .*both must be finite"):
         loop(trainer).run()
     assert trainer.tried == tried

@@ -69,7 +69,7 @@ def test_an_extreme_number_is_taken_within_the_bounds_and_is_a_sentence_beyond(g
     [
         ({"training": {"batch_size": 2**20}, "examples": {"seq_length": 512}}, "is 536870912 tokens"),
         ({"training": {"batch_size": 32, "accumulate": 5}}, "cannot be divided"),
-        ({"examples": {"seq_length": 64, "max_predictions": 62}}, "the sequence length less 3"),
+        ({"examples": {"seq_length": 64, "max_predictions": 62}}, "the sequence length minus 3"),
     ],
 )
 def test_options_that_do_not_go_together_are_a_sentence(changes, words):
@@ -98,9 +98,9 @@ def test_what_is_of_another_type_is_a_sentence(kind):
 @pytest.mark.parametrize(
     "groups, words",
     [
-        ([], "[] stands where options should"),
-        ({"text": None}, "null stands where options should"),
-        ({"text": [1]}, "[1] stands where options should"),
+        ([], "found [] where options were expected"),
+        ({"text": None}, "found null where options were expected"),
+        ({"text": [1]}, "found [1] where options were expected"),
         ({"x\x1b": {}}, "unknown option 'x\\x1b'"),
         ({"run": {"x" * 10_000: 1}}, "unknown option 'xxx"),
         ({"training": {"precision": "float8"}}, "--precision is 'float8'; choose float32 or float16 or"),

@@ -259,7 +259,7 @@ def test_the_optimizers_follow_their_formulas(name, changed):
 
 
 def test_what_the_machine_lacks_is_one_sentence(monkeypatch):
-    with pytest.raises(UserError, match="no Ascend"):
+    with pytest.raises(UserError, match="does not run on Ascend"):
         use_torch_device("Ascend")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="nvidia-smi"):

@@ -142,7 +142,7 @@ def test_a_damaged_store_is_made_again_and_never_believed(tmp_path, vocabulary, 
             again, made = open_store(options, Corpus(options), vocabulary)
             told = capsys.readouterr().err
             assert made and again.fingerprint == store.fingerprint
-            assert name in told and "it is made again" in told and told.count("\n") == 1
+            assert name in told and "making it again" in told and told.count("\n") == 1
             assert {path.name: path.read_bytes() for path in store.folder.iterdir()} == files
         path.unlink()
         assert open_store(options, Corpus(options), vocabulary)[1]
@@ -178,7 +178,7 @@ def test_many_that_want_one_store_make_it_once(tmp_path, vocabulary, options, mo
         results = list(threads.map(lambda _: open_store(options, corpus, vocabulary), range(24)))
     assert len(times) == 1 and sum(made for _, made in results) == 1
     assert len({store.fingerprint for store, _ in results}) == 1
-    assert "another process makes the token store" in capsys.readouterr().err
+    assert "another process is making the token store" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("no_processes")
@@ -221,7 +221,7 @@ def test_a_process_that_is_killed_is_noticed_at_once(tmp_path, vocabulary, text_
 
     monkeypatch.setattr(tokenizing.subprocess, "Popen", popen)
     monkeypatch.setattr(Corpus, "documents", documents)
-    with pytest.raises(UserError, match="was killed by signal 9, perhaps for want of memory") as caught:
+    with pytest.raises(UserError, match="was killed by signal 9, perhaps because memory ran out") as caught:
         open_store(options, Corpus(options), vocabulary)
     assert caught.value.exit_code == 1
     assert len(begun) == 2 and all(process.returncode is not None for process in begun)

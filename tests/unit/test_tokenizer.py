@@ -176,14 +176,17 @@ def _of_kind(model) -> Tokenizer:
 
 
 TOKENIZERS = {
-    "BPE": (lambda: _of_kind(models.BPE()).to_str(), "kind BPE, and BERT's is WordPiece"),
-    "Unigram": (lambda: _of_kind(models.Unigram([("a", 0.0)], 0)).to_str(), "kind Unigram, and BERT's is WordPiece"),
+    "BPE": (lambda: _of_kind(models.BPE()).to_str(), "is a BPE tokenizer, but BERT uses WordPiece"),
+    "Unigram": (
+        lambda: _of_kind(models.Unigram([("a", 0.0)], 0)).to_str(),
+        "is a Unigram tokenizer, but BERT uses WordPiece",
+    ),
     "WordLevel": (
         lambda: _of_kind(models.WordLevel({"a": 0}, "a")).to_str(),
-        "kind WordLevel, and BERT's is WordPiece",
+        "is a WordLevel tokenizer, but BERT uses WordPiece",
     ),
     "another continuation": (lambda: _changed(model={"continuing_subword_prefix": "@@"}), "and '@@' where BERT's"),
-    "another unknown": (lambda: _changed(model={"unk_token": "the"}), "writes 'the' and"),
+    "another unknown": (lambda: _changed(model={"unk_token": "the"}), "uses 'the' and"),
     "far id": (
         lambda: _changed(model={"vocab": {t: i for i, t in enumerate(VOCAB)} | {"far": 4_000_000_000}}),
         "the id 4000000000",
@@ -237,7 +240,7 @@ def test_a_damaged_vocabulary_in_the_cache_is_trained_again(tmp_path, capsys):
         kept.write_bytes(damaged)
         assert tokenizer.vocabulary(options, Corpus(options)).fingerprint() == vocabulary.fingerprint()
         told = capsys.readouterr().err
-        assert told.count("\n") == 1 and told.endswith("is damaged, or of another version; it is made again.\n")
+        assert told.count("\n") == 1 and told.endswith("is damaged, or another version wrote it; making it again.\n")
         assert kept.read_bytes() == content
 
 
@@ -251,7 +254,7 @@ def test_many_that_want_one_vocabulary_train_it_once(tmp_path, monkeypatch, caps
     with ThreadPoolExecutor(6) as threads:
         made = list(threads.map(lambda _: tokenizer.vocabulary(options, Corpus(options)).fingerprint(), range(6)))
     assert len(times) == 1 and len(set(made)) == 1
-    assert "another process makes the vocabulary" in capsys.readouterr().err
+    assert "another process is making the vocabulary" in capsys.readouterr().err
 
 
 def test_words_without_an_end_do_not_keep_the_trainer(monkeypatch):
