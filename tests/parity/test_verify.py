@@ -380,7 +380,7 @@ def test_a_classifier_of_another_name_is_compared_as_it_is_renamed(tmp_path, cap
         assert main(["verify", *map(str, pair), "--rename", "fc=classifier", *page]) == 0
         assert "The 25 weights are equal byte for byte, and A and B agree: " in capsys.readouterr().out
     assert main(["verify", str(plain), str(tmp_path / "named"), *page]) == 2
-    assert "--rename fc=classifier reads it so" in capsys.readouterr().err
+    assert "use --rename fc=classifier" in capsys.readouterr().err
 
 
 def test_a_model_of_one_token_type_is_compared(tmp_path):
