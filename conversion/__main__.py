@@ -28,9 +28,9 @@ from ms_bert.errors import UserError, printable
 
 PROGRAM = "python -m conversion"
 DESCRIPTION = (
-    "Convert, inspect, compare and verify BERT checkpoints. A checkpoint is a file, a folder that holds one (a run's "
-    "folder too), or the prefix of a TensorFlow checkpoint; its format is recognised from its content.\n\nTargets:\n"
-    + "\n".join(f"  {name:<20} {target.help}" for name, target in TARGETS.items())
+    "Convert, inspect, compare and verify BERT checkpoints. A checkpoint is a file, a folder that holds one (also the "
+    "folder of a run), or the prefix of a TensorFlow checkpoint; its format is recognised from its content.\n\n"
+    "Targets:\n" + "\n".join(f"  {name:<20} {target.help}" for name, target in TARGETS.items())
 )
 _Names = Annotated[Optional[Literal[tuple(FAMILIES)]], tyro.conf.arg(name="from")]
 _Part = Literal[PARTS[2:]]
@@ -38,12 +38,13 @@ _Part = Literal[PARTS[2:]]
 
 @dataclasses.dataclass(frozen=True)
 class Named:
-    """How the names of a file are to be taken."""
+    """How to read the names in a file."""
 
     prefix: str = ""
-    """Read only the tensors whose names begin so, without it: one model of several in a file."""
+    """Read only the tensors whose names begin with this prefix, and remove it from the names: to choose one of several
+    models in a file."""
     rename: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """OLD=NEW: read a module or tensor called OLD as NEW, as in fc=classifier; may be given several times."""
+    """OLD=NEW: read a module or tensor called OLD as NEW, for example fc=classifier; may be given several times."""
 
     def rules(self) -> dict[str, str]:
         """New names by old ones."""
@@ -51,7 +52,9 @@ class Named:
         for rule in self.rename:
             old, found, new = rule.partition("=")
             if not found or not old.rstrip("./") or old in rules:
-                raise UserError(f"--rename {rule[:100]!r}: give OLD=NEW, each OLD once.")
+                raise UserError(
+                    f"--rename {rule[:100]!r} is not OLD=NEW, or repeats an OLD; give OLD=NEW, each OLD once."
+                )
             rules[old] = new
         return rules
 
@@ -68,17 +71,17 @@ class Named:
             sources = below if any(fit) else [sources[0].below(self.prefix)]
         for old, new in self.rules().items():
             fit = [any(names.is_below(name, old) for name in source.tensors) for source in sources]
-            fit = fit if any(fit) else [True]  # which is told as an error
+            fit = fit if any(fit) else [True]  # which raises the error
             sources = [source.renamed({old: new}) if fits else source for source, fits in zip(sources, fit)]
         return sources
 
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """Which model it is, and what of it is taken."""
+    """Which model the file holds, and which parts to use."""
 
     architecture: Optional[Literal[tuple(ARCHITECTURES)]] = None
-    """Which class of Hugging Face it is; by default what the config and the tensors say."""
+    """Class of the model in Hugging Face's transformers; by default the one that the config and the tensors say."""
     allow_missing: tuple[_Part, ...] = ()
     """Parts of the architecture that may be missing."""
     drop: tuple[Literal[(*PARTS[2:], "optimizer")], ...] = ()
@@ -97,33 +100,34 @@ _Parts = tyro.conf.OmitArgPrefixes[Parts]
 
 @dataclasses.dataclass(frozen=True)
 class Convert:
-    """Write SOURCE as TARGET: beside it first, then read back and compared, then renamed."""
+    """Convert SOURCE to TARGET: the new checkpoint is written beside TARGET, read back, compared and then renamed."""
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SOURCE")]
     """The checkpoint to read."""
     target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="TARGET")]
-    """What to write; the ending says the format (.ckpt: ms_bert; .ckpt.index: TensorFlow; .safetensors, .onnx and
-    .mindir; none: a Hugging Face folder), unless --to does. Config and tokenizer lie beside a file that has a folder to
-    itself, and otherwise in TARGET.files."""
+    """The file or folder to write. Unless --to is given, the ending chooses the format (.ckpt: ms_bert; .ckpt.index:
+    TensorFlow; .safetensors, .onnx and .mindir; no ending: a Hugging Face folder). The config and the tokenizer are
+    written beside a file that has a folder to itself, and otherwise into TARGET.files."""
     from_: _Names = None
-    """Whose names the source has; by default they are recognised."""
+    """Naming scheme of the source; by default it is recognised."""
     to: Optional[Literal[tuple(TARGETS)]] = None
-    """Format of the target."""
+    """Format of the target; by default the ending of TARGET chooses it."""
     config: Optional[Path] = None
     """A config.json or bert_config.json, or a folder with one, instead of the one beside the source."""
     parts: _Parts = dataclasses.field(default_factory=Parts)
     dtype: Optional[Literal["float32", "float16", "bfloat16"]] = None
-    """Of the weights; by default they stay as they are. An optimizer's state is left out where they change."""
+    """Convert the weights to this dtype; by default they stay as they are. If it changes, the optimizer's state is left
+    out."""
     overwrite: bool = False
-    """Replace a target that is there already; never another model's files, nor a folder with anything else in it."""
+    """Replace a target that already exists; never the files of another model, nor a folder that holds anything else."""
     shard_size: Optional[int] = None
-    """Megabytes of a shard, for a Hugging Face folder in several files."""
+    """Size of a shard in megabytes, to split the weights of a Hugging Face folder into several files."""
     optimize: bool = False
     """Apply ONNX Runtime's transformer fusions to an ONNX target."""
     batch_size: Optional[int] = None
-    """Rows of a MindIR target; by default 1."""
+    """Batch size of a MindIR target; by default 1."""
     seq_length: Optional[int] = None
-    """Tokens a row of a MindIR target; by default 128."""
+    """Tokens per row of a MindIR target; by default 128."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -167,17 +171,17 @@ class Convert:
 
 @dataclasses.dataclass(frozen=True)
 class Inspect:
-    """Print what FILE holds: names, shapes, dtypes, parameters, format and config; the exit code is 1 if no BERT."""
+    """Print what FILE holds: names, shapes, dtypes, parameters, format and config; exit code 1 if it is not a BERT."""
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     """The checkpoint."""
     from_: _Names = None
-    """Whose names it has; by default they are recognised."""
+    """Naming scheme of the file; by default it is recognised."""
     config: Optional[Path] = None
-    """A config.json or bert_config.json, or a folder with one, instead of the one beside it."""
+    """A config.json or bert_config.json, or a folder with one, instead of the one beside the file."""
     naming: tyro.conf.OmitArgPrefixes[Named] = dataclasses.field(default_factory=Named)
     json: bool = False
-    """Print it as JSON."""
+    """Print the result as JSON."""
 
     def run(self) -> int:
         told = report.inspect(self.naming.open(self.file), self.from_, self.config)
@@ -190,15 +194,15 @@ class Inspect:
 
 @dataclasses.dataclass(frozen=True)
 class Diff:
-    """Compare two checkpoints of any formats, tensor by tensor; the exit code is 1 where they differ."""
+    """Compare two checkpoints, in any formats, tensor by tensor; exit code 1 if they differ."""
 
     a: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="A")]
-    """The one."""
+    """The first checkpoint."""
     b: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="B")]
-    """The other."""
+    """The second checkpoint."""
     parts: _Parts = dataclasses.field(default_factory=Parts)
     json: bool = False
-    """Print it as JSON."""
+    """Print the result as JSON."""
 
     def run(self) -> int:
         told = report.diff(*self.parts.read_all(self.a, self.b))
@@ -211,40 +215,42 @@ class Diff:
 
 @dataclasses.dataclass(frozen=True)
 class Verify:
-    """Say whether the weights of A and B are equal, run both on the same inputs, and say whether they compute the same.
+    """Check whether the weights of A and B are equal, and whether A and B compute the same from the same inputs.
 
-    MindSpore's graph mode, PyTorch and, where it is installed, transformers run. Every sublayer, output and gradient is
-    compared with the oracle, PyTorch in float64, by the error that PyTorch itself makes at the same precision. Where
-    they differ, the first sublayer that does is named, and the exit code is 1. One of them may be a graph, .onnx or
-    .mindir, whose weights have no names: it is run as it is and compared by its outputs. Without A and B, MindSpore on
-    this machine is compared with the oracle's numbers on file; --full compares all frameworks, modes, precisions and
-    sizes, plants faults and trains.
+    Both run in MindSpore's graph mode, in PyTorch and, if it is installed, in transformers. Every sublayer, output and
+    gradient is compared with an oracle, PyTorch in float64; the error of PyTorch at the same precision sets the limit.
+    If A and B differ, the first sublayer that differs is named, and the exit code is 1. One of them may be a graph
+    (.onnx or .mindir) whose weights have no names: it is run as it is, and only its outputs are compared. Without A and
+    B, MindSpore on this machine is compared with stored numbers of the oracle; --full compares all frameworks, modes,
+    precisions and sizes, plants faults and trains a model.
     """
 
     a: Annotated[tyro.conf.Positional[Optional[Path]], tyro.conf.arg(metavar="A")] = None
-    """The one checkpoint; the oracle computes with its weights, or with those of B where A is a graph without."""
+    """The first checkpoint; the oracle uses its weights, or those of B if the weights of A have no names."""
     b: Annotated[tyro.conf.Positional[Optional[Path]], tyro.conf.arg(metavar="B")] = None
-    """The other."""
+    """The second checkpoint."""
     full: bool = False
-    """The whole agreement suite, which takes minutes."""
+    """Run the whole agreement suite, which takes minutes."""
     device: Literal["CPU", "GPU", "Ascend"] = "CPU"
-    """Device of MindSpore; everything else runs on the CPU."""
+    """Device for MindSpore; everything else runs on the CPU."""
     precision: Optional[Literal["float32", "float16", "bfloat16"]] = None
-    """Of MindSpore's activations and matrix products: by default float32 with A and B, and all that the device has
-    without; --full takes them all."""
+    """Precision of MindSpore's activations and matrix products: by default float32 with A and B, and every precision of
+    the device without them; --full always uses every precision."""
     text: Optional[Path] = None
-    """A file of text to run A and B on, of which the first 16 lines are taken, instead of a few built-in sentences."""
+    """Run A and B on the first 16 lines of this text file, instead of a few built-in sentences."""
     parts: _Parts = dataclasses.field(default_factory=Parts)
     report: Path = Path("agreement.html")
-    """The report to write, an HTML page that needs nothing else; an older report is replaced, no other file is."""
+    """Where to write the report, a self-contained HTML page; it replaces an older report, but no other file."""
     json: bool = False
     """Print the figures as JSON."""
 
     def run(self) -> int:
         if (self.a is None) != (self.b is None) or (self.full and self.a is not None):
-            raise UserError("verify takes two checkpoints, or none, and with --full none; name A and B.")
+            raise UserError(
+                "verify takes two checkpoints, or none, and none with --full; name both A and B, or neither."
+            )
         if (self.text and self.a is None) or (self.precision and self.full):
-            raise UserError("--text goes with two checkpoints, and --precision not with --full; leave it out.")
+            raise UserError("--text needs two checkpoints, and --precision cannot be used with --full; leave it out.")
         page.check_free(self.report)
         quiet_logs()
         made = self._verified()
@@ -307,11 +313,11 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
         return 1
     except OSError as error:
         done = "nothing was written; " if isinstance(command, Convert) else ""
-        hint = f"{done}check that the path is right, may be used and has room."
+        hint = f"{done}check that the path is right and accessible and that the disk is not full."
         print(printable(f"{program}: {error}; {hint}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
-        print(f"{program}: interrupted; nothing half-written is left.", file=sys.stderr)
+        print(f"{program}: interrupted; no incomplete file is left.", file=sys.stderr)
         return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)

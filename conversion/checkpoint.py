@@ -171,7 +171,7 @@ class _Mapping:
     def _add_moment(self, moment: str, canonical: str, tensor: Tensor, name: str) -> None:
         key = f"{moment}.{canonical}"
         if key in self.moments:
-            self.faults.append(Fault("unexpected", name, ": there is another moment of this weight"))
+            self.faults.append(Fault("unexpected", name, ": another tensor is the same moment of this weight"))
         self.moments[key] = tensor
 
     def _place(self, name: str, tensor: Tensor) -> None:
@@ -196,11 +196,11 @@ class _Mapping:
         elif bare.endswith("position_ids") and any(re.fullmatch(pattern, bare) for pattern in family.ignored):
             if not np.array_equal(tensor.read().reshape(-1), np.arange(tensor.size)):
                 self.faults.append(Fault("wrong", name, ": its values are not 0, 1, 2, ..."))
-            self.left_out.append((name, "the numbers from 0 on"))
+            self.left_out.append((name, "only the numbers 0, 1, 2, ..."))
         elif any(re.fullmatch(pattern, bare) for pattern in family.ignored):
-            self.left_out.append((name, "no weight"))
+            self.left_out.append((name, "not a weight"))
         elif self.spelling.rows and any(re.fullmatch(pattern, bare) for pattern in family.unused):
-            self.left_out.append((name, "the heads of this model have their own, and do not use it"))
+            self.left_out.append((name, "the heads of this model use a layer of their own instead"))
         else:
             self.faults.append(Fault("unexpected", name))
 
@@ -220,10 +220,10 @@ class _Mapping:
         if same_bytes(tensor, other):
             self.left_out.append((name, f"equal to {original}, which it is tied to"))
         elif tensor.dtype != other.dtype:
-            kinds = f"{tensor.dtype.name}, and {original}, which it is tied to, is {other.dtype.name}"
+            kinds = f"{tensor.dtype.name}, but {original}, which it is tied to, is {other.dtype.name}"
             self.faults.append(Fault("wrong", name, f": found {kinds}"))
         else:
-            self.faults.append(Fault("wrong", name, f": differs from {original}, and this model ties the two"))
+            self.faults.append(Fault("wrong", name, f": differs from {original}, although this model ties the two"))
 
     def _add_weight(self, name: str, tensor: Tensor) -> None:
         layout = self.spelling.layout(self.canonical[name])
@@ -241,7 +241,7 @@ class _Mapping:
         if rows != said and rows == -(-said // multiple) * multiple:
             self.config = self.config.replace(vocab_size=rows)
             whose = f"the code of {self.spelling.family}"
-            self.notes.append(f"vocab_size is {rows}: {whose} fills {said} up to a multiple of {multiple}")
+            self.notes.append(f"vocab_size is {rows}: {whose} pads {said} to a multiple of {multiple}")
 
     def checkpoint(
         self, demanded: str | None, allowed: frozenset[str], dropped: frozenset[str], any_heads: bool
@@ -265,7 +265,7 @@ class _Mapping:
         if architecture is None and not self.faults and not any_heads:
             heads = ", ".join(sorted(present - set(BACKBONE))) or "none"
             raise UserError(
-                f"{self.source.path}: no class of Hugging Face has these heads together: {heads}; leave one out with "
+                f"{self.source.path}: no Hugging Face class has this combination of heads: {heads}; leave one out with "
                 "--drop."
             )
         if self.faults:
@@ -293,8 +293,8 @@ class _Mapping:
         needing = sorted((present & NEED_POOLER) - parts) if "pooler" in parts else []
         if needing and demanded is None:
             raise UserError(
-                f"--drop pooler would leave {' and '.join(needing)} without what it stands on; drop that as well, or "
-                "say with --architecture what is to come out."
+                f"--drop pooler would leave no input for {' and '.join(needing)}; drop that too, or choose the class "
+                "of the result with --architecture."
             )
         for part in sorted(parts - {"optimizer"}):
             names = [name for name in self.weights if part_of[name] == part]
@@ -348,15 +348,15 @@ class _Mapping:
     def _check_moments(self) -> None:
         if not self.moments:
             lone = [name for name in SCALARS if self.scalars[name] != SCALARS[name]]
-            self.left_out += [(name, "there are no moments that it belongs to") for name in lone]
+            self.left_out += [(name, "the moments that it would belong to are missing") for name in lone]
             return
         wanted = [f"{k}.{name}" for k in "mv" for name in self.weights]
         remedy = " (moment; see --drop optimizer)"
         self.faults += [Fault("missing", name, remedy) for name in wanted if name not in self.moments]
         extra = self.moments.keys() - set(wanted)
-        self.faults += [Fault("unexpected", name, " (moment of a weight that is not there)") for name in sorted(extra)]
+        self.faults += [Fault("unexpected", name, " (moment of a weight that is missing)") for name in sorted(extra)]
         if self.scalars["global_step"] is None and not self.source.scalars:
-            self.faults.append(Fault("missing", "global_step", " (the step that the moments are of)"))
+            self.faults.append(Fault("missing", "global_step", " (the step at which the moments were saved)"))
 
     def _not_whole(self, architecture: str | None) -> NotWhole:
         """All faults, the missing and the unexpected with the nearest name of the other kind."""
@@ -377,9 +377,9 @@ class _Mapping:
         ]
         count, hint = len(self.faults), self._may_be_the_classifier(unexpected)
         message = (
-            f"{self.source.path} is not a whole {architecture or 'BERT'} by the names of {self.spelling.family}: "
-            f"{count} fault{'s' * (count > 1)}, which python -m conversion inspect lists; mend the file or the "
-            f"config, or see --allow-missing, --architecture, --rename and --from{hint}."
+            f"{self.source.path} is not a complete {architecture or 'BERT'} with the names of {self.spelling.family}: "
+            f"found {count} fault{'s' * (count > 1)}, which python -m conversion inspect lists; correct the file or "
+            f"the config, or see --allow-missing, --architecture, --rename and --from{hint}."
         )
         return NotWhole(message, told, [f"{kind:<10} {fault}" for kind, found in kinds.items() for fault in found])
 
@@ -392,7 +392,7 @@ class _Mapping:
         for module in (name.removesuffix(f".{leaf}") for name in unexpected if name.endswith(f".{leaf}")):
             shape = self.source.tensors[f"{module}.{leaf}"].shape if f"{module}.{leaf}" in self.source.tensors else ()
             if shape[1:] == table.shape[1:] and f"{module}.bias" in unexpected and "=" not in module:
-                return f"; if {module[:100]} is the classifier, --rename {module[:100]}={stem} reads it so"
+                return f"; if {module[:100]} is the classifier, use --rename {module[:100]}={stem}"
         return ""
 
 
@@ -419,7 +419,7 @@ def _spelling(
     """How the names of a file are to be read; those of a graph are always Hugging Face's."""
     if source.container == FORMATS["onnx"].name:
         if family not in (None, "hugging-face"):
-            raise UserError(f"{source.path}: an ONNX graph bears Hugging Face's names, not those of {family}.")
+            raise UserError(f"{source.path}: an ONNX graph has Hugging Face's names, not those of {family}.")
         return Spelling("hugging-face", ("bert.", ""))
     said = architecture or (described.architecture if described else None)
     return recognised(source.path, source.tensors, family, said)
@@ -428,9 +428,9 @@ def _spelling(
 def _prefix_told(spelling: Spelling) -> list[str]:
     """What is said of a prefix that no writer of these names adds."""
     if spelling.wrapper:
-        return [f"read without the prefix {spelling.wrapper[:100]!r} that all its names bear"]
+        return [f"removed the prefix {spelling.wrapper[:100]!r} that all names share"]
     if spelling.prefix not in FAMILIES[spelling.family].prefixes and spelling.prefix[0]:
-        return [f"read without the prefix {spelling.prefix[0][:100]!r} that the names of the encoder bear"]
+        return [f"removed the prefix {spelling.prefix[0][:100]!r} that the names of the encoder share"]
     return []
 
 

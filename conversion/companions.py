@@ -32,13 +32,13 @@ def write(source: Checkpoint, folder: Path, config: str, dtypes: set[str], with_
     if with_run and (source.source.home / RUN).is_file():
         shutil.copyfile(source.source.home / RUN, folder / RUN)
     if source.config is None:
-        return ["there is no config beside the source, and so none beside the target; name one with --config"]
+        return ["no config was found beside the source, so none was written; name one with --config"]
     if config == configs.GOOGLE:
         text, left_out = configs.google(source.config)
     else:
         text, left_out = configs.hugging_face(source.config, source.architecture, dtypes), []
     write_atomically(folder / config, text)
-    return [f"left out {name} of the config: {config} has no place for it" for name in left_out]
+    return [f"left out {name} from the config: {config} has no place for it" for name in left_out]
 
 
 def is_of(source: Checkpoint, there: Path) -> bool:
@@ -76,13 +76,13 @@ def tokenizer_notes(source: Checkpoint) -> list[str]:
             ) from None
     table = source.weights["bert.embeddings.word_embeddings.weight"].shape[0]
     notes = [
-        f"{name} has ids up to {size - 1}, and the model has word embeddings up to {table - 1}"
+        f"{name} has ids up to {size - 1}, but the model has word embeddings only up to {table - 1}"
         for name, size in sizes.items()
         if size > table
     ]
     lines, entries = (sizes.get(name, 0) for name in ("vocab.txt", "tokenizer.json"))
     if lines and entries and lines != entries:
-        notes.append(f"vocab.txt has ids up to {lines - 1}, and tokenizer.json up to {entries - 1}")
+        notes.append(f"vocab.txt has ids up to {lines - 1}, but tokenizer.json up to {entries - 1}")
     return notes
 
 

@@ -58,7 +58,7 @@ def read(path: Path) -> Described:
     first = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else None
     kept = {field.name for field in dataclasses.fields(BertConfig)} | _WRITTEN_AGAIN | set(unknown_fields(fields))
     left_out = [name for name in fields if name not in kept]
-    notes = [f"left out of the config, for they change no number: {listed(left_out)}"] if left_out else []
+    notes = [f"left out of the config, without effect on the results: {listed(left_out)}"] if left_out else []
     return Described(config, first, (*notes, *remarks(fields)))
 
 
@@ -85,13 +85,13 @@ def google(config: BertConfig) -> tuple[bytes, list[str]]:
     for name, value in _GOOGLE_FIXED.items():
         if fields[name] != value:
             raise UserError(
-                f"{name} is {shown(fields[name])}, and Google's BERT has {value} without a field for it; a TensorFlow "
-                "checkpoint of this model would compute other numbers, so convert it to another format."
+                f"{name} is {shown(fields[name])}, but Google's BERT always has {value}; a TensorFlow checkpoint of "
+                "this model would compute something else, so convert it to another format."
             )
     if config.hidden_act not in _GOOGLE_ACTS:
         raise UserError(
-            f"hidden_act is {config.hidden_act}, and {GOOGLE} can say {' or '.join(_GOOGLE_ACTS)} only; convert to "
-            "another format, or set hidden_act by --config if the difference is nothing to you."
+            f"hidden_act is {config.hidden_act}, but {GOOGLE} can only say {' or '.join(_GOOGLE_ACTS)}; convert to "
+            "another format, or set hidden_act with --config if the difference does not matter to you."
         )
     left_out = [name for name in _GOOGLE_LEFT_OUT if name in fields]
     return (json.dumps({name: fields[name] for name in _GOOGLE_FIELDS}, indent=2) + "\n").encode(), left_out

@@ -31,7 +31,7 @@ def convert(source: Checkpoint, path: Path, kind: str | None = None, settings: S
     target = TARGETS[kind]
     for name in _OPTIONS:
         if getattr(settings, name) != getattr(Settings, name) and name not in target.options:
-            raise UserError(f"--{name.replace('_', '-')} is nothing to a {kind} target; leave it out.")
+            raise UserError(f"--{name.replace('_', '-')} has no effect on a {kind} target; leave it out.")
     notes = [*companions.tokenizer_notes(source), *source.notes]
     notes += [f"left out {name}: {why}" for name, why in source.left_out]
     for family in dict.fromkeys((source.spelling.family, target.family)):
@@ -41,7 +41,7 @@ def convert(source: Checkpoint, path: Path, kind: str | None = None, settings: S
     weights = {name: cast(name, tensor, settings.dtype) for name, tensor in source.weights.items()}
     result = Result(source, path, kind, weights, dict(source.moments), notes)
     if any(weights[name].dtype != tensor.dtype for name, tensor in source.weights.items()):
-        result.leave_out_moments("beside weights of another dtype than they were trained in")
+        result.leave_out_moments("beside weights whose dtype is changed")
     destination = Destination(source, path, None if target.is_folder else target.format_of(path), settings.overwrite)
     with placing.workplace(path) as place:
         destination.check_free()

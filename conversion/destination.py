@@ -48,33 +48,33 @@ class Destination:
             return
         path = self.path
         if path.is_dir():
-            raise UserError(f"{path} is a folder, and a file is to be written; name another target.")
+            raise UserError(f"{path} is a folder, but the target is a file; name another target.")
         own = self._own_files()
         if read.parent == path.parent.resolve() and (read.name in own or f"{read.name}.index" in own):
             raise UserError(f"{path} is the source itself; name another target.")
         if own and not self.overwrite:
             raise UserError(
-                f"{path.parent / min(own)} is there already; name another target, or replace it with --overwrite."
+                f"{path.parent / min(own)} already exists; name another target, or replace it with --overwrite."
             )
         _check_foreign(path.with_name(path.name + OWN_COMPANIONS), companions.NAMES)
         run = path.parent / RUN
         of_a_run = run.exists() and (path.parent / "checkpoints").is_dir() and not companions.is_of(self.source, run)
         if of_a_run or (run.exists() and path.name == checkpoints.MODEL):
-            raise UserError(f"{path.parent} is the folder of a run, whose files are its own; name another target.")
+            raise UserError(f"{path.parent} is the folder of a run, whose files must not change; name another target.")
         self._companions_go(companions.NAMES if self.source.config or self.source.tokenizer else set())
 
     def put(self, place: placing.Workplace) -> list[str]:
         """Move what was written to its place, what makes it a checkpoint last; returns what is to be said of it.
 
         Raises:
-            UserError: something came to be there meanwhile. OSError: it cannot be moved.
+            UserError: something has appeared there meanwhile. OSError: it cannot be moved.
         """
         if self.format is None:
             place.place({self.path.name: place.new}, self._replaced_folder(self.overwrite))
             return []
         path, old, notes = self.path, self._own_files(), []
         if old and not self.overwrite:
-            raise UserError(f"{path.parent / min(old)} came to be there meanwhile; name another target.")
+            raise UserError(f"{path.parent / min(old)} appeared during the conversion; name another target.")
         written = _names_in(place.new)
         brought = written & companions.NAMES
         where = self._companions_go(brought)
@@ -90,8 +90,8 @@ class Destination:
                 os.rename(file, apart / file.name)
             entries = {apart.name: apart}
             notes.append(
-                f"{', '.join(sorted(brought))} {'lies' if len(brought) == 1 else 'lie'} in {apart.name}, for "
-                f"{path.parent.resolve()} is not this model's alone"
+                f"{', '.join(sorted(brought))} {'is' if len(brought) == 1 else 'are'} in {apart.name}, because "
+                f"{path.parent.resolve()} holds other files too"
             )
         main = self.format.main_file(path).name
         entries |= {name: place.new / name for name in sorted(written - brought, key=lambda name: name == main)}
@@ -101,11 +101,11 @@ class Destination:
     def _check_folder(self, read: Path) -> None:
         path = self.path
         if path.exists() and not path.is_dir():
-            raise UserError(f"{path} is a file, and a folder is to be written; name another target.")
+            raise UserError(f"{path} is a file, but the target is a folder; name another target.")
         if read.is_relative_to(os.path.realpath(path)):
             raise UserError(f"{path} holds the source itself; name another target.")
         if self._replaced_folder(overwrite=True) and not self.overwrite:
-            raise UserError(f"{path} is there already; name another target, or replace it with --overwrite.")
+            raise UserError(f"{path} already exists; name another target, or replace it with --overwrite.")
         if not path.is_symlink():  # of a link nothing but itself is replaced
             _check_foreign(path, _OF_A_FOLDER)
 
@@ -143,8 +143,8 @@ class Destination:
             if not there:
                 return "beside"
             raise UserError(
-                f"{path.parent / min(there)} is there already and is not that of this model; choose a folder of its "
-                f"own for {path.name}."
+                f"{path.parent / min(there)} already exists and does not belong to this model; write {path.name} into "
+                "a folder of its own."
             )
         return "apart"
 
@@ -157,6 +157,6 @@ def _check_foreign(folder: Path, patterns: Collection[str]) -> None:
     foreign = [name for name in sorted(_names_in(folder)) if not any(fnmatch(name, pattern) for pattern in patterns)]
     if foreign:
         raise UserError(
-            f"{folder} holds {foreign[0]}, which no conversion would write again, so --overwrite does not replace "
-            "it; name another target."
+            f"{folder} holds {foreign[0]}, which a conversion would not write again, so --overwrite does not replace "
+            "the folder; name another target."
         )

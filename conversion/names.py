@@ -98,16 +98,16 @@ def recognised(path: Path, tensors: Tensors, family: str | None, architecture: s
     if len(several) > 1:
         listed = ", ".join(repr(prefix[:100]) for prefix in several[:5])
         raise UserError(
-            f"{path} holds {len(several)} models, whose names begin with {listed}; choose one by its prefix, as in "
-            f"--prefix {several[-1][:100]}"
+            f"{path} holds {len(several)} models, whose names begin with {listed}; choose one by its prefix, for "
+            f"example --prefix {several[-1][:100]}"
         )
     found = spellings(tensors, families, architecture)
     found = [spelling for spelling in found if _may_have(spelling, tensors)] or found
     if len(found) > 1:
         classes = " or ".join(spelling.architecture or "another class" for spelling in found)
         raise UserError(
-            f"{path}: by the names of {found[0].family} this may be a {classes}, whose heads are called alike; say "
-            "which with --architecture."
+            f"{path}: with the names of {found[0].family} this may be a {classes}, whose heads have the same names; "
+            "say which with --architecture."
         )
     if found:
         return found[0]
@@ -118,8 +118,8 @@ def recognised(path: Path, tensors: Tensors, family: str | None, architecture: s
         )
     )
     raise UserError(
-        f"{path} holds {len(tensors)} tensors ({some}, ...) and no word embeddings by any name that is known here "
-        f"({wanted}); it is no BERT, or of a family without a table."
+        f"{path} holds {len(tensors)} tensors ({some}, ...), but no word embeddings with any known name ({wanted}); it "
+        "is not a BERT, or its naming scheme is not known."
     )
 
 
@@ -247,12 +247,12 @@ def renamed(names: Collection[str], rules: Mapping[str, str]) -> dict[str, str]:
     for old in modules:
         if old not in used:
             tops = ", ".join(repr(top[:100]) for top in list(dict.fromkeys(re.split("[./]", n)[0] for n in names))[:5])
-            raise UserError(f"--rename {old[:100]!r}=...: nothing is named so; the names begin with {tops}.")
+            raise UserError(f"--rename {old[:100]!r}=...: no tensor has this name; the names begin with {tops}.")
     taken: dict[str, str] = {}
     for old, new in found.items():
         if new in taken:
             both = f"{taken[new][:100]!r} and {old[:100]!r}"
-            raise UserError(f"--rename makes {new[:100]!r} of both {both}; give them different names.")
+            raise UserError(f"--rename gives the name {new[:100]!r} to both {both}; give them different names.")
         taken[new] = old
     return found
 

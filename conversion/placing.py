@@ -97,7 +97,7 @@ class Workplace:
         while True:
             self.folder.mkdir(exist_ok=True)
             if not self._lock.exists() and (others := sorted(path.name for path in self.folder.iterdir())):
-                raise UserError(f"{self.folder} holds {others[0]}, which is of no conversion; move it away.")
+                raise UserError(f"{self.folder} holds {others[0]}, which no conversion has put there; move it away.")
             try:
                 lock = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o666)
             except FileNotFoundError:  # another one has just ended
@@ -123,8 +123,8 @@ class Workplace:
                 raise
             if self.new.exists():
                 raise UserError(
-                    f"{self.folder} is of another conversion, and this file system cannot tell whether it is under "
-                    "way; delete it if it is not."
+                    f"{self.folder} belongs to another conversion, and this file system cannot tell whether that is "
+                    "still under way; delete the folder if it is not."
                 ) from None
 
     def settle(self) -> str:
@@ -141,12 +141,14 @@ class Workplace:
         for name in old:
             if os.path.lexists(home / name):
                 raise UserError(
-                    f"{home / name} came to be there after a conversion was killed that had moved what was there to "
-                    f"{self._old / name}; move the one or the other away."
+                    f"{home / name} appeared after a killed conversion had moved the old one to {self._old / name}; "
+                    "move one of the two away."
                 )
             os.rename(self._old / name, home / name)
         sync_folder(home)
-        return "the old one is back" if old else "what it had put in place is removed" if placed else ""
+        return (
+            "the old checkpoint was restored" if old else "the files that it had written were removed" if placed else ""
+        )
 
     def _read_journal(self) -> tuple[str, dict]:
         """Which of the files is put in place last, and the marks of all by name."""
@@ -158,8 +160,8 @@ class Workplace:
         except (ValueError, KeyError, TypeError, RecursionError):
             pass
         raise UserError(
-            f"{self._journal}, by which a killed conversion would be undone, is damaged; move back what lies in "
-            f"{self._old}, if there is anything, and delete {self.folder}."
+            f"{self._journal}, which is needed to undo a killed conversion, is damaged; move the files in {self._old} "
+            f"back, if there are any, and delete {self.folder}."
         )
 
     def clear(self) -> None:
@@ -188,7 +190,7 @@ def workplace(target: Path) -> Iterator[Workplace]:
     try:
         with place.held():
             if told := place.settle():
-                warnings.warn(f"a conversion to {target} was killed before it was done: {told}.", stacklevel=4)
+                warnings.warn(f"an earlier conversion to {target} was killed: {told}.", stacklevel=4)
             place.clear()
             place.new.mkdir()
             yield place
@@ -253,10 +255,10 @@ def _move_to_free(path: Path, target: Path) -> None:
     try:
         os.link(path, target)
     except FileExistsError:
-        raise UserError(f"{target} came to be there meanwhile; name another target.") from None
+        raise UserError(f"{target} appeared during the conversion; name another target.") from None
     except OSError:  # no hard links on this file system
         if os.path.lexists(target):
-            raise UserError(f"{target} came to be there meanwhile; name another target.") from None
+            raise UserError(f"{target} appeared during the conversion; name another target.") from None
         os.replace(path, target)
     else:
         path.unlink()

@@ -1,4 +1,4 @@
-"""The weights of a model from a checkpoint of any format: what the checkpoint lacks is drawn anew, and told."""
+"""The weights of a model from a checkpoint of any format: what it lacks is initialised at random and reported."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Pretrained:
                 continue
             taken[name] = tensor
             if tensor.shape != tuple(shape):
-                unfit.append(f"{name} is {tensor.shape} and not {tuple(shape)}")
+                unfit.append(f"{name} is {tensor.shape} instead of {tuple(shape)}")
         if unfit:
             more = f" and {len(unfit) - 3} more" if len(unfit) > 3 else ""
             raise UserError(
@@ -74,7 +74,7 @@ class Pretrained:
         prefixes = [name.removesuffix(_EMBEDDINGS) for name in names if name.endswith(_EMBEDDINGS)]
         if len(prefixes) != 1:
             raise UserError(
-                f"the model holds {len(prefixes)} BertModels; it must hold one to take a checkpoint's weights."
+                f"the model holds {len(prefixes)} BertModels; it must hold exactly one to take a checkpoint's weights."
             )
         known = self._parameters()
         own = {name: f"bert.{name.removeprefix(prefixes[0])}" for name in names}
@@ -106,11 +106,11 @@ class Fit:
         }
 
     def told(self) -> str | None:
-        """What was drawn anew, and what was not used then, in a sentence; None where nothing was drawn."""
+        """What was initialised at random, and what was not used then, in a sentence; None if nothing was."""
         if not self.drawn:
             return None
         unused = f"; not used: {listed(self.unused)}" if self.unused else ""
-        return f"drawn anew, for the checkpoint lacks them: {listed(self.drawn)}{unused}"
+        return f"initialised at random, because the checkpoint lacks them: {listed(self.drawn)}{unused}"
 
 
 def read(
@@ -132,7 +132,7 @@ def read(
     """
     found = checkpoint.read(path, config=config, any_heads=True, prefix=prefix, rename=rename)
     if found.config is None:
-        raise UserError(f"there is no config beside {found.source.path}, and a model needs one; name a config.json.")
+        raise UserError(f"no config was found beside {found.source.path}; name the model's config.json.")
     made = found.config
     if num_labels is not None and num_labels < 1:
         raise UserError(f"num_labels is {num_labels}; a classifier needs at least 1.")

@@ -112,16 +112,16 @@ def inspection_text(told: dict) -> str:
     else:
         lines.append(
             f"{told['architecture']} ({', '.join(told['parts'])}), {told['parameters']:,} parameters in "
-            f"{', '.join(told['dtypes'])}, named as {told['names']}"
+            f"{', '.join(told['dtypes'])}, names of {told['names']}"
         )
         if told["optimizer"]:
             lines.append("optimizer: " + ", ".join(f"{name} {value}" for name, value in told["optimizer"].items()))
         if told["config"]:
             lines.append("config: " + ", ".join(f"{name} {value}" for name, value in told["config"].items()))
         else:
-            lines.append("config: none beside it")
+            lines.append("config: none found")
         lines += told["notes"]
-        lines += [f"no weight: {entry['name']} ({entry['why']})" for entry in told["no_weights"]]
+        lines += [f"not a weight: {entry['name']} ({entry['why']})" for entry in told["no_weights"]]
     lines += [f"  {t['name']:<{width}}  {t['dtype']:<8} {tuple(t['shape'])}" for t in told["tensors"]]
     return "\n".join(lines)
 
@@ -139,10 +139,11 @@ def diff_text(told: dict) -> str:
         kinds = f" ({entry['a']} against {entry['b']})" if entry["a"] != entry["b"] else ""
         odd = f", {entry['not_finite']} not finite" if entry["not_finite"] else ""
         if not entry["values"] and not odd:
-            lines.append(f"  {entry['name']}: bits only, as of -0.0 against 0.0 or NaN against NaN{kinds}")
+            lines.append(f"  {entry['name']}: only bits differ, as in -0.0 against 0.0 or NaN against NaN{kinds}")
             continue
-        largest = f"{entry['largest']:.2e}" if entry["largest"] is not None else "more than float64 holds"
-        lines.append(f"  {entry['name']}: {entry['values']} values differ by up to {largest}{relative}{odd}{kinds}")
+        largest = f"{entry['largest']:.2e}" if entry["largest"] is not None else "more than float64 can hold"
+        differ = "value differs" if entry["values"] == 1 else "values differ"
+        lines.append(f"  {entry['name']}: {entry['values']} {differ} by up to {largest}{relative}{odd}{kinds}")
     lines += [f"  only in {side}: {name}" for side in "ab" for name in told[f"only_in_{side}"]]
     for kind in ("config", "scalars"):
         lines += [f"  {kind} {entry['name']}: {entry['a']} against {entry['b']}" for entry in told[kind]]

@@ -47,7 +47,8 @@ class Source:
         tensors = {name[len(prefix) :]: tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}
         if not tensors:
             raise UserError(
-                f"{self.path} has no tensor whose name begins with {prefix[:100]!r}, the --prefix; inspect lists them."
+                f"{self.path} has no tensor whose name begins with the --prefix {prefix[:100]!r}; inspect lists the "
+                "names."
             )
         moments = {
             f"{name[:2]}{name[2 + len(prefix) :]}": tensor
@@ -74,8 +75,8 @@ class Source:
         for name in (*self.tensors, *self.moments):
             if not name.isprintable() or len(name) > _LONGEST_NAME:
                 raise UserError(
-                    f"{self.path} has a tensor named {name[:100]!r} ({len(name)} characters); names of a BERT are "
-                    f"printable and have at most {_LONGEST_NAME}, so rename it or leave it out."
+                    f"{self.path} has a tensor named {name[:100]!r} ({len(name)} characters); a name must be printable "
+                    f"and have at most {_LONGEST_NAME} characters, so rename the tensor or leave it out."
                 )
 
 
@@ -108,14 +109,14 @@ def open_source(path: Path) -> Source:
     if not path.is_file():
         target = path.name.removesuffix(".index")
         if target and placing.folder_of(path.with_name(target)).is_dir():
-            raise UserError(f"a conversion to {path} is under way, or was killed before it was done; repeat it.")
+            raise UserError(f"a conversion to {path} is under way, or was killed before it finished; repeat it.")
         raise UserError(f"there is no {path}; name a checkpoint file, a folder with one, or a TensorFlow prefix.")
     for format in _read():
         if not format.is_prefix and format.module.recognises(path):
             return Source(path, format.name, _home(path), format.module.read(path))
     *names, last = (format.name for format in _read())
     raise UserError(
-        f"{path} is no checkpoint that is known here: neither {', '.join(names)} nor {last}; check that it is whole."
+        f"{path} is not a checkpoint in a known format ({', '.join(names)} or {last}); check that the file is complete."
     )
 
 
@@ -136,11 +137,13 @@ def _shards(path: Path, read: Callable[[Path], Tensors]) -> Tensors:
         places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         shards = sorted({str(shard) for shard in places.values()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} is not an index of shards ({type(error).__name__}: {error}); fetch it anew.") from None
+        raise UserError(
+            f"{path} is not an index of shards ({type(error).__name__}: {error}); fetch it again."
+        ) from None
     tensors: Tensors = {}
     for shard in shards:
         if Path(shard).name != shard or not (path.parent / shard).is_file():
-            raise UserError(f"{path} lists {shard!r}, and there is no such file beside it; fetch the missing shards.")
+            raise UserError(f"{path} lists {shard!r}, but there is no such file beside it; fetch the missing shards.")
         found = read(path.parent / shard)
         listed = {name for name, place in places.items() if place == shard}
         if found.keys() != listed:
@@ -156,7 +159,7 @@ def _newest_of_run(folder: Path, step: Path) -> Source:
     if published.exists() and not published.samefile(step / checkpoints.MODEL):
         if file_hash(published) != file_hash(step / checkpoints.MODEL):
             raise UserError(
-                f"{published} is not the model of {step}, the newest checkpoint there; name the one or the other."
+                f"{published} is not the model of {step}, the newest checkpoint of the run; name one of the two."
             )
     return source
 
@@ -190,4 +193,4 @@ def _weights_of(folder: Path) -> Path:
         raise UserError(f"{folder} holds {len(found)} checkpoints ({names}); name one of them.")
     if found:
         return found[0]
-    raise UserError(f"{folder} holds no checkpoint ({', '.join((*usual, *patterns))}); name one.")
+    raise UserError(f"{folder} holds no checkpoint (expected {', '.join((*usual, *patterns))}); name one.")

@@ -59,10 +59,10 @@ _FOR_TRANSFORMERS, _GRAPH = "in a single file for transformers", "in a graph"
 TARGETS: dict[str, Target] = {
     "hugging-face": Target((), "hugging-face", "a folder: config.json, model.safetensors; also a run's folder"),
     "safetensors": Target(
-        ("safetensors",), "hugging-face", "one .safetensors by Hugging Face's names", _FOR_TRANSFORMERS
+        ("safetensors",), "hugging-face", "one .safetensors file with Hugging Face's names", _FOR_TRANSFORMERS
     ),
     "hugging-face-old": Target(
-        ("safetensors",), "hugging-face-old", "one .safetensors with LayerNorm's gamma and beta", _FOR_TRANSFORMERS
+        ("safetensors",), "hugging-face-old", "the same with LayerNorm's gamma and beta", _FOR_TRANSFORMERS
     ),
     "ms_bert": Target(_MINDSPORE, "hugging-face", ".ckpt or .safetensors as ms_bert's cells name them", native=True),
     "mindspore": Target(
@@ -110,13 +110,15 @@ def target_of(path: Path, kind: str | None) -> tuple[str, Path]:
     if kind is None:
         format = next((format for format in FORMATS.values() if path.suffix in format.endings), None)
         if not format.target if format else path.suffix in _NOT_WRITTEN:
-            raise UserError(f"{path}: {path.suffix} files are not written; write .safetensors, or name a folder.")
+            raise UserError(
+                f"{path}: no target has the ending {path.suffix} by default; choose .safetensors, or name a folder."
+            )
         kind = format.target if format else "hugging-face"
     target = TARGETS[kind]
     is_prefix = not target.is_folder and target.format_of(path).is_prefix
     name = path.name.removesuffix(".index") if is_prefix else path.name
     if name in ("", ".."):
-        raise UserError(f"{path} names no target but a folder that is there; add a name to it.")
+        raise UserError(f"{path} is an existing folder without a name for the target; add a name to the path.")
     if target.endings and path.suffix not in target.endings:
         raise UserError(f"{path}: the name of a {kind} target must end in {' or '.join(target.endings)}.")
     return kind, path.with_name(name)

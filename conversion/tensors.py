@@ -68,7 +68,7 @@ class Place:
         return True
 
     def _too_short(self) -> UserError:
-        return UserError(f"{self.path} is shorter than it was; fetch or write it again.")
+        return UserError(f"{self.path} is shorter than when it was opened; fetch or write it again.")
 
     def blocks(self) -> Iterator[memoryview]:
         """The bytes, a block at a time, through one buffer."""
@@ -176,7 +176,7 @@ def check_same(what: str, wanted: Tensors, found: Tensors) -> None:
         OSError: there are others, or one has other bytes.
     """
     if wanted.keys() != found.keys():
-        raise OSError(f"read back, the {what} are others: {sorted(wanted.keys() ^ found.keys())[:3]}")
+        raise OSError(f"read back, the names of the {what} differ: {sorted(wanted.keys() ^ found.keys())[:3]}")
     with ThreadPoolExecutor(2) as pool:
         equal = pool.map(same_bytes, wanted.values(), [found[name] for name in wanted])
         for name, same in zip(wanted, equal):
@@ -199,7 +199,8 @@ def cast(name: str, tensor: Tensor, dtype: str | None) -> Tensor:
             cast = values.astype(DTYPES[dtype])
         lost = int((np.isfinite(values) & ~np.isfinite(cast)).sum())
         if lost:
-            raise UserError(f"{name}: {lost} values are too large for {dtype}; use bfloat16 or float32.")
+            values_are = "value is" if lost == 1 else "values are"
+            raise UserError(f"{name}: {lost} {values_are} too large for {dtype}; use bfloat16 or float32.")
         return cast
 
     return Tensor(DTYPES[dtype], tensor.shape, load)

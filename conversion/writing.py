@@ -84,7 +84,7 @@ def _write_folder(result: Result, folder: Path, settings: Settings) -> None:
     if settings.shard_size is not None:
         result.leave_out_moments("in a folder of shards")
     elif {tensor.dtype.name for tensor in weights.values()} != {"float32"}:
-        result.leave_out_moments("in a run's folder, whose weights are float32,")
+        result.leave_out_moments("in a folder whose weights are not float32")
     _write_companions(result, folder)
     if settings.shard_size is not None:
         safetensors_file.write_shards(folder, weights, {"format": "pt"}, settings.shard_size)
@@ -124,7 +124,9 @@ def _write_file(result: Result, folder: Path, settings: Settings) -> None:
 
 def _check_config(result: Result, what: str) -> None:
     if result.source.config is None:
-        raise UserError(f"there is no config beside {result.source.source.path}, and {what} needs one; use --config.")
+        raise UserError(
+            f"no config was found beside {result.source.source.path}, but {what} needs one; name it with --config."
+        )
 
 
 def _write_companions(result: Result, folder: Path) -> None:
@@ -138,7 +140,7 @@ def _note_rows(result: Result) -> None:
     rows, multiple = result.weights[WORD_EMBEDDINGS].shape[0], FAMILIES[family].rows_multiple
     if rows % multiple:
         result.notes.append(
-            f"the code of {family} wants a vocabulary of a multiple of {multiple}, and this one has {rows}"
+            f"the code of {family} needs a vocab_size that is a multiple of {multiple}, but it is {rows}"
         )
 
 
@@ -150,7 +152,9 @@ def _own_names(result: Result, spelling: Spelling) -> Tensors:
     names = spelling.names(count_layers(result.weights), result.source.parts)
     homeless = [name for name in result.weights if name not in names]
     if homeless:
-        raise UserError(f"{result.kind} checkpoints have no place for {', '.join(homeless)}; leave it out with --drop.")
+        raise UserError(
+            f"{result.kind} checkpoints have no place for {', '.join(homeless)}; leave that part out with --drop."
+        )
     own = {names[name]: _stored(spelling, name, tensor) for name, tensor in result.weights.items()}
     if FAMILIES[spelling.family].stores_tied and "mlm" in result.source.parts:
         own |= {name: own[names[canonical]] for name, canonical in spelling.tied().items()}
@@ -167,7 +171,7 @@ def _own_moments(result: Result, spelling: Spelling) -> Tensors:
     """The moments and scalars by the names of a family; counters as its own optimizers keep them."""
     family = FAMILIES[spelling.family]
     if not family.moments:
-        result.leave_out_moments(f"by the names of {spelling.family}")
+        result.leave_out_moments(f"in the naming scheme of {spelling.family}")
     if not result.moments:
         return {}
     names = spelling.names(count_layers(result.weights), result.source.parts)
@@ -214,7 +218,7 @@ def _read_back(result: Result, path: Path) -> None:
         check_same("weights", result.weights, back.weights)
         check_same("moments", result.moments, back.moments)
         if result.moments and back.scalars != source.scalars:
-            raise OSError(f"read back, the counters are {back.scalars} and not {source.scalars}")
+            raise OSError(f"read back, the counters are {back.scalars} instead of {source.scalars}")
         synced.result()
 
 

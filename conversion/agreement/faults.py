@@ -318,15 +318,15 @@ _LAYER = "bert.encoder.layer."
 FAULTS: dict[str, Fault] = {
     # the model
     "tanh-gelu": Fault(
-        "the tanh form of GELU for the erf form", operations=_made_of(activations={"gelu": stock.gelu_new})
+        "the tanh form of GELU instead of the erf form", operations=_made_of(activations={"gelu": stock.gelu_new})
     ),
     "epsilon-1e-7": Fault(
-        "LayerNorm's epsilon 1e-7, MindSpore's default, for 1e-12",
+        "LayerNorm's epsilon is 1e-7, MindSpore's default, instead of 1e-12",
         config=lambda config: config.replace(layer_norm_eps=1e-7),
         quiet=True,
     ),
     "epsilon-1e-5": Fault(
-        "LayerNorm's epsilon 1e-5, PyTorch's default, for 1e-12",
+        "LayerNorm's epsilon is 1e-5, PyTorch's default, instead of 1e-12",
         config=lambda config: config.replace(layer_norm_eps=1e-5),
         quiet=True,
     ),
@@ -360,7 +360,8 @@ FAULTS: dict[str, Fault] = {
         weights=_exchanged(f"{_LAYER}1.output.LayerNorm.weight", f"{_LAYER}1.output.LayerNorm.bias"),
     ),
     "bias-dropped": Fault(
-        "no bias in layer 0's widening", weights=_changed(f"{_LAYER}0.intermediate.dense.bias", np.zeros_like)
+        "no bias in layer 0's intermediate dense layer",
+        weights=_changed(f"{_LAYER}0.intermediate.dense.bias", np.zeros_like),
     ),
     "value-bias-dropped": Fault(
         "no bias of the values in layer 1", weights=_changed(f"{_LAYER}1.attention.self.value.bias", np.zeros_like)
@@ -371,16 +372,16 @@ FAULTS: dict[str, Fault] = {
         weights=_changed(f"{_LAYER}1.attention.output.dense.weight", _heads_exchanged),
     ),
     "one-weight-in-float16": Fault(
-        "one matrix went through float16 on the way",
+        "one matrix was rounded to float16",
         weights=_changed(f"{_LAYER}1.output.dense.weight", lambda w: w.astype(np.float16).astype(np.float32)),
     ),
     "padding-row-zeroed": Fault(
-        "the embedding of token 0 is zero, as of a padding_idx",
+        "the embedding of token 0 is zero, as with padding_idx=0",
         weights=_changed("bert.embeddings.word_embeddings.weight", lambda w: w * (np.arange(len(w)) > 0)[:, None]),
     ),
     # the batch
     "segments-ignored": Fault(
-        "every token is of segment 0", batch=_batch(token_type_ids=lambda b: np.zeros_like(b["token_type_ids"]))
+        "every token has segment 0", batch=_batch(token_type_ids=lambda b: np.zeros_like(b["token_type_ids"]))
     ),
     "positions-shifted": Fault(
         "positions begin at 1", batch=_batch(position_ids=lambda b: np.minimum(b["position_ids"] + 1, 31))
@@ -406,7 +407,7 @@ FAULTS: dict[str, Fault] = {
         batch=_batch(next_sentence_labels=lambda b: 1 - b["next_sentence_labels"]),
     ),
     "masked-positions-shifted": Fault(
-        "the MLM head reads the token before",
+        "the MLM head reads the previous token",
         batch=_batch(masked_positions=lambda b: np.maximum(b["masked_positions"] - 1, 0)),
     ),
     "ignored-labels-counted": Fault(
@@ -431,10 +432,10 @@ FAULTS: dict[str, Fault] = {
         options=_training(optimizer="adamw"),
     ),
     "decay-of-layer-norm": Fault(
-        "LayerNorm and biases decay", ("step adamw",), operations=_with(adam_update=_all_decayed)
+        "weight decay is applied to LayerNorm and biases", ("step adamw",), operations=_with(adam_update=_all_decayed)
     ),
     "decay-coupled": Fault(
-        "the decay goes through the gradient, as in Adam with L2",
+        "weight decay is added to the gradient, as in Adam with L2",
         ("step adamw",),
         update=_CoupledUpdate,
     ),
@@ -448,7 +449,7 @@ FAULTS: dict[str, Fault] = {
         update=_TrustingUpdate,
     ),
     "accumulation-summed": Fault(
-        "accumulated parts count alike, each by its own mean",
+        "the means of accumulated parts count the same, whatever the parts hold",
         ("step accumulated",),
         trainer=_CountsPartsAlike,
     ),
@@ -463,10 +464,10 @@ FAULTS: dict[str, Fault] = {
         trainer=_EvaluatesInTraining,
     ),
     "dropout-unscaled": Fault(
-        "what dropout keeps is not scaled up", ("gradients",), operations=_made_of(dropout=_unscaled_dropout)
+        "the units that dropout keeps are not scaled up", ("gradients",), operations=_made_of(dropout=_unscaled_dropout)
     ),
     "dropout-shared": Fault(
-        "all places of the hidden states drop the same units",
+        "dropout drops the same units at all positions",
         ("gradients",),
         operations=_made_of(dropout=_shared_dropout),
     ),

@@ -45,10 +45,10 @@ def against_goldens(device: str, precisions: tuple[str, ...] | None = None, tell
             found += findings(contender, problem, oracle, groups)
         tell(f"{contender.name} on {device} in {contender.precision}: {_told(found[before:])}")
     about = (
-        f"MindSpore on {device} of this machine computed small BERTs whose every number is random, and every number on "
-        "the way was compared with that of PyTorch in 64 bits, which is kept on file: does ms_bert compute right here?"
+        f"Does ms_bert compute correctly on this machine? MindSpore on {device} computed small BERTs with random "
+        "weights, and every intermediate number was compared with the stored one that PyTorch had computed in 64 bits."
     )
-    return _report(f"ms_bert on {device} against the oracle's numbers on file", device, found, about)
+    return _report(f"ms_bert on {device} against stored numbers of the oracle", device, found, about)
 
 
 def everything(device: str, tell: Tell = print) -> Report:
@@ -106,13 +106,13 @@ def everything(device: str, tell: Tell = print) -> Report:
             told = faults.planted(fault, half, *small)
             again = as_caught(f"{name}, {half.precision}", fault.what, told)
             (caught if again.caught else unseen).append(again)
-    notes = [f"{fault.name}: below what the precision itself costs" for fault in unseen]
+    notes = [f"{fault.name}: not caught, because rounding at this precision is larger" for fault in unseen]
     about = (
-        "All frameworks, modes and precisions of this machine computed the same BERTs, from small ones whose every "
-        "number is random to BERT-base, and one training run. Every number on the way was compared with that of "
-        "PyTorch in 64 bits: do they compute the same? Then faults were planted in ms_bert: are they found?"
+        "Do all frameworks, modes and precisions of this machine compute the same? They computed the same BERTs, from "
+        "small ones with random weights to BERT-base, and one training run, and every intermediate number was compared "
+        "with that of PyTorch in 64 bits. Then faults were planted in ms_bert: are they found?"
     )
-    return _report("The agreement suite, whole", device, found, about, notes, curves, caught)
+    return _report("The whole agreement suite", device, found, about, notes, curves, caught)
 
 
 def as_caught(name: str, what: str, found: Iterable[Finding]) -> CaughtFault:

@@ -53,42 +53,43 @@ summary { cursor: pointer; font-weight: bold; margin-top: 2em; }
 """
 
 CAPTIONS = {
-    "errors": "Each sublayer's relative error against the float64 oracle, in the order of the forward pass: a "
-    "contender agrees where it is below the gray line, its limit, and a fault is where its line first leaves the rest.",
-    "ratios": "How many times PyTorch's own error at the same precision each contender's is, by the worse of norm and "
-    "largest element: a healthy one stays near 1 and below the gray line, K (the limit adds a floor to K times, so "
-    "that tiny errors may pass it), and a fault jumps.",
-    "gradients": "The relative error of each parameter's gradient, layer by layer, in the case that is nearest to its "
-    "limit, which is the gray dash above the points.",
-    "histograms": "How the errors of the single elements are spread over the decades: contenders of one precision "
-    "should lie on each other; the outermost bins also hold what is exact and what is not finite.",
-    "trajectory": "The losses of one training run in every framework, which should cover the oracle's wide line, and "
-    "how far they drift from it: rounding makes the drift grow step by step, a fault makes it jump.",
-    "faults": "How many times its limit the error of each planted fault is: right of the line, 1, the check finds the "
-    "fault; a hatched bar is one that it missed.",
+    "errors": "The relative error of each sublayer against the float64 oracle, in the order of the forward pass. A "
+    "contender agrees where its line is below the gray line, the limit; a fault lies where its line first leaves the "
+    "others.",
+    "ratios": "The error of each contender divided by PyTorch's own error at the same precision, by norm or by largest "
+    "element, whichever is worse. Without a fault it stays near 1 and below the gray line, K; with a fault it jumps. "
+    "(The limit is K times PyTorch's error plus a floor, so a tiny error may be above the line.)",
+    "gradients": "The relative error of the gradient of each parameter, layer by layer, in the case that is nearest to "
+    "its limit. The gray dash above the points is the limit.",
+    "histograms": "The distribution of the errors of single elements. The lines of contenders at one precision should "
+    "coincide. The first bin also holds exact elements, the last one also elements that are not finite.",
+    "trajectory": "The losses of one training run in every framework, which should coincide with the wide line of the "
+    "oracle, and their drift from it: rounding makes the drift grow step by step, a fault makes it jump.",
+    "faults": "The error of each planted fault divided by its limit. Right of the line at 1 the check finds the fault; "
+    "a hatched bar is a fault that it missed.",
 }
 
 COLUMNS = ("check", "case", "contender", "precision", "tensor", "measure", "error", "PyTorch's", "limit", "of limit")
-# Every word that the page uses in a sense of its own.
+# Every word to which the page gives a special meaning.
 GLOSSARY = {
-    "tensor": "an array of numbers that a model computes on the way from tokens to an answer: the embeddings, the "
+    "tensor": "an array of numbers that a model computes between its tokens and its answer: the embeddings, the "
     "attention probabilities and the output of each layer, the logits, the gradient of a weight.",
-    "contender": "a program that computes them: a framework with the weights of A or of B.",
+    "contender": "a program that computes these tensors: a framework with the weights of A or of B.",
     "oracle": "the same model in PyTorch with 64-bit numbers (float64). Its rounding errors are about a billion times "
-    "smaller than those of 32-bit numbers, so its tensors are taken for exact.",
-    "error": "how far a contender's tensor is from the oracle's, as a share of the tensor's own size. Two measures "
-    "are taken: norm, the length of the difference by the length of the tensor, and largest, the largest difference "
-    "of one element by the largest element.",
+    "smaller than those of 32-bit numbers, so its tensors are treated as exact.",
+    "error": "how far a contender's tensor is from the oracle's, relative to the size of the tensor. There are two "
+    "measures: norm, the norm of the difference divided by the norm of the tensor; and largest, the largest "
+    "difference of an element divided by the largest element.",
     "yardstick (PyTorch's)": "the error that PyTorch itself makes at the same precision with the same weights. "
-    "Rounding is no fault, and this says how much of it there is. For two checkpoints PyTorch computes twice, the "
-    "second time with weights that are moved in their last bit, and the larger error counts: one run may be lucky.",
-    "floor": "what is allowed in any case, for instance because the exponential function of MindSpore on a CPU is "
-    "right to six digits only.",
-    "limit": f"what is allowed: {K:g} times the yardstick, plus the floor.",
-    "share (of limit)": "the error divided by its limit, by the measure that is worse. Up to 100% it agrees.",
-    "cap": "where the limit would be above this, no limit means anything, since it would hide a fault: such a tensor "
+    "Rounding is not a fault, and the yardstick says how large it is. For two checkpoints PyTorch computes twice, the "
+    "second time with the last bit of the weights changed, and the larger error counts: one run may be lucky.",
+    "floor": "the error that is always allowed, for example because the exponential function of MindSpore on a CPU is "
+    "accurate to six digits only.",
+    "limit": f"the largest error that is allowed: {K:g} times the yardstick, plus the floor.",
+    "share (of limit)": "the error divided by its limit, by the worse of the two measures. Up to 100% it agrees.",
+    "cap": "the largest limit that makes sense: a higher one would hide a fault. A tensor whose limit would be higher "
     "is not judged, nor what is computed from it, and the notes name it. PyTorch itself must stay below the cap.",
-    "precision": "of the numbers that are computed with: float32 has about seven digits, float16 three, bfloat16 two.",
+    "precision": "the dtype of the computation: float32 has about seven digits, float16 three, bfloat16 two.",
     "case": "the inputs: real text, random tokens, or packed rows, which hold several sequences each.",
 }
 
@@ -119,13 +120,13 @@ class Report:
 def check_free(path: Path) -> None:
     """Raise UserError unless a report can be written there: where there is nothing, or an older report."""
     if not path.parent.is_dir():
-        raise UserError(f"there is no folder {path.parent}; make it, or name another --report.")
+        raise UserError(f"there is no folder {path.parent}; create it, or name another --report.")
     try:
         taken = path.exists() and (path.is_dir() or not _is_report(path.read_bytes()[:4096]))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error}); name another --report.") from None
     if taken:
-        raise UserError(f"{path} is there already and is no report of this command; name another --report.")
+        raise UserError(f"{path} already exists and is not a report of this command; name another --report.")
 
 
 def _is_report(begin: bytes) -> bool:
@@ -180,7 +181,7 @@ def _answer(report: Report) -> str:
     if report.agrees:
         return "Yes, all agree."
     missed = any(not fault.caught for fault in report.faults)
-    return "No." if missed or any(not finding.agrees for finding in report.findings) else "It cannot be told."
+    return "No." if missed or any(not finding.agrees for finding in report.findings) else "It cannot be decided."
 
 
 def _about(about: str) -> str:
@@ -204,7 +205,7 @@ def _glossary(findings: Sequence[Finding]) -> str:
     if not findings:
         return ""
     terms = "".join(f"<dt>{_text(term)}</dt><dd>{_text(told)}</dd>" for term, told in GLOSSARY.items())
-    return f'<section id="glossary"><h2>The words of this page</h2><dl>{terms}</dl></section>'
+    return f'<section id="glossary"><h2>Terms used on this page</h2><dl>{terms}</dl></section>'
 
 
 def _beyond(findings: Iterable[Finding]) -> str:
@@ -228,7 +229,7 @@ def _figures(report: Report) -> str:
         "errors": ("Error by sublayer", figures.errors_by_layer(found, colors)),
         "ratios": ("Error as a multiple of PyTorch's own", figures.ratios_by_layer(found, colors)),
         "gradients": ("Error of the gradients", figures.gradients(found, colors)),
-        "histograms": ("Errors of the elements", figures.histograms(found, colors)),
+        "histograms": ("Errors of single elements", figures.histograms(found, colors)),
         "trajectory": ("One training run in every framework", figures.trajectory(told, colors) if told else None),
         "faults": ("Planted faults", figures.faults(report.faults)),
     }
@@ -263,7 +264,7 @@ def _worst(findings: Iterable[Finding]) -> str:
             worst[key] = finding
     if not worst:
         return ""
-    return f'<section id="worst"><h2>The worst of each check</h2>{_findings(worst.values())}</section>'
+    return f'<section id="worst"><h2>The largest errors of each check</h2>{_findings(worst.values())}</section>'
 
 
 def _faults(planted: Sequence[CaughtFault]) -> str:

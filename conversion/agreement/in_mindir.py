@@ -67,8 +67,8 @@ class MindIR:
             values = [value.asnumpy() for value in (given if isinstance(given, tuple) else (given,))]
             if len(values) != len(names):
                 raise UserError(
-                    f"{self.path} gives {len(values)} tensors, and a {self.architecture} {len(names)}; it is of "
-                    "another model."
+                    f"{self.path} gives {len(values)} tensors, but a {self.architecture} gives {len(names)}; name a "
+                    "graph of this model."
                 )
             if ARCHITECTURES[self.architecture].choices:
                 values = [value.reshape(-1, 1) for value in values]

@@ -117,7 +117,10 @@ def run(graph, batch: Batch) -> dict[str, np.ndarray]:
     given = {}
     for wanted in graph.get_inputs():
         if wanted.name not in inputs:
-            raise UserError(f"the graph asks for {wanted.name[:100]!r}, and a BERT is given {', '.join(inputs)}.")
+            raise UserError(
+                f"the graph has an input {wanted.name[:100]!r}, but a BERT has only {', '.join(inputs)}; name the "
+                "graph of a BERT."
+            )
         value = inputs[wanted.name].astype(np.int32 if wanted.type == "tensor(int32)" else np.int64)
         given[wanted.name] = value[None] if len(wanted.shape) == 3 else value  # the rows as choices of one question
     names = [output.name for output in graph.get_outputs()]

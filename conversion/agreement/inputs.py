@@ -77,18 +77,22 @@ def read_texts(
     vocabularies = [tokenizer.load(home) for home in dict.fromkeys(homes)]
     why = None
     if not homes:
-        why = "no tokenizer lies beside A or B"
+        why = "no tokenizer was found beside A or B"
     elif vocabularies[0].size > config.vocab_size:
         why = f"the tokenizer in {homes[0]} has more entries than the model"
     if why and path:
-        raise UserError(f"{why}, so that {path} cannot be run on; put a tokenizer there, or omit it.")
+        raise UserError(f"{why}, so {path} cannot be used; put the model's tokenizer there, or leave out --text.")
     if why:
-        notes.append(f"{why}: no real text was run on")
+        notes.append(f"{why}, so no real text was used")
         return None
     if len(vocabularies) == 2 and not _alike(*vocabularies, lines):
-        notes.append("A and B have tokenizers that do not give the same tokens: both were run on those of A's")
+        notes.append("the tokenizers of A and B give different tokens: both models were run on those of A's tokenizer")
     batch = text_batch(vocabularies[0], lines, tokens, min(1, config.type_vocab_size - 1), masked)
-    where = f"{len(lines)} lines of {path}" if path else f"{len(lines)} built-in lines of English, Chinese and others"
+    where = (
+        f"{len(lines)} lines of {path}"
+        if path
+        else f"{len(lines)} built-in lines of English, Chinese and other languages"
+    )
     return Texts(lines, where, vocabularies[0], batch)
 
 

@@ -77,8 +77,8 @@ def open_two(
     named = [path for path in (a, b) if deployed.holds_weights(path)]
     if not named:
         raise UserError(
-            f"neither {a} nor {b} holds weights by name, and a comparison needs a model to go by; name the checkpoint "
-            "that one of them was made from."
+            f"neither {a} nor {b} holds weights with names, and a comparison needs at least one that does; name the "
+            "checkpoint that one of them was made from."
         )
     found = list(read(*named))
     architecture = found[0].architecture
@@ -189,12 +189,12 @@ class _Verification:
     def _transformers(self, letter: str) -> list[Side]:
         """transformers' own model with the oracle's weights, where it is installed and has a class for them."""
         if not is_installed("transformers"):
-            self.notes.append("transformers is not installed: its own model was not run")
+            self.notes.append("transformers is not installed, so its model was not run")
             return []
         from conversion.agreement.in_transformers import Transformers, has
 
         if not has(self.problem.architecture):
-            self.notes.append(f"transformers has no {self.problem.architecture}: it was not run")
+            self.notes.append(f"transformers has no {self.problem.architecture}, so it was not run")
             return []
         return [Side(f"transformers ({letter})", "float32", Transformers(), self.problem, alone=True)]
 
@@ -297,38 +297,39 @@ class _Verification:
             more = f" and {len(worst) - MOST_NAMES} more" if len(worst) > MOST_NAMES else ""
             first = next(iter(worst.values()))
             cap = tolerance(first.check, first.name, first.precision).cap.norm
-            what = "gradients of" if check == "gradients" else "tensors:"
+            what = "gradients" if check == "gradients" else "tensors"
             self.notes.append(
-                f"not judged were the {what} {told}{more} ({len(worst)} of {len(names)}): there, or before, rounding "
-                f"alone, of the weights' last bit or in PyTorch in {first.precision}, makes errors near the cap of "
-                f"{cap:.0e} or beyond, and no fault could be told from it"
+                f"not judged: {len(worst)} of {len(names)} {what} ({told}{more}); there or earlier, rounding alone (in "
+                f"PyTorch in {first.precision}, or of the last bit of the weights) causes errors near or above the cap "
+                f"of {cap:.0e}, which could not be told from a fault"
             )
 
     def _verdict(self, findings: list[Finding], hidden: bool) -> str:
         first, beyond = first_beyond(findings), [finding for finding in findings if not finding.agrees]
         if first is None and hidden:
             return (
-                f"{self.weights_told}; whether A and B agree cannot be told: rounding hides whatever differs in their "
-                "outputs; compare the tensors with python -m conversion diff."
+                f"{self.weights_told}; whether A and B agree cannot be decided, because rounding hides any difference "
+                "in their outputs; compare the tensors with python -m conversion diff."
             )
         if first is None:
             judged = [finding for finding in findings if finding.judged]
             frameworks = ", ".join(dict.fromkeys(f.contender for f in judged if f.check != "tables"))
             if not frameworks:
-                return f"{self.weights_told}; what they compute cannot be judged, for rounding hides all of it."
+                return f"{self.weights_told}; what they compute cannot be judged, because rounding hides all of it."
             worst = max(judged, key=lambda finding: finding.share)
             return (
-                f"{self.weights_told}, and A and B agree{self._only()}: {len(judged)} tensors of {frameworks}, at most "
-                f"{worst.share:.0%} of their limits ({worst.check}, {place(worst.name)}){self._labels_told()}."
+                f"{self.weights_told}, and A and B agree{self._only()}: the errors of {len(judged)} tensors of "
+                f"{frameworks} are at most {worst.share:.0%} of their limits ({worst.check}, {place(worst.name)})"
+                f"{self._labels_told()}."
             )
         what = "the gradient of " if first.check == "gradients" else ""
         if {finding.contender for finding in beyond} <= {side.name for side in self.sides if not side.other}:
             return (
-                f"{self.weights_told}, and {first.contender} computes otherwise than PyTorch, first at {what}"
+                f"{self.weights_told}, but {first.contender} differs from PyTorch, first at {what}"
                 f"{place(first.name)}: {first.ratio:.3g}x PyTorch's own error, {first.share:.3g}x its limit."
             )
         if first.check == "tables":
-            return f"{self.weights_told}; A and B differ in {first.name}, in rows that none of the inputs shows."
+            return f"{self.weights_told}; A and B differ in {first.name}, in rows that none of the inputs uses."
         times = f"{first.ratio:.3g}x PyTorch's own error" if first.yardstick else f"error {first.error.norm:.2g}"
         return (
             f"{self.weights_told}; A and B differ, first at {what}{place(first.name)}: {times}, {first.share:.3g}x its "
@@ -344,7 +345,7 @@ class _Verification:
             return ""
         index = next(i for i, name in self.labels["A"].items() if self.labels["B"].get(i) != name)
         names = (repr(self.labels[letter].get(index, "none"))[:100] for letter in "AB")
-        return "; the numbers agree, the names of their labels do not: label {} is {} in A and {} in B".format(
+        return "; the numbers agree, but the names of the labels do not: label {} is {} in A and {} in B".format(
             index, *names
         )
 
@@ -356,7 +357,7 @@ class _Verification:
         return (
             f"A is {self.described['A']}. B is {self.described['B']}. Are they the same model, and do they compute the "
             f"same? Their weights were compared, and both were run on the same inputs: {', '.join([*where, *kinds])}. "
-            f"Each number on the way was compared with that of PyTorch in 64 bits. {frameworks} took part."
+            f"Each intermediate number was compared with that of PyTorch in 64 bits. The contenders were {frameworks}."
         )
 
 
@@ -397,8 +398,8 @@ class Pair(_Verification):
         config_a, config_b = self.a.config or self.b.config, self.b.config or self.a.config
         if config_a is None:
             raise UserError(
-                f"there is no config beside {self.a.source.path}, nor beside {self.b.source.path}, and a model needs "
-                "one; put a config.json there."
+                f"no config was found beside {self.a.source.path} or {self.b.source.path}; put the model's config.json "
+                "there."
             )
         dict_a, dict_b = (_without_labels(config).to_dict() for config in (config_a, config_b))
         for name in {**dict_a, **dict_b}:
@@ -409,7 +410,7 @@ class Pair(_Verification):
                     f"{self.b.source.path}; models of different sizes cannot be compared."
                 )
             if one != other:
-                self.notes.append(f"{name} is {one} in A's config and {other} in B's: each computes with its own")
+                self.notes.append(f"{name} is {one} in A's config and {other} in B's: each was run with its own value")
         return config_a, config_b
 
     def _parts(self) -> tuple[str, ...]:
@@ -431,17 +432,17 @@ class Pair(_Verification):
             config = one.config or other.config
             if more := [name for name in one.weights if name not in shapes(config, one.parts, one.architecture)]:
                 raise UserError(
-                    f"{one.source.path} holds {more[0]}, which the model of {config.num_hidden_layers} layers that the "
-                    "config describes has not; checkpoints of different sizes cannot be compared."
+                    f"{one.source.path} holds {more[0]}, which a model of {config.num_hidden_layers} layers, as "
+                    "described by the config, does not have; checkpoints of different sizes cannot be compared."
                 )
         _check_tokens(config)
         for name in names:
             one, other = self.a.weights[name].shape, self.b.weights.get(name)
             if other is None or one != other.shape:
-                found = "no such weight" if other is None else tuple(other.shape)
+                found = "missing" if other is None else tuple(other.shape)
                 raise UserError(
-                    f"{name} is {tuple(one)} in {self.a.source.path}, and in {self.b.source.path} it is {found}; "
-                    "checkpoints of different sizes cannot be compared."
+                    f"{name} is {tuple(one)} in {self.a.source.path} and {found} in {self.b.source.path}; checkpoints "
+                    "of different sizes cannot be compared."
                 )
 
     def _weights(self, names: list[str]) -> tuple[Tensors, Tensors]:
@@ -464,15 +465,15 @@ class Pair(_Verification):
         if equal == len(names):
             self.weights_told = f"The {count} are equal byte for byte"
         elif rounded == len(names):
-            self.weights_told = f"The {count} are equal up to the rounding in which they are stored"
+            self.weights_told = f"The {count} are equal up to the rounding of their dtypes"
         else:
             some = len(names) - rounded
             self.weights_told = f"{some} of the {count} differ{'s' * (some == 1)}"
         for name, other, counts in zip("AB", "BA", stored):
             for dtype, number in counts.items():
                 self.notes.append(
-                    f"{name} stores {number} of {len(names)} tensors in {dtype}: those of {other} were rounded to it "
-                    "too"
+                    f"{name} stores {number} of {len(names)} tensors in {dtype}: those of {other} were rounded in the "
+                    "same way"
                 )
         return weights
 
@@ -516,7 +517,7 @@ class Pair(_Verification):
                 if graph.gives(self.problem):
                     sides.append(Side(name, graph.precision, graph, self.problem, alone=True, other=other))
                 else:
-                    self.notes.append(f"the graph of {letter} gives nothing that the other has too: it was not run")
+                    self.notes.append(f"the graph of {letter} has no output that the other has too: it was not run")
         return sides
 
     def _only(self) -> str:
@@ -534,7 +535,7 @@ class OfGraph(_Verification):
         check_installed("mindspore", "torch")
         super().__init__(settings, tell)
         if model.config is None:
-            raise UserError(f"there is no config beside {model.source.path}, and a model needs one; put one there.")
+            raise UserError(f"no config was found beside {model.source.path}; put the model's config.json there.")
         config, (one, other) = model.config, letters
         _check_tokens(config)
         self.names = {one: str(model.source.path), other: str(graph.path)}
@@ -550,8 +551,8 @@ class OfGraph(_Verification):
             longest = tokens = graph.sizes[1]
         if longest > config.max_position_embeddings or longest < FEWEST_TOKENS:
             raise UserError(
-                f"{graph.path} takes rows of {longest} tokens, and a comparison needs {FEWEST_TOKENS} to "
-                f"{config.max_position_embeddings} of this model; convert it with another --seq-length."
+                f"{graph.path} takes rows of {longest} tokens; a comparison with this model needs {FEWEST_TOKENS} to "
+                f"{config.max_position_embeddings} tokens; convert it with another --seq-length."
             )
         tokens = tokens if graph.sizes else min(tokens, inputs.TOKENS)
         homes = [model.source.home] if model.tokenizer else []
@@ -563,8 +564,8 @@ class OfGraph(_Verification):
         self.problem = Problem(config, architecture, weights, {}, rows)
         if not graph.gives(self.problem):
             raise UserError(
-                f"{graph.path} gives nothing that {model.source.path} ({model.architecture}) has too; name the "
-                "checkpoint that it was made from."
+                f"{graph.path} has no output that {model.source.path} ({model.architecture}) has too; name the "
+                "checkpoint that the graph was made from."
             )
         from conversion.agreement.in_torch import PyTorch
 
@@ -632,8 +633,8 @@ def _finite(one: Checkpoint, name: str) -> np.ndarray:
     value = one.weights[name].read()
     if not np.isfinite(value.astype(np.float64)).all():
         raise UserError(
-            f"{name} in {one.source.path} holds values that are not finite, and what is computed with them cannot be "
-            "compared; convert it again from a sound checkpoint."
+            f"{name} in {one.source.path} holds values that are not finite, so its results cannot be compared; convert "
+            "it again from an undamaged checkpoint."
         )
     return value
 
@@ -641,8 +642,8 @@ def _finite(one: Checkpoint, name: str) -> np.ndarray:
 def _check_tokens(config: BertConfig) -> None:
     if config.max_position_embeddings < FEWEST_TOKENS:
         raise UserError(
-            f"max_position_embeddings is {config.max_position_embeddings}, and a comparison needs rows of "
-            f"{FEWEST_TOKENS} tokens; compare the tensors alone with python -m conversion diff."
+            f"max_position_embeddings is {config.max_position_embeddings}, but a comparison needs rows of "
+            f"{FEWEST_TOKENS} tokens; compare only the tensors, with python -m conversion diff."
         )
 
 

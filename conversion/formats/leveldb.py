@@ -55,7 +55,7 @@ def read(table: bytes) -> list[tuple[bytes, bytes]]:
         Damaged: it is none, or a part of one, or its checksums are wrong. Refused: it is compressed.
     """
     if len(table) < _FOOTER or not table.endswith(_MAGIC):
-        raise Damaged(f"its {len(table)} bytes do not end with a table's {_FOOTER} bytes of footer")
+        raise Damaged(f"its {len(table)} bytes do not end with the {_FOOTER} bytes of a table's footer")
     footer = table[-_FOOTER:]
     _, at = _handle(footer, 0)  # of the metaindex, which has nothing
     handle, _ = _handle(footer, at)
@@ -68,10 +68,10 @@ def read(table: bytes) -> list[tuple[bytes, bytes]]:
         end = offset + size + _TRAILER
         for key, message in _block_entries(_block(table, offset, size)):
             if entries and key <= last:
-                raise Damaged(f"the name {quoted(key)} comes after {quoted(last)}, and names ascend")
+                raise Damaged(f"the name {quoted(key)} comes after {quoted(last)}, but names must be sorted")
             total += len(key)
             if total > _MOST_KEYS:
-                raise Damaged(f"its names have more than {_MOST_KEYS} bytes")
+                raise Damaged(f"its names have more than {_MOST_KEYS} bytes in total")
             entries.append((key, message))
             last = key
     return entries
@@ -139,7 +139,7 @@ def _block(table: bytes, offset: int, size: int) -> bytes:
     if compression == 1:
         raise Refused("it is compressed with Snappy, which TensorFlow's checkpoints are not by default")
     if compression:
-        raise Damaged(f"the block at byte {offset} is compressed in a way numbered {compression} instead of 0 (not)")
+        raise Damaged(f"the block at byte {offset} has compression type {compression} instead of 0 (none)")
     return table[offset:end]
 
 
@@ -148,7 +148,7 @@ def _block_entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
     restarts = int.from_bytes(block[-4:], "little")
     end = len(block) - 4 * (restarts + 1)
     if restarts < 1 or end < 0:
-        raise Damaged(f"a block of {len(block)} bytes says that it has {restarts} restart points")
+        raise Damaged(f"a block of {len(block)} bytes claims {restarts} restart points")
     key, at = b"", 0
     while at < end:
         shared, at = wire.read_varint(block, at, end)
@@ -156,8 +156,8 @@ def _block_entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
         size, at = wire.read_varint(block, at, end)
         if shared > len(key) or at + added + size > end or shared + added > LONGEST_KEY:
             raise Damaged(
-                f"the entry after {quoted(key)} says {shared} shared and {added} own bytes of name and {size} of "
-                f"value, with {max(0, end - at)} bytes left and names of at most {LONGEST_KEY}"
+                f"the entry after {quoted(key)} claims a name of {shared} shared and {added} own bytes and a value of "
+                f"{size} bytes, but {max(0, end - at)} bytes are left and a name has at most {LONGEST_KEY}"
             )
         key = key[:shared] + block[at : at + added]
         at += added + size

@@ -50,16 +50,16 @@ def write(
     seq_length = min(128, config.max_position_embeddings) if seq_length is None else seq_length
     if batch_size < 1 or not 1 <= seq_length <= config.max_position_embeddings:
         raise UserError(
-            f"--batch-size {batch_size} and --seq-length {seq_length} cannot be those of a graph of this model; choose "
-            f"at least 1, and at most {config.max_position_embeddings} tokens."
+            f"--batch-size {batch_size} and --seq-length {seq_length} do not fit this model; choose at least 1 for "
+            f"both, and at most {config.max_position_embeddings} tokens."
         )
     others = sorted({tensor.dtype.name for tensor in tensors.values()} - {"float32"})
     if others:
-        raise UserError(f"a MindIR graph is made from float32 weights, found {', '.join(others)}; use --dtype float32.")
+        raise UserError(f"a MindIR graph needs float32 weights, found {', '.join(others)}; use --dtype float32.")
     if sum(tensor.nbytes for tensor in tensors.values()) >= _MOST:
         raise UserError(
-            f"a MindIR graph is written as one file, in which MindSpore puts less than {_MOST} bytes of weights; leave "
-            "heads out with --drop, or convert to ONNX."
+            f"a MindIR graph is one file, into which MindSpore writes less than {_MOST} bytes of weights; leave heads "
+            "out with --drop, or convert to ONNX."
         )
     quiet_logs()
     try:
@@ -73,8 +73,8 @@ def write(
     parameters = {parameter.name: parameter for parameter in cell.get_parameters()}
     if parameters.keys() != tensors.keys():
         raise UserError(
-            f"the weights are not those of {architecture}: {', '.join(sorted(parameters.keys() ^ tensors.keys()))} "
-            "too many or missing."
+            f"the weights are not those of {architecture}; unexpected or missing: "
+            f"{', '.join(sorted(parameters.keys() ^ tensors.keys()))}."
         )
     for name, parameter in parameters.items():
         parameter.set_data(mindspore.Tensor(tensors[name].read()))
@@ -91,7 +91,7 @@ def write(
     expected, found = cell(*inputs), back(*inputs)
     for value, other in zip(*(x if isinstance(x, tuple) else (x,) for x in (expected, found))):
         if not np.array_equal(value.asnumpy(), other.asnumpy()):
-            raise OSError(f"{path}: loaded again, the graph computes something else; MindSpore's export failed")
+            raise OSError(f"{path}: the exported graph computes something else; MindSpore's export failed")
     return [
         f"its inputs, by position: {', '.join(INPUTS)}, int32 of shape ({batch_size}, {seq_length}) each; load it with "
         f"mindspore.nn.GraphCell(mindspore.load({path.name!r}))"

@@ -74,7 +74,7 @@ _MOST_ELEMENTS = (1 << 60) - 1
 
 _BLOCK = 1 << 20
 _COPY_AGAIN = "copy or download the file again"
-_RESAVE = "save it anew: mindspore.save_checkpoint(list(mindspore.load_checkpoint(OLD{}).values()), NEW)"
+_RESAVE = "save it again: mindspore.save_checkpoint(list(mindspore.load_checkpoint(OLD{}).values()), NEW)"
 _WITHOUT = _RESAVE.format(", choice_func=lambda n: n != NAME")
 
 
@@ -120,7 +120,7 @@ def read(path: Path) -> Tensors:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); name a MindSpore checkpoint.") from None
     except Damaged as fault:
-        raise UserError(f"{path} is damaged or no MindSpore checkpoint: {fault}; {_COPY_AGAIN}.") from None
+        raise UserError(f"{path} is damaged or not a MindSpore checkpoint: {fault}; {_COPY_AGAIN}.") from None
     except Refused as reason:
         raise UserError(f"{path}: {reason}.") from None
 
@@ -136,7 +136,7 @@ def write(path: Path, tensors: Tensors) -> list[str]:
     for name, tensor in tensors.items():
         if not tensor.size:
             raise UserError(
-                f"{path} cannot have {name!r}, whose shape {tensor.shape} is that of no values, because MindSpore's "
+                f"{path} cannot hold {name!r}, whose shape {tensor.shape} has no values, because MindSpore's "
                 "checkpoints have no empty tensors; leave it out."
             )
     with open(path, "wb") as file:
@@ -147,7 +147,7 @@ def write(path: Path, tensors: Tensors) -> list[str]:
         size = file.tell()
     if size < _PROTOBUF_LIMIT:
         return []
-    return ["over 2 GiB, and MindSpore reads a .ckpt as one protobuf: take .safetensors with --to"]
+    return ["the file is over 2 GiB, and MindSpore cannot read such a .ckpt: use .safetensors with --to"]
 
 
 # Writing
@@ -160,8 +160,8 @@ def _encoded(path: Path, name: str) -> bytes:
     except UnicodeEncodeError:
         pass
     raise UserError(
-        f"{path} cannot have a tensor named {name[:100]!r}, a name is 1 to {_LONGEST_NAME} characters that UTF-8 has; "
-        "rename the tensor."
+        f"{path} cannot hold a tensor named {name[:100]!r}, because a name has 1 to {_LONGEST_NAME} characters of "
+        "UTF-8; rename the tensor."
     )
 
 
@@ -191,7 +191,8 @@ def _tensors(path: Path, values: Iterator[_Value]) -> Tensors:
     for name, group in itertools.groupby(values, key=lambda value: value.name):
         if name in seen:
             raise Refused(
-                f"it has {_quoted(name)} twice with others between, and MindSpore takes the last; {_RESAVE.format('')}"
+                f"it has {_quoted(name)} twice with others between, of which MindSpore uses the last; "
+                f"{_RESAVE.format('')}"
             )
         seen.add(name)
         slices = list(group)
@@ -203,7 +204,7 @@ def _tensors(path: Path, values: Iterator[_Value]) -> Tensors:
         raise Damaged("it has no tensors")
     if left_out:
         warnings.warn(
-            f"{path}: no weights, left out: {', '.join(map(_quoted, left_out[:10]))}"
+            f"{path}: left out what is not a weight: {', '.join(map(_quoted, left_out[:10]))}"
             f"{f' and {len(left_out) - 10} more' if len(left_out) > 10 else ''}.",
             stacklevel=3,
         )
@@ -214,16 +215,16 @@ def _tensor(path: Path, name: str, slices: list[_Value]) -> Tensor:
     kind, dims = slices[0].kind, slices[0].dims
     for other in slices:
         if (other.kind, other.dims) != (kind, dims):
-            raise Damaged(f"a part of {_quoted(name)} is {other.kind!r} {other.dims}, the first {kind!r} {dims}")
+            raise Damaged(f"a part of {_quoted(name)} is {other.kind!r} {other.dims}, but the first is {kind!r} {dims}")
     if kind not in _DTYPES:
-        raise Refused(f"{_quoted(name)} is of {kind!r}, and what is read is {', '.join(_DTYPES)}; {_WITHOUT}")
+        raise Refused(f"{_quoted(name)} has the type {kind!r}, but only {', '.join(_DTYPES)} can be read; {_WITHOUT}")
     dtype, shape = DTYPES[_DTYPES[kind]], () if dims == (0,) else dims
     # NumPy refuses too large a product even where a size of 0 makes the tensor empty.
     if min(shape, default=0) < 0 or math.prod(max(size, 1) for size in shape) > _MOST_ELEMENTS:
-        raise Damaged(f"{_quoted(name)} has the shape {shape}, which no tensor has")
+        raise Damaged(f"{_quoted(name)} has the impossible shape {shape}")
     found, expected = sum(part.size for part in slices), math.prod(shape) * dtype.itemsize
     if found != expected:
-        raise Damaged(f"{_quoted(name)} has {found} bytes, and {dtype} {shape} has {expected}")
+        raise Damaged(f"{_quoted(name)} has {found} bytes, but {dtype} {shape} needs {expected}")
     ranges = [(part.at, part.size) for part in slices]
     return Tensor(dtype, shape, lambda: _read_values(path, ranges).view(dtype).reshape(shape))
 
@@ -237,7 +238,7 @@ def _read_values(path: Path, ranges: list[tuple[int, int]]) -> np.ndarray:
             for at, size in ranges:
                 file.seek(at)
                 if file.readinto(values[done : done + size]) != size:
-                    raise UserError(f"{path} ends before byte {at + size}, and did not when opened; {_COPY_AGAIN}.")
+                    raise UserError(f"{path} ends before byte {at + size}, but did not when opened; {_COPY_AGAIN}.")
                 done += size
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); {_COPY_AGAIN}.") from None
@@ -266,7 +267,7 @@ def _checked_end(file: BinaryIO, size: int) -> int:
     for start in range(0, end, _BLOCK):
         checksum = zlib.crc32(file.read(min(_BLOCK, end - start)), checksum)
     if checksum != stored:
-        raise Damaged(f"its {end} bytes have the checksum {checksum:08x} and not {stored:08x}, which it ends with")
+        raise Damaged(f"its {end} bytes have the checksum {checksum:08x} instead of {stored:08x}, as stored at its end")
     return end
 
 
@@ -274,7 +275,7 @@ def _values(data: wire.FileBytes, end: int) -> Iterator[_Value]:
     """Values from the beginning of a file up to `end`; passes over their contents."""
     for count, (_, place) in enumerate(wire.places(data, 0, end, (_VALUE,))):
         if count >= _MOST_VALUES:
-            raise Damaged(f"it has more than {_MOST_VALUES} values, and a checkpoint of BERT has some 600")
+            raise Damaged(f"it has more than {_MOST_VALUES} values, but a checkpoint of BERT has about 600")
         yield _value(data, place)
 
 
@@ -282,7 +283,7 @@ def _value(data: wire.FileBytes, place: slice) -> _Value:
     fields = _message(data, place, (_NAME, _TENSOR, _MAP))
     name = _text(data, _one(fields, _NAME, place, "name"), 4 * _LONGEST_NAME)
     if fields[_MAP]:
-        raise Refused(f"{_quoted(name)} is a MapParameter, and only tensors are read; {_WITHOUT}")
+        raise Refused(f"{_quoted(name)} is a MapParameter, but only tensors can be read; {_WITHOUT}")
     tensor = _one(fields, _TENSOR, place, "tensor")
     fields = _message(data, tensor, (_DIM, _PACKED_DIMS, _TYPE, _CONTENT))
     dims = fields[_DIM]
@@ -310,7 +311,7 @@ def _message(data: wire.FileBytes, place: slice, known: tuple[int, ...]) -> dict
 
 def _one(fields: dict[int, list], tag: int, message: slice, what: str) -> slice:
     if len(fields[tag]) != 1:
-        raise Damaged(f"the message at byte {message.start} has {len(fields[tag])} times a {what} instead of once")
+        raise Damaged(f"the message at byte {message.start} has the field {what} {len(fields[tag])} times, not once")
     return fields[tag][0]
 
 

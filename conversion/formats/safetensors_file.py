@@ -51,7 +51,7 @@ def read(path: Path) -> Tensors:
         with safe_open(path, "np") as file:  # checks the header: sizes, overlaps, gaps, bounds
             names = list(file.keys())
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a whole safetensors file ({error}); fetch or write it again.") from None
+        raise UserError(f"{path} is not a complete safetensors file ({error}); fetch or write it again.") from None
     header, begin = _header(path)
     tensors = {}
     for name in names:
@@ -73,7 +73,7 @@ def _tensor(path: Path, dtype: np.dtype, shape: tuple[int, ...], offset: int, si
     def load() -> np.ndarray:
         values = np.fromfile(path, np.uint8, size, offset=offset)
         if values.nbytes != size:
-            raise UserError(f"{path} is shorter than it was; fetch or write it again.")
+            raise UserError(f"{path} is shorter than when it was opened; fetch or write it again.")
         return values.view(dtype).reshape(shape)
 
     return Tensor(dtype, shape, load, Place(path, offset, size))

@@ -75,7 +75,7 @@ _OBJECT_VALUE, _OBJECT_SLOT = "/.ATTRIBUTES/VARIABLE_VALUE", "/.OPTIMIZER_SLOT/"
 
 # Works for all that TensorFlow reads and this module does not: V1, partitioned, compressed, big-endian.
 _RESAVE = (
-    "write it anew with TensorFlow: r = tf.train.load_checkpoint(OLD); n = sorted(r.get_variable_to_shape_map()); "
+    "write it again with TensorFlow: r = tf.train.load_checkpoint(OLD); n = sorted(r.get_variable_to_shape_map()); "
     "t = [r.get_tensor(i) for i in n]; "
     "tf.raw_ops.SaveV2(prefix=NEW, tensor_names=n, shape_and_slices=[''] * len(n), tensors=t)"
 )
@@ -157,8 +157,8 @@ def _key(prefix: Path, name: str) -> bytes:
         key = b""
     if not 0 < len(key) <= LONGEST_KEY:
         raise UserError(
-            f"{_index(prefix)} cannot have a tensor named {name[:100]!r}, a name is 1 to {LONGEST_KEY} bytes of "
-            "UTF-8; rename the tensor."
+            f"{_index(prefix)} cannot hold a tensor named {name[:100]!r}, because a name has 1 to {LONGEST_KEY} bytes "
+            "of UTF-8; rename the tensor."
         )
     return key
 
@@ -195,14 +195,14 @@ def _read_values(path: Path, name: str, entry: _Entry) -> np.ndarray:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); {_COPY_AGAIN}.") from None
     if found != entry.size:
-        raise UserError(f"{path} ends before byte {entry.offset + entry.size}, to where {name!r} goes; {_COPY_AGAIN}.")
+        raise UserError(f"{path} ends before byte {entry.offset + entry.size}, where {name!r} ends; {_COPY_AGAIN}.")
     checksum = 0
     for chunk in _chunks(values):
         checksum = google_crc32c.extend(checksum, chunk)
     if masked(checksum) != entry.checksum:
         raise UserError(
             f"{path}: the {entry.size} bytes of {name!r} from byte {entry.offset} on have the checksum "
-            f"{masked(checksum):08x} and not the index's {entry.checksum:08x}; {_COPY_AGAIN}."
+            f"{masked(checksum):08x}, but the index says {entry.checksum:08x}; {_COPY_AGAIN}."
         )
     return values.view(DTYPES[_DTYPES[entry.dtype]]).reshape(entry.shape)
 
@@ -260,9 +260,9 @@ def _decode_header(message: bytes) -> int:
     shards, big_endian = wire.signed(fields.get(0x08, 0)), fields.get(0x10, 0)
     consumer = dict(wire.fields(fields.get(0x1A, b""))).get(0x10, 0)
     if big_endian:
-        raise Refused(f"its values are big-endian, and only little-endian ones are read; {_RESAVE}")
+        raise Refused(f"its values are big-endian, but only little-endian ones can be read; {_RESAVE}")
     if consumer > _VERSION:
-        raise Refused(f"it asks for a reader of version {consumer}, and this is one of version {_VERSION}; {_RESAVE}")
+        raise Refused(f"it needs a reader of version {consumer}, but this one has version {_VERSION}; {_RESAVE}")
     if not 1 <= shards < 1 << 31:
         raise Damaged(f"its header says {shards} data files instead of at least 1")
     return shards
@@ -286,17 +286,17 @@ def _tensors(prefix: Path, table: list[tuple[bytes, bytes]]) -> Tensors:
         try:
             entries[key] = _Entry.decode(message)
         except Damaged as fault:
-            raise Damaged(f"in the entry of {quoted(key)} {fault}") from None
+            raise Damaged(f"in the entry of {quoted(key)}, {fault}") from None
     for key, entry in entries.items():
         if entry.partitioned:
-            raise Refused(f"{quoted(key)} is partitioned, and only whole tensors are read; {_RESAVE}")
+            raise Refused(f"{quoted(key)} is partitioned, but only whole tensors can be read; {_RESAVE}")
     sizes: dict[int, int] = {}
     graph = entries.pop(_OBJECT_GRAPH, None)
     names = _variables(_text(_place(prefix, _OBJECT_GRAPH, graph, shards, sizes), graph)) if graph else {}
     texts = [key for key, entry in entries.items() if entry.dtype == _STRING]
     if texts:
         warnings.warn(
-            f"{_index(prefix)}: text is no weight, left out: {', '.join(map(quoted, texts[:10]))}"
+            f"{_index(prefix)}: left out text, which is not a weight: {', '.join(map(quoted, texts[:10]))}"
             f"{f' and {len(texts) - 10} more' if len(texts) > 10 else ''}.",
             stacklevel=3,
         )
@@ -336,7 +336,7 @@ def _variables(graph: bytes) -> dict[str, str]:
 def _text(path: Path, entry: _Entry) -> bytes:
     """A scalar of text: its length (a varint), the checksum of that, the text."""
     if entry.shape != () or not 0 < entry.size <= _LARGEST_GRAPH:
-        raise Damaged(f"its graph of objects has the shape {entry.shape} and {entry.size} bytes")
+        raise Damaged(f"its object graph has the shape {entry.shape} and {entry.size} bytes")
     with open(path, "rb") as file:
         file.seek(entry.offset)
         content = file.read(entry.size)
@@ -345,7 +345,7 @@ def _text(path: Path, entry: _Entry) -> bytes:
     checksum = google_crc32c.extend(0, struct.pack("<I" if length >> 32 == 0 else "<Q", length))
     checksum = google_crc32c.extend(checksum, content[at:])
     if length != len(content) - begin or masked(checksum) != entry.checksum:
-        raise Damaged(f"its graph of objects, {length} bytes in {path.name}, does not have the checksum that it says")
+        raise Damaged(f"its object graph, {length} bytes in {path.name}, does not match its checksum")
     return content[begin:]
 
 
@@ -358,7 +358,7 @@ def _tensor(prefix: Path, key: bytes, entry: _Entry, shards: int, sizes: dict[in
     dtype, shape = _dtype(key, entry), _shape(key, entry)
     expected = math.prod(shape) * dtype.itemsize
     if entry.size != expected:
-        raise Damaged(f"{quoted(key)} has {entry.size} bytes, and {dtype} {shape} has {expected}")
+        raise Damaged(f"{quoted(key)} has {entry.size} bytes, but {dtype} {shape} needs {expected}")
     path = _place(prefix, key, entry, shards, sizes)
     return name, Tensor(dtype, shape, lambda: _read_values(path, name, entry))
 
@@ -366,18 +366,18 @@ def _tensor(prefix: Path, key: bytes, entry: _Entry, shards: int, sizes: dict[in
 def _place(prefix: Path, key: bytes, entry: _Entry, shards: int, sizes: dict[int, int]) -> Path:
     """The data file that an entry's bytes are in, if they are; `sizes` of data files by shard are found once."""
     if not 0 <= entry.shard < shards:
-        raise Damaged(f"{quoted(key)} is in data file {entry.shard}, and there are {shards}, counted from 0")
+        raise Damaged(f"{quoted(key)} is in data file {entry.shard}, but there are only {shards}, counted from 0")
     path = _shard(prefix, entry.shard, shards)
     if entry.shard not in sizes:
         try:
             sizes[entry.shard] = path.stat().st_size
         except FileNotFoundError:
-            raise UserError(f"there is no {path}, and {_index(prefix)} names it; {_COPY_AGAIN}.") from None
+            raise UserError(f"there is no {path}, but {_index(prefix)} names it; {_COPY_AGAIN}.") from None
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}); {_COPY_AGAIN}.") from None
     if entry.offset < 0 or entry.offset + entry.size > sizes[entry.shard]:
         raise UserError(
-            f"{path} has {sizes[entry.shard]} bytes, and {quoted(key)} is the {entry.size} from byte {entry.offset} "
+            f"{path} has {sizes[entry.shard]} bytes, but {quoted(key)} has {entry.size} bytes from byte {entry.offset} "
             f"on; {_COPY_AGAIN}."
         )
     return path
@@ -386,8 +386,8 @@ def _place(prefix: Path, key: bytes, entry: _Entry, shards: int, sizes: dict[int
 def _dtype(key: bytes, entry: _Entry) -> np.dtype:
     if entry.dtype not in _DTYPES:
         raise Refused(
-            f"{quoted(key)} has TensorFlow's DataType number {entry.dtype}, and what is read is "
-            f"{', '.join(_DTYPES.values())}; cast or leave out this variable and save the checkpoint again"
+            f"{quoted(key)} has TensorFlow's DataType number {entry.dtype}, but only {', '.join(_DTYPES.values())} can "
+            "be read; cast or leave out this variable and save the checkpoint again"
         )
     return DTYPES[_DTYPES[entry.dtype]]
 
@@ -399,7 +399,7 @@ def _shape(key: bytes, entry: _Entry) -> tuple[int, ...]:
         raise Damaged(f"the number of dimensions of {quoted(key)} is {found} instead of 0 to {_MOST_DIMENSIONS}")
     # NumPy refuses too large a product even where a size of 0 makes the tensor empty.
     if min(shape, default=0) < 0 or math.prod(max(size, 1) for size in shape) > _MOST_VALUES:
-        raise Damaged(f"{quoted(key)} has the shape {shape}, which no tensor has")
+        raise Damaged(f"{quoted(key)} has the impossible shape {shape}")
     return shape
 
 
@@ -430,5 +430,5 @@ def _index_bytes(prefix: Path) -> bytes:
     except OSError as error:
         raise UserError(f"{index} cannot be read ({error.strerror}); name a TensorFlow checkpoint.") from None
     if len(content) > _LARGEST_INDEX:
-        raise Damaged(f"it has more than {_LARGEST_INDEX} bytes, and an index of weights has some 100000")
+        raise Damaged(f"it has more than {_LARGEST_INDEX} bytes, but an index of weights has about 100000")
     return content

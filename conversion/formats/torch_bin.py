@@ -64,7 +64,7 @@ _FAULTS = (
 
 _READ = ", ".join(DTYPES)
 _COPY_AGAIN = "copy or download the file again"
-_RESAVE = "save it anew with PyTorch: torch.save(model.state_dict(), NEW)"
+_RESAVE = "save it again with PyTorch: torch.save(model.state_dict(), NEW)"
 
 
 def recognises(path: Path) -> bool:
@@ -101,7 +101,9 @@ def read(path: Path) -> Tensors:
         elif magic == _LEGACY_MAGIC:
             loaded, bytes_of = _open_legacy(path)
         else:
-            raise Damaged(f"it begins with {magic[:4]!r}, neither with a zip's {_ZIP_MAGIC!r} nor with a magic number")
+            raise Damaged(
+                f"it begins with {magic[:4]!r}, neither with a zip's {_ZIP_MAGIC!r} nor with torch.save's number"
+            )
         weights, beside = _state(loaded)
         tensors = {name: _tensor(name, view, bytes_of) for name, view in weights.items()}
     except Damaged as fault:
@@ -111,12 +113,12 @@ def read(path: Path) -> Tensors:
     except _FAULTS as error:
         text = (str(error).strip().splitlines() or [""])[0][:300]
         raise UserError(
-            f"{path} is damaged or not what torch.save writes: reading it ends with {type(error).__name__} {text!r}; "
+            f"{path} is damaged or not what torch.save writes: reading it fails with {type(error).__name__} {text!r}; "
             f"{_COPY_AGAIN}."
         ) from None
     if beside:
         more = f" and {len(beside) - 8} more" if len(beside) > 8 else ""
-        warnings.warn(f"{path}: left out what is no weight: {', '.join(beside[:8])}{more}.", stacklevel=2)
+        warnings.warn(f"{path}: left out what is not a weight: {', '.join(beside[:8])}{more}.", stacklevel=2)
     return tensors
 
 
@@ -129,7 +131,7 @@ def write(path: Path, tensors: Tensors, under: str = "") -> list[str]:
     try:
         import torch
     except ImportError as error:
-        raise UserError(f"{path} needs PyTorch to be written ({error}); pip install 'ms-bert[torch]'.") from None
+        raise UserError(f"writing {path} needs PyTorch ({error}); pip install 'ms-bert[torch]'.") from None
     made: dict[int, torch.Tensor] = {}  # what is tied is stored once
 
     def of(tensor: Tensor) -> torch.Tensor:
@@ -175,19 +177,19 @@ def _open_zip(path: Path) -> tuple[object, _Bytes]:
         pickles = [member for member in members if _inner(member.filename) == "data.pkl"]
         if any(_inner(member.filename) == "constants.pkl" for member in members):
             raise Refused(
-                "it is a TorchScript archive, a program with its weights, and only weights are read; save them: "
+                "it is a TorchScript archive, a program with its weights, but only weights can be read; save them: "
                 "torch.save(torch.jit.load(OLD, map_location='cpu').state_dict(), NEW)"
             )
         if len(pickles) != 1 or len({member.filename.lower() for member in members}) != len(members):
             raise Damaged(
-                f"of its {len(members)} members {len(pickles)} are a data.pkl instead of one, or a name is there twice "
+                f"{len(pickles)} of its {len(members)} members are a data.pkl instead of one, or a name occurs twice "
                 "(PyTorch's reader ignores case)"
             )
         for member in members:
             if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
-                raise Refused(f"{member.filename[:100]!r} in it is compressed, which PyTorch does not do; {_RESAVE}")
+                raise Refused(f"its member {member.filename[:100]!r} is compressed, unlike PyTorch's; {_RESAVE}")
         if any(member.CRC for member in members) and (name := archive.testzip()) is not None:
-            raise Damaged(f"{name[:100]!r} in it does not have the checksum that the zip's directory says")
+            raise Damaged(f"its member {name[:100]!r} does not match the checksum in the zip's directory")
         for member in members:
             member.CRC = None  # checked, or missing; else zipfile would check it here
         with archive.open(pickles[0]) as file:
@@ -211,18 +213,18 @@ def _open_legacy(path: Path) -> tuple[object, _Bytes]:
         storages: dict[str, Storage] = {}
         _, version, machine, loaded, keys = (unpickled(file, storages) for _ in range(5))
         if version != 1001 or not isinstance(machine, dict) or not isinstance(keys, list):
-            raise Damaged("what stands before its weights is not what torch.save writes there")
+            raise Damaged("the part before its weights is not what torch.save writes there")
         places = {}
         for key in keys:
             count = int.from_bytes(file.read(8), "little")
             storage = storages.get(key) if isinstance(key, str) else None
             if storage is None:
-                raise Damaged(f"no tensor says what is in the storage {str(key)[:100]!r}")
+                raise Damaged(f"no tensor uses the storage {str(key)[:100]!r}")
             if storage.itemsize == 0:
                 raise _foreign(storage.dtype)
             places[key] = (file.tell(), count * storage.itemsize)
             if file.tell() + count * storage.itemsize > size:
-                raise Damaged(f"a storage is of {count} elements and goes beyond its {size} bytes")
+                raise Damaged(f"a storage has {count} elements and goes beyond the file's {size} bytes")
             file.seek(count * storage.itemsize, os.SEEK_CUR)
         return loaded, _Bytes(path, places, machine.get("little_endian") is False)
 
@@ -244,7 +246,7 @@ def _state(loaded: object) -> tuple[dict[str, View], list[str]]:
             inner = [name for name, value in some if isinstance(value, dict) and _is_state(value)]
         if len(inner) > 1:
             listed = " and ".join(repr(str(name)[:100]) for name in inner[:5])
-            raise Refused(f"it has dicts under {listed}, and one is expected; {_RESAVE}")
+            raise Refused(f"it has dicts under {listed}, but only one is expected; {_RESAVE}")
         if not inner or any(isinstance(value, View) for value in entries.values()):
             break
         beside += [repr(str(name)[:100]) for name in entries if name != inner[0]]
@@ -255,9 +257,9 @@ def _state(loaded: object) -> tuple[dict[str, View], list[str]]:
     if others or not entries:
         listed = ", ".join(f"{str(name)[:100]!r} ({_kind(value)})" for name, value in others[:5])
         raise Refused(
-            f"{where}it has {len(entries)} entries, of which {len(others)} are no "
-            f"tensor with a name{f': {listed}' if others else ''}{' and more' if len(others) > 5 else ''}; expected is "
-            f"a dict of names and tensors, or one under {', '.join(map(repr, WRAPPERS))}; {_RESAVE}"
+            f"{where}it has {len(entries)} entries, of which {len(others)} are not "
+            f"named tensors{f': {listed}' if others else ''}{' and more' if len(others) > 5 else ''}; expected a dict "
+            f"of names and tensors, or such a dict under {', '.join(map(repr, WRAPPERS))}; {_RESAVE}"
         )
     return entries, beside
 
@@ -268,8 +270,8 @@ def _is_state(value: dict) -> bool:
 
 def _foreign(name: str) -> Refused:
     return Refused(
-        f"it asks for {name[:100]!r}, and what is read is a dict of dense tensors of {_READ}, made without executing "
-        f"anything; if you trust it, load it with PyTorch and {_RESAVE}"
+        f"it asks for {name[:100]!r}, but only a dict of dense tensors of {_READ} can be read, without executing code; "
+        f"if you trust it, load it with PyTorch and {_RESAVE}"
     )
 
 
@@ -281,17 +283,17 @@ def _tensor(name: str, view: View, bytes_of: _Bytes) -> Tensor:
     dtype, storage = DTYPES.get(view.dtype), view.storage
     if dtype is None or (storage.dtype and storage.dtype != view.dtype):
         raise Refused(
-            f"{name[:100]!r} is of {view.dtype[:100]}, and what is read is {_READ}; cast it or leave it out and "
-            f"{_RESAVE}"
+            f"{name[:100]!r} has the dtype {view.dtype[:100]}, but only {_READ} can be read; cast it or leave it out, "
+            f"and {_RESAVE}"
         )
     begin, available = bytes_of.places.get(storage.key, (0, 0))
     elements = storage.elements if storage.dtype else storage.elements // dtype.itemsize
     if (storage.begin + elements) * dtype.itemsize > available:
         stored = (storage.begin + elements) * dtype.itemsize
-        raise Damaged(f"{name[:100]!r} has a storage of {stored} bytes where the file has {available}")
+        raise Damaged(f"{name[:100]!r} has a storage of {stored} bytes, but the file has {available}")
     size, empty = math.prod(view.shape), 0 in view.shape
     if math.prod(max(1, n) for n in view.shape) > _MOST_VALUES:
-        raise Damaged(f"{name[:100]!r} is of a shape {view.shape} that no tensor has")
+        raise Damaged(f"{name[:100]!r} has the impossible shape {view.shape}")
     span = 0 if empty else 1 + sum((n - 1) * stride for n, stride in zip(view.shape, view.strides))
     if not empty and view.offset + span > elements:
         raise Damaged(f"{name[:100]!r} of shape {view.shape} goes beyond its storage of {elements} elements")

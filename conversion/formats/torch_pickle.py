@@ -102,7 +102,7 @@ def unpickled(file: BinaryIO, storages: dict[str, Storage] | None = None) -> obj
     def marked() -> list:
         at = next((i for i in range(len(stack) - 1, -1, -1) if type(stack[i]) is _Mark), None)
         if at is None:
-            raise Damaged("its pickle ends a list that it has not begun")
+            raise Damaged("its pickle ends a list that it did not begin")
         items = stack[at + 1 :]
         del stack[at:]
         return items
@@ -110,7 +110,7 @@ def unpickled(file: BinaryIO, storages: dict[str, Storage] | None = None) -> obj
     for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         name = opcode.name
         if number > _MOST_OPCODES:
-            raise Damaged(f"its pickle has more than {_MOST_OPCODES} opcodes, and a tensor has about 30")
+            raise Damaged(f"its pickle has more than {_MOST_OPCODES} opcodes, but a tensor has about 30")
         if name in _PUSHED:
             stack.append(argument)
         elif name in _CONSTANTS:
@@ -147,7 +147,7 @@ def unpickled(file: BinaryIO, storages: dict[str, Storage] | None = None) -> obj
             if isinstance(arguments, tuple) and arguments and isinstance(arguments[0], (list, tuple)):
                 copied += len(arguments[0])
             if copied > _MOST_COPIED:
-                raise Damaged(f"its pickle gives more than {_MOST_COPIED} things to calls")
+                raise Damaged(f"its pickle passes more than {_MOST_COPIED} items to calls")
             stack.append(_made(called, arguments))
         elif name == "NEWOBJ_EX":
             del stack[-2:]
@@ -176,7 +176,7 @@ def unpickled(file: BinaryIO, storages: dict[str, Storage] | None = None) -> obj
 
 def _tuple_of(stack: list, count: int) -> tuple:
     if len(stack) < count:
-        raise Damaged("its pickle takes more from the stack than is there")
+        raise Damaged("its pickle takes more from the stack than there is")
     return tuple(stack[-count:])
 
 
@@ -213,11 +213,11 @@ def _storage_of(described: object, storages: dict[str, Storage]) -> object:
         return Named("something")
     _, kind, key, _, elements, *view = described
     if not isinstance(kind, Named) or not isinstance(key, str) or not _are_counts((elements,)):
-        raise Damaged(f"a storage is described by {len(described)} things of wrong kinds")
+        raise Damaged(f"a storage is described by {len(described)} items of wrong types")
     dtype = "" if kind.name == _UNTYPED else _STORAGES.get(kind.name.removeprefix("torch."), kind.name)
     storage = Storage(key, dtype, elements)
     if storages.setdefault(key, storage).itemsize != storage.itemsize:
-        raise Damaged(f"the storage {key[:100]!r} is of two types")
+        raise Damaged(f"the storage {key[:100]!r} has two types")
     if view and view[0] is not None:
         if not isinstance(view[0], tuple) or len(view[0]) != 3 or not _are_counts(view[0][1:]):
             raise Damaged(f"a view of the storage {key[:100]!r} is not described by a key and two numbers")
@@ -236,7 +236,7 @@ def _view(storage: object, offset: object, shape: object, strides: object, dtype
     if not isinstance(storage, Storage):
         return Named(storage.name if isinstance(storage, Named) else "something")
     if not _are_counts((offset,)) or not _are_counts(shape) or not _are_counts(strides) or len(shape) != len(strides):
-        raise Damaged("a tensor's offset, sizes and strides are not numbers from 0 on")
+        raise Damaged("a tensor's offset, sizes and strides are not all non-negative integers")
     if len(shape) > _MOST_DIMENSIONS:
         raise Damaged(f"a tensor has {len(shape)} dimensions")
     negative = isinstance(metadata, dict) and metadata.get("neg") is True

@@ -100,7 +100,7 @@ def read_varint(data: Readable, at: int, end: int) -> tuple[int, int]:
             return value, at + shift + 1
     if len(found) == _LONGEST:
         raise Damaged(f"the number at byte {at} has more than 64 bits")
-    raise Damaged(f"the number at byte {at} goes on after the end of its field or block")
+    raise Damaged(f"the number at byte {at} continues after the end of its field or block")
 
 
 def signed(value: int) -> int:
@@ -124,7 +124,9 @@ def places(
         tag, at = read_varint(data, at, end)
         number, kind = tag >> 3, tag & 7
         if known is not None and tag not in known:
-            raise Damaged(f"at byte {start} is a field numbered {number} of wire type {kind}, which has no place there")
+            raise Damaged(
+                f"the field at byte {start} has number {number} and wire type {kind}, which do not belong there"
+            )
         if kind == VARINT:
             value, at = read_varint(data, at, end)
             yield tag, value
@@ -134,9 +136,9 @@ def places(
         elif kind in _FIXED:
             size = _FIXED[kind]
         else:
-            raise Damaged(f"the field at byte {start} is of wire type {kind} instead of 0, 1, 2 or 5")
+            raise Damaged(f"the field at byte {start} has wire type {kind} instead of 0, 1, 2 or 5")
         if size > end - at:
-            raise Damaged(f"the field at byte {start} says {size} bytes where {end - at} are left")
+            raise Damaged(f"the field at byte {start} claims {size} bytes, but {end - at} are left")
         place = slice(at, at + size)
         yield tag, place if kind == BYTES else int.from_bytes(data[place], "little")
         at += size

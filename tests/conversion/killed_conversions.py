@@ -177,11 +177,11 @@ class Killer:
                 with contextlib.suppress(UserError):
                     self.convert(case, case.new, False)
                 assert content(self.place) in (old, new), where
-                assert "the old one is back" in str(told[0].message), where
+                assert "the old checkpoint was restored" in str(told[0].message), where
             try:
                 self.convert(case, case.new, case.old is not None)
             except UserError as error:
-                assert found == new and "there already" in str(error), f"{where}: {error}"
+                assert found == new and "already exists" in str(error), f"{where}: {error}"
         assert content(self.place) == new and not hidden(self.place), where
 
 

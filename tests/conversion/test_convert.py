@@ -292,7 +292,7 @@ def test_what_a_format_has_no_place_for_is_said(tmp_path):
         result = convert(source, tmp_path / target.split(".")[1] / target)
         assert any("left out the optimizer's state" in note for note in result.notes)
         assert source.moments
-    assert "left out id2label of the config" in " ".join(convert(source, tmp_path / "t" / "m", "tensorflow").notes)
+    assert "left out id2label from the config" in " ".join(convert(source, tmp_path / "t" / "m", "tensorflow").notes)
 
 
 def test_a_damaged_checkpoint_of_a_run_is_refused(tmp_path):
@@ -346,11 +346,11 @@ def test_moments_that_do_not_fit_the_weights_are_told(tmp_path):
             (without(prefix + "weight", prefix + "bias"), "2 faults"),
             (
                 without("cls.seq_relationship.weight", "cls.seq_relationship.bias"),
-                "moment of a weight that is not there",
+                "moment of a weight that is missing",
             ),
             (
                 lambda values: values.update({"moment1.cls.predictions.bias": np.zeros(61, np.float32)}),
-                "another moment",
+                "another tensor is the same moment",
             ),
         )
     ):
@@ -394,7 +394,7 @@ def test_a_value_too_large_for_the_dtype_is_refused(tmp_path):
     weights = random_weights(special=False)
     weights["bert.pooler.dense.bias"][3] = 1e6
     source = checkpoint.read(write_folder(tmp_path / "source", weights))
-    with pytest.raises(UserError, match="bert.pooler.dense.bias: 1 values are too large for float16"):
+    with pytest.raises(UserError, match="bert.pooler.dense.bias: 1 value is too large for float16"):
         convert(source, tmp_path / "half", settings=Settings(dtype="float16"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
 
@@ -553,10 +553,10 @@ def test_shapes_that_contradict_each_other_are_refused_without_a_config(tmp_path
 
 def test_what_is_no_bert_is_refused(tmp_path):
     safetensors_file.write(tmp_path / "gpt.safetensors", tensors({"wte.weight": np.zeros((3, 2), np.float32)}), {})
-    with pytest.raises(UserError, match="no word embeddings by any name"):
+    with pytest.raises(UserError, match="no word embeddings with any known name"):
         checkpoint.read(tmp_path / "gpt.safetensors")
     (tmp_path / "text.ckpt").write_text("no checkpoint")
-    with pytest.raises(UserError, match="no checkpoint that is known here"):
+    with pytest.raises(UserError, match="is not a checkpoint in a known format"):
         checkpoint.read(tmp_path / "text.ckpt")
     with pytest.raises(UserError, match="there is no"):
         checkpoint.read(tmp_path / "missing.ckpt")
@@ -619,7 +619,7 @@ def test_without_a_config_a_folder_cannot_be_made_and_a_file_can(tmp_path):
     result = convert(source, tmp_path / "m" / "model.ckpt")
     assert any("no config" in note for note in result.notes)
     for target in (tmp_path / "folder", tmp_path / "model.onnx"):
-        with pytest.raises(UserError, match="use --config"):
+        with pytest.raises(UserError, match="name it with --config"):
             convert(source, target)
 
 
@@ -648,7 +648,7 @@ def test_what_is_there_is_not_overwritten_unless_asked(tmp_path):
         (tmp_path / "t" / "a", "tensorflow"),
     ):
         convert(source, target, kind)
-        with pytest.raises(UserError, match="there already"):
+        with pytest.raises(UserError, match="already exists"):
             convert(source, target, kind)
         convert(source, target, kind, Settings(overwrite=True))
         assert report.same(report.diff(source, checkpoint.read(target))) or kind == "tensorflow"
@@ -712,7 +712,7 @@ def test_a_files_neighbours_are_not_overwritten_whatever_they_are_called(tmp_pat
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / "bert_config.json").write_text('{"precious": 1}')
     (tmp_path / "t" / "other.data-00000-of-00001").write_text("precious")
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         convert(source, tmp_path / "t" / "other", "tensorflow")
     convert(source, tmp_path / "t" / "bert", "tensorflow", Settings(overwrite=True))
     assert checkpoint.read(tmp_path / "t" / "bert").config == CONFIG.replace(id2label=None)
@@ -729,7 +729,7 @@ def test_a_files_neighbours_are_not_overwritten_whatever_they_are_called(tmp_pat
 def test_no_config_of_another_model_is_left_to_be_taken_for_the_targets(tmp_path):
     safetensors_file.write(tmp_path / "bare.safetensors", tensors(random_weights()), {})
     other = write_folder(tmp_path / "other", random_weights())
-    with pytest.raises(UserError, match="config.json is there already and is not that of this model"):
+    with pytest.raises(UserError, match="config.json already exists and does not belong to this model"):
         convert(checkpoint.read(tmp_path / "bare.safetensors"), other / "x.safetensors")
 
 
@@ -739,7 +739,7 @@ def test_a_checkpoint_can_be_converted_within_its_own_folder(tmp_path):
     (folder / "config.json").write_text(text)
     notes = convert(checkpoint.read(folder), folder / "mindspore.ckpt").notes
     assert (folder / "config.json").read_text() == text
-    assert "left out of the config, for they change no number: transformers_version" in notes
+    assert "left out of the config, without effect on the results: transformers_version" in notes
 
 
 def test_overwriting_leaves_no_stale_part_of_the_old_checkpoint(tmp_path):
@@ -764,7 +764,7 @@ def test_checkpoints_of_several_models_lie_side_by_side_each_with_its_own_config
             notes = " ".join(
                 convert(read, tmp_path / "m" / f"{name}.ckpt", settings=Settings(overwrite=overwrite)).notes
             )
-            assert (f"config.json, vocab.txt lie in {name}.ckpt.files" in notes) == (crowded or name != "a")
+            assert (f"config.json, vocab.txt are in {name}.ckpt.files" in notes) == (crowded or name != "a")
     assert (tmp_path / "m" / "config.json").exists() != crowded
     for name, config in models.items():
         convert(checkpoint.read(tmp_path / "m" / f"{name}.ckpt"), tmp_path / f"{name}-back")
@@ -801,7 +801,7 @@ def test_the_companions_of_a_file_are_replaced_only_where_nothing_else_lies_amon
     source = checkpoint.read(write_folder(tmp_path / "source", random_weights()))
     convert(source, tmp_path / "a.ckpt")
     (tmp_path / "a.ckpt.files" / "note.txt").write_text("precious")
-    with pytest.raises(UserError, match="a.ckpt.files holds note.txt, which no conversion would write again"):
+    with pytest.raises(UserError, match="a.ckpt.files holds note.txt, which a conversion would not write again"):
         convert(source, tmp_path / "a.ckpt", settings=Settings(overwrite=True))
     assert (tmp_path / "a.ckpt.files" / "note.txt").read_text() == "precious"
 
@@ -852,8 +852,8 @@ def test_a_vocabulary_that_does_not_fit_is_said(tmp_path):
     entries = {f"word{i}": i for i in range(50)}
     (folder / "tokenizer.json").write_text(Tokenizer(models.WordPiece(entries, unk_token="word0")).to_str())
     notes = convert(checkpoint.read(folder), tmp_path / "target").notes
-    assert "vocab.txt has ids up to 69, and the model has word embeddings up to 60" in notes
-    assert "vocab.txt has ids up to 69, and tokenizer.json up to 49" in notes
+    assert "vocab.txt has ids up to 69, but the model has word embeddings only up to 60" in notes
+    assert "vocab.txt has ids up to 69, but tokenizer.json up to 49" in notes
 
 
 # What files say is not done to a terminal
@@ -908,7 +908,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
             capture_output=True,
             text=True,
         )
-        assert result.returncode == 1 and "Traceback" not in result.stderr and "has room" in result.stderr
+        assert result.returncode == 1 and "Traceback" not in result.stderr and "the disk is not full" in result.stderr
         assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -979,12 +979,12 @@ def test_fortran_ordered_and_strided_arrays_arrive_in_order():
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (("a.safetensors", "--shard-size", "5"), "--shard-size is nothing to a safetensors target"),
-        (("a.ckpt", "--optimize"), "--optimize is nothing"),
-        (("folder", "--seq-length", "9"), "--seq-length is nothing"),
+        (("a.safetensors", "--shard-size", "5"), "--shard-size has no effect on a safetensors target"),
+        (("a.ckpt", "--optimize"), "--optimize has no effect"),
+        (("folder", "--seq-length", "9"), "--seq-length has no effect"),
         (("a.ckpt", "--to", "safetensors"), "must end in .safetensors"),
-        ((".",), "names no target"),
-        (("a.bin",), "not written"),
+        ((".",), "without a name for the target"),
+        (("a.bin",), "no target has the ending .bin"),
         (("a.ckpt", "--drop", "qa"), "has no qa"),
         (("a.ckpt", "--from", "tensorflow"), "no word embeddings"),
         (("a.ckpt", "--config", "nothing.json"), "there is no nothing.json"),
@@ -1068,9 +1068,15 @@ def test_what_is_odd_about_a_config_is_told_by_convert_and_by_inspect(tmp_path, 
     assert main(["inspect", str(source)]) == 0
     inspected = capsys.readouterr().out
     for text in (converted, inspected):
+<<<<<<< HEAD
         assert "left out of the config, for they change no number: output_past" in text
         assert "unknown fields, which were left out: adapters" in text
         assert "num_labels 5 is used, not the number of names in id2label (1)" in text
+=======
+        assert "left out of the config, without effect on the results: output_past" in text
+        assert "fields that are not known here and were left out: adapters" in text
+        assert "num_labels 5 counts, not the 1 names of id2label" in text
+>>>>>>> work-english-conversion
     assert "output_past" not in (tmp_path / "target" / "config.json").read_text()
     assert main(["inspect", str(source), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["notes"]) == 3
@@ -1107,7 +1113,7 @@ def test_diff_tells_what_differs(tmp_path, capsys):
     assert by_name["cls.predictions.bias"]["not_finite"] == 1
     assert told["config"] == [{"name": "hidden_act", "a": "gelu", "b": "relu"}]
     assert main(["diff", str(a), str(b)]) == 1
-    assert "bert.pooler.dense.bias: 1 values differ by up to 5.00e-01" in capsys.readouterr().out
+    assert "bert.pooler.dense.bias: 1 value differs by up to 5.00e-01" in capsys.readouterr().out
 
 
 def test_the_command_reports_as_json_and_refuses_in_a_sentence(tmp_path, capsys):
@@ -1130,7 +1136,7 @@ def test_fusions_are_compared_with_the_plain_graph(tmp_path, monkeypatch):
     notes = convert(source, tmp_path / "a" / "m.onnx", settings=Settings(optimize=True)).notes
     convert(source, tmp_path / "c" / "m[1].onnx", settings=Settings(optimize=True))
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["config.json", "m[1].onnx", "vocab.txt"]
-    assert "2 Attention" in notes[-1] and "computes the same to" in notes[-1]
+    assert "2 Attention" in notes[-1] and "the outputs agree to" in notes[-1]
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["config.json", "m.onnx", "vocab.txt"]
 
     def wrong(path, config, target):

@@ -64,7 +64,7 @@ def test_a_format_is_added_by_a_module_and_its_rows(tmp_path, capsys):
         assert main(["convert", str(there), str(back)]) == 0
         assert "NumPy .npz" in capsys.readouterr().out
         assert report.same(report.diff(checkpoint.read(source), checkpoint.read(back)))
-    assert main(["convert", str(source), str(target)]) == 2 and "there already" in capsys.readouterr().err
+    assert main(["convert", str(source), str(target)]) == 2 and "already exists" in capsys.readouterr().err
     target.write_bytes(target.read_bytes()[:-30])
     assert main(["inspect", str(target)]) == 2 and "Traceback" not in capsys.readouterr().err
 
@@ -82,7 +82,7 @@ def test_what_a_format_writes_is_read_back_and_compared(tmp_path, toy):
 
 def test_options_of_one_format_are_refused_for_another(tmp_path, toy):
     source = checkpoint.read(write_folder(tmp_path / "source", random_weights(special=False)))
-    with pytest.raises(UserError, match="--optimize is nothing to a npz target"):
+    with pytest.raises(UserError, match="--optimize has no effect on a npz target"):
         convert(source, tmp_path / "m" / "a.npz", settings=Settings(optimize=True))
 
 

@@ -151,7 +151,7 @@ def test_mindspore_reads_what_is_written(path, monkeypatch, slice_size):
 def test_numbers_beside_weights_are_scalars_and_texts_are_left_out(path):
     extra = {"step_num": 120, "lr": 0.1, "flag": True, "tag": "hello", "empty": ""}
     save(path, {"w": np.ones(2, np.float32)}, append_dict=extra)
-    with pytest.warns(UserWarning, match="left out: 'tag', 'empty'") as caught:
+    with pytest.warns(UserWarning, match="left out what is not a weight: 'tag', 'empty'") as caught:
         tensors = mindspore_ckpt.read(path)
     assert caught[0].filename == __file__
     assert {name: tensor.read().tolist() for name, tensor in tensors.items()} == {
@@ -193,7 +193,7 @@ def test_encrypted_file_is_refused_and_the_way_out_works(path, tmp_path, mode):
     assert mindspore_ckpt.recognises(path)
     message = refusal(path)
     assert "it is encrypted" in message
-    recipe = message.partition("save it anew: ")[2].rstrip(".")
+    recipe = message.partition("save it again: ")[2].rstrip(".")
     names = {"mindspore": mindspore, "OLD": str(path), "NEW": str(tmp_path / "new.ckpt"), "KEY": KEY, "MODE": mode}
     eval(recipe, names)
     assert_holds(mindspore_ckpt.read(tmp_path / "new.ckpt"), {"w": np.ones(2, np.float32)})
@@ -202,8 +202,8 @@ def test_encrypted_file_is_refused_and_the_way_out_works(path, tmp_path, mode):
 def test_int4_is_refused_and_the_way_out_works(path, tmp_path):
     path.write_bytes(value("w", b"") + value("q", field(1, 2), "Int4", b"\x12\x34"))
     message = refusal(path)
-    assert "'q' is of 'Int4'" in message
-    recipe = message.partition("save it anew: ")[2].rstrip(".")
+    assert "'q' has the type 'Int4'" in message
+    recipe = message.partition("save it again: ")[2].rstrip(".")
     eval(recipe, {"mindspore": mindspore, "OLD": str(path), "NEW": str(tmp_path / "new.ckpt"), "NAME": "q"})
     assert list(mindspore_ckpt.read(tmp_path / "new.ckpt")) == ["w"]
 
@@ -221,7 +221,7 @@ def test_name_that_comes_again_is_refused(path):
 
 def test_two_tensors_of_a_name_in_a_row_are_no_slices(path):
     path.write_bytes(value("s", b"") * 2)
-    assert "'s' has 8 bytes, and float32 () has 4" in refusal(path)
+    assert "'s' has 8 bytes, but float32 () needs 4" in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -277,29 +277,29 @@ def test_checksum_sees_every_bit_and_every_cut(path):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (field(1, 7), "field numbered 1 of wire type 0"),
+        (field(1, 7), "has number 1 and wire type 0"),
         (b"\x0a" + b"\xff" * 9 + b"\x02", "more than 64 bits"),
         (b"\x0a" + b"\x80" * 100, "more than 64 bits"),
-        (b"\x0a" + varint(1 << 62) + b"x", "bytes where 1 are left"),
-        (field(1, field(1, b"w")), "0 times a tensor"),
-        (field(1, field(2, b"")), "0 times a name"),
-        (field(1, field(1, b"w") * 2), "2 times a name"),
+        (b"\x0a" + varint(1 << 62) + b"x", "bytes, but 1 are left"),
+        (field(1, field(1, b"w")), "has the field tensor 0 times"),
+        (field(1, field(2, b"")), "has the field name 0 times"),
+        (field(1, field(1, b"w") * 2), "has the field name 2 times"),
         (value("", b""), "0 bytes instead of 1"),
         (value("w" * 5000, b""), "5000 bytes instead of"),
         (value("w", b"").replace(b"w", b"\xff"), "not UTF-8"),
         (value("w", b"", "x" * 65), "65 bytes instead of"),
-        (value("w", b"", content=b"").replace(b"\x1a\x00", b""), "bytes where"),
+        (value("w", b"", content=b"").replace(b"\x1a\x00", b""), "bytes, but"),
         (value("w", field(1, (1 << 64) - 1)), "shape (-1,)"),
-        (value("w", field(1, 1 << 40) * 2), "which no tensor has"),
-        (value("w", field(1, 0) + field(1, 1 << 60), content=b""), "which no tensor has"),
-        (value("w", field(1, 1 << 50)), "has 4 bytes, and float32 (1125899906842624,) has 4503599627370496"),
-        (value("w", field(1, 0), content=b""), "has 0 bytes, and float32 () has 4"),
+        (value("w", field(1, 1 << 40) * 2), "the impossible shape"),
+        (value("w", field(1, 0) + field(1, 1 << 60), content=b""), "the impossible shape"),
+        (value("w", field(1, 1 << 50)), "has 4 bytes, but float32 (1125899906842624,) needs 4503599627370496"),
+        (value("w", field(1, 0), content=b""), "has 0 bytes, but float32 () needs 4"),
         (value("w", field(1, 1) * 33), "more than 32"),
         (value("w", field(1, b"\x01" * 10000)), "more than 32 dimensions"),
-        (value("w", field(1, b"\xff")), "goes on after the end"),
+        (value("w", field(1, b"\xff")), "continues after the end"),
         (value("w", field(1, 2)) + value("w", field(1, 1)), "a part of 'w'"),
-        (value("w", field(4, 2)), "field numbered 4"),
-        (value("w", b"", "Complex64", bytes(8)), "'w' is of 'Complex64'"),
+        (value("w", field(4, 2)), "has number 4 and wire type"),
+        (value("w", b"", "Complex64", bytes(8)), "'w' has the type 'Complex64'"),
         (value("w", b"", "Float\n\x1b[1m32"), r"'Float\n\x1b[1m32'"),
     ],
     ids=str,
@@ -391,7 +391,7 @@ def test_file_may_be_read_as_umask_says(path):
 
 @pytest.mark.parametrize("name", ["", "w" * 1025, "\ud800"], ids=["empty", "long", "surrogate"])
 def test_name_that_the_format_has_no_place_for_is_refused(path, name):
-    with pytest.raises(UserError, match="cannot have a tensor named"):
+    with pytest.raises(UserError, match="cannot hold a tensor named"):
         mindspore_ckpt.write(path, tensors_of({name: np.ones(1)}))
     assert not path.exists()
 

@@ -297,8 +297,8 @@ def test_names_are_renamed_by_module_and_moments_with_them():
     expected = ["m.classifier.weight", "m.classifier.bias", "m.fc2.weight", "adam_m.m.classifier.weight", "top"]
     assert list(renamed(names, rules).values()) == [*expected, "b/kernel"]
     for rules, words in (
-        ({"fc": "classifier"}, "nothing is named so; the names begin with 'm', 'adam_m', 'head', 'a'"),
-        ({"m.fc": "m.fc2"}, "makes 'm.fc2.weight' of both"),
+        ({"fc": "classifier"}, "no tensor has this name; the names begin with 'm', 'adam_m', 'head', 'a'"),
+        ({"m.fc": "m.fc2"}, "gives the name 'm.fc2.weight' to both"),
     ):
         with pytest.raises(UserError, match=words):
             renamed(names, rules)

@@ -54,7 +54,7 @@ def test_a_folder_that_is_of_no_conversion_is_not_swept(tmp_path):
     folder = placing.folder_of(tmp_path / "a.ckpt")
     folder.mkdir()
     (folder / "thesis.txt").write_text("precious")
-    with pytest.raises(UserError, match="holds thesis.txt, which is of no conversion"):
+    with pytest.raises(UserError, match="holds thesis.txt, which no conversion has put there"):
         convert(model(tmp_path / "source"), tmp_path / "a.ckpt")
     assert (folder / "thesis.txt").read_text() == "precious"
 
@@ -67,14 +67,17 @@ def test_what_came_to_be_there_after_a_kill_and_what_was_there_before_are_both_k
     (folder / "placing.json").write_text('{"main": "x.index", "new": {"x.index": [1, 2]}}')
     (folder / "old" / "x.index").write_text("old")
     index.write_text("of the user")
-    with pytest.raises(UserError, match="x.index came to be there after a conversion was killed"):
+    with pytest.raises(UserError, match="x.index appeared after a killed conversion had moved the old one"):
         convert(source, target, "tensorflow", Settings(overwrite=True))
     assert index.read_text() == "of the user" and (folder / "old" / "x.index").read_text() == "old"
     index.unlink()
     for name in ("x", "x.index"):
-        with pytest.raises(UserError, match="a conversion to .* was killed before it was done; repeat it"):
+        with pytest.raises(UserError, match="a conversion to .* was killed before it finished; repeat it"):
             checkpoint.read(tmp_path / "t" / name)
-    with pytest.warns(UserWarning, match="the old one is back"), pytest.raises(UserError, match="is there already"):
+    with (
+        pytest.warns(UserWarning, match="the old checkpoint was restored"),
+        pytest.raises(UserError, match="already exists"),
+    ):
         convert(source, target, "tensorflow")
     assert index.read_text() == "old" and not hidden(tmp_path)
 
@@ -87,7 +90,9 @@ def test_what_a_killed_conversion_moved_away_is_not_lost_with_its_damaged_journa
     (folder / "lock").touch()
     (folder / "placing.json").write_text(journal)
     (folder / "old" / "x.index").write_text("old")
-    with pytest.raises(UserError, match="placing.json, by which .* is damaged; move back what lies in .*old"):
+    with pytest.raises(
+        UserError, match="placing.json, which is needed to undo .* is damaged; move the files in .*old back"
+    ):
         convert(source, target, "tensorflow")
     assert (folder / "old" / "x.index").read_text() == "old"
 
@@ -97,7 +102,7 @@ def test_data_that_no_conversion_is_known_to_have_put_there_is_not_replaced_unle
     target.parent.mkdir()
     data = tmp_path / "t" / "x.data-00000-of-00001"
     data.write_text("of the user")
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         convert(source, target, "tensorflow")
     assert data.read_text() == "of the user"
     convert(source, target, "tensorflow", Settings(overwrite=True))
@@ -114,7 +119,7 @@ def test_a_link_is_replaced_and_what_it_leads_to_is_not_touched(kind, name, tmp_
     link.parent.mkdir()
     for leads_to in (tmp_path / "store" / name, tmp_path / "nowhere", link):
         link.symlink_to(leads_to)
-        with pytest.raises(UserError, match="is there already"):
+        with pytest.raises(UserError, match="already exists"):
             convert(b, link, kind)
         convert(b, link, kind, Settings(overwrite=True))
         found = checkpoint.read(link).weights["bert.pooler.dense.bias"].read()

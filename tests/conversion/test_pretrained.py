@@ -1,4 +1,4 @@
-"""A model begins from any checkpoint: what is missing is drawn anew and named, and nothing is taken by halves."""
+"""A model begins from any checkpoint: what is missing is initialised and named, and nothing is taken by halves."""
 
 import logging
 
@@ -70,10 +70,16 @@ def test_weights_come_from_pytorch_files_of_any_age(zipped, old_names, weights, 
 @pytest.mark.parametrize(
     "architecture, told",
     [
-        ("BertModel", "drawn anew, for the checkpoint lacks them: mlm, nsp"),
-        ("BertForMaskedLM", "drawn anew, for the checkpoint lacks them: pooler, nsp"),
-        ("BertForSequenceClassification", "drawn anew, for the checkpoint lacks them: mlm, nsp; not used: classifier"),
-        ("BertForQuestionAnswering", "drawn anew, for the checkpoint lacks them: pooler, mlm, nsp; not used: qa"),
+        ("BertModel", "initialised at random, because the checkpoint lacks them: mlm, nsp"),
+        ("BertForMaskedLM", "initialised at random, because the checkpoint lacks them: pooler, nsp"),
+        (
+            "BertForSequenceClassification",
+            "initialised at random, because the checkpoint lacks them: mlm, nsp; not used: classifier",
+        ),
+        (
+            "BertForQuestionAnswering",
+            "initialised at random, because the checkpoint lacks them: pooler, mlm, nsp; not used: qa",
+        ),
     ],
 )
 def test_heads_that_are_missing_are_drawn_as_a_new_model_has_them_and_named(architecture, told, tmp_path):
@@ -141,7 +147,7 @@ def test_another_shape_than_the_models_is_told_in_a_sentence(folder):
     other = CONFIG.replace(hidden_size=15, num_attention_heads=5)
     with pytest.raises(UserError) as told:
         pretrained.read(folder).fit(shapes(other, (*BACKBONE, "pooler")))
-    assert "bert.embeddings.word_embeddings.weight is (61, 12) and not (61, 15)" in str(told.value)
+    assert "bert.embeddings.word_embeddings.weight is (61, 12) instead of (61, 15)" in str(told.value)
     assert "more; use the config that belongs to it" in str(told.value) and len(str(told.value)) < 500
 
 
@@ -165,7 +171,7 @@ def test_a_config_is_needed_and_can_be_named(folder, weights, tmp_path):
     bare = tmp_path / "bare" / "model.safetensors"
     bare.parent.mkdir()
     bare.write_bytes((folder / "model.safetensors").read_bytes())
-    with pytest.raises(UserError, match="there is no config beside"):
+    with pytest.raises(UserError, match="no config was found beside"):
         pretrained.read(bare)
     assert_same(pretrained.read(bare, config=folder).fit(PRETRAINING).values(seed=1), weights)
 
@@ -210,7 +216,7 @@ def test_both_frameworks_load_any_head_from_a_pretrained_checkpoint(framework, f
         caplog.clear()
         made = values(load(kind, folder, **arguments))
         (record,) = caplog.records
-        assert "drawn anew" in record.getMessage() and "not used: " in record.getMessage()
+        assert "initialised at random" in record.getMessage() and "not used: " in record.getMessage()
         head = [name for name in made if not name.startswith("bert.")]
         assert len(head) == 2 and made[head[0]].shape[0] == arguments.get("num_labels", made[head[0]].shape[0])
         below = {name: value for name, value in made.items() if name.startswith("bert.")}

@@ -132,7 +132,7 @@ def test_an_encoder_is_read(tensorflow, tmp_path, prefix):
         json.dumps({k: v for k, v in CONFIG.to_dict().items() if k != "id2label"})
     )
     found = assert_holds(tmp_path, weights, "BertModel")
-    told = ["read without the prefix 'bert_encoder_v2_1/' that all its names bear"] if prefix else []
+    told = ["removed the prefix 'bert_encoder_v2_1/' that all names share"] if prefix else []
     assert list(found.notes) == told
     notes = convert(found, tmp_path / "folder").notes
     assert any("the tanh form of GELU" in note for note in notes)
@@ -148,7 +148,7 @@ def test_a_pretrainer_has_its_pooler_beside_that_of_the_encoder(tensorflow, tmp_
     variables = model(_ENCODER, encoder | unused, prefix) | model(_MLM, mlm) | model(_NEXT_SENTENCE, own)
     save(tensorflow, tmp_path / "ckpt", variables)
     found = assert_holds(tmp_path / "ckpt", weights, "BertForPreTraining")
-    left_out = {name for name, why in found.left_out if "do not use it" in why}
+    left_out = {name for name, why in found.left_out if "a layer of their own" in why}
     assert left_out == {f"{prefix}pooler_transform/kernel", f"{prefix}pooler_transform/bias"}
 
 
@@ -220,5 +220,5 @@ def test_a_damaged_graph_of_objects_is_told(tensorflow, tmp_path):
     sound = data.read_bytes()
     at = sound.index(b"VARIABLE_VALUE")
     data.write_bytes(sound[:at] + b"X" + sound[at + 1 :])
-    with pytest.raises(UserError, match="graph of objects, .* does not have the checksum"):
+    with pytest.raises(UserError, match="object graph, .* does not match its checksum"):
         tensorflow_bundle.read(tmp_path / "objects")

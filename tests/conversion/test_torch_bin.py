@@ -25,7 +25,7 @@ from conversion.formats import torch_bin
 from conversion.tensors import DTYPES, Tensor, same_bytes
 from ms_bert.errors import UserError
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*left out what is no weight")
+pytestmark = pytest.mark.filterwarnings("ignore:.*left out what is not a weight")
 
 NANS = np.array([0x7FC00001, 0xFFC12345, 0x80000000, 0x3F800000, 0x00000001, 0xFF800000], np.uint32)
 BFLOAT16_NANS = np.array([0x7FC1, 0xFF81, 0x8000], np.uint16)
@@ -206,7 +206,7 @@ def test_what_is_no_plain_tensor_is_refused_by_name(path, tensor, named):
         ({"w": torch.ones(2), "epoch": 3, "x": None}, "'epoch' (int), 'x' (NoneType)"),
         ({"w": torch.ones(2), 5: torch.ones(2)}, "'5' (Tensor)"),
         ({"a": {"w": torch.ones(2)}, "b": {"w": torch.ones(2)}}, "dicts under 'a' and 'b'"),
-        ({"model": {"w": torch.ones(2), "n": 1}}, "under 'model' it has 2 entries, of which 1 are no tensor"),
+        ({"model": {"w": torch.ones(2), "n": 1}}, "under 'model' it has 2 entries, of which 1 are not named tensors"),
         ({"model": {"w": torch.ones(2)}, "state_dict": {"w": torch.ones(2)}}, "'state_dict' and 'model'"),
         ({"x": {"y": {"w": torch.ones(2)}}}, "'x' (dict)"),
     ],
@@ -241,7 +241,7 @@ def test_zip_of_other_things_is_refused(path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("mimetype", "text")
     assert not torch_bin.recognises(path)
-    assert "0 are a data.pkl" in refusal(path)
+    assert "0 of its 1 members are a data.pkl" in refusal(path)
 
 
 def test_no_file_and_a_folder_are_told(tmp_path):
@@ -327,20 +327,22 @@ def test_what_torch_allows_and_no_tensor_needs_is_refused(path):
 def test_second_pickle_whose_name_differs_in_case_is_refused(path):
     """PyTorch's reader would take any of them."""
     save_pickle(path, pickle.dumps({}, 2), **{"DATA.PKL": pickle.dumps(Call(os.system, "x"), 2)})
-    assert "a name is there twice" in refusal(path)
+    assert "a name occurs twice" in refusal(path)
 
 
 @pytest.mark.parametrize("more", [b"\x85" * 150_000, b"0]q\x00" + b"0]h\x00aq\x00" * 20_000])
 def test_nesting_as_deep_as_ends_the_process_is_told(path, form, more):
     """The hash of tuples within each other does from some 100000 on, and so would any walk."""
-    assert "expected is a dict" in refusal(save_pickle(path, b"\x80\x02}X\x01\x00\x00\x00w)" + more + b"s.", form))
+    assert "expected a dict of names and tensors" in refusal(
+        save_pickle(path, b"\x80\x02}X\x01\x00\x00\x00w)" + more + b"s.", form)
+    )
     assert "has 0 entries" in refusal(save_pickle(path, b"\x80\x02})" + more + b"Ns.", form))
 
 
 def test_a_list_given_to_call_after_call_is_refused_soon(path, form):
     """Each would be copied."""
     content = b"\x80\x02(" + b"N" * 50_000 + b"lq\x00" + b"ccollections\nOrderedDict\nh\x00\x85R0" * 50_000 + b"N."
-    assert "things to calls" in refusal(save_pickle(path, content, form))
+    assert "items to calls" in refusal(save_pickle(path, content, form))
 
 
 @pytest.mark.usefixtures("no_checksums")
@@ -415,14 +417,14 @@ def test_legacy_storage_beyond_the_file_is_refused(path):
     changed = content.replace(struct.pack("<BH", ord("M"), 7777), struct.pack("<Bi", ord("J"), (1 << 31) - 1))
     assert changed != content
     path.write_bytes(changed)
-    assert "storage of 8589934588 bytes where the file has 31108" in refusal(path)
+    assert "storage of 8589934588 bytes, but the file has 31108" in refusal(path)
     path.write_bytes(content.replace(struct.pack("<q", 7777), struct.pack("<q", 1 << 40)))
-    assert "goes beyond its" in refusal(path)
+    assert "goes beyond the file's" in refusal(path)
 
 
 def test_legacy_tensor_whose_storage_is_missing_is_refused(path):
     save_pickle(path, tensor_pickle(4, (2, 2), (2, 1), view=(None,)), "legacy")
-    assert "storage of 16 bytes where the file has 0" in refusal(path)
+    assert "storage of 16 bytes, but the file has 0" in refusal(path)
 
 
 # Damage
@@ -448,7 +450,7 @@ def test_checksum_of_a_zip_sees_a_flipped_bit_of_values_and_pickle(path):
         start = content.index(part)
         for at in range(start, start + len(part), 5):
             path.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
-            assert "does not have the checksum" in refusal(path)
+            assert "does not match the checksum" in refusal(path)
 
 
 def test_any_damage_is_told_or_harmless(path, sound, form):
@@ -543,7 +545,7 @@ def test_the_weights_of_a_training_checkpoint_are_read_and_nothing_else_is_execu
     marker = tmp_path / "marker"
     path = save(tmp_path / name, lightning_checkpoint(state, marker), form)
     assert torch_bin.recognises(path)
-    with pytest.warns(UserWarning, match="left out what is no weight: 'epoch', 'global_step'.* and 2 more"):
+    with pytest.warns(UserWarning, match="left out what is not a weight: 'epoch', 'global_step'.* and 2 more"):
         assert_holds(path, {"a": np.arange(6, dtype=np.float32).reshape(2, 3).T, "b": np.ones(2, np.float32)})
     assert not marker.exists()
     torch.load(path, weights_only=False)

@@ -64,17 +64,17 @@ def test_a_message_of_every_kind_of_field_comes_back(readable):
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        (b"\x80", "goes on after the end"),
-        (b"\x08", "goes on after the end"),
-        (b"\x08\x80\x80", "the number at byte 1 goes on after the end"),
+        (b"\x80", "continues after the end"),
+        (b"\x08", "continues after the end"),
+        (b"\x08\x80\x80", "the number at byte 1 continues after the end"),
         (b"\x08" + b"\x80" * 100, "the number at byte 1 has more than 64 bits"),
         (b"\xff" * 100, "more than 64 bits"),
         (b"\x08" + b"\xff" * 9 + b"\x02", "more than 64 bits"),
-        (b"\x12\x05abcd", "says 5 bytes where 4 are left"),
-        (b"\x12" + b"\xff" * 9 + b"\x01", "says 18446744073709551615 bytes where 0 are left"),  # -1 as an int64
-        (b"\x08\x01\x12\x80\x80\x80\x80\x08" + bytes(9), "the field at byte 2 says 2147483648 bytes where 9 are left"),
-        (b"\x35abc", "says 4 bytes where 3 are left"),
-        (b"\x31" + bytes(7), "says 8 bytes where 7 are left"),
+        (b"\x12\x05abcd", "claims 5 bytes, but 4 are left"),
+        (b"\x12" + b"\xff" * 9 + b"\x01", "claims 18446744073709551615 bytes, but 0 are left"),  # -1 as an int64
+        (b"\x08\x01\x12\x80\x80\x80\x80\x08" + bytes(9), "the field at byte 2 claims 2147483648 bytes, but 9 are left"),
+        (b"\x35abc", "claims 4 bytes, but 3 are left"),
+        (b"\x31" + bytes(7), "claims 8 bytes, but 7 are left"),
         (b"\x0b", "wire type 3"),
         (b"\x0c", "wire type 4"),
         (b"\x0e", "wire type 6"),
@@ -92,7 +92,7 @@ def test_what_no_message_has_is_told(data, told, readable):
 def test_a_field_ends_within_the_message_around_it(readable):
     outer = wire.sized(wire.tag(1), b"\x0a\x05ab") + b"the next one"
     ((_, place),) = wire.places(readable(outer), 0, 6)
-    with pytest.raises(Damaged, match="says 5 bytes where 2 are left"):
+    with pytest.raises(Damaged, match="claims 5 bytes, but 2 are left"):
         list(wire.places(readable(outer), place.start, place.stop))
 
 
@@ -100,13 +100,13 @@ def test_a_tag_that_has_no_place_there_is_told_before_what_it_brings(readable):
     message = wire.number(wire.tag(1, wire.VARINT), 1) + wire.varint(wire.tag(7)) + b"\xff" * 30
     fields = wire.places(readable(message), 0, len(message), {wire.tag(1, wire.VARINT)})
     assert next(fields) == (8, 1)
-    with pytest.raises(Damaged, match="at byte 2 is a field numbered 7 of wire type 2, which has no place there"):
+    with pytest.raises(Damaged, match="the field at byte 2 has number 7 and wire type 2, which do not belong there"):
         next(fields)
 
 
 def test_a_file_that_ends_before_it_said_is_told(tmp_path):
     (tmp_path / "short").write_bytes(b"\x08\x80")
-    with open(tmp_path / "short", "rb") as file, pytest.raises(Damaged, match="goes on after the end"):
+    with open(tmp_path / "short", "rb") as file, pytest.raises(Damaged, match="continues after the end"):
         list(wire.places(wire.FileBytes(file), 0, 100))
 
 

@@ -18,7 +18,7 @@ from .bert import CONFIG, random_weights, tensors, write_folder
 
 torch = pytest.importorskip("torch")
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*left out what is no weight")
+pytestmark = pytest.mark.filterwarnings("ignore:.*left out what is not a weight")
 
 
 def in_torch(arrays: dict[str, np.ndarray]) -> OrderedDict:
@@ -65,7 +65,7 @@ def test_a_prefix_that_all_names_bear_is_found_and_told(container, prefix, tmp_p
         torch.save(in_torch(named), folder / "model.pt", _use_new_zipfile_serialization=container == "zip")
     found = checkpoint.read(folder)
     assert_holds(found, weights)
-    assert f"read without the prefix {prefix!r} that all its names bear" in found.notes
+    assert f"removed the prefix {prefix!r} that all names share" in found.notes
     assert convert(found, tmp_path / "target").notes == list(found.notes)
 
 
@@ -110,7 +110,7 @@ def test_one_of_several_models_is_chosen_by_its_prefix(tmp_path, capsys):
     assert main(["inspect", str(source), "--prefix", "doc_encoder."]) == 0
     capsys.readouterr()
     assert main(["convert", str(source), str(tmp_path / "no"), "--prefix", "teacher."]) != 0
-    assert "no tensor whose name begins with 'teacher.'" in capsys.readouterr().err
+    assert "no tensor whose name begins with the --prefix 'teacher.'" in capsys.readouterr().err
 
 
 def with_own_classifier(folder: Path) -> tuple[Path, dict]:
@@ -122,7 +122,7 @@ def with_own_classifier(folder: Path) -> tuple[Path, dict]:
 
 def test_a_classifier_of_another_name_is_renamed(tmp_path, capsys):
     source, weights = with_own_classifier(tmp_path / "source")
-    with pytest.raises(checkpoint.NotWhole, match="if fc is the classifier, --rename fc=classifier reads it so"):
+    with pytest.raises(checkpoint.NotWhole, match="if fc is the classifier, use --rename fc=classifier"):
         checkpoint.read(source)
     assert_holds(checkpoint.read(source, rename={"fc": "classifier"}), weights)
     target = tmp_path / "target"
@@ -145,8 +145,8 @@ def test_a_classifier_of_very_many_empty_rows_costs_nothing(tmp_path):
 @pytest.mark.parametrize(
     "rules, words",
     [
-        (["fcc=classifier"], "--rename 'fcc'=...: nothing is named so; the names begin with 'bert', 'fc'"),
-        (["fc=bert.pooler.dense"], "makes 'bert.pooler.dense.bias' of both"),
+        (["fcc=classifier"], "--rename 'fcc'=...: no tensor has this name; the names begin with 'bert', 'fc'"),
+        (["fc=bert.pooler.dense"], "gives the name 'bert.pooler.dense.bias' to both"),
         (["fc"], "give OLD=NEW"),
         (["=classifier"], "give OLD=NEW"),
         (["fc=classifier", "fc=head"], "each OLD once"),
@@ -205,10 +205,10 @@ def test_nvidias_vocabulary_is_larger_than_its_config_says(tmp_path):
     found = checkpoint.read(tmp_path / "nvidia" / "ckpt_1.pt")
     assert_holds(found, weights)
     assert found.config.vocab_size == 64
-    assert "vocab_size is 64: the code of nvidia fills 61 up to a multiple of 8" in found.notes
+    assert "vocab_size is 64: the code of nvidia pads 61 to a multiple of 8" in found.notes
     home(tmp_path / "nvidia", vocab_size=55)
     with pytest.raises(checkpoint.NotWhole, match="word_embeddings.weight: found"):
         checkpoint.read(tmp_path / "nvidia" / "ckpt_1.pt")
     small = write_folder(tmp_path / "small", random_weights())
     notes = convert(checkpoint.read(small), tmp_path / "small.pt", "nvidia").notes
-    assert "the code of nvidia wants a vocabulary of a multiple of 8, and this one has 61" in notes
+    assert "the code of nvidia needs a vocab_size that is a multiple of 8, but it is 61" in notes

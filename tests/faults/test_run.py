@@ -308,7 +308,10 @@ def test_a_run_begins_from_a_checkpoint_of_another_tool(options, undisturbed, tm
     more = ("--steps", 1, "--learning-rate", "1e-9", "--output", tmp_path / "run")
     result = runs.run(*options, "--config", home, "--init", home / "pytorch_model.bin", *more, package="pt_reference")
     assert result.returncode == 0, result.stderr
-    assert "weights of" in result.stdout and "drawn anew, for the checkpoint lacks them: mlm, nsp" in result.stdout
+    assert (
+        "weights of" in result.stdout
+        and "initialised at random, because the checkpoint lacks them: mlm, nsp" in result.stdout
+    )
     after = load_file(tmp_path / "run" / "model.safetensors")
     assert all(np.abs(after[f"bert.{name}"] - value.numpy()).max() < 1e-8 for name, value in encoder.items())
 

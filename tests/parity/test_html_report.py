@@ -204,7 +204,7 @@ def test_what_was_not_judged_is_no_failure_and_is_marked(pages):
     found = [dataclasses.replace(f, error=Error(1.0, 1.0), judged=False) for f in findings(layers=1)[:3]]
     page = html_report.html(Report("a against b", "", True, tuple(found), {}))
     assert 'id="beyond"' not in page and {row[-1] for row in rows(page, "all")} == {"not judged"}
-    assert "It cannot be told." in html_report.html(Report("a against b", "", False, tuple(found), {}))
+    assert "It cannot be decided." in html_report.html(Report("a against b", "", False, tuple(found), {}))
 
 
 def test_the_worst_of_each_check_is_told_with_its_numbers(pages):

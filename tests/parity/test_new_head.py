@@ -126,7 +126,7 @@ def test_a_head_of_three_places_is_converted_exported_and_verified(added, tmp_pa
     # Every tensor and gradient is compared, in each framework and of each graph.
     report = verify(read, checkpoint.read(targets["onnx"]))
     assert report.agrees, report.verdict
-    assert f"transformers has no {NAME}: it was not run" in report.notes
+    assert f"transformers has no {NAME}, so it was not run" in report.notes
     compared = {(finding.contender, finding.name) for finding in report.findings}
     graph = {("ONNX Runtime (B)", name) for name in ("intent_logits", "slot_logits")}
     framework = {("MindSpore (B)", name) for name in (*read.weights, "pooled_output", "intent_logits", "slot_logits")}

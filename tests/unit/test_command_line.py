@@ -196,7 +196,7 @@ def test_what_is_odd_about_a_config_is_told_when_a_run_begins(tmp_path, vocabula
     options = parse("--config", str(config), "--seq-length", "32")
     assert preparation._config(options, None, vocabulary, Progress()).hidden_size == 32
     assert capsys.readouterr().out.splitlines() == [
-        f"{config}: left out of the config, for they change no number: output_past",
+        f"{config}: left out of the config, without effect on the results: output_past",
         f"{config}: the config has unknown fields, which were left out: adapters",
     ]
 

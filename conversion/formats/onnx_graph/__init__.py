@@ -65,7 +65,7 @@ def write(
         raise OSError(f"the fused graph computes something else ({difference:.1e} of the largest output)")
     shutil.rmtree(plain.parent)
     nodes = ", ".join(f"{number} {name}" for name, number in counts.items())
-    return [f"fused {nodes}; computes the same to {difference:.1e} of the largest output"]
+    return [f"fused {nodes}; the outputs agree to {difference:.1e} of the largest"]
 
 
 def read(path: Path) -> Tensors:

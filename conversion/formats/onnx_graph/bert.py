@@ -44,7 +44,7 @@ def graph_of(config: BertConfig, architecture: str, tensors: Tensors) -> onnx.Mo
     outputs = _build(builder, architecture)
     faults = builder.faults + [f"{name} is unexpected" for name in tensors if name not in builder.used]
     if faults:
-        raise UserError(f"the weights do not fit {architecture} of this config: {'; '.join(faults)}.")
+        raise UserError(f"the weights do not fit {architecture} with this config: {'; '.join(faults)}.")
     choices = ("choices",) if ARCHITECTURES[architecture].choices else ()
     axes = ("batch", *choices, "sequence")
     model = helper.make_model(

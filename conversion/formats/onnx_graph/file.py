@@ -57,7 +57,7 @@ def write(path: Path, model: onnx.ModelProto, weights: Tensors, external_data: b
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        raise UserError(f"{path}: ONNX's checker refuses what was written ({_one_line(error)}).") from None
+        raise UserError(f"{path}: ONNX's checker rejects the written file ({_one_line(error)}).") from None
 
 
 def parse(path: Path) -> onnx.ModelProto:
@@ -78,7 +78,7 @@ def parse(path: Path) -> onnx.ModelProto:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error}); name an ONNX model.") from None
     except (DecodeError, UnicodeError):
-        raise UserError(f"{path}: found something that is not ONNX, or a part of it; {REMEDY}") from None
+        raise UserError(f"{path}: found something that is not ONNX, or only a part of a file; {REMEDY}") from None
     if FUSED in properties:
         raise UserError(
             f"{path}: found a model fused by ONNX Runtime, whose weights have lost their names; "
@@ -86,8 +86,8 @@ def parse(path: Path) -> onnx.ModelProto:
         )
     if architecture not in ARCHITECTURES:
         raise UserError(
-            f"{path}: found ONNX of {quoted(producer) or 'an unnamed producer'}, expected a BERT that was converted "
-            "here; convert the model that it was exported from."
+            f"{path}: found an ONNX file of {quoted(producer) or 'an unnamed producer'}, expected a BERT that was "
+            "converted by ms_bert; convert the model that it was exported from."
         )
     return model
 

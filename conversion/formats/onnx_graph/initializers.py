@@ -32,7 +32,7 @@ def read(path: Path, model: ModelProto) -> Tensors:
     for initializer in model.graph.initializer:
         name, tensor = weight(path, initializer)
         if name in tensors:
-            raise UserError(f"{path}: weight {quoted(name)} is there twice; {REMEDY}")
+            raise UserError(f"{path}: weight {quoted(name)} occurs twice; {REMEDY}")
         tensors[name] = turned(name, tensor)
     if not tensors:
         raise UserError(f"{path}: found no weights; {REMEDY}")
@@ -101,7 +101,7 @@ def weight(path: Path, initializer: TensorProto) -> tuple[str, Tensor]:
     shape = tuple(initializer.dims)
     what = f"{path}: weight {quoted(name) or 'without a name'}"
     if initializer.data_type not in _DTYPES:
-        raise UserError(f"{what} is of ONNX's data type {initializer.data_type}, expected 1 or 10; {REMEDY}")
+        raise UserError(f"{what} has ONNX's data type {initializer.data_type}, expected 1 or 10; {REMEDY}")
     if len(shape) not in (1, 2) or min(shape) < 1 or (is_transposed(name) and len(shape) != 2):
         raise UserError(f"{what} has the shape {shape}, which no weight of a BERT has; {REMEDY}")
     dtype = _DTYPES[initializer.data_type]
@@ -141,7 +141,7 @@ def _external_reader(
         except OSError as error:
             raise UserError(f"{what} is in {data}, which cannot be read ({error.strerror}); {REMEDY}") from None
         if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{what} is in {data}, which is a link or no file at all; put the file itself there.")
+            raise UserError(f"{what} is in {data}, which is a link or not a file; put the file itself there.")
         if status.st_size < offset + nbytes:
             raise UserError(
                 f"{what} ends at byte {offset + nbytes} of {data}, found {status.st_size} bytes; the file is "
