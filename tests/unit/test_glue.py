@@ -7,7 +7,7 @@ import pytest
 from pyarrow import parquet
 
 from ms_bert.errors import UserError
-from ms_bert.tasks import glue
+from ms_bert.tasks import glue, metrics
 
 BOM = "\ufeff"
 PARSES = "( a )\t( b )\t(ROOT a)\t(ROOT b)"
@@ -102,10 +102,12 @@ def told(path, name, **options) -> str:
     return str(caught.value)
 
 
-def test_there_are_the_nine_tasks():
+def test_there_are_the_nine_tasks_with_metrics_that_there_are():
     assert set(glue.DATASETS) == set(FILES) == set(HUB)
     for dataset in glue.DATASETS.values():
         assert dataset.main in dataset.metrics
+        kind = "regression" if dataset.regression else "classification"
+        assert all(kind in metrics.METRICS[name].kinds for name in dataset.metrics)
         assert dataset.regression == (dataset.name == "stsb")
 
 
