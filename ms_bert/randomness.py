@@ -12,6 +12,7 @@ from ms_bert.config import BertConfig
 # One stream a purpose; a new purpose takes a new number, for a number's meaning is part of every saved run.
 PAIRS, MASKING, DROPOUT, ORDER, WEIGHTS = range(1, 6)
 HELD_OUT = 16  # added to PAIRS, MASKING and ORDER for evaluation
+BOOTSTRAP = 32  # samples for confidence intervals
 
 
 def generator(seed: int, stream: int, step: int, turn: int = 0) -> np.random.Generator:

@@ -4,36 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import gzip
 import hashlib
 import itertools
 import json
-import logging
-import lzma
 import os
 import re
-import socket
-import urllib.error
-import urllib.request
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
 
-import pyarrow as pa
-
-from ms_bert.data import builtin
+from ms_bert.data import builtin, hub
 from ms_bert.data.cache import Damaged, read_sealed, say, write_sealed
 from ms_bert.data.files import file_hash
+from ms_bert.data.reading import COMPRESSED, endings, open_bytes, open_text, told_to_the_user
 from ms_bert.data.records import NoSuchField, NoText, json_texts, parquet_texts
 from ms_bert.errors import UserError, listed
 from ms_bert.options import TextOptions
 
-_OPEN: dict[str, Callable[..., IO]] = {".gz": gzip.open, ".xz": lzma.open}
 _TEXT, _JSON, _PARQUET = {".txt", ""}, {".jsonl", ".json"}, {".parquet"}
-_DATASET_NAME = re.compile(r"[\w-]+(\.[\w-]+)*(/[\w.-]+)?(:[\w.-]+)?")
 _STREAM = re.compile(r"-|/dev/(stdin|fd/.*)|/proc/.*")
-_HUB_ANSWERS = 5  # seconds in which the hub must, or it counts as not to be reached
 _HASH_AGAIN = 1 << 24  # bytes up to which a file is hashed sooner than its hash is looked up
 
 # A text without an end, of a line or of a document, would take any memory; it is cut here.
@@ -97,8 +85,7 @@ class _File:
 
     def __init__(self, path: Path):
         self.path = path
-        self.compression = path.suffix if path.suffix in _OPEN else ""
-        self.kind = Path(path.name.removesuffix(self.compression)).suffix
+        self.kind, self.compression = endings(path)
         if self.kind not in _TEXT | _JSON | _PARQUET:
             raise UserError(
                 f"{path} has an unknown ending; expected .txt, .jsonl, .json or .parquet, also with .gz or .xz."
@@ -107,40 +94,27 @@ class _File:
     def lines(self, options):
         with self._read(options):
             if self.kind in _PARQUET:
-                with _OPEN.get(self.compression, open)(self.path, "rb") as file:
+                with open_bytes(self.path) as file:
                     yield from _record_lines(parquet_texts(file, options.text_field))
                 return
-            with self._text() as file:
+            with open_text(self.path) as file:
                 if self.kind in _JSON:
                     yield from _record_lines(json_texts(file, options.text_field))
                 else:
                     yield from _text_lines(file, options.documents)
 
-    def _text(self):
-        return _OPEN.get(self.compression, open)(self.path, "rt", encoding="utf-8-sig")
-
     @contextlib.contextmanager
     def _read(self, options):
-        """What may go wrong while the file is read, told to the user."""
-        try:
-            yield
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{self.path} is not UTF-8 text ({error.reason} at byte {error.start} of a block); "
-                "convert it, for example with iconv."
-            ) from None
-        except (NoSuchField, NoText) as error:
-            raise _unfit(self.path, options.text_field, error) from None
-        except RecursionError:
-            raise UserError(f"{self.path} holds a record that is nested too deeply; replace or remove it.") from None
-        except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, ValueError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{self.path} cannot be read to its end ({reason[:200]}); replace or remove it.") from None
+        with told_to_the_user(self.path):
+            try:
+                yield
+            except (NoSuchField, NoText) as error:
+                raise _unfit(self.path, options.text_field, error) from None
 
     def fingerprint(self, options):
         with self._read(options):
             if self.compression:
-                with _OPEN[self.compression](self.path) as file:
+                with open_bytes(self.path) as file:
                     file.read(1)  # the same bytes under a name without .gz are another text, or none
             return [self.kind, _content_hash(self.path, options.cache)]
 
@@ -154,7 +128,8 @@ class _Dataset:
 
     def __init__(self, name: str):
         self.name = name
-        self.rows = _load(name)
+        splits = hub.load(name)
+        self.rows = splits["train"] if "train" in splits else next(iter(splits.values()))
 
     def lines(self, options):
         field = options.text_field
@@ -192,7 +167,7 @@ def _sources(name: str) -> list:
         files = sorted(Path(match) for match in _matches(path) if os.path.isfile(match))
     if files:
         return [_File(file) for file in files]
-    if _DATASET_NAME.fullmatch(name) and Path(path).suffix not in {*_OPEN, *_TEXT, *_JSON, *_PARQUET} - {""}:
+    if hub.is_name(name) and Path(path).suffix not in {*COMPRESSED, *_TEXT, *_JSON, *_PARQUET} - {""}:
         return [_Dataset(name)]
     raise UserError(f"no file matches --corpus {name!r}; check the path, or quote the glob.")
 
@@ -241,43 +216,6 @@ def _unfit(name: str | Path, field: str, error: NoSuchField | NoText) -> UserErr
         return UserError(f"{name}: field {field!r} is {error}, not text; name a field of text with --text-field.")
     names = listed(error.names) or "none"
     return UserError(f"{name} has no field {field!r} (its fields: {names}); name one of them with --text-field.")
-
-
-def _load(name: str):
-    """A split of a dataset of the hub, memory-mapped."""
-    import datasets
-
-    datasets.disable_progress_bars()
-    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it would log is in the exception
-    path, _, config = name.partition(":")
-    offline = datasets.config.HF_HUB_OFFLINE
-    try:
-        # Without the hub a dataset that was loaded before is still there.
-        datasets.config.HF_HUB_OFFLINE = offline or not _hub_answers()
-        splits = datasets.load_dataset(path, name=config or None)
-    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
-        cause = error.__cause__ or error
-        lines = str(cause).strip().splitlines() or [type(cause).__name__]
-        reason = "the hub cannot be reached" if datasets.config.HF_HUB_OFFLINE else lines[0][:300]
-        raise UserError(
-            f"there is no file {name!r}, and no Hugging Face dataset of this name can be loaded ({reason})."
-        ) from error
-    finally:
-        datasets.config.HF_HUB_OFFLINE = offline
-    return splits["train"] if "train" in splits else next(iter(splits.values()))
-
-
-def _hub_answers() -> bool:
-    """Whether the hub can be reached: `datasets` takes half a minute to find that it cannot."""
-    import datasets
-
-    try:
-        urllib.request.urlopen(datasets.config.HF_ENDPOINT, timeout=_HUB_ANSWERS).close()
-    except urllib.error.URLError as error:
-        return not isinstance(error.reason, socket.gaierror | ConnectionError | TimeoutError)
-    except OSError:
-        return False
-    return True
 
 
 def _content_hash(path: Path, cache: Path) -> str:

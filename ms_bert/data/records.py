@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
 from pyarrow import parquet
+
+from ms_bert.errors import shown
 
 LONGEST_RECORD = 50_000_000  # characters of a JSON value that is held in memory
 _BLOCK = 1_000_000  # characters that are read at a time
@@ -42,10 +46,7 @@ def json_texts(file: IO[str], field: str) -> Iterator[str | None]:
     names: dict[str, None] = {}
     found, number = False, 0
     for number, record in enumerate(_Json(file).values(), 1):
-        if isinstance(record, str):
-            record = {"text": record}
-        if not isinstance(record, dict):
-            raise ValueError(f"record {number} is {_kind(record)}, not an object")
+        record = _object({"text": record} if isinstance(record, str) else record, number)
         if not found:
             names |= dict.fromkeys(record)
             found = field in record
@@ -53,10 +54,44 @@ def json_texts(file: IO[str], field: str) -> Iterator[str | None]:
                 break
         value = record.get(field)
         if not isinstance(value, str | None):
-            raise NoText(f"{_kind(value)} (record {number})")
-        yield None if value is None else _without_half_characters(value)
+            raise NoText(f"{kind(value)} (record {number})")
+        yield _without_half_characters(value)
     if number and not found:
         raise NoSuchField(list(names))
+
+
+def json_objects(file: IO[str], within: bool = False) -> Iterator[dict[str, Any]]:
+    """Each record of a file of JSON, spaced as for `json_texts`.
+
+    Args:
+        within: if there is only one record, and one of its fields is a list of objects, these are the records.
+
+    Raises:
+        ValueError: the file is not JSON, or a record is no object, or too long to be held; RecursionError: it is nested
+            too deeply.
+    """
+    values = enumerate(_Json(file).values(), 1)
+    first = list(itertools.islice(values, 2))
+    if within and len(first) == 1 and isinstance(first[0][1], dict):
+        lists = [value for value in first[0][1].values() if _holds_objects(value)]
+        first = list(enumerate(lists[0], 1)) if len(lists) == 1 else first
+    for number, record in itertools.chain(first, values):
+        yield {name: _without_half_characters(value) for name, value in _object(record, number).items()}
+
+
+def parquet_rows(file: str | IO[bytes]) -> Iterator[dict[str, Any]]:
+    """Each row of a Parquet file.
+
+    Raises:
+        pyarrow.ArrowException, OSError: the file is damaged. UnicodeDecodeError: a text is not UTF-8.
+        ValueError: two columns have one name.
+    """
+    with parquet.ParquetFile(file, page_checksum_verification=True) as table:
+        twice = next((name for name, times in Counter(table.schema_arrow.names).items() if times > 1), None)
+        if twice is not None:
+            raise ValueError(f"several columns are called {shown(twice)}")
+        for batch in table.iter_batches(_ROWS):
+            yield from batch.to_pylist()
 
 
 def parquet_texts(file: str | IO[bytes], field: str) -> Iterator[str | None]:
@@ -72,11 +107,11 @@ def parquet_texts(file: str | IO[bytes], field: str) -> Iterator[str | None]:
             raise NoSuchField(schema.names)
         if schema.names.count(field) > 1:
             raise NoText("several columns")
-        kind = schema.field(field).type
-        content = kind.value_type if pa.types.is_dictionary(kind) else kind
+        type_ = schema.field(field).type
+        content = type_.value_type if pa.types.is_dictionary(type_) else type_
         tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
         if not any(test(content) for test in tests):
-            raise NoText(f"a column of type {str(kind)[:100]!r}")
+            raise NoText(f"a column of type {str(type_)[:100]!r}")
         for batch in table.iter_batches(_ROWS, columns=[field]):
             yield from batch.column(0).to_pylist()
 
@@ -146,15 +181,35 @@ class _Json:
         return self._line + self._buffer.count("\n", 0, place)
 
 
-def _kind(value) -> str:
-    """What a JSON value is, in words."""
+def kind(value) -> str:
+    """What a value of a record is, in words."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    return {str: "a string", int: "a number", float: "a number", list: "a list", dict: "an object"}[type(value)]
+    words = {str: "a string", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return words.get(type(value), f"a value of type {type(value).__name__}")
 
 
-def _without_half_characters(text: str) -> str:
-    """U+FFFD for half a surrogate pair, which JSON can spell and no text can hold: what cuts strings leaves them."""
+def _object(record, number: int) -> dict[str, Any]:
+    if not isinstance(record, dict):
+        raise ValueError(f"record {number} is {kind(record)}, not an object")
+    return record
+
+
+def _holds_objects(value) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(element, dict) for element in value)
+
+
+def _without_half_characters(value):
+    """U+FFFD for half a surrogate pair, which JSON can spell and no text can hold: what cuts strings leaves them.
+
+    Of a string, and of the strings of a list; any other value stays as it is.
+    """
+    if isinstance(value, list):
+        return [_without_half_characters(element) for element in value]
+    return _whole(value) if isinstance(value, str) else value
+
+
+def _whole(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -23,7 +23,7 @@ import pytest
 from pyarrow import parquet
 
 from ms_bert.data import corpus as module
-from ms_bert.data import records, store, tokenizing
+from ms_bert.data import hub, records, store, tokenizing
 from ms_bert.data.corpus import Corpus
 from ms_bert.data.store import open_store
 from ms_bert.errors import UserError
@@ -257,7 +257,7 @@ def test_what_can_be_read_only_once_is_refused(tmp_path, name):
 def test_a_name_without_files_is_one_sentence(tmp_path, monkeypatch, name, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("one")
-    monkeypatch.setattr(module, "_hub_answers", lambda: False)
+    monkeypatch.setattr(hub, "answers", lambda: False)
     assert words in outcome(tmp_path / "cache", name)
 
 
@@ -318,7 +318,7 @@ def test_a_dataset_without_the_hub_fails_at_once(tmp_path, monkeypatch):
 def test_a_dataset_whose_field_is_no_text_is_one_sentence(tmp_path, monkeypatch):
     import datasets
 
-    monkeypatch.setattr(module, "_hub_answers", lambda: True)
+    monkeypatch.setattr(hub, "answers", lambda: True)
     rows = datasets.Dataset.from_dict({"text": [datetime.datetime(2020, 1, 1)], "n": [1]})
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: {"train": rows})
     assert "is a value of type datetime" in outcome(tmp_path, "some-text")

@@ -1,0 +1,60 @@
+"""Datasets of the Hugging Face hub, as `datasets` loads them."""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+
+from ms_bert.errors import UserError
+
+_NAME = re.compile(r"[\w-]+(\.[\w-]+)*(/[\w.-]+)?(:[\w.-]+)?")
+_ANSWERS = 5  # seconds in which the hub must, or it counts as not to be reached
+
+
+def is_name(name: str) -> bool:
+    """Whether this may be the name of a dataset: NAME or NAME:CONFIG."""
+    return bool(_NAME.fullmatch(name))
+
+
+def load(name: str) -> Mapping:
+    """The splits of a dataset, memory-mapped.
+
+    Raises:
+        UserError: there is none of this name, or it cannot be loaded.
+    """
+    import datasets
+
+    datasets.disable_progress_bars()
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it would log is in the exception
+    path, _, config = name.partition(":")
+    offline = datasets.config.HF_HUB_OFFLINE
+    try:
+        # Without the hub a dataset that was loaded before is still there.
+        datasets.config.HF_HUB_OFFLINE = offline or not answers()
+        return datasets.load_dataset(path, name=config or None)
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
+        cause = error.__cause__ or error
+        lines = str(cause).strip().splitlines() or [type(cause).__name__]
+        reason = "the hub cannot be reached" if datasets.config.HF_HUB_OFFLINE else lines[0][:300]
+        raise UserError(
+            f"there is no file {name!r}, and no Hugging Face dataset of this name can be loaded ({reason})."
+        ) from error
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline
+
+
+def answers() -> bool:
+    """Whether the hub can be reached: `datasets` takes half a minute to find that it cannot."""
+    import datasets
+
+    try:
+        urllib.request.urlopen(datasets.config.HF_ENDPOINT, timeout=_ANSWERS).close()
+    except urllib.error.URLError as error:
+        return not isinstance(error.reason, socket.gaierror | ConnectionError | TimeoutError)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,267 @@
+"""Examples to learn from and to be asked about: a text or a pair of texts, and its label, from any file of rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Literal, Union
+
+from ms_bert.data import labelled
+from ms_bert.data.records import kind as kind_of
+from ms_bert.errors import UserError, listed, shown
+
+Label = Union[str, float, tuple[str, ...], None]
+Kind = Literal["classification", "regression", "multi-label"]
+
+LARGEST_NUMBER = 1e18  # of a regression's labels: the square of a difference must stay far within float32
+
+# By which names columns are known, without regard to case; the first that is there is taken.
+_ROLES = {"text": "text", "text2": "text2", "text_pair": "text2", "label": "label"}
+_PAIRS = (
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("premise", "hypothesis"),
+    ("question", "sentence"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+    ("text", "text2"),
+    ("text", "text_pair"),
+)
+_TEXTS = ("sentence", "text", "review", "content", "comment", "question", "document", "tweet")
+_LABELS = ("label", "labels", "gold_label", "target", "class", "category", "sentiment", "stars", "rating", "score")
+
+_WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Example:
+    """Attributes:
+    texts: one, or two for a pair; one may be empty.
+    label: a name of a class; a number (regression); names (several labels at once, or none); None: it has no label.
+    place: where it stands, for messages.
+    """
+
+    texts: tuple[str, ...]
+    label: Label
+    place: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """The columns of a file that are read. text2: None, if examples have one text; label: None, if none is wanted."""
+
+    text: str
+    text2: str | None = None
+    label: str | None = None
+
+
+class Unfit(Exception):
+    """A row of which no example can be made.
+
+    Attributes:
+        reason: by which such rows are counted. found, mend: what a message says.
+    """
+
+    def __init__(self, reason: str, found: str, mend: str):
+        super().__init__(f"{found}; {mend}")
+        self.reason, self.found, self.mend = reason, found, mend
+
+
+def read(
+    source: str,
+    kind: Kind,
+    named: Mapping[str, str] | None = None,
+    *,
+    labels: bool = True,
+    separator: str = ",",
+    quoted: bool = True,
+    header: Sequence[str] | None = None,
+    split: str = "train",
+    skip_bad: bool = False,
+) -> tuple[list[Example], Columns, Counter[str]]:
+    """The examples of a file or dataset, the columns they were taken from, and how many rows were left out, by reason.
+
+    A text that is empty or null is an empty text: nothing is left out for it, as GLUE's readers leave out nothing.
+
+    Args:
+        source, quoted, header, split: see `labelled.read`.
+        named: columns by role: text, text2 (or text_pair), label; without them usual names are looked for, such as
+            sentence1 and sentence2, text, review, label, stars.
+        labels: whether they are wanted; if not, no label is read, and all are None.
+        separator: between the labels of a multi-label example that is given as a string.
+        skip_bad: leave out rows that have too few or too many fields, no text or no label of this kind, instead of an
+            error.
+
+    Raises:
+        UserError: the file cannot be read, lacks a column, or has a row that is bad or (skip_bad) none that is good.
+    """
+    skipped: Counter[str] = Counter()
+    rows = labelled.read(source, quoted, header, split, skipped if skip_bad else None)
+    columns = find_columns(source, labelled.columns(rows), named or {}, labels)
+    made = examples(source, rows, columns, _LABEL_READERS[kind](separator), skipped if skip_bad else None)
+    return made, columns, skipped
+
+
+def find_columns(source: str, names: Collection[str], named: Mapping[str, str], labels: bool = True) -> Columns:
+    """Which columns hold what: those that are named by role, and else those with usual names. If the text is named,
+    there is a second one only if that is named too.
+
+    Raises:
+        UserError: a column is missing, or a role is unknown.
+    """
+    roles: dict[str, str] = {}
+    for role, name in named.items():
+        if role not in _ROLES:
+            raise UserError(f"--columns names {shown(role)}, which is no role; expected {listed(_ROLES)}.")
+        if name not in names:
+            raise labelled.no_column(source, names, shown(name), role)
+        roles[_ROLES[role]] = name
+    if "text2" in roles and "text" not in roles:
+        raise UserError(f"--columns names the second text ({shown(roles['text2'])}) only; name the first, text=NAME.")
+    by_name = {name.lower(): name for name in reversed(list(names)) if name not in roles.values()}
+    if "text" not in roles:
+        pair = next((pair for pair in _PAIRS if all(name in by_name for name in pair)), ())
+        found = pair or [name for name in _TEXTS if name in by_name][:1]
+        if not found:
+            raise labelled.no_column(source, names, f"that is known as text ({', '.join(_TEXTS)})", "text")
+        roles |= {role: by_name[name] for role, name in zip(("text", "text2"), found)}
+    if labels and "label" not in roles:
+        label = next((by_name[name] for name in _LABELS if name in by_name), None)
+        if label is None:
+            raise labelled.no_column(source, names, f"that is known as label ({', '.join(_LABELS)})", "label")
+        roles["label"] = label
+    return Columns(roles["text"], roles.get("text2"), roles["label"] if labels else None)
+
+
+def examples(
+    source: str,
+    rows: Iterable[labelled.Row],
+    columns: Columns,
+    label: Callable[[Any], Label],
+    skipped: Counter[str] | None = None,
+) -> list[Example]:
+    """An example of each row, in the order of the rows.
+
+    Args:
+        label: from what the column holds, or raises Unfit.
+        skipped: takes the number of rows that are unfit, by reason; without it such a row is an error.
+
+    Raises:
+        UserError: a row is unfit, or (skipped) all are.
+    """
+    made = []
+    for row in rows:
+        try:
+            texts = tuple(_text(row, name) for name in (columns.text, columns.text2) if name is not None)
+            value = None if columns.label is None else label(row.values.get(columns.label))
+        except Unfit as error:
+            if skipped is None:
+                raise UserError(
+                    f"{row.place} {error.found}; {error.mend}, or leave such rows out with --skip-bad."
+                ) from None
+            skipped[error.reason] += 1
+        else:
+            made.append(Example(texts, value, row.place))
+    if not made:
+        reasons = ", ".join(f"{reason}: {number}" for reason, number in (skipped or {}).items())
+        why = f" ({reasons})" if reasons else ""
+        raise UserError(f"no row of {source} can be used{why}; name other columns or another file.")
+    return made
+
+
+def class_name(value: Any) -> str:
+    """The name of a class: a string without white space around it; of a whole number its digits, also where it is
+    written as 1.0, as tables with gaps are exported; True and False.
+
+    Raises:
+        Unfit: there is none, or it is no name.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool | int):
+        return str(value)
+    if value is None or value != value or (isinstance(value, str) and not value.strip()):
+        raise Unfit("no label", "has no label", "give it one")
+    if not isinstance(value, str):
+        raise Unfit(
+            "no label of a class",
+            f"has as its label {shown(value)}, which names no class but is {kind_of(value)}",
+            "expected a string or a whole number; choose --task regression for numbers, multi-label for lists",
+        )
+    name = value.strip()
+    whole = _WHOLE_NUMBER.fullmatch(name)
+    return whole[1] if whole else name
+
+
+def number(value: Any) -> float:
+    """A label that is a number, or a string that spells one.
+
+    Raises:
+        Unfit: there is none, or it is no number, not finite or beyond LARGEST_NUMBER.
+    """
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise Unfit("no label", "has no label", "give it one")
+    try:
+        result = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        result = math.nan
+    if not abs(result) <= LARGEST_NUMBER:
+        raise Unfit(
+            "no number as its label",
+            f"has as its label {shown(value)}",
+            f"expected a number of at most {LARGEST_NUMBER:g}, or another column with --columns label=NAME",
+        )
+    return result
+
+
+def class_names(value: Any, separator: str = ",") -> tuple[str, ...]:
+    """Several labels at once: of a list, also one written as JSON, or of a string with separators, each once. What is
+    empty has none of the labels; a number is the only label.
+
+    Raises:
+        Unfit: it is null, or no list of names.
+    """
+    if isinstance(value, str):
+        value = _list_of(value, separator)
+    elif value is not None and not isinstance(value, list | dict):
+        value = [value]
+    if not isinstance(value, list):
+        raise Unfit(
+            "no list of labels", f"has {kind_of(value)} as its labels", "expected a list or a string with separators"
+        )
+    return tuple(dict.fromkeys(class_name(element) for element in value))
+
+
+def _list_of(text: str, separator: str) -> list:
+    if text.strip()[:1] + text.strip()[-1:] != "[]":
+        return [part for part in text.split(separator) if part.strip()]
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise Unfit(
+            "no list of labels",
+            f"has as its labels {shown(text)}, which is no list of JSON",
+            f"write them as a, b with {separator!r} between them",
+        ) from None
+
+
+def _text(row: labelled.Row, name: str) -> str:
+    value = row.values.get(name)
+    if not isinstance(value, str | None):
+        raise Unfit(
+            "no text",
+            f"has in {shown(name)} no text but {kind_of(value)}",
+            "name a column of text with --columns text=NAME",
+        )
+    return value or ""
+
+
+_LABEL_READERS: dict[Kind, Callable[[str], Callable[[Any], Label]]] = {
+    "classification": lambda separator: class_name,
+    "regression": lambda separator: number,
+    "multi-label": lambda separator: lambda value: class_names(value, separator),
+}

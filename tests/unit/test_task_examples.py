@@ -1,0 +1,142 @@
+"""Examples from any file: columns are found or named, labels become what the kind of task needs."""
+
+import json
+
+import pytest
+
+from ms_bert.errors import UserError
+from ms_bert.tasks import examples as module
+from ms_bert.tasks.examples import Columns, Example, find_columns
+
+
+@pytest.fixture
+def write(tmp_path):
+    def written(*rows) -> str:
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    return written
+
+
+def labels_of(source, kind, **options):
+    return [example.label for example in module.read(source, kind, **options)[0]]
+
+
+@pytest.mark.parametrize(
+    "names, named, columns",
+    [
+        (("label", "review"), {}, Columns("review", None, "label")),
+        (("id", "Sentence", "Target"), {}, Columns("Sentence", None, "Target")),
+        (("sentence1", "sentence2", "score"), {}, Columns("sentence1", "sentence2", "score")),
+        (("question", "sentence", "labels"), {}, Columns("question", "sentence", "labels")),
+        (("text", "text_pair", "stars"), {}, Columns("text", "text_pair", "stars")),
+        (("a", "b", "c"), {"text": "c", "label": "a"}, Columns("c", None, "a")),
+        (("a", "b", "c"), {"text": "c", "text_pair": "b", "label": "a"}, Columns("c", "b", "a")),
+        (("sentence1", "sentence2", "label"), {"text": "sentence2"}, Columns("sentence2", None, "label")),
+        (("content", "text", "review"), {"label": "text"}, Columns("review", None, "text")),
+    ],
+)
+def test_columns_are_found_by_their_usual_names_or_named(names, named, columns):
+    assert find_columns("a.csv", names, named) == columns
+
+
+def test_without_labels_no_column_of_labels_is_needed():
+    assert find_columns("a.csv", ["text"], {}, labels=False) == Columns("text")
+
+
+@pytest.mark.parametrize(
+    "names, named, words",
+    [
+        (("a", "b"), {}, r"no column that is known as text \(sentence, text, .*\), only a, b; .* --columns text=NAME"),
+        (("text", "b"), {}, "has no column that is known as label .*--columns label=NAME"),
+        (("text", "label"), {"text": "body"}, "has no column 'body', only text, label; name one with --columns text="),
+        (("text", "label"), {"txet": "text"}, "'txet', which is no role"),
+        (("text", "label"), {"text2": "text"}, "the second text .* only; name the first"),
+    ],
+)
+def test_a_column_that_is_missing_is_told_with_those_there_are(names, named, words):
+    with pytest.raises(UserError, match=words):
+        find_columns("a.csv", names, named)
+
+
+def test_an_example_has_its_texts_its_label_and_its_place(write):
+    source = write({"text": "one", "text2": None, "label": "x"}, {"text": "", "text2": "two", "label": "y"})
+    assert module.read(source, "classification") == (
+        [Example(("one", ""), "x", f"{source}, record 1"), Example(("", "two"), "y", f"{source}, record 2")],
+        Columns("text", "text2", "label"),
+        {},
+    )
+
+
+def test_classes_are_named_alike_however_a_file_spells_them(write):
+    source = write(*({"text": "t", "label": label} for label in (1, 1.0, "1", " 1.0 ", True, "good ", "1.5", -1)))
+    assert labels_of(source, "classification") == ["1", "1", "1", "1", "True", "good", "1.5", "-1"]
+
+
+def test_numbers_of_a_regression_are_read_from_strings_too(write):
+    source = write(*({"text": "t", "score": label} for label in (2, 2.5, " 3e-1 ", "-4")))
+    assert labels_of(source, "regression") == [2.0, 2.5, 0.3, -4.0]
+
+
+def test_several_labels_come_as_a_list_or_with_separators(write):
+    spelled = (["a", "b", "a"], "a, b", "", [], "[]", '["a", "b"]', 3, [1, 2.0], " , ")
+    source = write(*({"text": "t", "labels": labels} for labels in spelled))
+    expected = [("a", "b"), ("a", "b"), (), (), (), ("a", "b"), ("3",), ("1", "2"), ()]
+    assert labels_of(source, "multi-label") == expected
+    source = write({"text": "t", "labels": "a, b|c"})
+    assert labels_of(source, "multi-label", separator="|") == [("a, b", "c")]
+
+
+@pytest.mark.parametrize(
+    "kind, label, words",
+    [
+        ("classification", "", "record 2 has no label; give it one, or leave such rows out with --skip-bad"),
+        ("classification", None, "record 2 has no label"),
+        ("classification", float("nan"), "record 2 has no label"),
+        ("classification", 0.5, "has as its label 0.5, which names no class but is a number"),
+        ("classification", float("inf"), "names no class"),
+        ("classification", ["a"], "names no class but is a list"),
+        ("regression", "", "record 2 has no label"),
+        ("regression", "high", "record 2 has as its label 'high'; expected a number"),
+        ("regression", float("nan"), "has as its label nan; expected a number"),
+        ("regression", "inf", "has as its label 'inf'; expected a number"),
+        ("regression", 10**400, "has as its label .*; expected a number"),
+        ("regression", "1e30", "expected a number of at most"),
+        ("regression", True, "has as its label true; expected a number"),
+        ("regression", [1], "expected a number"),
+        ("multi-label", None, "has null as its labels; expected a list"),
+        ("multi-label", {"a": 1}, "has an object as its labels"),
+        ("multi-label", "['a', 'b']", "which is no list of JSON; write them as a, b"),
+        ("multi-label", [["a"]], "names no class but is a list"),
+        ("multi-label", ["a", None], "record 2 has no label"),
+    ],
+)
+def test_a_label_that_is_none_of_its_kind_is_told_with_its_place_or_counted(write, kind, label, words):
+    good = {"classification": "a", "regression": 1, "multi-label": ["a"]}[kind]
+    source = write({"text": "one", "label": good}, {"text": "two", "label": label})
+    with pytest.raises(UserError, match=words):
+        module.read(source, kind)
+    made, _, skipped = module.read(source, kind, skip_bad=True)
+    assert len(made) == 1 and sum(skipped.values()) == 1
+    assert labels_of(source, kind, labels=False) == [None, None]
+
+
+def test_a_text_that_is_no_text_is_told_with_its_place_or_counted(write):
+    source = write({"text": "one", "label": 1}, {"text": 2, "label": 1})
+    with pytest.raises(UserError, match="record 2 has in 'text' no text but a number; name a column of text"):
+        module.read(source, "classification")
+    assert module.read(source, "classification", skip_bad=True)[2] == {"no text": 1}
+
+
+def test_a_file_of_which_no_row_can_be_used_is_an_error_that_says_why(write):
+    source = write({"text": "one", "label": ""}, {"text": 2, "label": 1})
+    with pytest.raises(UserError, match=r"no row of .* can be used \(no label: 1, no text: 1\)"):
+        module.read(source, "classification", skip_bad=True)
+
+
+def test_what_a_file_says_does_not_reach_the_terminal_as_it_is(write):
+    source = write({"text": "one", "label": ["\x1b[31m" * 1000]})
+    with pytest.raises(UserError) as caught:
+        module.read(source, "classification")
+    assert "\x1b" not in str(caught.value) and len(str(caught.value)) < 500
