@@ -36,7 +36,7 @@ def measure(output):
         examples = ExampleOptions(seq_length=TOKENS, pack=pack)
         makers[pack] = BatchMaker(store.train, vocabulary, examples, ROWS, 1)
         trainers[pack] = MindSporeTrainer(config, Options(training=TrainingOptions(batch_size=ROWS), examples=examples))
-        trainers[pack].compile(makers[pack](0))
+        trainers[pack].compile(makers[pack].samples())
         trainers[pack].train_step(makers[pack](0), 0, 1e-4)
         shares[pack], sequences[pack] = [], []
     rates = {pack: [] for pack in PACKS}

@@ -98,7 +98,7 @@ def open_source(path: Path) -> Source:
             step = path.resolve()
             return _run(step, step.parents[1] if step.parent.name == "checkpoints" else step)
         if saved := checkpoints.steps(path):
-            return _newest_of_run(path, checkpoints.folder_of(path, saved[-1]))
+            return _of_run(path, checkpoints.folder_of(path, saved[-1]))
         return open_source(_weights_of(path))
     if path.name.endswith(".index.json"):
         format = FORMATS["torch" if ".bin." in path.name else "safetensors"]
@@ -153,13 +153,18 @@ def _shards(path: Path, read: Callable[[Path], Tensors]) -> Tensors:
     return tensors
 
 
-def _newest_of_run(folder: Path, step: Path) -> Source:
-    """The newest checkpoint of a run, which its model.safetensors must be."""
-    source, published = _run(step, folder), folder / checkpoints.MODEL
+def _of_run(folder: Path, step: Path) -> Source:
+    """The newest checkpoint of a run, or the best one where it names one; the run's model.safetensors must be that."""
+    source, published, which = _run(step, folder), folder / checkpoints.MODEL, "newest"
+    best = source.position.get("best")
+    if isinstance(best, dict) and type(best.get("step")) is int:
+        better = checkpoints.folder_of(folder, best["step"])
+        if better != step and better.is_dir():
+            source, step, which = _run(better, folder), better, "best"
     if published.exists() and not published.samefile(step / checkpoints.MODEL):
         if file_hash(published) != file_hash(step / checkpoints.MODEL):
             raise UserError(
-                f"{published} is not the model of {step}, the newest checkpoint of the run; name one of the two."
+                f"{published} is not the model of {step}, the {which} checkpoint of the run; name one of the two."
             )
     return source
 

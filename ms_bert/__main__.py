@@ -40,6 +40,10 @@ class Command:
 COMMANDS = {
     "pretrain": Command("ms_bert.pretrain", "train a BERT from text in MindSpore"),
     "pretrain-torch": Command("pt_reference.pretrain", "the same in PyTorch: same options, batches and run folder"),
+    "finetune": Command("ms_bert.finetune", "fine-tune a BERT on labelled texts in MindSpore"),
+    "finetune-torch": Command("pt_reference.finetune", "the same in PyTorch"),
+    "predict": Command("ms_bert.predict", "predict with a fine-tuned BERT in MindSpore"),
+    "predict-torch": Command("pt_reference.predict", "the same in PyTorch"),
     "convert": Command("conversion.__main__", "write a checkpoint in another format, without loss", one_of_many=True),
     "inspect": Command("conversion.__main__", "print what a checkpoint holds", one_of_many=True),
     "diff": Command("conversion.__main__", "compare two checkpoints tensor by tensor", one_of_many=True),

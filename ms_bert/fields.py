@@ -73,7 +73,8 @@ def fits(value, hint) -> bool:
     """Whether a value is of an annotation's type and within its bounds; a bool is no number, 1 is a float too."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        return fits(value, arguments[0]) and (value is None or value in arguments[1])
+        bounds = arguments[1]  # others are tyro's
+        return fits(value, arguments[0]) and (not isinstance(bounds, Range) or value is None or value in bounds)
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, kind) for kind in arguments)
     if origin is typing.Literal:
@@ -94,7 +95,7 @@ def expected(hint) -> str:
     """What fits an annotation, in words: `a whole number from 8 to 65536`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
-        return f"{expected(arguments[0])} {arguments[1]}"
+        return f"{expected(arguments[0])} {arguments[1] if isinstance(arguments[1], Range) else ''}".strip()
     if origin in (typing.Union, types.UnionType):
         return " or ".join(expected(kind) for kind in arguments if kind is not type(None))
     if origin is typing.Literal:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Literal, Optional, Protocol
 
 from ms_bert import fields
 from ms_bert.errors import UserError, shown
@@ -17,7 +17,7 @@ from ms_bert.fields import Range
 
 # Every number has bounds within which nothing that is computed of it overflows or vanishes in float32 or int64; they
 # are far beyond what is of use.
-_Steps, _StepsOrNone = Range(1, 10**9), Range(0, 10**9)
+STEPS, STEPS_OR_NONE = Range(1, 10**9), Range(0, 10**9)
 _Beta = Range(0, 0.9999999)  # the next below 1 in float32 is 0.99999994
 _MOST_TOKENS = 2**26  # of a batch; the largest that was published, of BERT with LAMB, has 2^24
 
@@ -29,7 +29,7 @@ def _processes() -> int:
     return min(len(os.sched_getaffinity(0)), _MOST_PROCESSES)
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ms_bert"
 
 
@@ -59,13 +59,13 @@ class TextOptions:
     """Share of the documents kept out of training, for evaluation."""
     processes: Annotated[int, Range(1, _MOST_PROCESSES)] = dataclasses.field(default_factory=_processes)
     """Processes that make the token store."""
-    cache: Path = dataclasses.field(default_factory=_cache_folder)
+    cache: Path = dataclasses.field(default_factory=cache_folder)
     """Folder of token stores, trained vocabularies and compiled graphs, kept for the next run."""
 
     def __post_init__(self):
-        _check(self)
+        check(self)
         named = bool(self.corpus) and all(self.corpus)
-        _require(named, "--corpus names nothing", "name at least one file, glob, dataset or `builtin`")
+        require(named, "--corpus names nothing", "name at least one file, glob, dataset or `builtin`")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +89,8 @@ class ExampleOptions:
     Saves the time that padding takes where documents are shorter than rows."""
 
     def __post_init__(self):
-        _check(self)
-        _require(
+        check(self)
+        require(
             self.max_predictions is None or self.max_predictions <= self.seq_length - 3,
             f"--max-predictions is {self.max_predictions}",
             "choose from 1 to the sequence length minus 3",
@@ -120,7 +120,7 @@ class ModelOptions:
     """Dropout of hidden states and attention probabilities, instead of the config's."""
 
     def __post_init__(self):
-        _check(self)
+        check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,14 +131,14 @@ class TrainingOptions:
     """Sequences per optimizer step."""
     accumulate: Annotated[int, Range(1, 2**20)] = 1
     """Compute each batch in this many parts, one after the other: less memory, the same gradient."""
-    steps: Annotated[int, _Steps] = 3500
+    steps: Annotated[int, STEPS] = 3500
     """Optimizer steps."""
     learning_rate: Annotated[float, Range(1e-12, 1e30)] = 2e-3
     """Highest learning rate, reached at the end of the warm-up.
     The default is right for `tiny`; larger models need less (base: 1e-4)."""
-    warmup_steps: Annotated[int, _StepsOrNone] = 200
+    warmup_steps: Annotated[int, STEPS_OR_NONE] = 200
     """Steps over which the learning rate rises from 0."""
-    decay_steps: Annotated[Optional[int], _Steps] = None
+    decay_steps: Annotated[Optional[int], STEPS] = None
     """Step at which the learning rate reaches 0 (default: the last step)."""
     decay_power: Annotated[float, Range(0.001, 100)] = 1.0
     """Power of the polynomial decay to 0; 1 is linear."""
@@ -165,8 +165,8 @@ class TrainingOptions:
     """Random seed of the weights, the examples, the masks and dropout."""
 
     def __post_init__(self):
-        _check(self)
-        _require(
+        check(self)
+        require(
             self.batch_size % self.accumulate == 0,
             f"--batch-size {self.batch_size} cannot be divided into --accumulate {self.accumulate} equal parts",
             "choose a divisor",
@@ -195,22 +195,22 @@ class RunOptions:
     evaluate: Optional[Path] = None
     """Only evaluate this checkpoint, of any format, on the held-out documents of the corpus, and print the losses.
     With --held-out 0, all documents are used. If it is a run folder, its options become the defaults."""
-    log_every: Annotated[int, _Steps] = 10
+    log_every: Annotated[int, STEPS] = 10
     """Steps between two lines of metrics.jsonl."""
-    eval_every: Annotated[int, _StepsOrNone] = 500
+    eval_every: Annotated[int, STEPS_OR_NONE] = 500
     """Steps between evaluations on the held-out documents, besides one before the first step and one at the end.
     0: only the one at the end."""
-    eval_sequences: Annotated[int, _Steps] = 512
+    eval_sequences: Annotated[int, STEPS] = 512
     """Held-out sequences per evaluation; for a given batch size they are always the same."""
-    checkpoint_every: Annotated[int, _Steps] = 500
+    checkpoint_every: Annotated[int, STEPS] = 500
     """Steps between checkpoints; one is also written at the end and when the run is interrupted."""
-    keep: Annotated[int, _Steps] = 2
+    keep: Annotated[int, STEPS] = 2
     """How many of the newest checkpoints to keep."""
-    keep_every: Annotated[int, _StepsOrNone] = 0
+    keep_every: Annotated[int, STEPS_OR_NONE] = 0
     """Also keep every checkpoint whose step is a multiple of this. 0: none."""
 
     def __post_init__(self):
-        _check(self)
+        check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,7 +224,7 @@ class MindSporeOptions:
     """Keep the compiled training step in --cache: the next run of the same shape loads it and starts sooner."""
 
     def __post_init__(self):
-        _check(self)
+        check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,11 +235,64 @@ class PyTorchOptions:
     """Compile the model with torch.compile."""
 
     def __post_init__(self):
-        _check(self)
+        check(self)
+
+
+class Groups:
+    """Options in groups: a dataclass whose fields are dataclasses of options. Those of a framework are called as it."""
+
+    def to_dict(self) -> dict:
+        """The options as nested JSON values."""
+        groups = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return {group: {k: _plain(v) for k, v in values.items()} for group, values in groups.items()}
+
+    @classmethod
+    def from_dict(cls, groups: dict, source: str):
+        """Options from what `to_dict` gave.
+
+        Raises:
+            UserError: an unknown group or option, or a value that is none of its.
+        """
+        kinds = {group.name: group.default_factory for group in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        try:
+            return cls(**{group: _group(group, kinds.get(group), given) for group, given in _items(groups)})
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
+
+
+class TrainerOptions(Protocol):
+    """What a trainer needs of the options of a command.
+
+    Attributes:
+        row_length: S, tokens of a row. truncated_normal: how weights are drawn. cache: folder of compiled graphs.
+    """
+
+    @property
+    def training(self) -> TrainingOptions: ...
+
+    @property
+    def run(self) -> RunOptions: ...
+
+    @property
+    def mindspore(self) -> MindSporeOptions: ...
+
+    @property
+    def pytorch(self) -> PyTorchOptions: ...
+
+    @property
+    def row_length(self) -> int: ...
+
+    @property
+    def truncated_normal(self) -> bool: ...
+
+    @property
+    def cache(self) -> Path: ...
+
+    def to_dict(self) -> dict: ...
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(Groups):
     """Every option of a pre-training run; each framework's command shows its own group and not the other's."""
 
     text: TextOptions = dataclasses.field(default_factory=TextOptions)
@@ -252,38 +305,27 @@ class Options:
 
     def __post_init__(self):
         tokens = self.training.batch_size * self.examples.seq_length
-        _require(
+        require(
             tokens <= _MOST_TOKENS,
             f"--batch-size {self.training.batch_size} x --seq-length {self.examples.seq_length} is {tokens} tokens",
             f"choose a batch of at most {_MOST_TOKENS} tokens",
         )
 
-    def to_dict(self) -> dict:
-        """The options as nested JSON values."""
-        return {group: {k: _plain(v) for k, v in values.items()} for group, values in dataclasses.asdict(self).items()}
+    @property
+    def row_length(self) -> int:
+        """S, the tokens of a row."""
+        return self.examples.seq_length
 
-    @classmethod
-    def from_dict(cls, groups: dict, source: str) -> Options:
-        """Options from what `to_dict` gave.
+    @property
+    def truncated_normal(self) -> bool:
+        """How weights are drawn."""
+        return self.model.truncated_normal
 
-        Raises:
-            UserError: an unknown group or option, or a value that is none of its.
-        """
-        try:
-            return cls(**{group: _group(group, given) for group, given in _items(groups)})
-        except UserError as error:
-            raise UserError(f"{source}: {error}") from None
+    @property
+    def cache(self) -> Path:
+        """The folder of compiled graphs."""
+        return self.text.cache
 
-
-_GROUPS = {
-    "text": TextOptions,
-    "examples": ExampleOptions,
-    "model": ModelOptions,
-    "training": TrainingOptions,
-    "run": RunOptions,
-    "mindspore": MindSporeOptions,
-    "pytorch": PyTorchOptions,
-}
 
 # What may be changed when a run is resumed: it leaves the examples and the formula of a step as they were.
 RESUMABLE = {
@@ -307,22 +349,23 @@ RESUMABLE = {
 }
 
 
-def changed(before: Options, after: Options) -> list[str]:
+def changed(before: Groups, after: Groups) -> list[str]:
     """Names of the options in which the two differ, `output`, `resume`, `repeat` and `evaluate` aside."""
     names = []
-    for group in _GROUPS:
-        old, new = getattr(before, group), getattr(after, group)
+    for group in dataclasses.fields(before):  # type: ignore[arg-type]
+        old, new = getattr(before, group.name), getattr(after, group.name)
         names += [f.name for f in dataclasses.fields(old) if getattr(old, f.name) != getattr(new, f.name)]
     return [name for name in names if name not in ("output", "resume", "repeat", "evaluate")]
 
 
-def _check(options) -> None:
+def check(options) -> None:
     """Raise unless every option of a group is of its type and within its bounds."""
     for name, value, expected in fields.faults(type(options), vars(options)):
         raise UserError(f"--{_dashed(name)} is {shown(_plain(value))}; choose {expected}.")
 
 
-def _require(true: bool, found: str, remedy: str) -> None:
+def require(true: bool, found: str, remedy: str) -> None:
+    """Raise UserError with what was found and what to do, unless it is true."""
     if not true:
         raise UserError(f"{found}; {remedy}.")
 
@@ -331,9 +374,8 @@ def _dashed(name: str) -> str:
     return name.replace("_", "-")
 
 
-def _group(name: str, given: dict):
+def _group(name: str, kind, given: dict):
     """A group of options from JSON values."""
-    kind = _GROUPS.get(name)
     hints = fields.hints(kind) if kind else {}
     unknown = [option for option, _ in _items(given) if option not in hints] if kind else [name]
     if kind is None or unknown:

@@ -185,6 +185,12 @@ def correct(logits, labels):
     return right.double() if logits.dtype == torch.float64 else right.float()
 
 
+def share_correct(logits, labels):
+    """The share of labels whose logit has the right sign: (N, C), (N, C) 0 or 1 -> (N,) float32 or float64."""
+    right = (logits > 0.0) == (labels > 0.5)
+    return (right.double() if logits.dtype == torch.float64 else right.float()).mean(-1)
+
+
 def sum_of_squares(x):
     """The sum of squares of any tensor -> () float64, the rows' norms added up in it.
 

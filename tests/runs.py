@@ -57,13 +57,13 @@ def write_config(folder: Path, **changes) -> Path:
     return path
 
 
-def run(*arguments, package: str = "ms_bert", **options) -> subprocess.CompletedProcess:
+def run(*arguments, package: str = "ms_bert", command: str = "pretrain", **options) -> subprocess.CompletedProcess:
     """The command of a package, to its end."""
     # Importing MindSpore sets OMP_NUM_THREADS=1 behind os.environ's back, and torch rounds by the number of threads:
     # a process gets the environment that is seen.
     options.setdefault("env", dict(os.environ))
     return subprocess.run(
-        [sys.executable, "-m", f"{package}.pretrain", *map(str, arguments)],
+        [sys.executable, "-m", f"{package}.{command}", *map(str, arguments)],
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -72,10 +72,10 @@ def run(*arguments, package: str = "ms_bert", **options) -> subprocess.Completed
     )
 
 
-def start(*arguments, package: str = "ms_bert") -> subprocess.Popen:
+def start(*arguments, package: str = "ms_bert", command: str = "pretrain") -> subprocess.Popen:
     """The command of a package, in the background."""
     return subprocess.Popen(
-        [sys.executable, "-m", f"{package}.pretrain", *map(str, arguments)],
+        [sys.executable, "-m", f"{package}.{command}", *map(str, arguments)],
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -84,7 +84,7 @@ def _steps(trainer, work: Work, compile: Callable | None = None) -> Callable[[],
 
     def once() -> float:
         if compile and not begun:
-            begun.append(compile(batch))
+            begun.append(compile([batch]))
         sums = trainer.train_step(batch, next(steps), 1e-4).sums
         return sums["masked_loss"] / (work.rows * work.slots) + sums["next_sentence_loss"] / work.rows
 

@@ -17,7 +17,8 @@ from ms_bert.model import BertForPreTraining, Numerics, gather_positions, named_
 from ms_bert.options import TrainingOptions
 from ms_bert.run.recipe import learning_rate
 from ms_bert.tasks.pretraining import PreTraining
-from ms_bert.training.step import PreTrainingLoss, Update
+from ms_bert.training.losses import PreTrainingLoss
+from ms_bert.training.step import Update
 from ms_bert.training.trainer import MindSporeTrainer
 
 

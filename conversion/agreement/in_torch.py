@@ -15,7 +15,7 @@ from ms_bert.run.recipe import learning_rate
 from ms_bert.tasks.pretraining import PreTraining
 from pt_reference import heads
 from pt_reference.model import BertForPreTraining, Numerics, gather_positions, named_intermediates
-from pt_reference.training.step import PreTrainingLoss
+from pt_reference.training.losses import PreTrainingLoss
 from pt_reference.training.trainer import TorchTrainer
 
 

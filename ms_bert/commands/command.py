@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -9,7 +10,12 @@ from collections.abc import Callable, Sequence
 from ms_bert.errors import UserError
 
 
-def main(run: Callable[[Sequence[str]], int], program: str, arguments: Sequence[str] | None = None) -> int:
+def main(
+    run: Callable[[Sequence[str]], int],
+    program: str,
+    arguments: Sequence[str] | None = None,
+    interrupted: str = "interrupted before training began, or a second time; nothing new was saved.",
+) -> int:
     """Run a command with its arguments, by default those of the process; returns the exit code."""
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -17,6 +23,9 @@ def main(run: Callable[[Sequence[str]], int], program: str, arguments: Sequence[
     except UserError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # who read the output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is flushed at the end goes there
+        return 128 + signal.SIGPIPE
     except OSError as error:
         # Outside the loop, which says what it has saved: the cache or the run folder cannot be written or read.
         print(
@@ -25,9 +34,7 @@ def main(run: Callable[[Sequence[str]], int], program: str, arguments: Sequence[
         )
         return 1
     except KeyboardInterrupt as stop:
-        print(
-            f"{program}: interrupted before training began, or a second time; nothing new was saved.", file=sys.stderr
-        )
+        print(f"{program}: {interrupted}", file=sys.stderr)
         return 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)

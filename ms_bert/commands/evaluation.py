@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+from ms_bert.commands import training
 from ms_bert.commands.framework import Framework
-from ms_bert.commands.preparation import check_threads, prepare
-from ms_bert.data.batches import BatchMaker
+from ms_bert.commands.preparation import prepare
+from ms_bert.data.batches import BatchMaker, FirstRows
 from ms_bert.options import Options
 from ms_bert.run.loop import evaluate
 from ms_bert.run.progress import Progress
@@ -23,19 +24,19 @@ def evaluate_checkpoint(framework: Framework, options: Options) -> int:
         UserError: it cannot be read or lacks a head, or an option will not do.
     """
     progress, path, task = Progress(), options.run.evaluate, PreTraining()
-    check_threads(options.run.threads)
+    training.check_threads(options.run.threads)
     framework.check(options)
     options = dataclasses.replace(options, model=dataclasses.replace(options.model, init=path))
     needed = ("mlm", *(("pooler", "nsp") if options.examples.nsp else ()))
     prepared = prepare(options, progress, needed=needed)
-    training, store = options.training, prepared.store
+    store, batch_size, seed = prepared.store, options.training.batch_size, options.training.seed
     split = store.held_out if options.text.held_out else store.train
-    make = BatchMaker(split, prepared.vocabulary, options.examples, training.batch_size, training.seed, held_out=True)
+    make = BatchMaker(split, prepared.vocabulary, options.examples, batch_size, seed, held_out=True)
     trainer = framework.trainer(prepared.config, options, task)
     if prepared.fit is None:
         raise ValueError("no checkpoint was named")
-    trainer.load_weights(prepared.fit.values(training.seed))
-    found = evaluate(task, trainer, make, options.run.eval_sequences)
+    trainer.load_weights(prepared.fit.values(seed))
+    found = evaluate(task, trainer, FirstRows(make, options.run.eval_sequences, task.weights)).metrics()
     text = "held-out" if options.text.held_out else "all"
     progress.say(f"{path} on {text} text of {' '.join(options.text.corpus)}: {task.told(found)}")
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from conversion import configs, pretrained
 from conversion.parameters import ARCHITECTURES, BACKBONE, shapes
 from conversion.pretrained import Fit, Pretrained
+from ms_bert.commands import training
 from ms_bert.config import PRESETS, BertConfig
 from ms_bert.data import tokenizer
 from ms_bert.data.corpus import Corpus
@@ -53,7 +53,7 @@ def prepare(options: Options, progress: Progress, begun: bool = False, needed: S
         _check_parts(initial, needed)
         parts = (*BACKBONE, *ARCHITECTURES[PreTraining.architecture].parts)
         fit = initial.fit(shapes(config, parts), PreTraining.architecture)
-        progress.say(_origin(initial, fit))
+        progress.say(training.origin(initial, fit))
     return Prepared(vocabulary, _store(options, corpus, vocabulary, progress), config, fit)
 
 
@@ -71,13 +71,6 @@ def _check_parts(initial: Pretrained, needed: Sequence[str]) -> None:
         raise UserError(
             f"{initial.checkpoint.source.path} lacks {' and '.join(missing)}, which the evaluation needs; {remedy}."
         )
-
-
-def _origin(initial: Pretrained, fit: Fit) -> str:
-    """Where the weights come from, in a line."""
-    source = initial.checkpoint.source
-    said = f"weights of {source.path} ({source.container}, {initial.checkpoint.spelling.family})"
-    return f"{said}; {told}" if (told := fit.told()) else said
 
 
 def _vocabulary(options: Options, initial: Pretrained | None, corpus: Corpus) -> Vocabulary:
@@ -175,14 +168,3 @@ def _check_config(path: Path, config: BertConfig) -> None:
                 f"{path}: config.json says {getattr(config, name)!r} for {name}, but the run began with "
                 f"{begun[name]!r}; restore its config.json."
             )
-
-
-def check_threads(threads: int | None) -> None:
-    """Raise UserError unless this process may use so many processors."""
-    # Not where options are made: a resumed run's may have been chosen on a larger machine, and be overridden here.
-    most = len(os.sched_getaffinity(0))
-    if threads is not None and threads > most:
-        raise UserError(
-            f"--threads is {threads}, more than the number of processors that this process may use; choose at most "
-            f"{most}."
-        )

@@ -98,6 +98,32 @@ class BatchMaker:
             begin = np.where(there, b_end + 1, begin)
         return {**mask(generator(self.seed, self.stream, step), input_ids, text, self.options, vocabulary), **made}
 
+    def samples(self) -> list[Batch]:
+        """All batches have one shape."""
+        return [self(0)]
+
+
+class FirstRows:
+    """The first rows of the batches of a BatchMaker, to evaluate on.
+
+    Args:
+        make: makes them. rows: how many; what is beyond them in the last batch does not count. weights: the fields
+            that say so.
+    """
+
+    def __init__(self, make: BatchMaker, rows: int, weights: tuple[str, ...]):
+        self.make, self.rows, self.weights = make, rows, weights
+
+    def __len__(self) -> int:
+        return -(-self.rows // self.make.batch_size)
+
+    def __call__(self, number: int) -> Batch:
+        batch = self.make(number)
+        weights = {name: batch[name].copy() for name in self.weights}
+        for value in weights.values():
+            value[max(0, self.rows - number * self.make.batch_size) :] = 0.0
+        return {**batch, **weights}
+
 
 def prefetched(make: Callable[[int], Batch], steps: range, ahead: int = 4) -> Generator[Batch, None, None]:
     """The batches of these steps, made ahead by a thread; an error there is raised here.

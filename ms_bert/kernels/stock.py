@@ -137,6 +137,16 @@ def correct(logits, labels):
     return ops.cast(ops.equal(ops.argmax(logits, -1), labels), ms.float32)
 
 
+def share_correct(logits, labels):
+    """The share of labels whose logit has the right sign: (N, C) float32, (N, C) 0 or 1 -> (N,) float32."""
+    return ops.cast(ops.equal(logits > 0.0, labels > 0.5), ms.float32).mean(-1)
+
+
+def wide(x):
+    """x in float32."""
+    return ops.cast(x, ms.float32)
+
+
 def sum_of_squares(x):
     """The sum of squares of any tensor -> () float32."""
     return _sum(ops.square(x))

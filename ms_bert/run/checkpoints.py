@@ -48,7 +48,7 @@ class TrainingState:
 
 
 def save(run_folder: Path, state: TrainingState) -> Path:
-    """Write a checkpoint and make its weights the run's newest; returns its folder."""
+    """Write a checkpoint; returns its folder."""
     folder = folder_of(run_folder, state.step)
     beside = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(beside, ignore_errors=True)
@@ -66,7 +66,6 @@ def save(run_folder: Path, state: TrainingState) -> Path:
         sync_folder(folder.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    publish(run_folder, state.step)
     return folder
 
 
@@ -172,10 +171,11 @@ def set_aside(run_folder: Path, step: int) -> None:
             os.rename(folder, aside)
 
 
-def prune(run_folder: Path, keep: int, keep_every: int) -> None:
-    """Remove all checkpoints but the newest `keep` and those of multiples of `keep_every` (0: none of these)."""
+def prune(run_folder: Path, keep: int, keep_every: int, shown: int) -> None:
+    """Remove all checkpoints but the newest `keep`, those of multiples of `keep_every` (0: none of these), and the one
+    of step `shown`, whose weights are the run's."""
     for step in steps(run_folder)[:-keep]:
-        if not keep_every or step % keep_every:
+        if step != shown and (not keep_every or step % keep_every):
             folder = folder_of(run_folder, step)
             hidden = folder.with_name(f".{folder.name}.removing")  # so that a kill leaves no half of a checkpoint
             os.rename(folder, hidden)

@@ -1,7 +1,8 @@
 """The run folder: what it holds besides the checkpoints, and that one process at a time writes it.
 
     config.json tokenizer.json tokenizer_config.json vocab.txt    as Hugging Face expects them
-    model.safetensors                                             the newest weights
+    model.safetensors                                             the newest weights, or those of the best evaluation
+    task.json                                                     of a fine-tuned model: labels, lengths, metrics
     run.json                                                      every option, versions, data, parameters
     metrics.jsonl                                                 a line a logged step and a line an evaluation
     throughput.jsonl                                              the times of the logged steps
@@ -13,24 +14,24 @@ metrics.jsonl holds nothing that depends on the clock: a run that was killed and
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from ms_bert.config import BertConfig
 from ms_bert.data.files import read_bytes, write_atomically
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError
-from ms_bert.options import Options
 from ms_bert.run import checkpoints
 
+TASK = "task.json"  # of a fine-tuned model: what predictions need besides the model
 FORMAT = 1  # of run.json; it was not numbered before
 RUN, METRICS, THROUGHPUT, CURVES = "run.json", "metrics.jsonl", "throughput.jsonl", "curves.png"
 _CONFIG, _VOCABULARY = "config.json", "vocab.txt"
-_WRITTEN_BEFORE_RUN = {_CONFIG, "tokenizer.json", "tokenizer_config.json", _VOCABULARY}
+_WRITTEN_BEFORE_RUN = {_CONFIG, "tokenizer.json", "tokenizer_config.json", _VOCABULARY, TASK}
 
 
 class RunFolder:
@@ -58,9 +59,15 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, path: Path, description: dict, architecture: str, config: BertConfig, vocabulary: Vocabulary
+        cls,
+        path: Path,
+        description: dict,
+        architecture: str,
+        config: BertConfig,
+        vocabulary: Vocabulary,
+        files: Mapping[str, bytes] | None = None,
     ) -> RunFolder:
-        """Make a new run folder, for a model of this class of Hugging Face.
+        """Make a new run folder, for a model of this class of Hugging Face, with further files by name.
 
         Raises:
             UserError: the folder holds something already.
@@ -69,7 +76,8 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
         folder.write(_CONFIG, json.dumps({"architectures": [architecture], **config.to_dict()}, indent=2).encode())
-        for name, content in _tokenizer_files(vocabulary, config.max_position_embeddings).items():
+        tokenizer = _tokenizer_files(vocabulary, config.max_position_embeddings)
+        for name, content in {**tokenizer, **(files or {})}.items():
             folder.write(name, content)
         (path / checkpoints.FOLDER).mkdir(exist_ok=True)
         folder.describe(description)  # last: a folder with run.json can be resumed
@@ -270,7 +278,7 @@ _MOVED = (
 def _is_description(description) -> bool:
     """Whether it has what every command needs of a run.json; the options themselves are checked where they are made."""
     options = description.get("options") if isinstance(description, dict) else None
-    if not isinstance(options, dict) or not {field.name for field in dataclasses.fields(Options)} <= options.keys():
+    if not isinstance(options, dict) or not {"training", "run"} <= options.keys():
         return False
     entries = description.get("trained_by")
     return (

@@ -8,6 +8,7 @@ import dataclasses
 import math
 import signal
 import time
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +22,7 @@ from ms_bert.run.checkpoints import Arrays, TrainingState
 from ms_bert.run.folder import METRICS, THROUGHPUT, RunFolder
 from ms_bert.run.progress import Progress
 from ms_bert.run.recipe import learning_rate
-from ms_bert.tasks import Batches, Metrics, Sums, Task
+from ms_bert.tasks import Batches, Evaluation, HeldOut, Metrics, Sums, Task
 
 _DRAWN_EVERY = 60.0  # seconds between two pictures of the curves: one takes half a second
 
@@ -52,8 +53,8 @@ class Trainer(Protocol):
     config: BertConfig
     shapes: dict[str, tuple[int, ...]]
 
-    def compile(self, batch: Batch) -> bool:
-        """Compile the step for batches of this one's shape and update nothing; returns whether anything is compiled."""
+    def compile(self, batches: Sequence[Batch]) -> bool:
+        """Compile the step for batches of these shapes and update nothing; returns whether anything is compiled."""
 
     def train_step(self, batch: Batch, step: int, rate: float) -> StepResult:
         """One optimizer step; `step` is 0-based and decides the dropout masks."""
@@ -143,22 +144,13 @@ class _Clock:
         return line | {f"{k}_per_second": round(sums[k] / sums["seconds"], 2) for k in ("sequences", "tokens")}
 
 
-def evaluate(task: Task, trainer: Trainer, make: Batches, rows: int) -> Metrics:
-    """The task's metrics over the first rows of its batches."""
+def evaluate(task: Task, trainer: Trainer, held_out: HeldOut) -> Evaluation:
+    """What the task collects of a model's outputs for these batches."""
     evaluation = task.evaluation()
-    with contextlib.closing(prefetched(make, range(-(-rows // make.batch_size)))) as batches:
-        for number, batch in enumerate(batches):
-            counted = _counted(batch, task.weights, rows - number * make.batch_size)
-            evaluation.add(counted, *trainer.evaluate(counted))
-    return evaluation.metrics()
-
-
-def _counted(batch: Batch, names: tuple[str, ...], rows: int) -> Batch:
-    """The batch, of which only so many rows count: all have one shape, for which graphs are compiled."""
-    weights = {name: batch[name].copy() for name in names}
-    for value in weights.values():
-        value[rows:] = 0.0
-    return {**batch, **weights}
+    with contextlib.closing(prefetched(held_out, range(len(held_out)))) as batches:
+        for batch in batches:
+            evaluation.add(batch, *trainer.evaluate(batch))
+    return evaluation
 
 
 def _is_window(window: dict, task: Task, step: int) -> bool:
@@ -172,12 +164,27 @@ def _is_window(window: dict, task: Task, step: int) -> bool:
     )
 
 
+def _is_best(best: Any, step: int) -> bool:
+    """Whether this can be a loop's best step so far."""
+    return best is None or (
+        isinstance(best, dict)
+        and best.keys() == {"step", "value"}
+        and type(best["step"]) is int
+        and 0 < best["step"] <= step
+        and type(best["value"]) in (int, float)
+        and math.isfinite(best["value"])
+    )
+
+
 class Loop:
     """A run from its first or resumed step to its last.
 
     Args:
         task: what is trained for. training, run: the options. trainer: computes. folder: of the run. train, held_out:
             make the batches; held_out may be None. progress: shows.
+
+    Attributes:
+        step: how many are done. best: step and value of the highest measure of the task so far; None: there is none.
     """
 
     def __init__(
@@ -188,7 +195,7 @@ class Loop:
         trainer: Trainer,
         folder: RunFolder,
         train: Batches,
-        held_out: Batches | None,
+        held_out: HeldOut | None,
         progress: Progress,
     ):
         self.task, self.training, self.options = task, training, run
@@ -196,6 +203,7 @@ class Loop:
         self.train, self.held_out = train, held_out
         self.step = 0
         self.window: dict[str, Any] = collections.Counter()  # update adds
+        self.best: dict[str, float] | None = None
 
     def resume(self, state: TrainingState | None) -> None:
         """Go on from a checkpoint, or from the beginning where none was written yet.
@@ -216,10 +224,10 @@ class Loop:
             damaged = self.folder.cut_logs(state.step, state.metrics)
             self.trainer.load(state.model, state.optimizer, state.scalars)
             self.step, self.window = state.step, collections.Counter(state.position["window"])
+            self.best = self._best_of(state)
             checkpoints.set_aside(path, state.step)
             # What a kill between a checkpoint and the end of its step left undone.
-            checkpoints.publish(path, state.step)
-            checkpoints.prune(path, self.options.keep, self.options.keep_every)
+            self._publish()
         if damaged:
             self.progress.say(f"removed {damaged} damaged line{'s' * (damaged > 1)} from {path / THROUGHPUT}")
 
@@ -228,6 +236,8 @@ class Loop:
         window = state.position.get("window")
         if not isinstance(window, dict) or not _is_window(window, self.task, state.step):
             return "its position does not hold the sums since the last logged line"
+        if not _is_best(state.position.get("best"), state.step):
+            return "its position names a best step that is impossible"
         kind = "float64" if self.training.precision == "float64" else "float32"
         return checkpoints.misfit(state, self.trainer.shapes, kind)
 
@@ -269,10 +279,11 @@ class Loop:
                 if last or self.step % run.log_every == 0:
                     self._log(rate, result)
                     self.folder.log(THROUGHPUT, {"step": self.step, **clock.take()})
+                better = False
                 if self.held_out and (last or (run.eval_every and self.step % run.eval_every == 0)):
-                    self._evaluate(self.held_out)
+                    better = self._is_better(self._evaluate(self.held_out))
                 ends = last or stop.received is not None
-                if ends or self.step % run.checkpoint_every == 0:
+                if ends or better or self.step % run.checkpoint_every == 0:
                     self._save()
                 if ends or time.perf_counter() - drawn > _DRAWN_EVERY:
                     curves.draw(self.folder.path, self.task.panels())
@@ -283,7 +294,7 @@ class Loop:
 
     def _compile(self) -> None:
         began = time.perf_counter()
-        if self.trainer.compile(self.train(self.step)):
+        if self.trainer.compile(self.train.samples()):
             seconds = time.perf_counter() - began
             self.folder.log(THROUGHPUT, {"step": self.step, "compile_seconds": round(seconds, 4)})
             self.progress.say(f"compiled in {seconds:.1f} s")
@@ -320,14 +331,46 @@ class Loop:
             line |= {"loss_scale": result.loss_scale, "skipped_steps": window["skipped"]}
         self.folder.log(METRICS, line)
 
-    def _evaluate(self, held_out: Batches) -> None:
-        evaluation = evaluate(self.task, self.trainer, held_out, self.options.eval_sequences)
-        self.folder.log(METRICS, {"step": self.step, **{f"held_out_{k}": v for k, v in evaluation.items()}})
-        self.progress.evaluated(self.step, evaluation)
+    def _evaluate(self, held_out: HeldOut) -> Metrics:
+        metrics = evaluate(self.task, self.trainer, held_out).metrics()
+        self.folder.log(METRICS, {"step": self.step, **{f"held_out_{k}": v for k, v in metrics.items()}})
+        self.progress.evaluated(self.step, metrics)
+        return metrics
+
+    def _is_better(self, metrics: Metrics) -> bool:
+        """Whether this step is the best so far; then it is remembered as such."""
+        if self.task.measure is None:
+            return False
+        value = metrics[self.task.measure]
+        better = self.best is None or value > self.best["value"]
+        if better:
+            self.best = {"step": self.step, "value": value}
+        return better
+
+    def _best_of(self, state: TrainingState) -> dict[str, float] | None:
+        """The best step of a checkpoint, if its weights are there: conversion takes along one checkpoint only."""
+        best = state.position.get("best")
+        if best is None or best["step"] == state.step:
+            return best
+        folder = checkpoints.folder_of(self.folder.path, best["step"])
+        try:
+            checkpoints.verified(folder)
+        except ValueError as error:
+            self.progress.say(f"{folder}, the best checkpoint, cannot be used ({error}); the best from now on is kept")
+            return None
+        return best
 
     def _save(self) -> None:
         metrics = self.folder.sync_logs()
         model, optimizer, scalars = self.trainer.state()
-        position = {"window": dict(self.window)}
+        position: dict[str, Any] = {"window": dict(self.window)}
+        if self.best is not None:
+            position["best"] = self.best
         checkpoints.save(self.folder.path, TrainingState(self.step, model, optimizer, scalars, position, metrics))
-        checkpoints.prune(self.folder.path, self.options.keep, self.options.keep_every)
+        self._publish()
+
+    def _publish(self) -> None:
+        """Let the run's model be that of its best or newest checkpoint, and remove old ones."""
+        shown = self.step if self.best is None else int(self.best["step"])
+        checkpoints.publish(self.folder.path, shown)
+        checkpoints.prune(self.folder.path, self.options.keep, self.options.keep_every, shown)

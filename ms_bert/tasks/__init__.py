@@ -8,7 +8,7 @@ imported here.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -20,16 +20,23 @@ Metrics = dict[str, float]
 
 
 class Batches(Protocol):
-    """Makes the batch of any step: a pure function of the data, the options, the seed and the step.
-
-    Attributes:
-        batch_size: rows of each.
-    """
-
-    batch_size: int
+    """Makes the batch of any step: a pure function of the data, the options, the seed and the step."""
 
     def __call__(self, step: int) -> Batch:
-        """The arrays of the task's fields, of one shape at every step."""
+        """The arrays of the task's fields, of few shapes."""
+
+    def samples(self) -> Sequence[Batch]:
+        """A batch of each shape, for which a graph is compiled."""
+
+
+class HeldOut(Protocol):
+    """Batches of one shape that a model is evaluated on; what does not count has weight 0."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __call__(self, number: int) -> Batch:
+        """The arrays of the task's fields."""
 
 
 class Evaluation(Protocol):
@@ -81,6 +88,8 @@ class Task(Protocol):
         weights: those fields that weigh the losses. A step's losses are divided by their sums over the whole step.
         sums: what a step or an evaluation gives, sums over the batch, so that they can be added up; in the order in
             which the loss gives them. count: the one of them that no step leaves at 0.
+        measure: of the metrics of an evaluation, the one whose highest value makes the best checkpoint, which is then
+            the model of the run; None: the newest is.
     """
 
     name: ClassVar[str]
@@ -89,6 +98,9 @@ class Task(Protocol):
     weights: ClassVar[tuple[str, ...]]
     sums: ClassVar[tuple[str, ...]]
     count: ClassVar[str]
+
+    @property
+    def measure(self) -> str | None: ...
 
     def metrics(self, sums: Sums) -> Metrics:
         """Of training, from the sums of some steps; the first is the loss."""

@@ -33,6 +33,7 @@ class PreTraining:
         "next_sentence_count",
     )
     count: ClassVar[str] = "masked_count"
+    measure: ClassVar[None] = None
 
     def metrics(self, sums: Sums) -> Metrics:
         """mlm_loss (nats), mlm_accuracy (0..1) and, where there is NSP, nsp_loss and nsp_accuracy."""

@@ -17,7 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import mindspore
@@ -26,19 +26,32 @@ import ms_bert
 from ms_bert.config import BertConfig
 from ms_bert.data.files import file_hash
 from ms_bert.kernels import native
-from ms_bert.options import Options
+from ms_bert.options import TrainerOptions
 
 KEPT = 16  # folders, the last used ones; each holds 0.1 MB a layer
 SWITCH, PLACE = "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"
-NOT_IN_THE_GRAPH = ("steps", "decay_steps", "decay_power", "warmup_steps", "learning_rate", "seed")
+NOT_IN_THE_GRAPH = (
+    "steps",
+    "decay_steps",
+    "decay_power",
+    "warmup_steps",
+    "learning_rate",
+    "seed",
+    "epochs",
+    "warmup_share",
+)
 HASHES = "hashes.json"
 told = False  # whether this process has told MindSpore its place
 MAKING, COPY = ".making-", "ms_bert-graphs-"  # what folders in work are called, in the cache and among temporary files
 DAY = 24 * 3600  # after which such a folder belongs to a process that was killed
 
 
-def key(config: BertConfig, options: Options) -> str:
-    """A name for the training step of these options, by this code on this MindSpore."""
+def key(config: BertConfig, options: TrainerOptions, task: str, shapes: Sequence[dict]) -> str:
+    """A name for the training steps of a task with these options, by this code on this MindSpore.
+
+    Args:
+        shapes: of the fields of a batch, for each graph.
+    """
     training = {k: v for k, v in dataclasses.asdict(options.training).items() if k not in NOT_IN_THE_GRAPH}
     package = Path(ms_bert.__file__).parent
     sources = [path for path in sorted(package.rglob("*.py")) if path.is_file()]
@@ -47,7 +60,8 @@ def key(config: BertConfig, options: Options) -> str:
         "config": config.to_dict(),
         "training": training,
         "kernels": options.mindspore.kernels,
-        "examples": dataclasses.asdict(options.examples),
+        "task": task,
+        "shapes": shapes,
         "device": options.run.device,
         "versions": [mindspore.__version__, sys.version],
         # Whole paths, for a graph holds that of the library.

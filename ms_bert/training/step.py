@@ -4,70 +4,10 @@ import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from ms_bert.kernels import Operations
-from ms_bert.kernels.stock import correct, multiplied
-from ms_bert.model import BertForPreTraining, gather_positions
+from ms_bert.kernels.stock import multiplied
 from ms_bert.options import TrainingOptions
 from ms_bert.run.recipe import GROWTH_INTERVAL
 from ms_bert.training.optimizers import OPTIMIZERS
-
-
-class PreTrainingLoss(nn.Cell):
-    """The pre-training loss of a batch, as its share of the step's loss.
-
-    The loss of a step is the mean over its masked tokens plus the mean over its sentence pairs; dividing by the counts
-    of the whole step, not of the part at hand, makes accumulated gradients those of the whole batch.
-
-    Args of the call:
-        the fields of `ms_bert.tasks.pretraining`; masked_total, next_sentence_total: () float32, the sums of the
-        weights over the step (at least 1); scale: () float32 loss scale; dropout_keys: as BertModel's.
-
-    Returns:
-        the scaled loss (), the sums (6,) of the task, in its dtype, and () for outputs: nothing else is asked of it.
-    """
-
-    def __init__(self, model: BertForPreTraining):
-        super().__init__(auto_prefix=False)  # a cell that holds the model must not rename its parameters
-        self.model = model
-        operations = model.bert.numerics.operations
-        self.linear_cross_entropy, self.cross_entropy = operations.linear_cross_entropy, operations.cross_entropy
-
-    def construct(
-        self,
-        input_ids,
-        sequence_ids,
-        token_type_ids,
-        position_ids,
-        cls_positions,
-        masked_positions,
-        masked_labels,
-        masked_weights,
-        next_sentence_labels,
-        next_sentence_weights,
-        masked_total,
-        next_sentence_total,
-        scale,
-        dropout_keys=None,
-    ):
-        hidden, pooled, _ = self.model.bert(
-            input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys
-        )
-        masked = gather_positions(hidden, masked_positions, input_ids.shape[1])
-        head, word_embeddings = self.model.cls.predictions, self.model.bert.embeddings.word_embeddings.weight
-        labels = ops.reshape(masked_labels, (-1,))
-        # The scores are never given: the operation may turn them into their gradient where they are.
-        losses, right = self.linear_cross_entropy(head.transform(masked), word_embeddings, head.bias, labels)
-        masked = weighted_sums(losses, right, masked_weights)
-        logits, labels = self.model.cls.seq_relationship(pooled), ops.reshape(next_sentence_labels, (-1,))
-        losses, right = self.cross_entropy(logits, labels), correct(logits, labels)
-        next_sentence = weighted_sums(losses, right, next_sentence_weights)
-        loss = masked[0] / masked_total + next_sentence[0] / next_sentence_total
-        return loss * scale, ops.stack(masked + next_sentence), ()
-
-
-def weighted_sums(losses, right, weights):
-    """Sums over rows of weight * loss, weight * (the label has the highest score), and weight."""
-    weights = ops.reshape(weights, (-1,))
-    return (losses * weights).sum(), (right * weights).sum(), weights.sum()
 
 
 def cleared(after, buffer):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, ops
 
 from ms_bert import kernels
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import Batch
-from ms_bert.model import BertForPreTraining, Numerics, initialize
-from ms_bert.options import Options
+from ms_bert.model import Numerics, initialize
+from ms_bert.options import TrainerOptions
 from ms_bert.randomness import DropoutColumns
 from ms_bert.run.checkpoints import Arrays
 from ms_bert.run.loop import StepResult
@@ -22,17 +22,8 @@ from ms_bert.run.recipe import cut, parts
 from ms_bert.tasks import Sums, Task
 from ms_bert.tasks.pretraining import PRETRAINING
 from ms_bert.training import graph_cache
-from ms_bert.training.step import AccumulateStep, PreTrainingLoss, TrainStep, Update, UpdateFromBuffers
-
-
-class Objective(NamedTuple):
-    """What a task trains: the model, made of (config, numerics), and the loss, a cell that holds it (see TrainStep)."""
-
-    model: type[nn.Cell]
-    loss: type[nn.Cell]
-
-
-OBJECTIVES = {PRETRAINING.name: Objective(BertForPreTraining, PreTrainingLoss)}
+from ms_bert.training.losses import OBJECTIVES, Objective
+from ms_bert.training.step import AccumulateStep, TrainStep, Update, UpdateFromBuffers
 
 
 class MindSporeTrainer:
@@ -50,7 +41,7 @@ class MindSporeTrainer:
     def __init__(
         self,
         config: BertConfig,
-        options: Options,
+        options: TrainerOptions,
         task: Task = PRETRAINING,
         graphs: Path | None = None,
         objective: Objective | None = None,
@@ -58,21 +49,18 @@ class MindSporeTrainer:
         update: type[Update] = Update,
     ):
         training = options.training
-        self.config, self.training, self.task = config, training, task
+        self.config, self.options, self.training, self.task, self.graphs = config, options, training, task, graphs
         objective = objective or OBJECTIVES[task.name]
-        kernels.check(options.run.device, training.precision, config.head_size, options.examples.seq_length)
+        kernels.check(options.run.device, training.precision, config.head_size, options.row_length)
         device, kind = options.run.device, options.mindspore.kernels
         numerics = numerics or Numerics(device, training.precision, training.recompute, kind)
         self.model = objective.model(config, numerics)
-        initialize(self.model, config, training.seed, options.model.truncated_normal)
+        initialize(self.model, config, training.seed, options.truncated_normal)
         parameters = self.model.trainable_params()
         self.shapes = {p.name: tuple(p.shape) for p in parameters}
         loss, self.evaluation = objective.loss(self.model), objective.loss(self.model)
         self.update = update(parameters, training, numerics.operations)
         self.columns = DropoutColumns(config).total
-        self.compiling = contextlib.nullcontext()
-        if graphs is not None:
-            self.compiling = graph_cache.kept(graphs, graph_cache.key(config, options))
         if training.accumulate == 1:
             self.step = TrainStep(loss, self.update, parameters)
         else:
@@ -91,9 +79,15 @@ class MindSporeTrainer:
             for part in parts(batch, self.task.weights, self.training, step, self.columns)
         ]
 
-    def compile(self, batch: Batch) -> bool:
-        with self.compiling:
-            self.step.compile(*self.step_inputs(batch, 0, 0.0)[0])
+    def compile(self, batches: Sequence[Batch]) -> bool:
+        compiling: contextlib.AbstractContextManager = contextlib.nullcontext()
+        if self.graphs is not None:
+            shapes = [{name: batch[name].shape for name in self.task.fields} for batch in batches]
+            name = graph_cache.key(self.config, self.options, self.task.name, shapes)
+            compiling = graph_cache.kept(self.graphs, name)
+        with compiling:
+            for batch in batches:
+                self.step.compile(*self.step_inputs(batch, 0, 0.0)[0])
             if self.training.accumulate > 1:
                 self.finish.compile(Tensor(np.float32(0.0)))
         return True

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
 
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import Batch
-from ms_bert.options import Options
+from ms_bert.options import TrainerOptions
 from ms_bert.randomness import DROPOUT, DropoutColumns, generator
 from ms_bert.run.checkpoints import Arrays
 from ms_bert.run.loop import StepResult
@@ -18,22 +17,9 @@ from ms_bert.run.recipe import Part, cut, parts
 from ms_bert.tasks import Sums, Task
 from ms_bert.tasks.pretraining import PRETRAINING
 from pt_reference.device import torch_device
-from pt_reference.model import BertForPreTraining, Numerics, initialize
-from pt_reference.training.step import PreTrainingLoss, Update
-
-
-class Objective(NamedTuple):
-    """What a task trains: the model, made of (config, numerics), and the loss, a module that holds it.
-
-    The loss takes the fields of a batch, their totals, scale and dropout keys, and gives the scaled loss (), the sums
-    (K,) of the task, and a tuple of outputs.
-    """
-
-    model: type[nn.Module]
-    loss: type[nn.Module]
-
-
-OBJECTIVES = {PRETRAINING.name: Objective(BertForPreTraining, PreTrainingLoss)}
+from pt_reference.model import Numerics, initialize
+from pt_reference.training.losses import OBJECTIVES, Objective
+from pt_reference.training.step import Update
 
 
 class TorchTrainer:
@@ -47,7 +33,7 @@ class TorchTrainer:
     """
 
     def __init__(
-        self, config: BertConfig, options: Options, task: Task = PRETRAINING, objective: Objective | None = None
+        self, config: BertConfig, options: TrainerOptions, task: Task = PRETRAINING, objective: Objective | None = None
     ):
         training = options.training
         self.config, self.training, self.task = config, training, task
@@ -55,7 +41,7 @@ class TorchTrainer:
         self.device = torch_device(options.run.device)
         numerics = Numerics(training.precision, training.recompute)
         self.model = objective.model(config, numerics)
-        initialize(self.model, config, training.seed, options.model.truncated_normal)
+        initialize(self.model, config, training.seed, options.truncated_normal)
         if training.precision == "float64":
             self.model.double()
         self.model.to(self.device)
@@ -67,8 +53,8 @@ class TorchTrainer:
         self.compiled = options.pytorch.compile
         self.loss = torch.compile(self.evaluation, dynamic=False) if self.compiled else self.evaluation
 
-    def compile(self, batch: Batch) -> bool:
-        if self.compiled:
+    def compile(self, batches: Sequence[Batch]) -> bool:
+        for batch in batches if self.compiled else ():
             part = parts(batch, self.task.weights, self.training, 0, self.columns)[0]
             self._loss(part)[0].backward()  # torch compiles what is called
             self.update.clear()

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ms_bert.config import BertConfig
-from ms_bert.data.batches import BatchMaker
+from ms_bert.data.batches import BatchMaker, FirstRows
 from ms_bert.data.store import TokenStore
 from ms_bert.data.tokenizer import load
 from ms_bert.options import ExampleOptions, Options, RunOptions, TrainingOptions
@@ -36,7 +36,7 @@ class Trainer:
 
     shapes = {"w": (3,)}
 
-    def compile(self, batch):
+    def compile(self, batches):
         return False
 
     def __init__(self):
@@ -85,7 +85,8 @@ def train(path, store, vocabulary):
         BatchMaker(split, vocabulary, OPTIONS.examples, 4, 1, held_out=split is store.held_out)
         for split in (store.train, store.held_out)
     )
-    loop = Loop(task, OPTIONS.training, OPTIONS.run, Trainer(), folder, train_maker, held_out, Silent())
+    first = FirstRows(held_out, OPTIONS.run.eval_sequences, task.weights)
+    loop = Loop(task, OPTIONS.training, OPTIONS.run, Trainer(), folder, train_maker, first, Silent())
     if begun:
         loop.resume(checkpoints.load_newest(path, warn=sys.exit))
     loop.run()

@@ -567,7 +567,7 @@ class _NoFramework:
     """A framework that comes as far as the first step."""
 
     name = "none"
-    options = Options
+    without = "pytorch"
     shapes: dict = {}
 
     def check(self, options: Options) -> None:

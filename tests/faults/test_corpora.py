@@ -401,7 +401,7 @@ from ms_bert.options import Options
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
 
 class Framework:
-    name, options = "none", Options
+    name, without = "none", "pytorch"
     def check(self, options):
         pass
 

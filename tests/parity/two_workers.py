@@ -23,7 +23,7 @@ from ms_bert.device import use_device
 from ms_bert.options import Options, TrainingOptions
 from ms_bert.run.recipe import learning_rate, parts
 from ms_bert.tasks.pretraining import PreTraining
-from ms_bert.training.step import PreTrainingLoss
+from ms_bert.training.losses import PreTrainingLoss
 from ms_bert.training.trainer import MindSporeTrainer
 
 

@@ -12,16 +12,24 @@ from pathlib import Path
 import pytest
 
 from conversion import __main__ as conversion
-from ms_bert.commands import pretraining
+from ms_bert.commands import finetuning, prediction, pretraining
+from ms_bert.framework import MindSpore
 from ms_bert.options import Options
-from ms_bert.pretrain import MindSpore
-from pt_reference.pretrain import PyTorch
+from pt_reference.framework import PyTorch
+from tests import runs
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.S)
 LINES = [line for kind, block in BLOCKS if not kind for line in block.splitlines()]
 COMMANDS = [line for line in LINES if re.match(r"python -m (ms_bert|pt_reference)\.pretrain", line)]
+PAGES = "".join(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md")))
+USES = [
+    line.split(" | ")[-1]
+    for text in (README, PAGES)
+    for line in text.splitlines()
+    if re.search(r"^(cat \S+ \| )?python -m (ms_bert|pt_reference)\.(finetune|predict) ", line)
+]
 CONVERSIONS = [line for line in LINES if line.startswith("python -m conversion")]
 
 PATHS = re.findall(r"\]\(([^)#]+)\)", README) + re.findall(r"`((?:ms_bert|pt_reference|conversion)/[\w./]+)`", README)
@@ -72,6 +80,15 @@ def test_every_command_is_understood(line, tmp_path, monkeypatch):
         assert isinstance(pretraining.parse(framework, "", "", arguments), Options)
 
 
+@pytest.mark.parametrize("line", sorted(set(USES)))
+def test_every_fine_tuning_and_prediction_is_understood(line):
+    arguments = shlex.split(line)[3:]
+    if ".finetune " in line:
+        assert finetuning.parse(PyTorch(), "", "", arguments).data.train
+    else:
+        assert prediction.parse("", "", arguments).model
+
+
 @pytest.mark.parametrize("line", CONVERSIONS)
 def test_every_conversion_is_understood(line):
     conversion.parse(shlex.split(line)[3:])
@@ -112,9 +129,23 @@ def test_the_python_works_as_it_stands(undisturbed, tmp_path):
         assert done.returncode == 0, done.stderr
 
 
+@pytest.fixture(scope="session")
+def fine_tuned(undisturbed, tmp_path_factory) -> Path:
+    """The folder of a run on a few sentences."""
+    folder = tmp_path_factory.mktemp("sst2")
+    rows = [f"the class {word}\t{label}\n" for word, label in (("works", 1), ("fails", 0), ("returns", 1))]
+    (folder / "train.tsv").write_text("sentence\tlabel\n" + "".join(4 * rows))
+    data = ("--train", folder / "train.tsv", "--dev", folder / "train.tsv", "--longest", 16, "--epochs", 1)
+    options = ("--task", "sst2", "--model", undisturbed, *data, "--output", folder / "run")
+    result = runs.run(*options, package="pt_reference", command="finetune")
+    assert result.returncode == 0, result.stderr
+    return folder / "run"
+
+
 @pytest.mark.parametrize("page", [page.name for page in (ROOT / "docs").glob("*.md")])
-def test_the_python_of_a_page_works_from_top_to_bottom(page, undisturbed, tmp_path):
+def test_the_python_of_a_page_works_from_top_to_bottom(page, undisturbed, fine_tuned, tmp_path):
     shutil.copytree(undisturbed, tmp_path / "runs" / "base")
+    shutil.copytree(fine_tuned, tmp_path / "runs" / "sst2")
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     script = "\n".join(re.findall(r"```python\n(.*?)```", text, re.S))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# What is MindSpore's and what is PyTorch's; everything else imports neither. Each has its entry in pretrain.py, which
-# imports its framework when it is needed.
-MINDSPORE = ("model.py", "heads.py", "kernels", "training", "device.py", "pretrained.py", "pretrain.py")
+# The commands of each framework, and it as they see it; they import it when it is needed.
+ENTRIES = ("framework.py", "pretrain.py", "finetune.py", "predict.py")
+# What is MindSpore's and what is PyTorch's; everything else imports neither.
+MINDSPORE = ("model.py", "heads.py", "kernels", "training", "device.py", "pretrained.py", *ENTRIES)
 FRAMEWORKS = {"mindspore", "torch"}
 # Modules of conversion that compute: with a framework, or to export from one.
 COMPUTE = ("agreement", "formats/mindir.py", "formats/mindir_cell.py")
@@ -51,7 +52,8 @@ FREE = modules("ms_bert", without=MINDSPORE)
 
 def test_the_free_half_is_what_it_is_thought_to_be():
     assert {path.relative_to(ROOT / "ms_bert").parts[0] for path in FREE} == {
-        *("__init__.py", "__main__.py", "config.py", "errors.py", "fields.py", "options.py", "randomness.py"),
+        *("__init__.py", "__main__.py", "config.py", "errors.py", "fields.py", "randomness.py"),
+        *("options.py", "finetuning_options.py", "prediction_options.py"),
         *("data", "tasks", "run", "commands"),
     }
 

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from ms_bert.commands import preparation, pretraining
+from ms_bert.commands import preparation, pretraining, training
 from ms_bert.errors import UserError
+from ms_bert.framework import MindSpore
 from ms_bert.options import MindSporeOptions, Options
-from ms_bert.pretrain import MindSpore
 from ms_bert.run.progress import Progress
-from pt_reference.pretrain import PyTorch
+from pt_reference.framework import PyTorch
 from tests import runs
 
 PROMISED = """--corpus --preset --config --init --vocab --seq-length --batch-size --accumulate --steps --learning-rate
@@ -212,10 +212,10 @@ def test_a_run_tells_from_where_on_other_kernels_computed_it():
             return self.words
 
     framework, options = Framework(), Options()
-    begun = pretraining._trained_by([], framework, options, 0)
-    assert pretraining._trained_by(begun, framework, options, 50) == begun
+    begun = training._trained_by([], framework, options, 0)
+    assert training._trained_by(begun, framework, options, 50) == begun
     framework.words = "stock kernels"
-    entries = pretraining._trained_by(begun, framework, options, 50)
+    entries = training._trained_by(begun, framework, options, 50)
     assert [(entry["from_step"], entry["kernels"]) for entry in entries] == [
         (0, "fused kernels (avx512)"),
         (50, "stock kernels"),

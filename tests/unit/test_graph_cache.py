@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ms_bert.config import PRESETS
-from ms_bert.options import ExampleOptions, MindSporeOptions, Options
+from ms_bert.options import MindSporeOptions, Options
 from ms_bert.training import graph_cache
 from ms_bert.training.graph_cache import PLACE, SWITCH, kept, key
 from tests import runs
@@ -21,6 +21,13 @@ CONFIG = PRESETS["tiny"]
 BEGUN = Options()
 
 
+SHAPES = [{"input_ids": (32, 128)}]
+
+
+def name(config, options, task="pre-training", shapes=SHAPES) -> str:
+    return key(config, options, task, shapes)
+
+
 def with_training(**changes) -> Options:
     return dataclasses.replace(BEGUN, training=dataclasses.replace(BEGUN.training, **changes))
 
@@ -29,31 +36,32 @@ def with_training(**changes) -> Options:
     "other",
     [
         (CONFIG.replace(hidden_dropout_prob=0.2), BEGUN),
+        (CONFIG, BEGUN, "classification"),
+        (CONFIG, BEGUN, "pre-training", [{"input_ids": (32, 64)}]),
+        (CONFIG, BEGUN, "pre-training", [*SHAPES, {"input_ids": (40, 128)}]),
         (CONFIG.replace(num_hidden_layers=3), BEGUN),
         (CONFIG, with_training(batch_size=8)),
         (CONFIG, dataclasses.replace(BEGUN, mindspore=MindSporeOptions(kernels="stock"))),
         (CONFIG, with_training(clip_norm=2.0)),
         (CONFIG, with_training(optimizer="lamb")),
-        (CONFIG, dataclasses.replace(BEGUN, examples=ExampleOptions(seq_length=64))),
-        (CONFIG, dataclasses.replace(BEGUN, examples=ExampleOptions(pack=2))),
         (CONFIG, dataclasses.replace(BEGUN, run=dataclasses.replace(BEGUN.run, device="GPU"))),
     ],
 )
 def test_another_graph_has_another_name(other):
-    assert key(*other) != key(CONFIG, BEGUN)
+    assert name(*other) != name(CONFIG, BEGUN)
 
 
 def test_a_longer_run_of_the_same_shape_has_the_same_name():
-    assert key(CONFIG, with_training(steps=7, seed=3, learning_rate=1e-5, warmup_steps=9)) == key(CONFIG, BEGUN)
+    assert name(CONFIG, with_training(steps=7, seed=3, learning_rate=1e-5, warmup_steps=9)) == name(CONFIG, BEGUN)
 
 
 def test_another_source_or_library_has_another_name(monkeypatch):
-    before = key(CONFIG, BEGUN)
+    before = name(CONFIG, BEGUN)
     whole = graph_cache.file_hash
     for changed in ("model.py", "libms_bert_kernels.so"):
         with monkeypatch.context() as patch:
             patch.setattr(graph_cache, "file_hash", lambda path: "x" if Path(path).name == changed else whole(path))
-            assert key(CONFIG, BEGUN) != before, changed
+            assert name(CONFIG, BEGUN) != before, changed
 
 
 def compile_in(root: Path, name: str = "a", content: bytes = b"graph") -> bool:

@@ -2,14 +2,15 @@
 
 import dataclasses
 import math
+import shutil
 
 import pytest
 
 from ms_bert.config import BertConfig
-from ms_bert.data.batches import FIELDS, BatchMaker
+from ms_bert.data.batches import FIELDS, BatchMaker, FirstRows
 from ms_bert.errors import UserError
 from ms_bert.options import ExampleOptions, Options, RunOptions, TrainingOptions
-from ms_bert.run import curves
+from ms_bert.run import checkpoints, curves
 from ms_bert.run.folder import METRICS, RunFolder, read_log
 from ms_bert.run.loop import Loop, StepResult, evaluate
 from ms_bert.run.recipe import cut
@@ -31,7 +32,7 @@ def loop(store, vocabulary, tmp_path, monkeypatch):
     def made(trainer, options=OPTIONS) -> Loop:
         config, description = BertConfig(vocab_size=vocabulary.size), {"options": options.to_dict()}
         folder = RunFolder.create(tmp_path / "run", description, PreTraining.architecture, config, vocabulary)
-        train, other = maker(store.train, vocabulary), held_out(store, vocabulary)
+        train, other = maker(store.train, vocabulary), first(store, vocabulary, options.run.eval_sequences)
         return Loop(PreTraining(), options.training, options.run, trainer, folder, train, other, Silent())
 
     return made
@@ -43,6 +44,10 @@ def maker(split, vocabulary, **arguments) -> BatchMaker:
 
 def held_out(store, vocabulary) -> BatchMaker:
     return maker(store.held_out, vocabulary, held_out=True)
+
+
+def first(store, vocabulary, rows) -> FirstRows:
+    return FirstRows(held_out(store, vocabulary), rows, PreTraining.weights)
 
 
 # Evaluation
@@ -68,7 +73,7 @@ class Reader(Trainer):
 def test_an_evaluation_is_of_the_same_examples_however_the_batch_is_computed(store, vocabulary, sequences):
     whole, parts = Reader(), Reader(accumulate=2)
     for reader in (whole, parts):
-        evaluate(PreTraining(), reader, held_out(store, vocabulary), sequences)
+        evaluate(PreTraining(), reader, first(store, vocabulary, sequences))
     assert whole.seen == parts.seen and len(whole.seen) == sequences
     assert set(whole.parts) == {4} and set(parts.parts) == {2}  # one shape each, for one compiled graph
     batches = [held_out(store, vocabulary)(step) for step in range(2)]
@@ -105,7 +110,7 @@ def test_neither_an_evaluation_nor_compilation_is_in_the_time_of_a_step(loop, tm
             now += 1000.0
             return super().evaluate(batch)
 
-        def compile(self, batch):
+        def compile(self, batches):
             nonlocal now
             now += 100.0
             return True
@@ -140,6 +145,96 @@ def test_the_curves_are_drawn_at_the_end_and_seldom_before(loop, monkeypatch):
     monkeypatch.setattr(curves, "draw", lambda *arguments: drawn.append(run.step))
     run.run()
     assert drawn == [3, 6, 8]  # after 75 and 150 seconds, and at the end
+
+
+# The best checkpoint
+
+
+class Measured(PreTraining):
+    """Evaluations choose its best checkpoint."""
+
+    measure = "mlm_accuracy"
+
+
+class Measures(Trainer):
+    """Its evaluations find these accuracies, the first before the first step."""
+
+    def __init__(self, *found):
+        super().__init__()
+        self.found = list(found)
+
+    def evaluate(self, batch):
+        return {**dict.fromkeys(PreTraining.sums, 1.0), "masked_correct": self.found.pop(0)}, ()
+
+
+@pytest.fixture
+def measured(store, vocabulary, tmp_path, monkeypatch):
+    """Begins or resumes a run that is evaluated after each step: measured(trainer, steps)."""
+    monkeypatch.setattr(curves, "draw", lambda *arguments: None)
+
+    def made(trainer, steps) -> Loop:
+        path, config = tmp_path / "run", BertConfig(vocab_size=vocabulary.size)
+        begun = path.exists()
+        folder = (
+            RunFolder(path)
+            if begun
+            else RunFolder.create(path, {"options": OPTIONS.to_dict()}, Measured.architecture, config, vocabulary)
+        )
+        training = dataclasses.replace(OPTIONS.training, steps=steps, precision="float32")
+        run = dataclasses.replace(OPTIONS.run, eval_every=1, checkpoint_every=2, keep=1)
+        train, other = maker(store.train, vocabulary), first(store, vocabulary, 4)
+        loop = Loop(Measured(), training, run, trainer, folder, train, other, Silent())
+        if begun:
+            loop.resume(checkpoints.load_newest(path, warn=pytest.fail))
+        loop.run()
+        return loop
+
+    return made
+
+
+def weights_of(path, step) -> bytes:
+    return (checkpoints.folder_of(path, step) / checkpoints.MODEL).read_bytes()
+
+
+def test_the_best_checkpoint_is_kept_and_its_weights_are_the_runs(measured, tmp_path):
+    loop = measured(Measures(0.9, 0.1, 0.3, 0.2, 0.3, 0.1, 0.2), steps=6)
+    path = tmp_path / "run"
+    assert loop.best == {"step": 2, "value": 0.3}  # not what an untrained model finds, and the first of equals
+    assert checkpoints.steps(path) == [2, 6]
+    assert (path / checkpoints.MODEL).read_bytes() == weights_of(path, 2) != weights_of(path, 6)
+
+
+def test_a_step_that_is_better_is_saved_between_checkpoints(measured, tmp_path):
+    loop = measured(Measures(0.0, 0.1, 0.2, 0.5, 0.4), steps=4)
+    assert loop.best["step"] == 3 and checkpoints.steps(tmp_path / "run") == [3, 4]
+
+
+def test_a_resumed_run_remembers_its_best(measured, tmp_path):
+    measured(Measures(0.0, 0.5, 0.2), steps=2)
+    best = measured(Measures(0.3, 0.4), steps=4).best  # the loop holds the folder
+    path = tmp_path / "run"
+    assert best == {"step": 1, "value": 0.5} and checkpoints.steps(path) == [1, 4]
+    assert (path / checkpoints.MODEL).read_bytes() == weights_of(path, 1)
+    assert measured(Measures(0.6), steps=5).best["step"] == 5 and checkpoints.steps(path) == [5]
+
+
+def test_a_best_checkpoint_that_is_gone_is_told_and_the_run_goes_on(measured, tmp_path):
+    measured(Measures(0.0, 0.5, 0.2), steps=2)
+    shutil.rmtree(checkpoints.folder_of(tmp_path / "run", 1))
+    assert measured(Measures(0.3, 0.2), steps=4).best == {"step": 3, "value": 0.3}
+
+
+@pytest.mark.parametrize(
+    "best", [[], {"step": 1}, {"step": 9, "value": 1.0}, {"step": 1, "value": None}, {"step": 0, "value": 1.0}]
+)
+def test_a_best_step_that_no_run_can_have_is_refused(best, measured, tmp_path):
+    measured(Measures(0.0, 0.5, 0.2), steps=2)
+    folder = checkpoints.folder_of(tmp_path / "run", 2)
+    state = checkpoints.verified(folder)
+    position = {**state["position"], "best": best}
+    checkpoints.write_state(folder, 2, state["scalars"], position, state["metrics"])
+    with pytest.raises(UserError, match="best step that is impossible"):
+        measured(Measures(), steps=4)
 
 
 # Overflow

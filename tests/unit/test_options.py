@@ -11,14 +11,15 @@ import pytest
 from ms_bert import fields
 from ms_bert.commands import pretraining
 from ms_bert.errors import UserError
-from ms_bert.options import _GROUPS, Options, TextOptions, TrainingOptions
+from ms_bert.options import Options, TextOptions, TrainingOptions
 from ms_bert.pretrain import MindSpore
 from ms_bert.randomness import ORDER, PAIRS, generator, permuted
 from ms_bert.run.recipe import learning_rate
 
+GROUPS = {group.name: group.default_factory for group in dataclasses.fields(Options)}
 NUMBERS = [
     (group, field.name, fields.hints(kind)[field.name])
-    for group, kind in _GROUPS.items()
+    for group, kind in GROUPS.items()
     for field in dataclasses.fields(kind)
     if fields._kinds(fields.hints(kind)[field.name]) & {int, float}
 ]
@@ -78,10 +79,10 @@ def test_options_that_do_not_go_together_are_a_sentence(changes, words):
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", _GROUPS.values(), ids=_GROUPS)
+@pytest.mark.parametrize("kind", GROUPS.values(), ids=GROUPS)
 def test_what_is_of_another_type_is_a_sentence(kind):
     """Or it fits: null where there may be nothing, a text for a text or a path."""
-    group = next(name for name, other in _GROUPS.items() if other is kind)
+    group = next(name for name, other in GROUPS.items() if other is kind)
     for name, hint in fields.hints(kind).items():
         for value in [*STRANGE, 0.5]:
             groups = defaults()
@@ -163,7 +164,7 @@ def test_whole_numbers_of_a_file_are_taken_for_floats():
 
 
 def ends(group: str, name: str) -> tuple:
-    hint = fields.hints(_GROUPS[group])[name]
+    hint = fields.hints(GROUPS[group])[name]
     return bounds(hint).least, bounds(hint).most
 
 

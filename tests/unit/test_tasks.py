@@ -10,6 +10,7 @@ from mindspore import nn, ops
 
 from ms_bert import heads
 from ms_bert.config import BertConfig
+from ms_bert.data.batches import FirstRows
 from ms_bert.device import use_device
 from ms_bert.kernels import stock
 from ms_bert.options import ExampleOptions, Options, RunOptions, TrainingOptions
@@ -18,12 +19,13 @@ from ms_bert.run.folder import CURVES, METRICS, RunFolder, read_description, rea
 from ms_bert.run.loop import Loop
 from ms_bert.run.progress import Progress
 from ms_bert.tasks import Curve, Panel
+from ms_bert.tasks.classification import TASKS
 from ms_bert.tasks.pretraining import PRETRAINING
-from ms_bert.training import step as mindspore_step
+from ms_bert.training import losses as mindspore_losses
 from ms_bert.training import trainer as mindspore_trainer
 from pt_reference import heads as torch_heads
 from pt_reference import kernels as torch_kernels
-from pt_reference.training import step as torch_step
+from pt_reference.training import losses as torch_losses
 from pt_reference.training import trainer as torch_trainer
 
 pytestmark = pytest.mark.slow
@@ -49,6 +51,7 @@ class Halves:
     weights = ("weights",)
     sums = ("loss", "correct", "count")
     count = "count"
+    measure = None
 
     def panels(self):
         return (Panel("Halves", "nats", (Curve("loss", "tab:blue"),)), Panel("F1", "", (Curve("f1", "tab:red"),)))
@@ -100,6 +103,12 @@ class Batches:
             "weights": np.ones((ROWS, 1), np.float32),
         }
 
+    def samples(self):
+        return [self(0)]
+
+
+HELD_OUT = FirstRows(Batches(2), 40, Halves.weights)
+
 
 class MindSporeLoss(nn.Cell):
     def __init__(self, model):
@@ -110,7 +119,7 @@ class MindSporeLoss(nn.Cell):
         logits = self.model(ids, sequences, types, positions, firsts, dropout_keys)
         labels = ops.reshape(labels, (-1,))
         losses, right = stock.cross_entropy(logits, labels), stock.correct(logits, labels)
-        sums = mindspore_step.weighted_sums(losses, right, weights)
+        sums = mindspore_losses.weighted_sums(losses, right, weights)
         return sums[0] / total * scale, ops.stack(sums), (logits,)
 
 
@@ -123,7 +132,7 @@ class TorchLoss(torch.nn.Module):
         logits = self.model(ids, sequences, types, positions, firsts, dropout_keys)
         labels = labels.flatten()
         losses, right = torch_kernels.cross_entropy(logits, labels), torch_kernels.correct(logits, labels)
-        sums = torch_step.weighted_sums(losses, right, weights)
+        sums = torch_losses.weighted_sums(losses, right, weights)
         return sums[0] / total * scale, torch.stack(sums).detach(), (logits,)
 
 
@@ -139,12 +148,12 @@ def options(steps, accumulate=1) -> Options:
 
 def in_mindspore(chosen):
     use_device("CPU")
-    objective = mindspore_trainer.Objective(heads.BertForSequenceClassification, MindSporeLoss)
+    objective = mindspore_losses.Objective(heads.BertForSequenceClassification, MindSporeLoss)
     return mindspore_trainer.MindSporeTrainer(CONFIG, chosen, Halves(), objective=objective)
 
 
 def in_torch(chosen):
-    objective = torch_trainer.Objective(torch_heads.BertForSequenceClassification, TorchLoss)
+    objective = torch_losses.Objective(torch_heads.BertForSequenceClassification, TorchLoss)
     return torch_trainer.TorchTrainer(CONFIG, chosen, Halves(), objective=objective)
 
 
@@ -156,7 +165,7 @@ def train(path, make, vocabulary, chosen) -> list[dict]:
     else:
         description = {"task": "halves", "options": chosen.to_dict(), "trained_by": [BY]}
         folder = RunFolder.create(path, description, Halves.architecture, CONFIG, vocabulary)
-    loop = Loop(Halves(), chosen.training, chosen.run, make(chosen), folder, Batches(1), Batches(2), Progress(0.0))
+    loop = Loop(Halves(), chosen.training, chosen.run, make(chosen), folder, Batches(1), HELD_OUT, Progress(0.0))
     if begun:
         loop.resume(checkpoints.load_newest(path, warn=pytest.fail))
     loop.run()
@@ -197,5 +206,5 @@ def test_both_frameworks_train_it_alike_whatever_its_parts(vocabulary, tmp_path)
 
 
 def test_every_task_of_the_package_has_a_loss_in_both_frameworks():
-    assert mindspore_trainer.OBJECTIVES.keys() == torch_trainer.OBJECTIVES.keys() == {PRETRAINING.name}
+    assert mindspore_losses.OBJECTIVES.keys() == torch_losses.OBJECTIVES.keys() == {PRETRAINING.name, *TASKS}
     assert ms.__version__  # the cells above were made

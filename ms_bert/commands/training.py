@@ -1,0 +1,267 @@
+"""What the commands that train have in common: options taken over from a run, and a run that is begun or resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import platform
+import sys
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import tyro
+
+import ms_bert
+from conversion.pretrained import Fit, Pretrained
+from ms_bert.commands.framework import Framework
+from ms_bert.config import BertConfig
+from ms_bert.data.tokenizer import Vocabulary
+from ms_bert.errors import UserError
+from ms_bert.options import RESUMABLE, Groups, RunOptions, TrainerOptions, TrainingOptions, changed
+from ms_bert.run import checkpoints
+from ms_bert.run.folder import RunFolder, check_free, read_description
+from ms_bert.run.loop import Interrupted, Loop, Trainer
+from ms_bert.run.progress import Progress
+from ms_bert.tasks import Batches, HeldOut, Task
+
+Chosen = TypeVar("Chosen", bound=Groups)
+
+
+# Options
+
+
+def command_line(
+    framework: Framework, program: str, description: str, arguments: Sequence[str], default: Chosen
+) -> Chosen:
+    """Options from the command line; `default` holds those that are not given."""
+    kind = type(default)
+    own = _without(kind, framework.without)
+    shown = tyro.cli(
+        own,
+        prog=program,
+        description=description,
+        args=arguments,
+        default=own(**vars(default)),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+    )
+    return kind(**vars(shown))
+
+
+def _without(kind: type, group: str) -> type:
+    """Options like these, of which one group is not shown."""
+    (hidden,) = [field for field in dataclasses.fields(kind) if field.name == group]
+    made = dataclasses.field(default_factory=hidden.default_factory)
+    suppressed = tyro.conf.Suppress[hidden.default_factory]
+    return dataclasses.make_dataclass(kind.__name__, [(group, suppressed, made)], bases=(kind,), frozen=True)
+
+
+def taken_over(
+    framework: Framework,
+    given: Chosen,
+    tasks: Collection[str],
+    program: str,
+    description: str,
+    arguments: Sequence[str],
+) -> Chosen:
+    """The options given; with --resume or --repeat those of that run, as far as not given.
+
+    Args:
+        tasks: names of those that the command trains.
+
+    Raises:
+        UserError: see the options; or the run is of another task; or a resumed run must not change an option.
+    """
+    run = given.run  # type: ignore[attr-defined]
+    if run.resume is not None and (run.repeat is not None or run.output is not None):
+        raise UserError("--resume continues in the run's own folder; leave out --output and --repeat.")
+    if run.resume is not None and run.resume.is_file():
+        raise UserError(f"--resume names {run.resume}, which is a file; name the folder of the run.")
+    source = run.resume or run.repeat
+    if source is None:
+        return given
+    begun = saved(source, type(given), tasks)
+    options = command_line(framework, program, description, arguments, begun)
+    refused = [name for name in changed(begun, options) if name not in RESUMABLE]
+    if run.resume is not None and refused:
+        raise UserError(
+            f"--{refused[0].replace('_', '-')} cannot be changed when a run is resumed, because that would change "
+            f"the training; leave it out, or begin a new run with --repeat {source}."
+        )
+    return options
+
+
+def saved(path: Path, kind: type[Chosen], tasks: Collection[str]) -> Chosen:
+    """The options of a run, without what names a folder."""
+    groups = described(path, tasks)["options"]
+    if missing := [group for group in vars(kind()) if group not in groups]:
+        raise UserError(f"{path} is damaged: it lacks the options of {missing[0]}; restore it, or begin a new run.")
+    options = kind.from_dict(groups, str(path))
+    run = dataclasses.replace(options.run, output=None, resume=None, repeat=None)
+    return dataclasses.replace(options, run=run)
+
+
+def described(path: Path, tasks: Collection[str]) -> dict:
+    """The run.json of a run of one of these tasks."""
+    description = read_description(path)
+    if description["task"] not in tasks:
+        raise UserError(f"{path} is a run of {description['task']}, not of {' or '.join(tasks)}; name another run.")
+    return description
+
+
+def check_threads(threads: int | None) -> None:
+    """Raise UserError unless this process may use so many processors."""
+    # Not where options are made: a resumed run's may have been chosen on a larger machine, and be overridden here.
+    most = len(os.sched_getaffinity(0))
+    if threads is not None and threads > most:
+        raise UserError(
+            f"--threads is {threads}, more than the number of processors that this process may use; choose at most "
+            f"{most}."
+        )
+
+
+# Runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run trains, on what, and with what.
+
+    Attributes:
+        training, run: the options in force. data: what run.json says of the data; a resumed run knows it again by this.
+        files: further ones of its folder, by name.
+    """
+
+    task: Task
+    config: BertConfig
+    vocabulary: Vocabulary
+    trainer: Trainer
+    train: Batches
+    held_out: HeldOut | None
+    training: TrainingOptions
+    run: RunOptions
+    data: dict[str, Any]
+    files: dict[str, bytes] = dataclasses.field(default_factory=dict)
+
+    def loop(self, folder: RunFolder, progress: Progress) -> Loop:
+        """The loop of it in a folder."""
+        return Loop(self.task, self.training, self.run, self.trainer, folder, self.train, self.held_out, progress)
+
+
+Prepare = Callable[[bool], Run]
+"""Makes what a run needs; told whether it has checkpoints of its own, from which its weights come."""
+
+
+def begin(framework: Framework, options: TrainerOptions, name: str, prepare: Prepare, progress: Progress) -> Loop:
+    """A run that has a folder and has not begun.
+
+    Args:
+        name: of the folder below runs/ that is made where --output names none.
+    """
+    path = options.run.output or _free_folder(name)
+    check_free(path)
+    made = prepare(False)
+    description = {
+        "task": made.task.name,
+        "options": options.to_dict(),
+        "trained_by": _trained_by([], framework, options, 0),
+        "parameters": _parameters(made.trainer),
+        "config": made.config.to_dict(),
+        "vocabulary": made.vocabulary.fingerprint(),
+        **made.data,
+    }
+    folder = RunFolder.create(path, description, made.task.architecture, made.config, made.vocabulary, made.files)
+    return made.loop(folder, progress)
+
+
+def resume(
+    framework: Framework,
+    options: TrainerOptions,
+    prepare: Prepare,
+    check: Callable[[Path, dict, Run], None],
+    progress: Progress,
+) -> Loop:
+    """The run of the folder that --resume names as its newest checkpoint has left it; complete, it is left as it is.
+
+    Args:
+        check: raises UserError unless the data is that which the folder's run.json describes.
+    """
+    path = options.run.resume
+    assert path is not None
+    folder = RunFolder(path)
+    checkpoints.check_begun(path)
+    made = prepare(bool(checkpoints.steps(path)))
+    description = read_description(path)
+    check(path, description, made)
+    if mended := folder.mend_tokenizer(made.vocabulary, made.config.max_position_embeddings):
+        progress.say(f"rewrote {' and '.join(mended)} in {path}: missing or damaged")
+    state = checkpoints.load_newest(path, warn=lambda sentence: print(sentence, file=sys.stderr))
+    if state is None and checkpoints.steps(path):
+        raise UserError(
+            f"{path} holds weights but no intact checkpoint to continue from; restore a checkpoint, or begin a new run "
+            "from its weights."
+        )
+    loop = made.loop(folder, progress)
+    loop.resume(state)
+    if loop.step < made.training.steps:
+        trained_by = _trained_by(description["trained_by"], framework, options, loop.step)
+        folder.describe({**description, "options": options.to_dict(), "trained_by": trained_by})
+    return loop
+
+
+def train(loop: Loop, framework: Framework, options: TrainerOptions) -> int:
+    """Train to the last step; returns the exit code, 0 if it was reached."""
+    config = loop.trainer.config
+    loop.progress.say(
+        f"BERT of {config.num_hidden_layers} layers of {config.hidden_size} with {config.num_attention_heads} "
+        f"heads, {_parameters(loop.trainer):,} parameters, {framework.name} on {options.run.device} in "
+        f"{options.training.precision} by {framework.kernels(options)}; step {loop.step} of {loop.training.steps} in "
+        f"{loop.folder.path}"
+    )
+    try:
+        loop.run()
+    except Interrupted as stop:
+        loop.progress.say(f"{stop} and saved; continue with --resume {loop.folder.path}")
+        return stop.exit_code
+    return 0
+
+
+def origin(initial: Pretrained, fit: Fit) -> str:
+    """Where the weights come from, in a line."""
+    source = initial.checkpoint.source
+    said = f"weights of {source.path} ({source.container}, {initial.checkpoint.spelling.family})"
+    return f"{said}; {told}" if (told := fit.told()) else said
+
+
+def _trained_by(before: list[dict], framework: Framework, options: TrainerOptions, step: int) -> list[dict]:
+    """What computed the run from which step on: what is known of the steps so far, and this process."""
+    now = {
+        "framework": framework.name,
+        "device": options.run.device,
+        "kernels": framework.kernels(options),
+        "versions": {
+            "ms_bert": ms_bert.__version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            **framework.versions(),
+        },
+    }
+    kept = [entry for entry in before if entry["from_step"] < step]
+    if kept and {**kept[-1], **now} == kept[-1]:
+        return kept
+    return [*kept, {"from_step": step, **now}]
+
+
+def _parameters(trainer: Trainer) -> int:
+    """Number of trainable values; the tied output matrix counts once."""
+    return sum(math.prod(shape) for shape in trainer.shapes.values())
+
+
+def _free_folder(name: str) -> Path:
+    """The first free of runs/NAME, runs/NAME-2, ..."""
+    number = 1
+    while (path := Path("runs") / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return path

@@ -1,0 +1,258 @@
+"""Packed batches of sequences of any length: several in a row, few shapes, next to no padding.
+
+The batch of a step is a pure function of (sequences, options, seed, step). It holds exactly the sequences of the step,
+packed in as few rows as they need; the rows are filled up to one of a few numbers, so that few graphs are compiled.
+"""
+
+from __future__ import annotations
+
+import bisect
+import collections
+import functools
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ms_bert.data.batches import Batch
+from ms_bert.data.sequences import Sequences
+from ms_bert.randomness import ORDER, permuted
+
+SHAPES = 4  # of training batches, each a graph to compile
+ROW = 16  # tokens of a row are a multiple of this, as Ascend's attention needs it
+SHORTEST_ROW = 64  # tokens: shorter rows leave more of them empty
+ROWS_ALONE = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # tokens
+TOKENS_ALONE = 64  # of a batch of such rows, at least: one text costs no more than these, many cost little more
+INPUTS = ("input_ids", "sequence_ids", "token_type_ids", "position_ids", "cls_positions")
+NUMBERS = "sequence_numbers"  # (B, N) int32 of a batch: which sequence it is, -1 where there is none
+WEIGHTS = "weights"
+
+
+def row_length(longest: int, positions: int) -> int:
+    """S, the tokens of a row that holds sequences of at most so many.
+
+    Args:
+        positions: of the model, which a row must not exceed: each has dropout keys of its own.
+    """
+    return min(max(SHORTEST_ROW, -(-longest // ROW) * ROW), positions)
+
+
+def packed(lengths: Sequence[int], tokens: int, most: int) -> list[list[int]]:
+    """Which sequences go into which row of so many tokens, at most `most` in one: best fit, the longest first.
+
+    Ties are decided by position, so that equal lengths always give equal rows.
+    """
+    rows: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (tokens left, row) of those that take more, ascending
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        length = int(lengths[index])
+        place = bisect.bisect_left(room, (length, -1))
+        if place == len(room):
+            left, row = tokens, len(rows)
+            rows.append([])
+        else:
+            left, row = room.pop(place)
+        rows[row].append(index)
+        if len(rows[row]) < most:
+            bisect.insort(room, (left - length, row))
+    return rows
+
+
+class TrainingBatches:
+    """Makes the batch of any training step: sequences in an order of their own in each epoch, `batch_size` a step, in
+    the last step of an epoch what is left.
+
+    Args:
+        sequences: at least 1. positions: of the model. batch_size: sequences of a step. seed: of the order. parts: a
+            batch's rows can be divided into so many, of equally many sequences but for one (--accumulate).
+            weights: of each sequence's loss, (n,) float32; None: 1.
+
+    Attributes:
+        steps_per_epoch. tokens: S, of a row.
+    """
+
+    def __init__(
+        self,
+        sequences: Sequences,
+        positions: int,
+        batch_size: int,
+        seed: int,
+        parts: int = 1,
+        weights: np.ndarray | None = None,
+    ):
+        self.sequences, self.batch_size, self.seed, self.parts, self.weights = (
+            sequences,
+            batch_size,
+            seed,
+            parts,
+            weights,
+        )
+        self.steps_per_epoch = -(-len(sequences) // batch_size)
+        lengths = sequences.lengths
+        self.tokens = row_length(int(lengths.max()), positions)
+        self.most = int(min(-(-batch_size // parts), self.tokens // lengths.min()))
+        self._lengths = lengths.tolist()
+        self._order = functools.lru_cache(2)(self._permutation)
+        needed = [max(map(len, self._rows(step))) for step in range(self.steps_per_epoch)]
+        self._heights = best_heights(collections.Counter(needed), SHAPES)
+
+    def __call__(self, step: int) -> Batch:
+        """See `filled`; the rows of each part lie together."""
+        parts = self._rows(step)
+        needed = max(map(len, parts))
+        # No later epoch changes the heights, which decide the dropout of a step; one may need more rows than the first.
+        height = next((height for height in self._heights if height >= needed), needed)
+        shape = (height, self.tokens)
+        made = [filled(self.sequences, rows, shape, self.most, self.weights) for rows in parts]
+        return {name: np.concatenate([part[name] for part in made]) for name in made[0]}
+
+    def samples(self) -> list[Batch]:
+        """A batch of each shape that a step of the first epoch has."""
+        seen: dict[int, int] = {}
+        for step in range(self.steps_per_epoch):
+            needed = max(map(len, self._rows(step)))
+            seen.setdefault(next(height for height in self._heights if height >= needed), step)
+        return [self(step) for _, step in sorted(seen.items())]
+
+    def _rows(self, step: int) -> list[list[list[int]]]:
+        """The rows of each part of a step."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        numbers = self._order(epoch)[within * self.batch_size : (within + 1) * self.batch_size]
+        made = []
+        for part in np.array_split(numbers, self.parts):
+            chosen = part.tolist()
+            rows = packed([self._lengths[number] for number in chosen], self.tokens, self.most)
+            made.append([[chosen[index] for index in row] for row in rows])
+        return made
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        size = len(self.sequences)
+        return permuted(np.arange(size), size, self.seed, ORDER, np.full(size, epoch))
+
+
+class EvaluationBatches:
+    """All sequences once, in batches of one shape.
+
+    Args:
+        positions: of the model. parts: the rows can be divided into so many. tokens: of a batch, at most about so many.
+    """
+
+    def __init__(self, sequences: Sequences, positions: int, parts: int = 1, tokens: int = 2048):
+        self.sequences = sequences
+        lengths = sequences.lengths
+        self.tokens = row_length(int(lengths.max()), positions)
+        self.most = int(self.tokens // lengths.min())
+        self.rows = packed(lengths.tolist(), self.tokens, self.most)
+        whole = -(-len(self.rows) // parts)
+        self.height = min(max(1, tokens // self.tokens // parts), whole) * parts
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.height)
+
+    def __call__(self, number: int) -> Batch:
+        """See `filled`."""
+        rows = self.rows[number * self.height : (number + 1) * self.height]
+        return filled(self.sequences, rows, (self.height, self.tokens), self.most)
+
+
+class RowBatches:
+    """All sequences once, each in a row of its own, in batches of a shape that follows from its length alone.
+
+    So what a model gives for one does not depend on which others there are: matrix products round by their shape.
+    """
+
+    def __init__(self, sequences: Sequences):
+        self.sequences = sequences
+        by_length: dict[int, list[int]] = {}
+        for number, length in enumerate(sequences.lengths.tolist()):
+            by_length.setdefault(_row_alone(length), []).append(number)
+        self._batches: list[tuple[int, list[int]]] = []
+        for length, numbers in sorted(by_length.items()):
+            height = max(1, TOKENS_ALONE // length)
+            self._batches += [(length, numbers[i : i + height]) for i in range(0, len(numbers), height)]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __call__(self, number: int) -> Batch:
+        """See `filled`; N = 1."""
+        length, numbers = self._batches[number]
+        return filled(self.sequences, [[number] for number in numbers], (max(1, TOKENS_ALONE // length), length), 1)
+
+
+def _row_alone(length: int) -> int:
+    """S of a row for one sequence: few, for each is a graph to compile, and each at most half as long again."""
+    return next((row for row in ROWS_ALONE if row >= length), -(-length // ROWS_ALONE[-1]) * ROWS_ALONE[-1])
+
+
+def best_heights(needed: Mapping[int, int], most: int) -> list[int]:
+    """At most so many numbers of rows, ascending, to one of which each batch is filled up, with the fewest rows in all.
+
+    Args:
+        needed: how many batches need a number of rows.
+    """
+    sizes = sorted(needed)
+    # cost[k][i]: rows of the batches of the i smallest sizes, filled up to k heights of which the last is sizes[i - 1].
+    cost: list[list[float]] = [[0.0] + [math.inf] * len(sizes)]
+    choice: list[list[int]] = [[0] * (len(sizes) + 1)]
+    for _ in range(most):
+        row, chosen = [math.inf], [0]
+        for i in range(1, len(sizes) + 1):
+            options = []
+            batches = 0
+            for j in range(i - 1, -1, -1):
+                batches += needed[sizes[j]]
+                options.append((cost[-1][j] + batches * sizes[i - 1], j))
+            least, where = min(options)
+            row.append(least)
+            chosen.append(where)
+        cost.append(row)
+        choice.append(chosen)
+    kinds = min(range(1, most + 1), key=lambda k: (cost[k][-1], k))
+    heights, i = [], len(sizes)
+    for k in range(kinds, 0, -1):
+        heights.append(sizes[i - 1])
+        i = choice[k][i]
+    return heights[::-1]
+
+
+def filled(
+    sequences: Sequences, rows: list[list[int]], shape: tuple[int, int], most: int, weights: np.ndarray | None = None
+) -> Batch:
+    """The batch of rows of sequences, N = `most` places in each.
+
+    Args:
+        rows: numbers of sequences, in at most B rows. shape: (B, S). weights: of all sequences, (n,) float32;
+            None: 1 each.
+
+    Returns:
+        INPUTS, NUMBERS, WEIGHTS (B, N) float32, 0 where there is no sequence, and the targets: (B, N, ...) of
+        sequences, (B, S, ...) of tokens, 0 where there is none.
+    """
+    count, tokens = shape
+    batch = {name: np.zeros(shape, np.int32) for name in ("sequence_ids", "token_type_ids", "position_ids")}
+    batch["input_ids"] = np.full(shape, sequences.pad, np.int32)
+    batch["cls_positions"] = np.zeros((count, most), np.int32)
+    batch[NUMBERS] = np.full((count, most), -1, np.int32)
+    batch[WEIGHTS] = np.zeros((count, most), np.float32)
+    for targets, places in ((sequences.of_sequences, most), (sequences.of_tokens, tokens)):
+        for name, values in targets.items():
+            batch[name] = np.zeros((count, places, *values.shape[1:]), values.dtype)
+    for row, numbers in enumerate(rows):
+        begin = 0
+        for place, number in enumerate(numbers):
+            first, last = sequences.starts[number], sequences.starts[number + 1]
+            span = slice(begin, begin + last - first)
+            batch["input_ids"][row, span] = sequences.ids[first:last]
+            batch["token_type_ids"][row, span] = sequences.types[first:last]
+            batch["sequence_ids"][row, span] = place + 1
+            batch["position_ids"][row, span] = np.arange(last - first)
+            batch["cls_positions"][row, place] = begin
+            batch[NUMBERS][row, place] = number
+            batch[WEIGHTS][row, place] = 1.0 if weights is None else weights[number]
+            for name, values in sequences.of_tokens.items():
+                batch[name][row, span] = values[first:last]
+            for name, values in sequences.of_sequences.items():
+                batch[name][row, place] = values[number]
+            begin = span.stop
+    return batch

@@ -1,0 +1,103 @@
+"""Texts and pairs of texts as token ids, many one after the other in flat arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from ms_bert.data.tokenizer import Vocabulary
+
+_CHUNK = 4096  # texts that are tokenized at a time, so that no more encodings are held than these
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequences:
+    """n sequences of T tokens in all, each `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]`.
+
+    Attributes:
+        ids: (T,) int32. types: (T,) int32, 1 in B and its [SEP]. starts: (n + 1,) int64, where each begins and the last
+            one ends. pad: the id of [PAD]. of_sequences, of_tokens: what is to be learned of each sequence (n, ...) or
+            token (T, ...), by field of a batch. cut: (n,) bool, which of them lost tokens because they were too long.
+    """
+
+    ids: np.ndarray
+    types: np.ndarray
+    starts: np.ndarray
+    cut: np.ndarray
+    pad: int = 0
+    of_sequences: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    of_tokens: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def truncated(self) -> int:
+        """How many lost tokens."""
+        return int(self.cut.sum())
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(n,) int64."""
+        return np.diff(self.starts)
+
+
+def encoded(texts: Sequence[tuple[str, ...]], vocabulary: Vocabulary, longest: int) -> Sequences:
+    """Texts, each one or a pair, as sequences of at most `longest` tokens.
+
+    Of what is too long, tokens are taken away from the end of the longer text until both are equally long, then from
+    both ("longest first"; of an odd number the longer text keeps one more, or B, as in Hugging Face's tokenizers). A
+    pair whose second text is empty is a text alone, as in Google's code and Hugging Face's.
+
+    Args:
+        longest: at least 3, the special tokens of a pair and nothing else.
+    """
+    plain = without_special_tokens(vocabulary.tokenizer)
+    cls, sep = vocabulary.cls, vocabulary.sep
+    ids: list[int] = []
+    second: list[tuple[int, int]] = []  # where B and its [SEP] stand
+    starts, cut = [0], []
+    for begin in range(0, len(texts), _CHUNK):
+        chunk = [pair if pair[-1] else pair[:1] for pair in texts[begin : begin + _CHUNK]]
+        encodings = iter(plain.encode_batch([text for pair in chunk for text in pair], add_special_tokens=False))
+        for pair in chunk:
+            parts = [next(encodings).ids for _ in pair]
+            kept = _longest_first([len(part) for part in parts], longest - 1 - len(parts))
+            cut.append(any(len(part) > size for part, size in zip(parts, kept)))
+            ids.append(cls)
+            for number, (part, size) in enumerate(zip(parts, kept)):
+                if number:
+                    second.append((len(ids), len(ids) + size + 1))
+                ids += part[:size]
+                ids.append(sep)
+            starts.append(len(ids))
+    types = np.zeros(len(ids), np.int32)
+    for first, last in second:
+        types[first:last] = 1
+    ends = np.array(starts, np.int64)
+    return Sequences(np.array(ids, np.int32), types, ends, np.array(cut, bool), vocabulary.pad)
+
+
+def without_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy that neither truncates nor pads, whatever its file says."""
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
+
+
+def _longest_first(sizes: list[int], room: int) -> list[int]:
+    """How many tokens of each of one or two texts are kept."""
+    if sum(sizes) <= room:
+        return sizes
+    if len(sizes) == 1:
+        return [room]
+    short, long = sorted(sizes)
+    if 2 * short <= room:
+        long = room - short
+    else:
+        short, long = room // 2, room - room // 2
+    return [short, long] if sizes[0] <= sizes[1] else [long, short]

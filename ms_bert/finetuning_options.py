@@ -1,0 +1,160 @@
+"""The options of a fine-tuning run. A field's docstring is its `--help`. Both frameworks share these options."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal, Optional
+
+from tyro.conf import Suppress
+
+from ms_bert.data.packing import row_length
+from ms_bert.fields import Range
+from ms_bert.options import (
+    STEPS,
+    STEPS_OR_NONE,
+    Groups,
+    MindSporeOptions,
+    PyTorchOptions,
+    RunOptions,
+    TrainingOptions,
+    cache_folder,
+    check,
+    require,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """The task and its labelled data."""
+
+    task: Literal[
+        "classification",
+        "regression",
+        "multi-label",
+        "cola",
+        "sst2",
+        "mrpc",
+        "stsb",
+        "qqp",
+        "mnli",
+        "qnli",
+        "rte",
+        "wnli",
+    ] = "classification"
+    """What is learned: one label of several, a number, any of several labels;
+    or a task of GLUE by its name, whose files, columns, labels and metrics are known."""
+    train: Optional[str] = None
+    """Labelled data to train on: a file (.tsv .csv .jsonl .json .parquet, also .gz and .xz),
+    or the name of a Hugging Face dataset (NAME or NAME:CONFIG)."""
+    dev: Optional[str] = None
+    """Labelled data to evaluate on and to choose the best checkpoint by."""
+    dev_share: Annotated[float, Range(0.001, 0.5)] = 0.1
+    """Without --dev: share of the training data that is kept out of training and used as such."""
+    columns: tuple[str, ...] = ()
+    """Columns of the data as ROLE=NAME; the roles are text, text2 (the second text of a pair) and label.
+    For roles that are not given, columns with usual names are used."""
+    quotes: bool = True
+    """Whether double quotes enclose a field in .tsv and .csv files.
+    GLUE's own .tsv files are always read without."""
+    separator: str = ","
+    """What separates the labels of a text in a multi-label file whose labels are not lists."""
+    longest: Annotated[int, Range(8, 2**16)] = 128
+    """Most tokens of a text or a pair, including [CLS] and [SEP]; longer ones are truncated and counted."""
+    skip_bad: bool = False
+    """Leave out rows that cannot be used, and count them, instead of stopping at the first."""
+    cache: Path = dataclasses.field(default_factory=cache_folder)
+    """Folder of compiled graphs, kept for the next run."""
+
+    def __post_init__(self):
+        check(self)
+        require(bool(self.separator), "--separator is empty", "choose a character such as , or |")
+
+
+@dataclasses.dataclass(frozen=True)
+class StartOptions:
+    """The model to begin with."""
+
+    model: Optional[Path] = None
+    """Begin from this checkpoint: a folder or a file of any format that `conversion` reads.
+    The config and the vocabulary beside it are used, unless --config and --vocab name others.
+    A head that it lacks is initialised at random."""
+    config: Optional[Path] = None
+    """A config.json, or a folder with one, instead of the one beside the checkpoint."""
+    vocab: Optional[Path] = None
+    """A vocab.txt, a tokenizer.json or a folder with one, instead of the one beside the checkpoint."""
+    dropout: Annotated[Optional[float], Range(0, 0.999)] = None
+    """Dropout of hidden states and attention probabilities, instead of the config's."""
+
+    def __post_init__(self):
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuningOptions(TrainingOptions):
+    """How it is trained."""
+
+    epochs: Annotated[float, Range(0.001, 10**6)] = 3.0
+    """Passes over the training data."""
+    steps: Annotated[int, STEPS_OR_NONE] = 0
+    """Optimizer steps, instead of --epochs. 0: as many as the epochs have."""
+    learning_rate: Annotated[float, Range(1e-12, 1e30)] = 5e-5
+    """Highest learning rate, reached at the end of the warm-up.
+    The paper uses 2e-5 to 5e-5; small models need more."""
+    warmup_share: Annotated[float, Range(0, 1)] = 0.1
+    """Share of the steps over which the learning rate rises from 0."""
+    warmup_steps: Suppress[Annotated[int, STEPS_OR_NONE]] = 0
+    decay_steps: Suppress[Annotated[Optional[int], STEPS]] = None
+
+    def resolved(self, steps_per_epoch: int) -> FinetuningOptions:
+        """With the steps that the epochs have, and those of the warm-up."""
+        steps = self.steps or max(1, round(self.epochs * steps_per_epoch))
+        return dataclasses.replace(self, steps=steps, warmup_steps=round(self.warmup_share * steps))
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuningRun(RunOptions):
+    """Where it runs, and what it leaves behind."""
+
+    output: Optional[Path] = None
+    """Run folder to make (default: the first free of runs/TASK, runs/TASK-2, ...)."""
+    evaluate: Suppress[Optional[Path]] = None
+    eval_every: Annotated[int, STEPS_OR_NONE] = 0
+    """Steps between evaluations on the development data. 0: one at the end of each epoch."""
+    eval_sequences: Suppress[Annotated[int, STEPS]] = 512
+    checkpoint_every: Annotated[int, STEPS_OR_NONE] = 0
+    """Steps between checkpoints. 0: one after each evaluation."""
+    keep: Annotated[int, STEPS] = 1
+    """How many of the newest checkpoints to keep; the one with the best evaluation is always kept."""
+
+    def resolved(self, steps_per_epoch: int) -> FinetuningRun:
+        """With the steps of an epoch where nothing else was asked for."""
+        every = self.eval_every or steps_per_epoch
+        return dataclasses.replace(self, eval_every=every, checkpoint_every=self.checkpoint_every or every)
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneOptions(Groups):
+    """Every option of a fine-tuning run; each framework's command shows its own group and not the other's."""
+
+    data: DataOptions = dataclasses.field(default_factory=DataOptions)
+    start: StartOptions = dataclasses.field(default_factory=StartOptions)
+    training: FinetuningOptions = dataclasses.field(default_factory=FinetuningOptions)
+    run: FinetuningRun = dataclasses.field(default_factory=FinetuningRun)
+    mindspore: MindSporeOptions = dataclasses.field(default_factory=MindSporeOptions)
+    pytorch: PyTorchOptions = dataclasses.field(default_factory=PyTorchOptions)
+
+    @property
+    def row_length(self) -> int:
+        """S, the most tokens of a row."""
+        return row_length(self.data.longest, self.data.longest)
+
+    @property
+    def truncated_normal(self) -> bool:
+        """How weights are drawn: as Hugging Face does."""
+        return False
+
+    @property
+    def cache(self) -> Path:
+        """The folder of compiled graphs."""
+        return self.data.cache

@@ -1,0 +1,57 @@
+"""MindSpore, as the commands see it."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ms_bert.config import BertConfig
+from ms_bert.data.batches import Batch
+from ms_bert.data.packing import INPUTS
+from ms_bert.options import TrainerOptions
+from ms_bert.tasks import Task
+
+
+class MindSpore:
+    """MindSpore as the framework of a command; it is imported when it is needed, not before."""
+
+    name = "MindSpore"
+    without = "pytorch"
+
+    def check(self, options: TrainerOptions) -> None:
+        from ms_bert.device import use_device
+
+        use_device(options.run.device, options.training.precision, options.training.recompute, options.run.threads)
+
+    def trainer(self, config: BertConfig, options: TrainerOptions, task: Task):
+        from ms_bert.training.trainer import MindSporeTrainer
+
+        graphs = options.cache / "graphs" if options.mindspore.graph_cache else None
+        return MindSporeTrainer(config, options, task, graphs)
+
+    def versions(self) -> dict[str, str]:
+        import mindspore
+
+        return {"mindspore": mindspore.__version__}
+
+    def kernels(self, options: TrainerOptions) -> str:
+        from ms_bert import kernels
+
+        device, precision = options.run.device, options.training.precision
+        return kernels.operations(device, precision, options.mindspore.kernels).description
+
+    def compute(self, architecture: str, path: Path, device: str, precision: str, threads: int | None):
+        from ms_bert.device import use_device
+
+        use_device(device, precision, threads=threads)
+        from mindspore import Tensor
+
+        from ms_bert.heads import named
+        from ms_bert.model import Numerics
+        from ms_bert.pretrained import load
+
+        model = load(named(architecture), path, Numerics(device, precision), inference=True)
+
+        def logits(batch: Batch) -> np.ndarray:
+            return model(*(Tensor(batch[name]) for name in INPUTS)).asnumpy().astype(np.float32)
+
+        return logits

@@ -1,0 +1,145 @@
+"""What tasks train: the losses, cells that hold a model.
+
+Each takes the fields of its task's batch, then for each of the task's weights its sum over the whole step, () float32
+and at least 1, then the loss scale () float32 and dropout_keys as BertModel's. Dividing by the sums of the whole step,
+not of the part at hand, makes accumulated gradients those of the whole batch.
+
+Each returns the scaled loss (), the sums (K,) of the task, and a tuple of outputs, each with the batch's rows first.
+"""
+
+from typing import NamedTuple
+
+from mindspore import nn, ops
+
+from ms_bert.heads import BertForSequenceClassification
+from ms_bert.kernels.stock import correct, share_correct, wide
+from ms_bert.model import BertForPreTraining, gather_positions
+from ms_bert.tasks.classification import Classification, MultiLabel, Regression
+from ms_bert.tasks.pretraining import PreTraining
+
+
+class PreTrainingLoss(nn.Cell):
+    """The mean MLM loss over the masked tokens of a step plus the mean NSP loss over its sentence pairs.
+
+    The sums are (6,); there are no outputs, for nothing else is asked of it.
+    """
+
+    def __init__(self, model: BertForPreTraining):
+        super().__init__(auto_prefix=False)
+        self.model = model
+        operations = model.bert.numerics.operations
+        self.linear_cross_entropy, self.cross_entropy = operations.linear_cross_entropy, operations.cross_entropy
+
+    def construct(
+        self,
+        input_ids,
+        sequence_ids,
+        token_type_ids,
+        position_ids,
+        cls_positions,
+        masked_positions,
+        masked_labels,
+        masked_weights,
+        next_sentence_labels,
+        next_sentence_weights,
+        masked_total,
+        next_sentence_total,
+        scale,
+        dropout_keys=None,
+    ):
+        hidden, pooled, _ = self.model.bert(
+            input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys
+        )
+        masked = gather_positions(hidden, masked_positions, input_ids.shape[1])
+        head, word_embeddings = self.model.cls.predictions, self.model.bert.embeddings.word_embeddings.weight
+        labels = ops.reshape(masked_labels, (-1,))
+        # The scores are never given: the operation may turn them into their gradient where they are.
+        losses, right = self.linear_cross_entropy(head.transform(masked), word_embeddings, head.bias, labels)
+        masked = weighted_sums(losses, right, masked_weights)
+        logits, labels = self.model.cls.seq_relationship(pooled), ops.reshape(next_sentence_labels, (-1,))
+        losses, right = self.cross_entropy(logits, labels), correct(logits, labels)
+        next_sentence = weighted_sums(losses, right, next_sentence_weights)
+        loss = masked[0] / masked_total + next_sentence[0] / next_sentence_total
+        return loss * scale, ops.stack(masked + next_sentence), ()
+
+
+class SentenceLoss(nn.Cell):
+    """The mean loss over the sequences of a step, of a model that gives logits for each; a subclass says which.
+
+    The outputs are the logits (B, N, C).
+    """
+
+    def __init__(self, model: BertForSequenceClassification):
+        super().__init__(auto_prefix=False)
+        self.model = model
+        self.cross_entropy = model.bert.numerics.operations.cross_entropy
+
+    def construct(
+        self,
+        input_ids,
+        sequence_ids,
+        token_type_ids,
+        position_ids,
+        cls_positions,
+        labels,
+        weights,
+        total,
+        scale,
+        dropout_keys=None,
+    ):
+        logits = self.model(input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys)
+        losses, right = self.losses(logits, ops.reshape(labels, (logits.shape[0], -1)))
+        sums = weighted_sums(losses, right, weights)
+        shaped = ops.reshape(logits, (weights.shape[0], weights.shape[1], -1))
+        return sums[0] / total * scale, ops.stack(sums), (shaped,)
+
+    def losses(self, logits, labels):
+        """logits (N, C), labels (N, 1 or more) -> the loss of each (N,), and how right it is, 0..1 (N,)."""
+        raise NotImplementedError
+
+
+class ClassificationLoss(SentenceLoss):
+    """Cross-entropy of the one label of each sequence."""
+
+    def losses(self, logits, labels):
+        labels = ops.reshape(labels, (-1,))
+        return self.cross_entropy(logits, labels), correct(logits, labels)
+
+
+class RegressionLoss(SentenceLoss):
+    """The squared error of the one value (C = 1)."""
+
+    def losses(self, logits, labels):
+        errors = ops.reshape(wide(logits) - labels, (-1,))
+        return errors * errors, ops.zeros_like(errors)
+
+
+class MultiLabelLoss(SentenceLoss):
+    """Binary cross-entropy, the mean over the C labels, of which any number may hold: labels (N, C), 0 or 1."""
+
+    def losses(self, logits, labels):
+        logits = wide(logits)
+        # -log sigmoid(x) of a label that holds and of -x of one that does not, without overflow.
+        losses = ops.relu(logits) - logits * labels + ops.log1p(ops.exp(-ops.abs(logits)))
+        return losses.mean(-1), share_correct(logits, labels)
+
+
+def weighted_sums(losses, right, weights):
+    """Sums over rows of weight * loss, weight * (the label has the highest score), and weight."""
+    weights = ops.reshape(weights, (-1,))
+    return (losses * weights).sum(), (right * weights).sum(), weights.sum()
+
+
+class Objective(NamedTuple):
+    """What a task trains: the model, made of (config, numerics), and the loss, made of the model."""
+
+    model: type[nn.Cell]
+    loss: type[nn.Cell]
+
+
+OBJECTIVES = {
+    PreTraining.name: Objective(BertForPreTraining, PreTrainingLoss),
+    Classification.name: Objective(BertForSequenceClassification, ClassificationLoss),
+    Regression.name: Objective(BertForSequenceClassification, RegressionLoss),
+    MultiLabel.name: Objective(BertForSequenceClassification, MultiLabelLoss),
+}

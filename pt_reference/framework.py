@@ -1,0 +1,55 @@
+"""PyTorch, as the commands see it."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ms_bert.config import BertConfig
+from ms_bert.data.batches import Batch
+from ms_bert.data.packing import INPUTS
+from ms_bert.options import TrainerOptions
+from ms_bert.tasks import Task
+
+
+class PyTorch:
+    """PyTorch as the framework of a command; it is imported when it is needed, not before."""
+
+    name = "PyTorch"
+    without = "mindspore"
+
+    def check(self, options: TrainerOptions) -> None:
+        from pt_reference.device import use_device
+
+        use_device(options.run.device, options.pytorch.compile, options.run.threads)
+
+    def trainer(self, config: BertConfig, options: TrainerOptions, task: Task):
+        from pt_reference.training.trainer import TorchTrainer
+
+        return TorchTrainer(config, options, task)
+
+    def versions(self) -> dict[str, str]:
+        import torch
+
+        return {"torch": torch.__version__}
+
+    def kernels(self, options: TrainerOptions) -> str:
+        return "torch.compile" if options.pytorch.compile else "eager kernels"
+
+    def compute(self, architecture: str, path: Path, device: str, precision: str, threads: int | None):
+        from pt_reference.device import torch_device, use_device
+
+        use_device(device, threads=threads)
+        import torch
+
+        from pt_reference.heads import named
+        from pt_reference.model import Numerics
+        from pt_reference.pretrained import load
+
+        where = torch_device(device)
+        model = load(named(architecture), path, Numerics(precision)).to(where)
+
+        @torch.no_grad()
+        def logits(batch: Batch) -> np.ndarray:
+            return model(*(torch.from_numpy(batch[name]).to(where) for name in INPUTS)).float().cpu().numpy()
+
+        return logits

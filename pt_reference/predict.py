@@ -1,0 +1,32 @@
+"""Predict with a fine-tuned BERT in PyTorch: `python -m pt_reference.predict`, `--help` for the options.
+
+from pt_reference.predict import load
+
+classify = load("runs/sst2")
+classify(["a visually stunning rumination on love"])
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ms_bert.commands import prediction
+from pt_reference.framework import PyTorch
+
+DESCRIPTION = """Predict with a fine-tuned BERT in PyTorch: labels, values and their probabilities."""
+
+
+def load(
+    path: str | Path, device: str = "CPU", precision: str = "float32", threads: int | None = None
+) -> prediction.Predictor:
+    """A fine-tuned model as a function of texts; see `ms_bert.commands.prediction.Predictor`."""
+    return prediction.Predictor(path, PyTorch(), device, precision, threads)
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "python -m pt_reference.predict") -> int:
+    """Run the command with its arguments, by default those of the process; returns the exit code."""
+    return prediction.main(PyTorch(), program, DESCRIPTION, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""What tasks train: the losses, modules that hold a model.
+
+Each takes the fields of its task's batch, then for each of the task's weights its sum over the whole step, () float32
+and at least 1, then the loss scale () float32 and dropout_keys as BertModel's. Dividing by the sums of the whole step,
+not of the part at hand, makes accumulated gradients those of the whole batch.
+
+Each returns the scaled loss (), the sums (K,) of the task, and a tuple of outputs, each with the batch's rows first.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ms_bert.tasks.classification import Classification, MultiLabel, Regression
+from ms_bert.tasks.pretraining import PreTraining
+from pt_reference.heads import BertForSequenceClassification
+from pt_reference.kernels import correct, share_correct, wide
+from pt_reference.model import BertForPreTraining, gather_positions
+
+
+class PreTrainingLoss(nn.Module):
+    """The mean MLM loss over the masked tokens of a step plus the mean NSP loss over its sentence pairs.
+
+    The sums are (6,); there are no outputs, for nothing else is asked of it.
+    """
+
+    def __init__(self, model: BertForPreTraining):
+        super().__init__()
+        self.model = model
+        operations = model.bert.numerics.operations
+        self.linear_cross_entropy, self.cross_entropy = operations.linear_cross_entropy, operations.cross_entropy
+
+    def forward(
+        self,
+        input_ids,
+        sequence_ids,
+        token_type_ids,
+        position_ids,
+        cls_positions,
+        masked_positions,
+        masked_labels,
+        masked_weights,
+        next_sentence_labels,
+        next_sentence_weights,
+        masked_total,
+        next_sentence_total,
+        scale,
+        dropout_keys=None,
+    ):
+        hidden, pooled, _ = self.model.bert(
+            input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys
+        )
+        masked = gather_positions(hidden, masked_positions, input_ids.shape[1])
+        head, word_embeddings = self.model.cls.predictions, self.model.bert.embeddings.word_embeddings.weight
+        labels = masked_labels.flatten()
+        # The scores are never given: the operation may turn them into their gradient where they are.
+        losses, right = self.linear_cross_entropy(head.transform(masked), word_embeddings, head.bias, labels)
+        masked = weighted_sums(losses, right, masked_weights)
+        logits, labels = self.model.cls.seq_relationship(pooled), next_sentence_labels.flatten()
+        losses, right = self.cross_entropy(logits, labels), correct(logits, labels)
+        next_sentence = weighted_sums(losses, right, next_sentence_weights)
+        loss = masked[0] / masked_total + next_sentence[0] / next_sentence_total
+        return loss * scale, torch.stack(masked + next_sentence).detach(), ()
+
+
+class SentenceLoss(nn.Module):
+    """The mean loss over the sequences of a step, of a model that gives logits for each; a subclass says which.
+
+    The outputs are the logits (B, N, C).
+    """
+
+    def __init__(self, model: BertForSequenceClassification):
+        super().__init__()
+        self.model = model
+        self.cross_entropy = model.bert.numerics.operations.cross_entropy
+
+    def forward(
+        self,
+        input_ids,
+        sequence_ids,
+        token_type_ids,
+        position_ids,
+        cls_positions,
+        labels,
+        weights,
+        total,
+        scale,
+        dropout_keys=None,
+    ):
+        logits = self.model(input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys)
+        losses, right = self.losses(logits, labels.view(logits.shape[0], -1))
+        sums = weighted_sums(losses, right, weights)
+        shaped = logits.view(weights.shape[0], weights.shape[1], -1)
+        return sums[0] / total * scale, torch.stack(sums).detach(), (shaped,)
+
+    def losses(self, logits, labels):
+        """logits (N, C), labels (N, 1 or more) -> the loss of each (N,), and how right it is, 0..1 (N,)."""
+        raise NotImplementedError
+
+
+class ClassificationLoss(SentenceLoss):
+    """Cross-entropy of the one label of each sequence."""
+
+    def losses(self, logits, labels):
+        labels = labels.flatten()
+        return self.cross_entropy(logits, labels), correct(logits, labels)
+
+
+class RegressionLoss(SentenceLoss):
+    """The squared error of the one value (C = 1)."""
+
+    def losses(self, logits, labels):
+        errors = (wide(logits) - labels).flatten()
+        return errors * errors, torch.zeros_like(errors)
+
+
+class MultiLabelLoss(SentenceLoss):
+    """Binary cross-entropy, the mean over the C labels, of which any number may hold: labels (N, C), 0 or 1."""
+
+    def losses(self, logits, labels):
+        logits = wide(logits)
+        # -log sigmoid(x) of a label that holds and of -x of one that does not, without overflow.
+        losses = torch.relu(logits) - logits * labels + torch.log1p(torch.exp(-torch.abs(logits)))
+        return losses.mean(-1), share_correct(logits, labels)
+
+
+def weighted_sums(losses, right, weights):
+    """Sums over rows of weight * loss, weight * (the label has the highest score), and weight."""
+    weights = weights.flatten().to(losses.dtype)
+    return (losses * weights).sum(), (right * weights).sum(), weights.sum()
+
+
+class Objective(NamedTuple):
+    """What a task trains: the model, made of (config, numerics), and the loss, made of the model."""
+
+    model: type[nn.Module]
+    loss: type[nn.Module]
+
+
+OBJECTIVES = {
+    PreTraining.name: Objective(BertForPreTraining, PreTrainingLoss),
+    Classification.name: Objective(BertForSequenceClassification, ClassificationLoss),
+    Regression.name: Objective(BertForSequenceClassification, RegressionLoss),
+    MultiLabel.name: Objective(BertForSequenceClassification, MultiLabelLoss),
+}

@@ -1,0 +1,259 @@
+"""Fine-tuning and prediction: the loss is that of transformers, the frameworks agree, and nothing is lost by a kill."""
+
+import json
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from ms_bert.config import BertConfig
+from ms_bert.data.packing import TrainingBatches
+from ms_bert.device import use_device
+from ms_bert.finetuning_options import FinetuneOptions, FinetuningOptions
+from ms_bert.run.checkpoints import MODEL
+from ms_bert.tasks.classification import Classification, MultiLabel, Regression
+from ms_bert.tasks.examples import Example
+from ms_bert.training.trainer import MindSporeTrainer
+from pt_reference.training.trainer import TorchTrainer
+from tests import runs
+
+pytestmark = pytest.mark.slow
+PACKAGES = ("ms_bert", "pt_reference")
+GOOD, BAD = ("works", "returns", "defined"), ("raises", "fails", "error")
+
+
+def sentence(rng: random.Random, words) -> str:
+    filling = "the module of a class in Python is an object with the name that import binds".split()
+    chosen = rng.choices(filling, k=rng.randint(2, 9))
+    chosen.insert(rng.randrange(len(chosen)), rng.choice(words))
+    return " ".join(chosen)
+
+
+def rows(count: int, seed: int) -> list[tuple[str, str]]:
+    rng = random.Random(seed)
+    labels = [rng.choice(("good", "bad")) for _ in range(count)]
+    return [(sentence(rng, GOOD if label == "good" else BAD), label) for label in labels]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Options of a run that learns to tell sentences with a good word from those with a bad one."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, count in (("train", 192), ("dev", 40)):
+        lines = [f"{text}\t{label}\n" for text, label in rows(count, seed=len(name))]
+        (folder / f"{name}.tsv").write_text("sentence\tlabel\n" + "".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def command(data, undisturbed, cache):
+    return [
+        *("--model", undisturbed, "--train", data / "train.tsv", "--dev", data / "dev.tsv", "--cache", cache),
+        *("--longest", 32, "--batch-size", 8, "--epochs", 3, "--learning-rate", 1e-2, "--log-every", 5),
+    ]
+
+
+def finetune(*arguments, package):
+    result = runs.run(*arguments, package=package, command="finetune")
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def tuned(command, tmp_path_factory) -> dict:
+    """The folder of a run in each framework."""
+    folder = tmp_path_factory.mktemp("tuned")
+    for package in PACKAGES:
+        finetune(*command, "--output", folder / package, package=package)
+    return {package: folder / package for package in PACKAGES}
+
+
+def metrics(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_both_frameworks_learn_it_alike(tuned):
+    one, other = (metrics(tuned[package]) for package in PACKAGES)
+    assert len(one) == len(other) and one[-1]["held_out_accuracy"] > 0.9 > one[0]["held_out_accuracy"]
+    for mine, theirs in zip(one, other):
+        assert mine.keys() == theirs.keys()
+        for name in mine.keys() - {"accuracy", "held_out_accuracy", "held_out_f1_macro"}:
+            assert mine[name] == pytest.approx(theirs[name], rel=2e-3, abs=1e-6), name
+
+
+def test_a_folder_holds_the_best_model_and_what_it_says_of_the_dev_data(tuned):
+    for folder in tuned.values():
+        evaluated = {line["step"]: line["held_out_accuracy"] for line in metrics(folder) if "held_out_loss" in line}
+        results = json.loads((folder / "results.json").read_text())
+        best = max((value, -step) for step, value in evaluated.items() if step)
+        assert (results["metrics"]["accuracy"]["value"], -results["step"]) == best
+        assert list(evaluated) == [0, 24, 48, 72]
+        predictions = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+        assert [line["texts"][0] for line in predictions] == [text for text, _ in rows(40, seed=3)]
+        right = np.mean([line["label"] == line["gold"] for line in predictions])
+        assert right == results["metrics"]["accuracy"]["value"]
+        assert results["metrics"]["accuracy"]["low"] <= right <= results["metrics"]["accuracy"]["high"]
+
+
+def test_transformers_loads_the_folder_and_computes_the_same(tuned):
+    folder = tuned["ms_bert"]
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    assert model.config.id2label == {0: "bad", 1: "good"}
+    lines = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()][:8]
+    given = tokenizer([line["texts"][0] for line in lines], padding=True, return_tensors="pt")
+    shares = model(**given).logits.softmax(-1).detach().numpy()
+    found = [[line["probabilities"][name] for name in ("bad", "good")] for line in lines]
+    assert np.abs(shares - found).max() < 1e-5
+
+
+@pytest.mark.parametrize("first, then", [*zip(PACKAGES, PACKAGES), PACKAGES])
+def test_a_killed_run_goes_on_to_the_same_end(first, then, command, tuned, tmp_path):
+    folder = tmp_path / "run"
+    process = runs.start(*command, "--output", folder, package=first, command="finetune")
+    log, deadline = folder / "metrics.jsonl", time.monotonic() + 120
+    while not (log.exists() and '"step": 30' in log.read_text()):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finetune("--resume", folder, package=then)
+    expected = tuned[first]
+    if first == then:
+        for name in ("metrics.jsonl", MODEL, "predictions.jsonl", "results.json", "config.json", "task.json"):
+            assert (folder / name).read_bytes() == (expected / name).read_bytes(), name
+    else:
+        losses = [
+            [line["held_out_loss"] for line in metrics(path) if "held_out_loss" in line] for path in (folder, expected)
+        ]
+        assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+        assert len(json.loads((folder / "run.json").read_text())["trained_by"]) == 2
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_prediction_is_that_of_the_run_whatever_stands_beside_it(package, tuned):
+    load = __import__(f"{package}.predict", fromlist=["load"]).load
+    folder = tuned[package]
+    kept = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    texts = [line["texts"][0] for line in kept]
+    model = load(folder)
+    together = model(texts)
+    for line, answer in zip(kept, together, strict=True):
+        assert answer["label"] == line["label"]
+        assert answer["probabilities"]["good"] == pytest.approx(line["probabilities"]["good"], abs=1e-5)
+    assert [model([text])[0] for text in texts[:12]] == together[:12]  # to the last bit
+    assert model(texts[::-1]) == together[::-1] and model([]) == []
+    assert "truncated" not in together[0] and model([" ".join(texts)])[0]["truncated"]
+
+
+def test_the_command_predicts_from_arguments_files_and_a_pipe(tuned, data, tmp_path):
+    folder = tuned["pt_reference"]
+
+    def predict(*arguments, **options):
+        return runs.run(folder, *arguments, package="pt_reference", command="predict", **options)
+
+    told = predict("the class works", "the class fails")
+    assert [line.split()[0] for line in told.stdout.splitlines()] == ["good", "bad"], told.stderr
+    piped = predict("--input", "-", "--format", "jsonl", input="the class works\nthe class fails\n")
+    answers = [json.loads(line) for line in piped.stdout.splitlines()]
+    assert [answer["label"] for answer in answers] == ["good", "bad"] and answers[0]["texts"] == ["the class works"]
+    assert predict("--input", data / "dev.tsv", "--output", tmp_path / "answers.csv").returncode == 0
+    (tmp_path / "latin.txt").write_bytes("d\xe9j\xe0 vu\n".encode("latin-1"))
+    runs.assert_refused(predict("--input", tmp_path / "latin.txt"), "is not UTF-8 text")
+    runs.assert_refused(predict(), "no text was given")
+    lines = (tmp_path / "answers.csv").read_text().splitlines()
+    assert lines[0] == "text,label,bad,good" and len(lines) == 41
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (("--train", "missing.tsv"), "missing.tsv"),
+        (("--columns", "text=review"), "review"),
+        (("--columns", "text"), "is not ROLE=NAME"),
+        (("--task", "regression"), "number"),
+        (("--task", "sst2"), "line 2 has the label 'bad'"),
+        (("--longest", "400"), "40 positions"),
+        (("--model", "nowhere"), "nowhere"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_sentence_before_a_folder_is_made(changes, words, command, tmp_path):
+    result = runs.run(*command, *changes, "--output", tmp_path / "run", package="pt_reference", command="finetune")
+    runs.assert_refused(result, words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_label_that_was_not_trained_is_named_with_its_line(command, tmp_path):
+    (tmp_path / "dev.tsv").write_text("sentence\tlabel\nthe class works\tgood\nthe class\tmiddling\n")
+    result = runs.run(*command, "--dev", tmp_path / "dev.tsv", "--output", tmp_path / "run", command="finetune")
+    runs.assert_refused(result, "line 3: the label 'middling' is none of bad, good")
+
+
+def test_a_model_without_a_head_predicts_nothing(undisturbed):
+    result = runs.run(undisturbed, "a text", package="pt_reference", command="predict")
+    runs.assert_refused(result, "BertForPreTraining")
+
+
+# The losses
+
+CONFIG = dict(
+    vocab_size=600,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=48,
+    max_position_embeddings=40,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+)
+LABELS = ("one", "two", "three")
+
+
+def example(rng: random.Random, label) -> Example:
+    texts = tuple(sentence(rng, GOOD) for _ in range(rng.randint(1, 2)))
+    return Example(texts, label, "")
+
+
+TASKS = {
+    "classification": (Classification(LABELS, ("accuracy",), 32), lambda rng: rng.choice(LABELS)),
+    "regression": (Regression((), ("pearson",), 32), lambda rng: rng.uniform(0, 5)),
+    "multi-label": (
+        MultiLabel(LABELS, ("f1_micro",), 32),
+        lambda rng: tuple(name for name in LABELS if rng.random() < 0.5),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_the_loss_of_a_packed_batch_is_that_of_transformers_on_padded_rows(kind, vocabulary):
+    task, label = TASKS[kind]
+    rng = random.Random(5)
+    sequences = task.sequences([example(rng, label(rng)) for _ in range(8)], vocabulary)
+    batch = TrainingBatches(sequences, 40, 8, seed=1)(0)
+    config = BertConfig(**CONFIG).replace(**task.config())
+    options = FinetuneOptions(training=FinetuningOptions(steps=1, batch_size=8))
+    use_device("CPU")
+    trainers = [MindSporeTrainer(config, options, task), TorchTrainer(config, options, task)]
+    weights = trainers[1].state()[0]
+    fields = json.loads(config.to_json())
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(**fields)).eval()
+    model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights.items()}, strict=True)
+    given = {name: np.zeros((8, 32), np.int64) for name in ("input_ids", "token_type_ids", "attention_mask")}
+    for row in range(8):
+        first, last = sequences.starts[row : row + 2]
+        given["input_ids"][row, : last - first] = sequences.ids[first:last]
+        given["token_type_ids"][row, : last - first] = sequences.types[first:last]
+        given["attention_mask"][row, : last - first] = 1
+    labels = torch.from_numpy(sequences.of_sequences["labels"])
+    labels = labels.long() if kind == "classification" else labels
+    expected = model(**{name: torch.from_numpy(value) for name, value in given.items()}, labels=labels)
+    for trainer in trainers:
+        sums, (logits,) = trainer.evaluate(batch)
+        assert sums["loss"] / sums["count"] == pytest.approx(expected.loss.item(), rel=1e-5) and sums["count"] == 8
+        numbers = batch["sequence_numbers"]
+        found = logits[numbers >= 0][np.argsort(numbers[numbers >= 0])]
+        assert np.abs(found - expected.logits.detach().numpy()).max() < 1e-5
