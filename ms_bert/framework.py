@@ -6,7 +6,6 @@ import numpy as np
 
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import Batch
-from ms_bert.data.packing import INPUTS
 from ms_bert.options import TrainerOptions
 from ms_bert.tasks import Task
 
@@ -39,7 +38,9 @@ class MindSpore:
         device, precision = options.run.device, options.training.precision
         return kernels.operations(device, precision, options.mindspore.kernels).description
 
-    def compute(self, architecture: str, path: Path, device: str, precision: str, threads: int | None):
+    def compute(
+        self, architecture: str, path: Path, device: str, precision: str, threads: int | None, fields: tuple[str, ...]
+    ):
         from ms_bert.device import use_device
 
         use_device(device, precision, threads=threads)
@@ -52,6 +53,6 @@ class MindSpore:
         model = load(named(architecture), path, Numerics(device, precision), inference=True)
 
         def logits(batch: Batch) -> np.ndarray:
-            return model(*(Tensor(batch[name]) for name in INPUTS)).asnumpy().astype(np.float32)
+            return model(*(Tensor(batch[name]) for name in fields)).asnumpy().astype(np.float32)
 
         return logits

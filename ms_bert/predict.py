@@ -1,4 +1,4 @@
-"""Predict with a fine-tuned BERT in MindSpore: `python -m ms_bert.predict`, `--help` for the options.
+"""Predict with a BERT in MindSpore: `python -m ms_bert.predict`, `--help` for the options.
 
 from ms_bert.predict import load
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from ms_bert.commands import prediction
 from ms_bert.framework import MindSpore
 
-DESCRIPTION = """Predict with a fine-tuned BERT in MindSpore: labels, values and their probabilities."""
+DESCRIPTION = """Predict with a BERT in MindSpore: the labels of a fine-tuned task, or the words behind [MASK]."""
 
 
 def load(
@@ -21,6 +21,13 @@ def load(
 ) -> prediction.Predictor:
     """A fine-tuned model as a function of texts; see `ms_bert.commands.prediction.Predictor`."""
     return prediction.Predictor(path, MindSpore(), device, precision, threads)
+
+
+def load_mask_filler(
+    path: str | Path, top: int = 5, device: str = "CPU", precision: str = "float32", threads: int | None = None
+) -> prediction.MaskFiller:
+    """A pre-trained model as a function of texts with [MASK]; see `ms_bert.commands.prediction.MaskFiller`."""
+    return prediction.MaskFiller(path, MindSpore(), top, device, precision, threads)
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m ms_bert.predict") -> int:

@@ -18,9 +18,13 @@ class PredictOptions:
     """What is asked of a model, and where the answers go."""
 
     model: Positional[Path]
-    """A fine-tuned model: the folder of a run, one of Hugging Face, or a checkpoint of any format."""
+    """A model: the folder of a run, one of Hugging Face, or a checkpoint of any format."""
     texts: Positional[tuple[str, ...]] = ()
     """The texts."""
+    fill_mask: bool = False
+    """Guess the words behind each [MASK] of the texts, with a pre-trained model, instead of a fine-tuned task."""
+    top: Annotated[int, Range(1, 1000)] = 5
+    """How many guesses for each [MASK]."""
     input: Optional[str] = None
     """Read the texts from a file: .txt with one text per line, .tsv .csv .jsonl .json .parquet (also .gz and .xz);
     or from a pipe with -, one text per line."""

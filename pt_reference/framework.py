@@ -6,7 +6,6 @@ import numpy as np
 
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import Batch
-from ms_bert.data.packing import INPUTS
 from ms_bert.options import TrainerOptions
 from ms_bert.tasks import Task
 
@@ -35,7 +34,9 @@ class PyTorch:
     def kernels(self, options: TrainerOptions) -> str:
         return "torch.compile" if options.pytorch.compile else "eager kernels"
 
-    def compute(self, architecture: str, path: Path, device: str, precision: str, threads: int | None):
+    def compute(
+        self, architecture: str, path: Path, device: str, precision: str, threads: int | None, fields: tuple[str, ...]
+    ):
         from pt_reference.device import torch_device, use_device
 
         use_device(device, threads=threads)
@@ -50,6 +51,6 @@ class PyTorch:
 
         @torch.no_grad()
         def logits(batch: Batch) -> np.ndarray:
-            return model(*(torch.from_numpy(batch[name]).to(where) for name in INPUTS)).float().cpu().numpy()
+            return model(*(torch.from_numpy(batch[name]).to(where) for name in fields)).float().cpu().numpy()
 
         return logits

@@ -22,16 +22,17 @@ from ms_bert.commands.finetuning import named_columns, read_task
 from ms_bert.data import tokenizer
 from ms_bert.data.batches import Batch
 from ms_bert.data.files import read_bytes, write_atomically
-from ms_bert.data.packing import NUMBERS, RowBatches
-from ms_bert.data.tokenizer import Vocabulary
+from ms_bert.data.packing import INPUTS, NUMBERS, RowBatches
+from ms_bert.data.sequences import Sequences
 from ms_bert.errors import UserError, listed
 from ms_bert.prediction_options import PredictOptions
 from ms_bert.run.folder import TASK
-from ms_bert.tasks import examples
+from ms_bert.tasks import examples, masked_words
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression, SentenceTask
 from ms_bert.tasks.examples import Example
 
 CHUNK = 1024  # texts that are answered at a time
+MASKED_CHUNK = 64  # the scores of a whole vocabulary are many
 
 Text = str | tuple[str, str]
 Compute = Callable[[Batch], np.ndarray]
@@ -41,8 +42,49 @@ Compute = Callable[[Batch], np.ndarray]
 class Framework(Protocol):
     """What a prediction needs of a framework."""
 
-    def compute(self, architecture: str, path: Path, device: str, precision: str, threads: int | None) -> Compute:
-        """The model of a checkpoint, for inference."""
+    def compute(
+        self, architecture: str, path: Path, device: str, precision: str, threads: int | None, fields: tuple[str, ...]
+    ) -> Compute:
+        """The model of a checkpoint for inference, a function of these fields of a batch."""
+
+
+class _Model:
+    """A model with its vocabulary; see Predictor for the arguments."""
+
+    def __init__(
+        self,
+        found: Pretrained,
+        path: Path,
+        framework: Framework,
+        architecture: str,
+        fields: tuple[str, ...],
+        device: str,
+        precision: str,
+        threads: int | None,
+    ):
+        if not found.checkpoint.tokenizer:
+            raise UserError(f"no vocabulary was found beside {found.checkpoint.source.path}; put its tokenizer there.")
+        needed = ARCHITECTURES[architecture].parts
+        missing = [part for part in needed if part not in found.checkpoint.parts]
+        if missing:
+            raise UserError(
+                f"{path} has no {' and '.join(missing)}, which this prediction needs; name a model that has it, or "
+                "fine-tune this one first."
+            )
+        self.vocabulary = tokenizer.load(found.checkpoint.source.home)
+        self._compute = framework.compute(architecture, path, device, precision, threads, fields)
+
+    def logits(self, sequences: Sequences) -> np.ndarray:
+        """(n, C) float32, of each sequence what it is whatever the others are."""
+        batches = RowBatches(sequences)
+        made: np.ndarray | None = None
+        for number in range(len(batches)):
+            batch = batches(number)
+            found, numbers = self._compute(batch), batch[NUMBERS][:, 0]
+            if made is None:
+                made = np.zeros((len(sequences), found.shape[-1]), np.float32)
+            made[numbers[numbers >= 0]] = found[numbers >= 0]
+        return np.zeros((0, 0), np.float32) if made is None else made
 
 
 class Predictor:
@@ -72,14 +114,7 @@ class Predictor:
         path = Path(path)
         found = pretrained.read(path)
         self.task = _task(path, found)
-        missing = [part for part in ARCHITECTURES[self.task.architecture].parts if part not in found.checkpoint.parts]
-        if missing:
-            raise UserError(
-                f"{path} has no {' and '.join(missing)}, which a {self.task.name} needs; name a fine-tuned model, or "
-                "fine-tune this one first."
-            )
-        self.vocabulary = _vocabulary(found)
-        self.compute = framework.compute(self.task.architecture, path, device, precision, threads)
+        self._model = _Model(found, path, framework, self.task.architecture, INPUTS, device, precision, threads)
 
     def __call__(self, texts: Sequence[Text]) -> list[dict[str, Any]]:
         """For each text, or pair of texts, in their order: what the task answers, such as label and probabilities.
@@ -89,24 +124,47 @@ class Predictor:
         made = [Example((text,) if isinstance(text, str) else tuple(text), None, "") for text in texts]
         answers: list[dict[str, Any]] = []
         for begin in range(0, len(made), CHUNK):
-            answers += self._answers(made[begin : begin + CHUNK])
+            sequences = self.task.sequences(made[begin : begin + CHUNK], self._model.vocabulary, labelled=False)
+            told = self.task.answers(self._model.logits(sequences))
+            answers += [{**answer, "truncated": True} if cut else answer for answer, cut in zip(told, sequences.cut)]
         return answers
 
-    def _answers(self, chunk: list[Example]) -> list[dict[str, Any]]:
-        sequences = self.task.sequences(chunk, self.vocabulary, labelled=False)
-        batches = RowBatches(sequences)
-        logits: np.ndarray | None = None
-        for number in range(len(batches)):
-            batch = batches(number)
-            found = self.compute(batch)
-            if logits is None:
-                logits = np.zeros((len(chunk), found.shape[-1]), np.float32)
-            numbers = batch[NUMBERS][:, 0]
-            logits[numbers[numbers >= 0]] = found[numbers >= 0]
-        answers = self.task.answers(logits) if logits is not None else []
-        for answer, cut in zip(answers, sequences.cut):
-            if cut:
-                answer["truncated"] = True
+
+class MaskFiller:
+    """A pre-trained model that guesses the words behind [MASK], called with texts.
+
+    Args:
+        top: how many guesses for each mask. Others: see Predictor.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        framework: Framework,
+        top: int = 5,
+        device: str = "CPU",
+        precision: str = "float32",
+        threads: int | None = None,
+    ):
+        path = Path(path)
+        found = pretrained.read(path)
+        fields = (*INPUTS, masked_words.POSITIONS)
+        self._model = _Model(found, path, framework, masked_words.ARCHITECTURE, fields, device, precision, threads)
+        self.longest, self.top = found.config.max_position_embeddings, top
+
+    def __call__(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """For each text, in their order: `masks`, for each [MASK] of it the best tokens with their probabilities, and
+        `text`, the text with the best ones in place.
+
+        Raises:
+            UserError: a text has no [MASK], or is too long.
+        """
+        answers: list[dict[str, Any]] = []
+        for begin in range(0, len(texts), MASKED_CHUNK):
+            chunk = texts[begin : begin + MASKED_CHUNK]
+            sequences, owners = masked_words.sequences(chunk, self._model.vocabulary, self.longest)
+            logits = self._model.logits(sequences)
+            answers += masked_words.answers(chunk, logits, owners, self._model.vocabulary, self.top)
         return answers
 
 
@@ -127,12 +185,6 @@ def _task(path: Path, found: Pretrained) -> SentenceTask:
     if config.problem_type == Regression.problem_type or len(labels) == 1:
         return Regression((), ("spearman",), longest)
     return Classification(labels, ("accuracy",), longest)
-
-
-def _vocabulary(found: Pretrained) -> Vocabulary:
-    if not found.checkpoint.tokenizer:
-        raise UserError(f"no vocabulary was found beside {found.checkpoint.source.path}; put its tokenizer there.")
-    return tokenizer.load(found.checkpoint.source.home)
 
 
 def main(framework: Framework, program: str, description: str, arguments: Sequence[str] | None = None) -> int:
@@ -157,12 +209,19 @@ def predict(framework: Framework, options: PredictOptions) -> int:
     if options.output is not None and options.output.is_dir():
         raise UserError(f"--output {options.output} is a folder; name a file.")
     texts = _texts(options)
-    model = Predictor(options.model, framework, options.device, options.precision, options.threads)
+    computing = (options.device, options.precision, options.threads)
+    model: Predictor | MaskFiller
+    if options.fill_mask:
+        if any(isinstance(text, tuple) for text in texts):
+            raise UserError("--fill-mask takes single texts, not pairs; name one column with --columns text=NAME.")
+        model = MaskFiller(options.model, framework, options.top, *computing)
+    else:
+        model = Predictor(options.model, framework, *computing)
     pairs = [text if isinstance(text, tuple) else (text,) for text in texts]
     answers: list[dict[str, Any]] = []
     with tqdm(total=len(texts), unit="texts", file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
         for begin in range(0, len(texts), CHUNK):
-            answers += model(texts[begin : begin + CHUNK])
+            answers += model(texts[begin : begin + CHUNK])  # type: ignore[arg-type]
             bar.update(len(answers) - bar.n)
     written = FORMS[form](pairs, answers)
     if options.output is None:
@@ -171,7 +230,7 @@ def predict(framework: Framework, options: PredictOptions) -> int:
         write_atomically(options.output, written.encode())
     cut = sum("truncated" in answer for answer in answers)
     if cut:
-        told = f"{cut:,} of {len(answers):,} texts are longer than {model.task.longest} tokens and were truncated"
+        told = f"{cut:,} of {len(answers):,} texts were too long for the model and were truncated"
         print(f"predict: {told}", file=sys.stderr)
     return 0
 
@@ -202,6 +261,9 @@ def _texts(options: PredictOptions) -> Sequence[Text]:
 
 def _plain(answer: dict[str, Any]) -> str:
     """An answer in a few words."""
+    if "masks" in answer:
+        guesses = [", ".join(f"{g['token']} {g['probability']:.1%}" for g in mask) for mask in answer["masks"]]
+        return f"{answer['text']}\t{'; '.join(guesses)}"
     if "value" in answer:
         return f"{answer['value']:.4f}"
     shares = answer["probabilities"]
@@ -211,7 +273,11 @@ def _plain(answer: dict[str, Any]) -> str:
 
 
 def _as_text(texts: Sequence[tuple[str, ...]], answers: Sequence[dict[str, Any]]) -> str:
-    return "".join(f"{_plain(answer)}\t{' | '.join(text)}\n" for text, answer in zip(texts, answers))
+    lines = [
+        _plain(answer) if "masks" in answer else f"{_plain(answer)}\t{' | '.join(text)}"
+        for text, answer in zip(texts, answers)
+    ]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _as_jsonl(texts: Sequence[tuple[str, ...]], answers: Sequence[dict[str, Any]]) -> str:
@@ -224,6 +290,12 @@ def _as_csv(texts: Sequence[tuple[str, ...]], answers: Sequence[dict[str, Any]])
     writer = csv.writer(file, lineterminator="\n")
     pairs = any(len(text) > 1 for text in texts)
     first = answers[0] if answers else {}
+    if "masks" in first:
+        writer.writerow(["text", "mask", "token", "probability"])
+        for text, answer in zip(texts, answers):
+            for number, mask in enumerate(answer["masks"], 1):
+                writer.writerows([*text, number, guess["token"], guess["probability"]] for guess in mask)
+        return file.getvalue()
     kind = next((name for name in ("label", "labels", "value") if name in first), "label")
     names = list(first.get("probabilities", {}))
     writer.writerow(["text", *(["text2"] if pairs else []), kind, *names])

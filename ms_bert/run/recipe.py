@@ -8,7 +8,7 @@ import numpy as np
 
 from ms_bert.data.batches import Batch
 from ms_bert.options import TrainingOptions
-from ms_bert.randomness import dropout_keys
+from ms_bert.randomness import DropoutColumns, dropout_keys
 
 GROWTH_INTERVAL = 1000  # good steps after which the loss scale doubles
 
@@ -47,11 +47,15 @@ class Part:
     column_keys: np.ndarray
 
 
-def parts(batch: Batch, weights: tuple[str, ...], options: TrainingOptions, step: int, columns: int) -> list[Part]:
+def parts(
+    batch: Batch, weights: tuple[str, ...], options: TrainingOptions, step: int, columns: DropoutColumns
+) -> list[Part]:
     """The parts of the batch at a 0-based step; weights: of the task. columns: of the model's dropout keys."""
     rows, tokens = batch["input_ids"].shape
+    if tokens > columns.config.max_position_embeddings:  # a kernel would read keys that are not there
+        raise ValueError(f"rows of {tokens} tokens for a model of {columns.config.max_position_embeddings} positions")
     # The keys are those of the whole batch, so that a batch in parts drops the very same units.
-    row_keys, column_keys = dropout_keys(options.seed, step, rows * tokens, columns)
+    row_keys, column_keys = dropout_keys(options.seed, step, rows * tokens, columns.total)
     totals = tuple(np.float32(max(batch[name].sum(), 1.0)) for name in weights)
     return [
         Part(part, totals, own, column_keys)

@@ -60,7 +60,7 @@ class MindSporeTrainer:
         self.shapes = {p.name: tuple(p.shape) for p in parameters}
         loss, self.evaluation = objective.loss(self.model), objective.loss(self.model)
         self.update = update(parameters, training, numerics.operations)
-        self.columns = DropoutColumns(config).total
+        self.columns = DropoutColumns(config)
         if training.accumulate == 1:
             self.step = TrainStep(loss, self.update, parameters)
         else:

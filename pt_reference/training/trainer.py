@@ -48,7 +48,7 @@ class TorchTrainer:
         parameters = dict(self.model.named_parameters())
         self.shapes = {name: tuple(p.shape) for name, p in parameters.items()}
         self.update = Update(parameters, training, numerics.operations)
-        self.columns = DropoutColumns(config).total
+        self.columns = DropoutColumns(config)
         self.evaluation = objective.loss(self.model)
         self.compiled = options.pytorch.compile
         self.loss = torch.compile(self.evaluation, dynamic=False) if self.compiled else self.evaluation

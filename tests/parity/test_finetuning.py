@@ -13,8 +13,10 @@ import transformers
 from ms_bert.config import BertConfig
 from ms_bert.data.packing import TrainingBatches
 from ms_bert.device import use_device
+from ms_bert.errors import UserError
 from ms_bert.finetuning_options import FinetuneOptions, FinetuningOptions
 from ms_bert.run.checkpoints import MODEL
+from ms_bert.tasks import masked_words
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression
 from ms_bert.tasks.examples import Example
 from ms_bert.training.trainer import MindSporeTrainer
@@ -196,6 +198,48 @@ def test_a_label_that_was_not_trained_is_named_with_its_line(command, tmp_path):
 def test_a_model_without_a_head_predicts_nothing(undisturbed):
     result = runs.run(undisturbed, "a text", package="pt_reference", command="predict")
     runs.assert_refused(result, "BertForPreTraining")
+
+
+# Masked words
+
+MASKED = [
+    "the [MASK] of a module",
+    "[MASK] is a class in [MASK] [MASK].",
+    "an object with a name that import binds to the [MASK] of another module in a package",
+]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_masked_words_are_guessed_as_by_transformers(package, undisturbed):
+    fill = __import__(f"{package}.predict", fromlist=["load_mask_filler"]).load_mask_filler(undisturbed, top=3)
+    answers = fill(MASKED)
+    model = transformers.AutoModelForMaskedLM.from_pretrained(undisturbed).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(undisturbed)
+    for text, answer in zip(MASKED, answers, strict=True):
+        given = tokenizer(text, return_tensors="pt")
+        masks = (given["input_ids"][0] == tokenizer.mask_token_id).nonzero()[:, 0]
+        shares, ids = model(**given).logits[0, masks].softmax(-1).topk(3)
+        assert len(answer["masks"]) == len(masks) == text.count("[MASK]")
+        for mask, expected, tokens in zip(answer["masks"], shares.tolist(), ids.tolist()):
+            assert [guess["probability"] for guess in mask] == pytest.approx(expected, rel=1e-4)
+            assert [guess["token"] for guess in mask] == tokenizer.convert_ids_to_tokens(tokens)
+        assert "[MASK]" not in answer["text"]
+    assert [fill([text])[0] for text in MASKED] == answers  # to the last bit
+    with pytest.raises(UserError, match=r"'no gap' has no \[MASK\]"):
+        fill([MASKED[0], "no gap"])
+    with pytest.raises(UserError, match="tokens, but the model takes at most 40; shorten it"):
+        fill(["[MASK] " + "class " * 40])
+
+
+def test_the_command_fills_masks(undisturbed):
+    result = runs.run(undisturbed, MASKED[1], "--fill-mask", "--top", 2, package="pt_reference", command="predict")
+    filled, guesses = result.stdout.rstrip("\n").split("\t")
+    assert "is a class in" in filled and guesses.count(";") == 2 and guesses.count("%") == 6
+
+
+def test_a_guess_that_continues_a_word_is_joined_to_it():
+    assert masked_words._filled("play [MASK] and [MASK]", "##ing") == "playing and [MASK]"
+    assert masked_words._filled("[MASK] and [MASK]", "one") == "one and [MASK]"
 
 
 # The losses

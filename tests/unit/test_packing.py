@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from ms_bert.config import BertConfig
 from ms_bert.data.packing import (
     INPUTS,
     NUMBERS,
@@ -18,6 +19,9 @@ from ms_bert.data.packing import (
     row_length,
 )
 from ms_bert.data.sequences import Sequences
+from ms_bert.options import TrainingOptions
+from ms_bert.randomness import DropoutColumns
+from ms_bert.run.recipe import parts
 
 
 def made(count=100, longest=50, seed=0) -> Sequences:
@@ -157,3 +161,10 @@ def test_the_heights_are_the_best_there_are(seed):
 )
 def test_a_row_is_a_multiple_of_sixteen_unless_the_model_has_fewer_positions(longest, positions, tokens):
     assert row_length(longest, positions) == tokens
+
+
+def test_a_row_that_is_longer_than_the_model_is_refused():
+    batch = TrainingBatches(made(longest=60), 512, 8, 1)(0)
+    config = BertConfig(max_position_embeddings=48)
+    with pytest.raises(ValueError, match="rows of 64 tokens for a model of 48 positions"):
+        parts(batch, (WEIGHTS,), TrainingOptions(batch_size=8), 0, DropoutColumns(config))
