@@ -101,6 +101,9 @@ class FinetuningOptions(TrainingOptions):
     learning_rate: Annotated[float, Range(1e-12, 1e30)] = 5e-5
     """Highest learning rate, reached at the end of the warm-up.
     The paper uses 2e-5 to 5e-5; small models need more."""
+    class_weights: Literal["equal", "balanced"] = "equal"
+    """Weight of each example in the loss of a classification.
+    With balanced, it is inversely proportional to how many examples have its label."""
     warmup_share: Annotated[float, Range(0, 1)] = 0.1
     """Share of the steps over which the learning rate rises from 0."""
     warmup_steps: Suppress[Annotated[int, STEPS_OR_NONE]] = 0
@@ -122,6 +125,8 @@ class FinetuningRun(RunOptions):
     eval_every: Annotated[int, STEPS_OR_NONE] = 0
     """Steps between evaluations on the development data. 0: one at the end of each epoch."""
     eval_sequences: Suppress[Annotated[int, STEPS]] = 512
+    patience: Annotated[int, STEPS_OR_NONE] = 0
+    """Stop after this many evaluations in a row that are not better than the best one. 0: train to the end."""
     checkpoint_every: Annotated[int, STEPS_OR_NONE] = 0
     """Steps between checkpoints. 0: one after each evaluation."""
     keep: Annotated[int, STEPS] = 1

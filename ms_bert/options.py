@@ -346,6 +346,7 @@ RESUMABLE = {
     "checkpoint_every",
     "keep",
     "keep_every",
+    "patience",
 }
 
 

@@ -103,7 +103,7 @@ def finetune(framework: Framework, options: FinetuneOptions) -> int:
     else:
         loop = training.begin(framework, options, options.data.task, made, progress)
     path = loop.folder.path
-    if loop.step < loop.training.steps:
+    if not loop.finished:
         if stopped := training.train(loop, framework, options):
             return stopped
     elif (path / RESULTS).exists():
@@ -144,7 +144,8 @@ def _run(framework: Framework, options: FinetuneOptions, progress: Progress, beg
         progress.say(f"{name}: {_told(part)}")
     seed, parts = options.training.seed, options.training.accumulate
     positions = config.max_position_embeddings
-    batches = TrainingBatches(train.sequences, positions, options.training.batch_size, seed, parts)
+    weights = task.weights_of(train.sequences) if options.training.class_weights == "balanced" else None
+    batches = TrainingBatches(train.sequences, positions, options.training.batch_size, seed, parts, weights)
     resolved = dataclasses.replace(
         options,
         training=options.training.resolved(batches.steps_per_epoch),

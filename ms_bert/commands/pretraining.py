@@ -64,7 +64,7 @@ def pretrain(framework: Framework, options: Options) -> int:
     else:
         loop = training.begin(framework, options, options.model.preset, made, progress)
     path = loop.folder.path
-    if loop.step >= options.training.steps:
+    if loop.finished:
         progress.say(f"{path} is complete at step {loop.step}; give a larger --steps to continue.")
         return 0
     if stopped := training.train(loop, framework, options):

@@ -131,7 +131,7 @@ class Run:
 
     Attributes:
         training, run: the options in force. data: what run.json says of the data; a resumed run knows it again by this.
-        files: further ones of its folder, by name.
+        files: further ones of its folder, by name. patience: see Loop.
     """
 
     task: Task
@@ -144,10 +144,21 @@ class Run:
     run: RunOptions
     data: dict[str, Any]
     files: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    patience: int = 0
 
     def loop(self, folder: RunFolder, progress: Progress) -> Loop:
         """The loop of it in a folder."""
-        return Loop(self.task, self.training, self.run, self.trainer, folder, self.train, self.held_out, progress)
+        return Loop(
+            self.task,
+            self.training,
+            self.run,
+            self.trainer,
+            folder,
+            self.train,
+            self.held_out,
+            progress,
+            self.patience,
+        )
 
 
 Prepare = Callable[[bool], Run]
@@ -205,7 +216,7 @@ def resume(
         )
     loop = made.loop(folder, progress)
     loop.resume(state)
-    if loop.step < made.training.steps:
+    if not loop.finished:
         trained_by = _trained_by(description["trained_by"], framework, options, loop.step)
         folder.describe({**description, "options": options.to_dict(), "trained_by": trained_by})
     return loop

@@ -181,7 +181,8 @@ class Loop:
 
     Args:
         task: what is trained for. training, run: the options. trainer: computes. folder: of the run. train, held_out:
-            make the batches; held_out may be None. progress: shows.
+            make the batches; held_out may be None. progress: shows. patience: evaluations in a row that are not better
+            than the best, after which it stops; 0: it does not.
 
     Attributes:
         step: how many are done. best: step and value of the highest measure of the task so far; None: there is none.
@@ -197,10 +198,11 @@ class Loop:
         train: Batches,
         held_out: HeldOut | None,
         progress: Progress,
+        patience: int = 0,
     ):
         self.task, self.training, self.options = task, training, run
         self.trainer, self.folder, self.progress = trainer, folder, progress
-        self.train, self.held_out = train, held_out
+        self.train, self.held_out, self.patience = train, held_out, patience
         self.step = 0
         self.window: dict[str, Any] = collections.Counter()  # update adds
         self.best: dict[str, float] | None = None
@@ -241,8 +243,19 @@ class Loop:
         kind = "float64" if self.training.precision == "float64" else "float32"
         return checkpoints.misfit(state, self.trainer.shapes, kind)
 
+    @property
+    def finished(self) -> bool:
+        """Whether no step is left to do."""
+        return self.step >= self.training.steps or self._is_stalled()
+
+    def _is_stalled(self) -> bool:
+        """Whether patience is at its end; it follows from the steps, so that a resumed run knows."""
+        if not self.patience or self.best is None:
+            return False
+        return self.step - self.best["step"] >= self.patience * self.options.eval_every
+
     def run(self) -> None:
-        """Train to the last step.
+        """Train to the last step, or until patience ends.
 
         Raises:
             Interrupted: SIGINT or SIGTERM, after a checkpoint.
@@ -282,13 +295,18 @@ class Loop:
                 better = False
                 if self.held_out and (last or (run.eval_every and self.step % run.eval_every == 0)):
                     better = self._is_better(self._evaluate(self.held_out))
+                    if not last and self._is_stalled():
+                        self.progress.say(f"stopped at step {self.step}: {self.patience} evaluations were not better")
+                        last = True
                 ends = last or stop.received is not None
                 if ends or better or self.step % run.checkpoint_every == 0:
                     self._save()
                 if ends or time.perf_counter() - drawn > _DRAWN_EVERY:
                     curves.draw(self.folder.path, self.task.panels())
                     drawn = time.perf_counter()
-                if stop.received is not None and not last:
+                if last:
+                    return
+                if stop.received is not None:
                     raise Interrupted(stop.received, self.step)
                 clock.resume()
 

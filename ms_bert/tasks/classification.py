@@ -101,6 +101,14 @@ class SentenceTask:
         """The labels as the loss takes them, (n,) or (n, C)."""
         raise NotImplementedError
 
+    def weights_of(self, sequences: Sequences) -> np.ndarray:
+        """The weight of each sequence (n,) float32 with which all labels weigh alike: n / (C * number of its label).
+
+        Raises:
+            UserError: a sequence has not one label of several.
+        """
+        raise UserError(f"--class-weights balanced is for classification, not for {self.name}; leave it out.")
+
     def guesses(self, logits: np.ndarray) -> np.ndarray:
         """What the metrics compare with the labels, of logits (n, C)."""
         raise NotImplementedError
@@ -138,6 +146,11 @@ class Classification(SentenceTask):
             for e in examples
         ]
         return np.array(found, np.int32)
+
+    def weights_of(self, sequences: Sequences) -> np.ndarray:
+        labels = sequences.of_sequences["labels"]
+        counts = np.bincount(labels, minlength=len(self.labels))
+        return (len(labels) / (np.count_nonzero(counts) * counts[labels])).astype(np.float32)
 
     def guesses(self, logits: np.ndarray) -> np.ndarray:
         """(n,) int64."""

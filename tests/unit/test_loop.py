@@ -169,10 +169,10 @@ class Measures(Trainer):
 
 @pytest.fixture
 def measured(store, vocabulary, tmp_path, monkeypatch):
-    """Begins or resumes a run that is evaluated after each step: measured(trainer, steps)."""
+    """Begins or resumes a run that is evaluated after each step: measured(trainer, steps, patience)."""
     monkeypatch.setattr(curves, "draw", lambda *arguments: None)
 
-    def made(trainer, steps) -> Loop:
+    def made(trainer, steps, patience=0) -> Loop:
         path, config = tmp_path / "run", BertConfig(vocab_size=vocabulary.size)
         begun = path.exists()
         folder = (
@@ -183,10 +183,11 @@ def measured(store, vocabulary, tmp_path, monkeypatch):
         training = dataclasses.replace(OPTIONS.training, steps=steps, precision="float32")
         run = dataclasses.replace(OPTIONS.run, eval_every=1, checkpoint_every=2, keep=1)
         train, other = maker(store.train, vocabulary), first(store, vocabulary, 4)
-        loop = Loop(Measured(), training, run, trainer, folder, train, other, Silent())
+        loop = Loop(Measured(), training, run, trainer, folder, train, other, Silent(), patience)
         if begun:
             loop.resume(checkpoints.load_newest(path, warn=pytest.fail))
-        loop.run()
+        if not loop.finished:
+            loop.run()
         return loop
 
     return made
@@ -222,6 +223,14 @@ def test_a_best_checkpoint_that_is_gone_is_told_and_the_run_goes_on(measured, tm
     measured(Measures(0.0, 0.5, 0.2), steps=2)
     shutil.rmtree(checkpoints.folder_of(tmp_path / "run", 1))
     assert measured(Measures(0.3, 0.2), steps=4).best == {"step": 3, "value": 0.3}
+
+
+def test_a_run_stops_when_its_patience_ends_and_stays_so(measured, tmp_path):
+    loop = measured(Measures(0.0, 0.1, 0.5, 0.4, 0.5), steps=9, patience=2)
+    assert loop.step == 4 and loop.best["step"] == 2 and checkpoints.steps(tmp_path / "run") == [2, 4]
+    del loop
+    assert measured(Measures(), steps=9, patience=2).step == 4
+    assert measured(Measures(0.1, 0.6, 0.1), steps=7, patience=4).best["step"] == 6
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,95 @@
+"""Tasks on texts: their labels, what evaluations make of logits, and what is told of a text."""
+
+import numpy as np
+import pytest
+
+from ms_bert.data.packing import EvaluationBatches
+from ms_bert.errors import UserError
+from ms_bert.tasks.classification import TASKS, Classification, MultiLabel, Regression
+from ms_bert.tasks.examples import Example
+
+LABELS = ("no", "yes", "perhaps")
+ONE = Classification(LABELS, ("accuracy", "f1_macro"), 16, "mine")
+NUMBER = Regression((), ("pearson", "spearman"), 16)
+MANY = MultiLabel(LABELS, ("f1_micro", "subset_accuracy"), 16)
+
+
+def examples(labels) -> list[Example]:
+    return [Example((f"text {'word ' * (i % 5)}",), label, f"line {i}") for i, label in enumerate(labels)]
+
+
+@pytest.mark.parametrize("task", [ONE, NUMBER, MANY])
+def test_a_task_is_the_same_from_its_file(task):
+    assert TASKS[task.name].from_remembered(task.remembered()) == task
+
+
+@pytest.mark.parametrize(
+    "task, labels, targets",
+    [
+        (ONE, ["yes", "no", "yes"], [1, 0, 1]),
+        (NUMBER, [0.5, -3, 2], [0.5, -3, 2]),
+        (MANY, [("yes",), (), ("perhaps", "no")], [[0, 1, 0], [0, 0, 0], [1, 0, 1]]),
+    ],
+)
+def test_labels_become_targets(task, labels, targets, vocabulary):
+    found = task.sequences(examples(labels), vocabulary).of_sequences["labels"]
+    assert found.tolist() == targets and found.dtype == (np.int32 if task is ONE else np.float32)
+
+
+@pytest.mark.parametrize("task, label", [(ONE, "never"), (ONE, None), (MANY, ("yes", "never"))])
+def test_a_label_of_another_task_is_named_with_its_place(task, label):
+    with pytest.raises(UserError, match=r"^line 0: the label .* is none of no, yes, perhaps"):
+        task.targets(examples([label]))
+
+
+@pytest.mark.parametrize("task", [ONE, NUMBER, MANY])
+def test_an_evaluation_scores_all_batches_together(task, vocabulary):
+    """Whatever the packing, in the order of the examples; F1 and correlations are no means over batches."""
+    rng = np.random.default_rng(3)
+    labels = {ONE: rng.choice(LABELS, 60).tolist(), NUMBER: rng.normal(size=60).tolist()}.get(
+        task, [tuple(name for name in LABELS if rng.random() < 0.4) for _ in range(60)]
+    )
+    given = examples(labels)
+    sequences = task.sequences(given, vocabulary)
+    logits = rng.normal(size=(60, 1 if task is NUMBER else 3)).astype(np.float32)
+    batches = EvaluationBatches(sequences, 512, tokens=128)
+    scored = task.evaluation()
+    for number in range(len(batches)):
+        batch = batches(number)
+        outputs = logits[batch["sequence_numbers"]]  # what stands where no sequence is must not matter
+        count = float(batch["weights"].sum())
+        scored.add(batch, {"loss": 2.0 * count, "correct": 0.0, "count": count}, (outputs,))
+    assert len(batches) > 3 and (scored.logits == logits).all() and (scored.labels == task.targets(given)).all()
+    found = scored.metrics()
+    assert found.keys() == {"loss", *task.measures} and found["loss"] == 2.0
+    if task is ONE:
+        assert found["accuracy"] == np.mean(logits.argmax(1) == task.targets(given))
+    elif task is NUMBER:
+        assert found["pearson"] == pytest.approx(np.corrcoef(logits[:, 0], labels)[0, 1])
+    else:
+        assert found["subset_accuracy"] == np.mean(((logits > 0) == task.targets(given)).all(1))
+
+
+def test_what_is_told_of_a_text():
+    logits = np.array([[0.0, np.log(3), -100.0], [5.0, 5.0, 5.0]], np.float32)
+    first, second = ONE.answers(logits)
+    assert first["label"] == "yes" and second["label"] == "no"  # the first of equals, as argmax
+    assert list(first["probabilities"].values()) == pytest.approx([0.25, 0.75, 0.0])
+    assert NUMBER.answers(logits[:, :1]) == [{"value": 0.0}, {"value": 5.0}]
+    first, second = MANY.answers(logits)
+    assert first["labels"] == ["yes"] and second["labels"] == list(LABELS)
+    assert first["probabilities"]["yes"] == pytest.approx(0.75)
+
+
+def test_the_guess_is_what_has_the_highest_probability():
+    logits = np.random.default_rng(1).normal(size=(50, 3)).astype(np.float32) * 30
+    for answer in ONE.answers(logits):
+        assert answer["label"] == max(answer["probabilities"], key=answer["probabilities"].get)
+
+
+def test_balanced_weights_let_all_labels_weigh_alike(vocabulary):
+    sequences = ONE.sequences(examples(["no"] * 6 + ["yes"] * 2), vocabulary)
+    weights = ONE.weights_of(sequences)
+    assert weights.tolist() == pytest.approx([8 / 12] * 6 + [2.0] * 2) and weights.sum() == pytest.approx(8)
+    with pytest.raises(UserError, match="is for classification, not for regression"):
+        NUMBER.weights_of(sequences)
