@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 
+from ms_bert.commands import finetuning, prediction
 from ms_bert.config import BertConfig
 from ms_bert.data.packing import TrainingBatches
 from ms_bert.device import use_device
@@ -20,6 +21,7 @@ from ms_bert.tasks import masked_words
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression
 from ms_bert.tasks.examples import Example
 from ms_bert.training.trainer import MindSporeTrainer
+from pt_reference.framework import PyTorch
 from pt_reference.training.trainer import TorchTrainer
 from tests import runs
 
@@ -164,9 +166,6 @@ def test_the_command_predicts_from_arguments_files_and_a_pipe(tuned, data, tmp_p
     answers = [json.loads(line) for line in piped.stdout.splitlines()]
     assert [answer["label"] for answer in answers] == ["good", "bad"] and answers[0]["texts"] == ["the class works"]
     assert predict("--input", data / "dev.tsv", "--output", tmp_path / "answers.csv").returncode == 0
-    (tmp_path / "latin.txt").write_bytes("d\xe9j\xe0 vu\n".encode("latin-1"))
-    runs.assert_refused(predict("--input", tmp_path / "latin.txt"), "is not UTF-8 text")
-    runs.assert_refused(predict(), "no text was given")
     lines = (tmp_path / "answers.csv").read_text().splitlines()
     assert lines[0] == "text,label,bad,good" and len(lines) == 41
 
@@ -183,21 +182,33 @@ def test_the_command_predicts_from_arguments_files_and_a_pipe(tuned, data, tmp_p
         (("--model", "nowhere"), "nowhere"),
     ],
 )
-def test_what_cannot_be_trained_is_one_sentence_before_a_folder_is_made(changes, words, command, tmp_path):
-    result = runs.run(*command, *changes, "--output", tmp_path / "run", package="pt_reference", command="finetune")
-    runs.assert_refused(result, words)
+def test_what_cannot_be_trained_is_one_sentence_before_a_folder_is_made(changes, words, command, tmp_path, capsys):
+    arguments = [*map(str, command), *changes, "--output", str(tmp_path / "run")]
+    assert finetuning.main(PyTorch(), "finetune", "", arguments) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("finetune: ") and words in told
     assert not (tmp_path / "run").exists()
 
 
-def test_a_label_that_was_not_trained_is_named_with_its_line(command, tmp_path):
+def test_a_label_that_was_not_trained_is_named_with_its_line(command, tmp_path, capsys):
     (tmp_path / "dev.tsv").write_text("sentence\tlabel\nthe class works\tgood\nthe class\tmiddling\n")
-    result = runs.run(*command, "--dev", tmp_path / "dev.tsv", "--output", tmp_path / "run", command="finetune")
-    runs.assert_refused(result, "line 3: the label 'middling' is none of bad, good")
+    arguments = [*map(str, command), "--dev", str(tmp_path / "dev.tsv"), "--output", str(tmp_path / "run")]
+    assert finetuning.main(PyTorch(), "finetune", "", arguments) == 2
+    assert "line 3: the label 'middling' is none of bad, good" in capsys.readouterr().err
 
 
-def test_a_model_without_a_head_predicts_nothing(undisturbed):
-    result = runs.run(undisturbed, "a text", package="pt_reference", command="predict")
-    runs.assert_refused(result, "BertForPreTraining")
+def test_what_cannot_be_predicted_is_one_sentence(undisturbed, tuned, tmp_path, capsys):
+    (tmp_path / "latin.txt").write_bytes("d\xe9j\xe0 vu\n".encode("latin-1"))
+    for arguments, words in (
+        ([undisturbed, "a text"], "is a BertForPreTraining"),
+        ([tuned["ms_bert"], "--input", tmp_path / "latin.txt"], "is not UTF-8 text"),
+        ([tuned["ms_bert"]], "no text was given"),
+        ([tuned["ms_bert"], "a [MASK]", "--fill-mask"], "has no mlm"),
+        ([tuned["ms_bert"], "a text", "--output", tmp_path], "is a folder"),
+    ):
+        assert prediction.main(PyTorch(), "predict", "", list(map(str, arguments))) == 2
+        (told,) = capsys.readouterr().err.splitlines()
+        assert told.startswith("predict: ") and words in told
 
 
 # Masked words
