@@ -30,13 +30,14 @@ class Pretrained:
     checkpoint: Checkpoint
     config: BertConfig
 
-    def fit(self, shapes: Mapping[str, tuple[int, ...]], kind: str | None = None) -> Fit:
+    def fit(self, shapes: Mapping[str, tuple[int, ...]], kind: str | None = None, same_labels: bool = True) -> Fit:
         """Which tensors a model takes.
 
         Args:
             shapes: of the model's parameters, by its own names: below the heads Hugging Face's, with any prefix before
                 `embeddings.` and `encoder.`; what else it has may be called anything.
             kind: name of the model's class: a classifier is taken from a checkpoint of the same class only.
+            same_labels: whether the model's labels are those of the checkpoint, so that a classifier means the same.
 
         Raises:
             UserError: a tensor of the checkpoint has another shape than the model's.
@@ -44,7 +45,8 @@ class Pretrained:
         canonical, theirs = self._canonical(shapes), self.checkpoint.weights
         module_of = {name: MODULES[module] for name, (module, _) in self._parameters().items()}
         of_labels = {name for name, module in module_of.items() if "N" in module.shape}
-        other_task = self.checkpoint.architecture != kind and {self.checkpoint.architecture, kind} <= set(ARCHITECTURES)
+        both = {self.checkpoint.architecture, kind}
+        other_task = not same_labels or (len(both) > 1 and both <= set(ARCHITECTURES))
         taken: dict[str, Tensor] = {}
         unfit: list[str] = []
         for name, shape in shapes.items():

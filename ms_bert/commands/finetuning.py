@@ -132,6 +132,7 @@ def _run(framework: Framework, options: FinetuneOptions, progress: Progress, beg
     if initial is not None:
         task = _with_labels_of(task, initial)
         config = initial.config.replace(**task.config())
+        same_labels = config.id2label == initial.config.id2label
         if start.dropout is not None:
             config = config.replace(hidden_dropout_prob=start.dropout, attention_probs_dropout_prob=start.dropout)
     else:
@@ -153,13 +154,26 @@ def _run(framework: Framework, options: FinetuneOptions, progress: Progress, beg
     )
     trainer = framework.trainer(config, resolved, task)
     if initial is not None:
-        fit = initial.fit(shapes(config, (*BACKBONE, *ARCHITECTURES[task.architecture].parts)), task.architecture)
+        parameters = shapes(config, (*BACKBONE, *ARCHITECTURES[task.architecture].parts))
+        fit = initial.fit(parameters, task.architecture, same_labels)
         progress.say(training.origin(initial, fit))
         trainer.load_weights(fit.values(seed))
     files = {TASK: (json.dumps(task.remembered(), indent=2, ensure_ascii=False) + "\n").encode()}
     described = {"data": {"train": train.described(), "dev": dev.described()}}
     held_out = EvaluationBatches(dev.sequences, positions, parts)
-    whole = Run(task, config, vocabulary, trainer, batches, held_out, resolved.training, resolved.run, described, files)
+    whole = Run(
+        task,
+        config,
+        vocabulary,
+        trainer,
+        batches,
+        held_out,
+        resolved.training,
+        resolved.run,
+        described,
+        files,
+        options.run.patience,
+    )
     return whole, dev
 
 

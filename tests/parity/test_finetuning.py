@@ -4,6 +4,7 @@ import json
 import random
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,6 +189,29 @@ def test_what_cannot_be_trained_is_one_sentence_before_a_folder_is_made(changes,
     (told,) = capsys.readouterr().err.splitlines()
     assert told.startswith("finetune: ") and words in told
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_stops_when_its_patience_ends(command, tmp_path, capsys):
+    folder = tmp_path / "run"
+    few = ["--patience", "1", "--eval-every", "2", "--steps", "40", "--learning-rate", "1e-9"]  # nothing is learned
+    assert finetuning.main(PyTorch(), "finetune", "", [*map(str, command), *few, "--output", str(folder)]) == 0
+    assert "stopped at step 4: 1 evaluations were not better" in capsys.readouterr().out
+    assert metrics(folder)[-1]["step"] == 4 and json.loads((folder / "results.json").read_text())["step"] == 2
+
+
+def test_the_head_goes_on_only_where_the_labels_are_the_same(command, tuned, tmp_path, capsys):
+    """Whatever their order; two labels of another task do not mean what these two meant."""
+    few = ["--model", str(tuned["ms_bert"]), "--steps", "1", "--learning-rate", "1e-9"]
+    arguments = [*map(str, command), *few]
+    assert finetuning.main(PyTorch(), "finetune", "", [*arguments, "--output", str(tmp_path / "same")]) == 0
+    assert "initialised at random" not in capsys.readouterr().out
+    assert metrics(tmp_path / "same")[0]["held_out_accuracy"] > 0.9
+    for name in ("train", "dev"):
+        content = (arguments[arguments.index(f"--{name}") + 1], tmp_path / f"{name}.tsv")
+        content[1].write_text(Path(content[0]).read_text().replace("\tgood", "\twell").replace("\tbad", "\till"))
+        arguments[arguments.index(f"--{name}") + 1] = str(content[1])
+    assert finetuning.main(PyTorch(), "finetune", "", [*arguments, "--output", str(tmp_path / "other")]) == 0
+    assert "initialised at random, because the checkpoint lacks them: classifier" in capsys.readouterr().out
 
 
 def test_a_label_that_was_not_trained_is_named_with_its_line(command, tmp_path, capsys):
