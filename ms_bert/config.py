@@ -152,6 +152,10 @@ class BertConfig:
         """Number of labels of a downstream head: that of `id2label`, or 2 as in Hugging Face."""
         return len(self.id2label) if self.id2label else 2
 
+    def with_dropout(self, rate: float | None) -> BertConfig:
+        """This config with the rate for hidden states and attention probabilities; None: with its own."""
+        return self if rate is None else self.replace(hidden_dropout_prob=rate, attention_probs_dropout_prob=rate)
+
     def replace(self, **changes) -> BertConfig:
         """This config with some fields changed."""
         return dataclasses.replace(self, **changes)

@@ -131,10 +131,8 @@ def _run(framework: Framework, options: FinetuneOptions, progress: Progress, beg
     task, *found = read(data, progress)
     if initial is not None:
         task = _with_labels_of(task, initial)
-        config = initial.config.replace(**task.config())
+        config = initial.config.replace(**task.config()).with_dropout(start.dropout)
         same_labels = config.id2label == initial.config.id2label
-        if start.dropout is not None:
-            config = config.replace(hidden_dropout_prob=start.dropout, attention_probs_dropout_prob=start.dropout)
     else:
         assert resume is not None
         task = _remembered(resume, task)
@@ -205,8 +203,7 @@ def read(data: DataOptions, progress: Progress) -> tuple[SentenceTask, Found, Fo
         progress.say(f"{source}: text from {texts}, labels from {used.label}")
         return found, skipped
 
-    if data.train is None:
-        raise UserError("--train is missing; name labelled data to train on.")
+    assert data.train is not None  # `parse` asks for it
     train = examples(data.train, "train")
     if data.dev is not None:
         dev = examples(data.dev, "validation")

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from ms_bert.config import BertConfig
+from ms_bert.data.batches import Batch
 from ms_bert.options import TrainerOptions
 from ms_bert.run.loop import Trainer
 from ms_bert.tasks import Task
+
+Compute = Callable[[Batch], np.ndarray]
+"""A model as a function of a batch: the logits of its sequences (B * N, C) float32."""
 
 
 class Framework(Protocol):
@@ -28,6 +36,11 @@ class Framework(Protocol):
 
     def versions(self) -> dict[str, str]:
         """Of the framework."""
+
+    def compute(
+        self, architecture: str, path: Path, device: str, precision: str, threads: int | None, fields: tuple[str, ...]
+    ) -> Compute:
+        """The model of a checkpoint for inference, a function of these fields of a batch."""
 
     def kernels(self, options: TrainerOptions) -> str:
         """What computes the operations, in words that stand after "by"."""

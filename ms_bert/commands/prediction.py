@@ -6,9 +6,9 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import tyro
@@ -19,8 +19,8 @@ from conversion.parameters import ARCHITECTURES
 from conversion.pretrained import Pretrained
 from ms_bert.commands import command, training
 from ms_bert.commands.finetuning import named_columns, read_task
+from ms_bert.commands.framework import Framework
 from ms_bert.data import tokenizer
-from ms_bert.data.batches import Batch
 from ms_bert.data.files import read_bytes, write_atomically
 from ms_bert.data.packing import INPUTS, NUMBERS, RowBatches
 from ms_bert.data.sequences import Sequences
@@ -35,17 +35,6 @@ CHUNK = 1024  # texts that are answered at a time
 MASKED_CHUNK = 64  # the scores of a whole vocabulary are many
 
 Text = str | tuple[str, str]
-Compute = Callable[[Batch], np.ndarray]
-"""A model as a function of a batch: the logits of its sequences (B * N, C) float32."""
-
-
-class Framework(Protocol):
-    """What a prediction needs of a framework."""
-
-    def compute(
-        self, architecture: str, path: Path, device: str, precision: str, threads: int | None, fields: tuple[str, ...]
-    ) -> Compute:
-        """The model of a checkpoint for inference, a function of these fields of a batch."""
 
 
 class _Model:

@@ -138,10 +138,7 @@ def _config(options: Options, initial: Pretrained | None, vocabulary: Vocabulary
         )
     if options.examples.nsp and config.type_vocab_size < 2:
         raise UserError("the config's type_vocab_size is 1, but sentence pairs need 2; use --no-nsp or another config.")
-    if options.model.dropout is not None:
-        config = config.replace(
-            hidden_dropout_prob=options.model.dropout, attention_probs_dropout_prob=options.model.dropout
-        )
+    config = config.with_dropout(options.model.dropout)
     if options.run.resume:
         _check_config(options.run.resume, config)
     return config

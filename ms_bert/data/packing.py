@@ -95,24 +95,24 @@ class TrainingBatches:
         self._order = functools.lru_cache(2)(self._permutation)
         needed = [max(map(len, self._rows(step))) for step in range(self.steps_per_epoch)]
         self._heights = best_heights(collections.Counter(needed), SHAPES)
+        # A step of the first epoch that needs each height; of several the first.
+        self._steps = {self._height(rows): step for step, rows in reversed(list(enumerate(needed)))}
 
     def __call__(self, step: int) -> Batch:
         """See `filled`; the rows of each part lie together."""
         parts = self._rows(step)
-        needed = max(map(len, parts))
-        # No later epoch changes the heights, which decide the dropout of a step; one may need more rows than the first.
-        height = next((height for height in self._heights if height >= needed), needed)
-        shape = (height, self.tokens)
+        shape = (self._height(max(map(len, parts))), self.tokens)
         made = [filled(self.sequences, rows, shape, self.most, self.weights) for rows in parts]
         return {name: np.concatenate([part[name] for part in made]) for name in made[0]}
 
     def samples(self) -> list[Batch]:
         """A batch of each shape that a step of the first epoch has."""
-        seen: dict[int, int] = {}
-        for step in range(self.steps_per_epoch):
-            needed = max(map(len, self._rows(step)))
-            seen.setdefault(next(height for height in self._heights if height >= needed), step)
-        return [self(step) for _, step in sorted(seen.items())]
+        return [self(step) for _, step in sorted(self._steps.items())]
+
+    def _height(self, needed: int) -> int:
+        """Rows of each part. No later epoch changes the heights, which decide the dropout of a step; one may need more
+        rows than the first."""
+        return next((height for height in self._heights if height >= needed), needed)
 
     def _rows(self, step: int) -> list[list[list[int]]]:
         """The rows of each part of a step."""

@@ -20,7 +20,7 @@ from ms_bert.tasks.metrics import METRICS
 
 @dataclasses.dataclass(frozen=True)
 class SentenceTask:
-    """What the three have in common. See `ms_bert.tasks.LabelledTask`.
+    """What the three have in common. See `ms_bert.tasks.Task`.
 
     Attributes:
         labels: their names, by id. measures: of `ms_bert.tasks.metrics`, the one that the best checkpoint has the
