@@ -1,7 +1,5 @@
 """MindSpore, as the commands see it."""
 
-from pathlib import Path
-
 import numpy as np
 
 from ms_bert.config import BertConfig
@@ -39,7 +37,13 @@ class MindSpore:
         return kernels.operations(device, precision, options.mindspore.kernels).description
 
     def compute(
-        self, architecture: str, path: Path, device: str, precision: str, threads: int | None, fields: tuple[str, ...]
+        self,
+        architecture: str,
+        found,
+        device: str,
+        precision: str,
+        threads: int | None,
+        fields: tuple[str, ...],
     ):
         from ms_bert.device import use_device
 
@@ -50,7 +54,7 @@ class MindSpore:
         from ms_bert.model import Numerics
         from ms_bert.pretrained import load
 
-        model = load(named(architecture), path, Numerics(device, precision), inference=True)
+        model = load(named(architecture), found, Numerics(device, precision), inference=True)
 
         def logits(batch: Batch) -> np.ndarray:
             return model(*(Tensor(batch[name]) for name in fields)).asnumpy().astype(np.float32)

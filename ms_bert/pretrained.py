@@ -10,12 +10,13 @@ from pathlib import Path
 from mindspore import Tensor, nn
 
 from conversion import pretrained
+from conversion.pretrained import Pretrained
 from ms_bert.model import Numerics
 
 
 def load(
     kind: type[nn.Cell],
-    path: str | os.PathLike,
+    path: str | os.PathLike | Pretrained,
     numerics: Numerics | None = None,
     inference: bool = False,
     *,
@@ -33,7 +34,8 @@ def load(
 
     Args:
         kind: called with the config, numerics and arguments; it must hold one BertModel.
-        path: whatever `conversion` reads: a run's folder, one of Hugging Face, or a file of any format.
+        path: whatever `conversion` reads: a run's folder, one of Hugging Face, or a file of any format; or what
+            `conversion.pretrained.read` gave, for which the arguments of reading it are of no effect.
         numerics: how it computes; None: by MindSpore's own operations on the CPU in float32.
         inference: by the fused operations, whole layers at once, without gradients, dropout and intermediates. Where
             there are none for the numerics, the logger `ms_bert` says so in a warning.
@@ -46,7 +48,10 @@ def load(
     Raises:
         UserError: it cannot be read, is no BERT, does not fit the config, or there is no config.
     """
-    found = pretrained.read(Path(path), None if config is None else Path(config), num_labels, prefix, rename)
+    if isinstance(path, Pretrained):
+        found, path = path, path.checkpoint.source.path
+    else:
+        found = pretrained.read(Path(path), None if config is None else Path(config), num_labels, prefix, rename)
     numerics = numerics or Numerics()
     if inference:
         own = numerics.operations

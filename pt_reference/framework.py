@@ -1,7 +1,5 @@
 """PyTorch, as the commands see it."""
 
-from pathlib import Path
-
 import numpy as np
 
 from ms_bert.config import BertConfig
@@ -35,7 +33,13 @@ class PyTorch:
         return "torch.compile" if options.pytorch.compile else "eager kernels"
 
     def compute(
-        self, architecture: str, path: Path, device: str, precision: str, threads: int | None, fields: tuple[str, ...]
+        self,
+        architecture: str,
+        found,
+        device: str,
+        precision: str,
+        threads: int | None,
+        fields: tuple[str, ...],
     ):
         from pt_reference.device import torch_device, use_device
 
@@ -47,7 +51,7 @@ class PyTorch:
         from pt_reference.pretrained import load
 
         where = torch_device(device)
-        model = load(named(architecture), path, Numerics(precision)).to(where)
+        model = load(named(architecture), found, Numerics(precision)).to(where)
 
         @torch.no_grad()
         def logits(batch: Batch) -> np.ndarray:

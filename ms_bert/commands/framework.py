@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from conversion.pretrained import Pretrained
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import Batch
 from ms_bert.options import TrainerOptions
@@ -38,7 +38,13 @@ class Framework(Protocol):
         """Of the framework."""
 
     def compute(
-        self, architecture: str, path: Path, device: str, precision: str, threads: int | None, fields: tuple[str, ...]
+        self,
+        architecture: str,
+        found: Pretrained,
+        device: str,
+        precision: str,
+        threads: int | None,
+        fields: tuple[str, ...],
     ) -> Compute:
         """The model of a checkpoint for inference, a function of these fields of a batch."""
 

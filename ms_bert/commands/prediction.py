@@ -61,7 +61,7 @@ class _Model:
                 "fine-tune this one first."
             )
         self.vocabulary = tokenizer.load(found.checkpoint.source.home)
-        self._compute = framework.compute(architecture, path, device, precision, threads, fields)
+        self._compute = framework.compute(architecture, found, device, precision, threads, fields)
 
     def logits(self, sequences: Sequences) -> np.ndarray:
         """(n, C) float32, of each sequence what it is whatever the others are."""
