@@ -11,15 +11,15 @@ PIP_INSTALL := pip install --quiet --disable-pip-version-check --constraint cons
 INSTALL := $(BIN)/$(PIP_INSTALL)
 NATIVE := $(wildcard ms_bert/kernels/native/*.h ms_bert/kernels/native/*.cpp)
 
-TESTS := tests/parity tests/faults tests/unit tests/conversion tests/benchmarks tests/readme
+TESTS := tests/faults tests/parity tests/unit tests/conversion tests/benchmarks tests/readme
 
 .PHONY: pretrain test quick lint sanitize clean
 
 pretrain: $(VENV)/installed
 	$(BIN)/python -m ms_bert.pretrain
 
-# What takes longest begins first, so that no worker waits for another at the end; by itself xdist begins with the files
-# that have most tests.
+# First what watches the memory of forked processes, while the workers are small; then what takes longest, so that no
+# worker waits for another at the end. By itself xdist begins with the files that have most tests.
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
