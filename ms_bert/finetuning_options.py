@@ -22,6 +22,7 @@ from ms_bert.options import (
     check,
     require,
 )
+from ms_bert.tasks import registry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +60,9 @@ class DataOptions:
     GLUE's own .tsv files are always read without."""
     separator: str = ","
     """What separates the labels of a text in a multi-label file whose labels are not lists."""
-    longest: Annotated[int, Range(8, 2**16)] = 128
-    """Most tokens of a text or a pair, including [CLS] and [SEP]; longer ones are truncated and counted."""
+    longest: Annotated[Optional[int], Range(8, 2**16)] = None
+    """Most tokens of a text or a pair, including [CLS] and [SEP]; longer ones are truncated and counted
+    (default: 128)."""
     skip_bad: bool = False
     """Leave out rows that cannot be used, and count them, instead of stopping at the first."""
     cache: Path = dataclasses.field(default_factory=cache_folder)
@@ -152,7 +154,8 @@ class FinetuneOptions(Groups):
     @property
     def row_length(self) -> int:
         """S, the most tokens of a row."""
-        return row_length(self.data.longest, self.data.longest)
+        longest = self.data.longest or registry.kind(self.data.task).usual_longest
+        return row_length(longest, longest)
 
     @property
     def truncated_normal(self) -> bool:

@@ -57,6 +57,9 @@ class MindSpore:
         model = load(named(architecture), found, Numerics(device, precision), inference=True)
 
         def logits(batch: Batch) -> np.ndarray:
-            return model(*(Tensor(batch[name]) for name in fields)).asnumpy().astype(np.float32)
+            found = model(*(Tensor(batch[name]) for name in fields))
+            if isinstance(found, tuple):
+                return np.stack([part.asnumpy().astype(np.float32) for part in found], -1)
+            return found.asnumpy().astype(np.float32)
 
         return logits

@@ -55,6 +55,9 @@ class PyTorch:
 
         @torch.no_grad()
         def logits(batch: Batch) -> np.ndarray:
-            return model(*(torch.from_numpy(batch[name]).to(where) for name in fields)).float().cpu().numpy()
+            found = model(*(torch.from_numpy(batch[name]).to(where) for name in fields))
+            if isinstance(found, tuple):
+                found = torch.stack(found, -1)
+            return found.float().cpu().numpy()
 
         return logits

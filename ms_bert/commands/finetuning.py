@@ -7,8 +7,9 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -24,18 +25,15 @@ from ms_bert.data import tokenizer
 from ms_bert.data.packing import EvaluationBatches, TrainingBatches
 from ms_bert.data.sequences import Sequences
 from ms_bert.data.tokenizer import Vocabulary
-from ms_bert.errors import UserError, listed
+from ms_bert.errors import UserError
 from ms_bert.finetuning_options import DataOptions, FinetuneOptions
 from ms_bert.randomness import HELD_OUT, ORDER, permuted
 from ms_bert.run import checkpoints
 from ms_bert.run.folder import TASK
 from ms_bert.run.loop import Loop, evaluate
 from ms_bert.run.progress import Progress
-from ms_bert.tasks import examples as general
-from ms_bert.tasks import glue
-from ms_bert.tasks.classification import TASKS, Classification, Regression, Scored, SentenceTask
-from ms_bert.tasks.examples import Example
-from ms_bert.tasks.metrics import interval
+from ms_bert.tasks import registry
+from ms_bert.tasks.downstream import Collected, DownstreamTask, Read
 
 PREDICTIONS, RESULTS = "predictions.jsonl", "results.json"
 
@@ -57,7 +55,7 @@ def parse(framework: Framework, program: str, description: str, arguments: Seque
     """
     line = (program, description, arguments)
     given = training.command_line(framework, *line, default=FinetuneOptions())
-    options = training.taken_over(framework, given, tuple(TASKS), *line)
+    options = training.taken_over(framework, given, tuple(registry.KINDS), *line)
     if options.start.model is None:
         raise UserError("--model is missing; name a checkpoint to begin with, such as a run's folder or one of a hub.")
     if options.data.train is None:
@@ -70,17 +68,16 @@ class Labelled:
     """Labelled data as a run needs it.
 
     Attributes:
-        skipped: rows that were left out, by reason.
+        skipped: what was left out, by reason.
     """
 
-    examples: list[Example]
     sequences: Sequences
     skipped: Counter[str]
 
     def described(self) -> dict:
         """What run.json says of it."""
         return {
-            "examples": len(self.examples),
+            "examples": len(self.sequences.examples),
             "tokens": len(self.sequences.ids),
             "truncated": self.sequences.truncated,
             "skipped": dict(self.skipped),
@@ -91,12 +88,9 @@ class Labelled:
 def finetune(framework: Framework, options: FinetuneOptions) -> int:
     """Fine-tune as the options say; returns the exit code."""
     began, progress = time.perf_counter(), Progress()
-    held: list[Labelled] = []  # what the model is evaluated on, once it is read
 
     def made(begun: bool) -> Run:
-        run, dev = _run(framework, options, progress, begun)
-        held.append(dev)
-        return run
+        return _run(framework, options, progress, begun)
 
     if options.run.resume:
         loop = training.resume(framework, options, made, _check_data, progress)
@@ -109,13 +103,13 @@ def finetune(framework: Framework, options: FinetuneOptions) -> int:
     elif (path / RESULTS).exists():
         progress.say(f"{path} is complete at step {loop.step}; give more --epochs or --steps to continue.")
         return 0
-    _conclude(loop, held[0].examples)
+    _conclude(loop)
     progress.say(f"done in {time.perf_counter() - began:.0f} s: {path}/{checkpoints.MODEL}, {path}/{PREDICTIONS}")
     return 0
 
 
-def _run(framework: Framework, options: FinetuneOptions, progress: Progress, begun: bool) -> tuple[Run, Labelled]:
-    """What a run needs, and the data that it is evaluated on; what takes long comes last.
+def _run(framework: Framework, options: FinetuneOptions, progress: Progress, begun: bool) -> Run:
+    """What a run needs; what takes long comes last.
 
     Args:
         begun: whether the run has checkpoints of its own, so that the one of --model is not needed any more.
@@ -137,8 +131,10 @@ def _run(framework: Framework, options: FinetuneOptions, progress: Progress, beg
         assert resume is not None
         task = _remembered(resume, task)
         config = configs.read(resume).config
-    _check_config(config, vocabulary, data.longest, any(len(example.texts) > 1 for example in found[0][0]))
-    train, dev = (Labelled(part, task.sequences(part, vocabulary), skipped) for part, skipped in found)
+    _check_config(config, vocabulary, task.longest)
+    train, dev = (Labelled(task.sequences(part.examples, vocabulary), part.skipped) for part in found)
+    if config.type_vocab_size < 2 and train.sequences.types.any():
+        raise UserError("the model's type_vocab_size is 1; pairs of texts need 2, so choose another model.")
     for name, part in (("train", train), ("dev", dev)):
         progress.say(f"{name}: {_told(part)}")
     seed, parts = options.training.seed, options.training.accumulate
@@ -156,10 +152,10 @@ def _run(framework: Framework, options: FinetuneOptions, progress: Progress, beg
         fit = initial.fit(parameters, task.architecture, same_labels)
         progress.say(training.origin(initial, fit))
         trainer.load_weights(fit.values(seed))
-    files = {TASK: (json.dumps(task.remembered(), indent=2, ensure_ascii=False) + "\n").encode()}
+    files = {TASK: _task_file(task)}
     described = {"data": {"train": train.described(), "dev": dev.described()}}
     held_out = EvaluationBatches(dev.sequences, positions, parts)
-    whole = Run(
+    return Run(
         task,
         config,
         vocabulary,
@@ -172,88 +168,33 @@ def _run(framework: Framework, options: FinetuneOptions, progress: Progress, beg
         files,
         options.run.patience,
     )
-    return whole, dev
 
 
-Found = tuple[list[Example], Counter[str]]
-
-
-def read(data: DataOptions, progress: Progress) -> tuple[SentenceTask, Found, Found]:
+def read(data: DataOptions, progress: Progress) -> tuple[DownstreamTask, Read, Read]:
     """The task that the data is of, the examples to train on, and those to evaluate on.
 
     Raises:
         UserError: a file cannot be read, or its labels do not make a task.
     """
-    dataset = glue.DATASETS.get(data.task)
-    columns = named_columns(data.columns)
+    kind = registry.kind(data.task)
 
-    def examples(source: str, split: str) -> Found:
-        if dataset is not None:
-            return glue.examples(dataset, source, split=split, skip_bad=data.skip_bad)
-        found, used, skipped = general.read(
-            source,
-            data.task,  # type: ignore[arg-type]
-            columns,
-            separator=data.separator,
-            quoted=data.quotes,
-            split=split,
-            skip_bad=data.skip_bad,
-        )
-        texts = " and ".join(name for name in (used.text, used.text2) if name is not None)
-        progress.say(f"{source}: text from {texts}, labels from {used.label}")
-        return found, skipped
+    def examples(source: str, split: str) -> Read:
+        found = kind.examples(data, source, split)
+        if found.told:
+            progress.say(f"{source}: {found.told}")
+        return found
 
     assert data.train is not None  # `parse` asks for it
     train = examples(data.train, "train")
     if data.dev is not None:
         dev = examples(data.dev, "validation")
     else:
-        kept, held = _divided(train[0], data.dev_share)
-        train, dev = (kept, train[1]), (held, Counter())
-    if dataset is not None:
-        kind = Regression if dataset.regression else Classification
-        ordered = (dataset.main, *(name for name in dataset.metrics if name != dataset.main))
-        return kind(dataset.labels, ordered, data.longest, dataset.name), train, dev
-    return _general_task(data, train[0]), train, dev
+        kept, held = _divided(train.examples, data.dev_share)
+        train, dev = Read(kept, train.skipped), Read(held)
+    return kind.of(data, train.examples), train, dev
 
 
-def named_columns(columns: Sequence[str]) -> Mapping[str, str]:
-    """--columns ROLE=NAME ... by role."""
-    pairs = [column.partition("=") for column in columns]
-    if wrong := [column for column, (role, mark, name) in zip(columns, pairs) if not (role and mark and name)]:
-        raise UserError(f"--columns {wrong[0][:100]!r} is not ROLE=NAME; write for example text=review label=stars.")
-    return {role: name for role, _, name in pairs}
-
-
-def _general_task(data: DataOptions, examples: list[Example]) -> SentenceTask:
-    """The task of a file by its columns: its labels are those of the training data, in the order of their names."""
-    kind = TASKS[data.task]
-    if kind is Regression:
-        return kind((), ("pearson", "spearman"), data.longest)
-    several = kind is not Classification
-    names = {
-        name
-        for example in examples
-        for name in (example.label if several else (example.label,))  # type: ignore[union-attr]
-    }
-    if len(names) < (1 if several else 2):
-        raise UserError(
-            f"the training data has the labels {listed(sorted(map(str, names))) or 'none'}; a classification needs at "
-            "least 2, so name another column or more data."
-        )
-    measures = ("f1_micro", "f1_macro", "subset_accuracy") if several else ("accuracy", "f1_macro")
-    return kind(tuple(sorted(map(str, names), key=_natural)), measures, data.longest)
-
-
-def _natural(name: str) -> tuple[bool, float, str]:
-    """Numbers by their value, before words."""
-    try:
-        return False, float(name), name
-    except ValueError:
-        return True, 0.0, name
-
-
-def _divided(examples: list[Example], share: float) -> tuple[list[Example], list[Example]]:
+def _divided(examples: list[Any], share: float) -> tuple[list[Any], list[Any]]:
     """(train, dev): a random share is kept out, the same one whatever the seed of the run is."""
     count = len(examples)
     if count < 2:
@@ -264,13 +205,13 @@ def _divided(examples: list[Example], share: float) -> tuple[list[Example], list
     return [e for i, e in enumerate(examples) if i not in held], [e for i, e in enumerate(examples) if i in held]
 
 
-def _with_labels_of(task: SentenceTask, initial: Pretrained) -> SentenceTask:
+def _with_labels_of(task: DownstreamTask, initial: Pretrained) -> DownstreamTask:
     """The task with its labels in the order of the model's, where they are the same: its head goes on then."""
     names = tuple((initial.config.id2label or {}).values())
     return dataclasses.replace(task, labels=names) if set(names) == set(task.labels) else task
 
 
-def _remembered(path: Path, task: SentenceTask) -> SentenceTask:
+def _remembered(path: Path, task: DownstreamTask) -> DownstreamTask:
     """The task of a run that has begun, which the data must still be of."""
     remembered = read_task(path)
     if set(remembered.labels) != set(task.labels) or type(remembered) is not type(task):
@@ -278,7 +219,7 @@ def _remembered(path: Path, task: SentenceTask) -> SentenceTask:
     return remembered
 
 
-def read_task(path: Path) -> SentenceTask:
+def read_task(path: Path) -> DownstreamTask:
     """The task that a run's folder is of.
 
     Raises:
@@ -287,7 +228,7 @@ def read_task(path: Path) -> SentenceTask:
     file = path / TASK
     try:
         values = json.loads(file.read_bytes())
-        return TASKS[values["task"]].from_remembered(values)
+        return registry.KINDS[values["task"]].from_remembered(values)
     except FileNotFoundError:
         raise UserError(f"there is no {file}; name the folder of a fine-tuned model.") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -308,7 +249,7 @@ def _vocabulary(options: FinetuneOptions, initial: Pretrained | None) -> Vocabul
     return tokenizer.load(initial.checkpoint.source.home)
 
 
-def _check_config(config: BertConfig, vocabulary: Vocabulary, longest: int, pairs: bool) -> None:
+def _check_config(config: BertConfig, vocabulary: Vocabulary, longest: int) -> None:
     if config.vocab_size < vocabulary.size:
         raise UserError(
             f"the vocabulary has {vocabulary.size} entries and the config's vocab_size is {config.vocab_size}; use the "
@@ -319,8 +260,6 @@ def _check_config(config: BertConfig, vocabulary: Vocabulary, longest: int, pair
             f"--longest {longest} is more than the {config.max_position_embeddings} positions of the model; choose at "
             f"most {config.max_position_embeddings}."
         )
-    if pairs and config.type_vocab_size < 2:
-        raise UserError("the model's type_vocab_size is 1; pairs of texts need 2, so choose another model.")
 
 
 def _check_data(path: Path, description: dict, made: Run) -> None:
@@ -335,42 +274,52 @@ def _check_data(path: Path, description: dict, made: Run) -> None:
 
 
 def _hash(sequences: Sequences) -> str:
-    arrays = (sequences.ids, sequences.types, sequences.starts, *sequences.of_sequences.values())
+    targets = (*sequences.of_sequences.values(), *sequences.of_tokens.values())
+    arrays = (sequences.ids, sequences.types, sequences.starts, *targets)
     return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
 
 
 def _told(part: Labelled) -> str:
-    mean = len(part.sequences.ids) / len(part.examples)
-    told = [f"{len(part.examples):,} examples, {mean:.1f} tokens each on average"]
+    count = len(part.sequences.examples)
+    told = [f"{count:,} examples, {len(part.sequences.ids) / count:.1f} tokens each on average"]
     if part.sequences.truncated:
         told.append(f"{part.sequences.truncated:,} truncated")
     told += [f"{number:,} left out: {reason}" for reason, number in part.skipped.items()]
     return ", ".join(told)
 
 
-def _conclude(loop: Loop, examples: list[Example]) -> None:
+def _conclude(loop: Loop) -> None:
     """Evaluate the run's model once more: predictions.jsonl and results.json."""
-    folder, task, trainer = loop.folder, loop.task, loop.trainer
-    assert isinstance(task, SentenceTask) and loop.held_out is not None
+    folder, trainer = loop.folder, loop.trainer
     trainer.load_weights(load_file(folder.path / checkpoints.MODEL))
-    scored = evaluate(task, trainer, loop.held_out)
-    assert isinstance(scored, Scored)
-    metrics, logits, labels = scored.metrics(), scored.logits, scored.labels
-    guesses = task.guesses(logits)
-    results = {
-        name: dict(zip(("value", "low", "high"), (metrics[name], *interval(name, labels, guesses, seed=0))))
-        for name in task.measures
-    }
+    assert loop.held_out is not None
+    evaluation = evaluate(loop.task, trainer, loop.held_out)
+    assert isinstance(evaluation, Collected)
+    sequences, logits = evaluation.sequences, evaluation.logits
+    task = evaluation.task.tuned(sequences, logits)
+    folder.write(TASK, _task_file(task))
+    step = loop.step if loop.best is None else int(loop.best["step"])
+    scores, intervals = evaluation.metrics(), task.intervals(sequences, logits)
+    results = {name: dict(zip(("value", "low", "high"), (scores[name], *intervals[name]))) for name in task.measures}
     lines = [
-        json.dumps({"texts": list(example.texts), "gold": task.gold(example), **answer}, ensure_ascii=False)
-        for example, answer in zip(examples, task.answers(logits), strict=True)
+        json.dumps({**task.inputs(example), "gold": task.gold(example), **answer}, ensure_ascii=False)
+        for example, answer in zip(sequences.examples, task.answers(sequences, logits), strict=True)
     ]
     folder.write(PREDICTIONS, ("\n".join(lines) + "\n").encode())
-    step = loop.step if loop.best is None else int(loop.best["step"])
-    whole = {"step": step, "examples": len(lines), "loss": metrics["loss"], "metrics": results}
+    whole = {
+        "step": step,
+        "examples": len(lines),
+        "loss": scores["loss"],
+        "metrics": results,
+        **task.details(sequences, logits),
+    }
     folder.write(RESULTS, (json.dumps(whole, indent=2) + "\n").encode())
     for name, result in results.items():
         loop.progress.say(
             f"dev {name} {result['value']:.4f} (95% interval {result['low']:.4f} to {result['high']:.4f}) of "
             f"{len(lines):,} examples at step {step}"
         )
+
+
+def _task_file(task: DownstreamTask) -> bytes:
+    return (json.dumps(task.remembered(), indent=2, ensure_ascii=False) + "\n").encode()

@@ -15,7 +15,7 @@ from ms_bert.run.loop import Trainer
 from ms_bert.tasks import Task
 
 Compute = Callable[[Batch], np.ndarray]
-"""A model as a function of a batch: the logits of its sequences (B * N, C) float32."""
+"""A model as a function of a batch: the logits of its sequences (B * N, C) or tokens (B, S, C), float32."""
 
 
 class Framework(Protocol):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tyro
@@ -18,23 +19,35 @@ from conversion import pretrained
 from conversion.parameters import ARCHITECTURES
 from conversion.pretrained import Pretrained
 from ms_bert.commands import command, training
-from ms_bert.commands.finetuning import named_columns, read_task
-from ms_bert.commands.framework import Framework
+from ms_bert.commands.finetuning import read_task
+from ms_bert.commands.framework import Compute, Framework
 from ms_bert.data import tokenizer
-from ms_bert.data.files import read_bytes, write_atomically
-from ms_bert.data.packing import INPUTS, NUMBERS, RowBatches
+from ms_bert.data.files import write_atomically
+from ms_bert.data.packing import INPUTS, NUMBERS, RowBatches, Unpacked
 from ms_bert.data.sequences import Sequences
-from ms_bert.errors import UserError, listed
+from ms_bert.errors import UserError
 from ms_bert.prediction_options import PredictOptions
 from ms_bert.run.folder import TASK
-from ms_bert.tasks import examples, masked_words
+from ms_bert.tasks import masked_words
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression, SentenceTask
-from ms_bert.tasks.examples import Example
+from ms_bert.tasks.downstream import DownstreamTask
 
-CHUNK = 1024  # texts that are answered at a time
+CHUNK = 1024  # examples that are answered at a time
 MASKED_CHUNK = 64  # the scores of a whole vocabulary are many
 
-Text = str | tuple[str, str]
+
+class Model(Protocol):
+    """What the command asks: an examples' reader, a function of examples, and how both are shown."""
+
+    def asked(self, options: PredictOptions) -> list[Any]: ...
+
+    def answers(self, examples: Sequence[Any]) -> list[dict[str, Any]]: ...
+
+    def inputs(self, example: Any) -> dict[str, Any]: ...
+
+    def plain(self, example: Any, answer: dict[str, Any]) -> str: ...
+
+    def table(self, examples: Sequence[Any], answers: Sequence[dict[str, Any]]) -> list[list[Any]]: ...
 
 
 class _Model:
@@ -61,19 +74,23 @@ class _Model:
                 "fine-tune this one first."
             )
         self.vocabulary = tokenizer.load(found.checkpoint.source.home)
-        self._compute = framework.compute(architecture, found, device, precision, threads, fields)
+        self._make = functools.partial(
+            framework.compute, architecture, found, device, precision, threads=threads, fields=fields
+        )
 
-    def logits(self, sequences: Sequences) -> np.ndarray:
-        """(n, C) float32, of each sequence what it is whatever the others are."""
-        batches = RowBatches(sequences)
-        made: np.ndarray | None = None
+    @functools.cached_property
+    def _compute(self) -> Compute:
+        """Made when it is needed: what a user asks is read before, and may be wrong."""
+        return self._make()
+
+    def logits(self, sequences: Sequences, per_token: bool = False) -> np.ndarray:
+        """(n, C) float32 of the sequences, or (T, C) of their tokens; whatever the other sequences are."""
+        batches, made = RowBatches(sequences), Unpacked(sequences, per_token)
         for number in range(len(batches)):
             batch = batches(number)
-            found, numbers = self._compute(batch), batch[NUMBERS][:, 0]
-            if made is None:
-                made = np.zeros((len(sequences), found.shape[-1]), np.float32)
-            made[numbers[numbers >= 0]] = found[numbers >= 0]
-        return np.zeros((0, 0), np.float32) if made is None else made
+            found = self._compute(batch)
+            made.add(batch, found if per_token else found.reshape(*batch[NUMBERS].shape, -1))
+        return made.values
 
 
 class Predictor:
@@ -105,18 +122,39 @@ class Predictor:
         self.task = _task(path, found)
         self._model = _Model(found, path, framework, self.task.architecture, INPUTS, device, precision, threads)
 
-    def __call__(self, texts: Sequence[Text]) -> list[dict[str, Any]]:
-        """For each text, or pair of texts, in their order: what the task answers, such as label and probabilities.
+    def __call__(self, given: Sequence[Any]) -> list[dict[str, Any]]:
+        """For each of what is given, in that order: what the task answers, such as label and probabilities.
 
         An answer about a text that was too long has `truncated`: true.
+
+        Args:
+            given: as `example` of the task takes it, such as a text, or a pair of texts.
         """
-        made = [Example((text,) if isinstance(text, str) else tuple(text), None, "") for text in texts]
+        return self.answers([self.task.example(one) for one in given])
+
+    def answers(self, examples: Sequence[Any]) -> list[dict[str, Any]]:
+        """As a call, of examples of the task."""
         answers: list[dict[str, Any]] = []
-        for begin in range(0, len(made), CHUNK):
-            sequences = self.task.sequences(made[begin : begin + CHUNK], self._model.vocabulary, labelled=False)
-            told = self.task.answers(self._model.logits(sequences))
-            answers += [{**answer, "truncated": True} if cut else answer for answer, cut in zip(told, sequences.cut)]
+        for begin in range(0, len(examples), CHUNK):
+            chunk = examples[begin : begin + CHUNK]
+            sequences = self.task.sequences(chunk, self._model.vocabulary, labelled=False)
+            told = self.task.answers(sequences, self._model.logits(sequences, self.task.per_token))
+            for number in set(sequences.owners[sequences.cut].tolist()):
+                told[number]["truncated"] = True
+            answers += told
         return answers
+
+    def asked(self, options: PredictOptions) -> list[Any]:
+        return self.task.asked(options)
+
+    def inputs(self, example: Any) -> dict[str, Any]:
+        return self.task.inputs(example)
+
+    def plain(self, example: Any, answer: dict[str, Any]) -> str:
+        return self.task.plain(example, answer)
+
+    def table(self, examples: Sequence[Any], answers: Sequence[dict[str, Any]]) -> list[list[Any]]:
+        return self.task.table(examples, answers)
 
 
 class MaskFiller:
@@ -148,16 +186,26 @@ class MaskFiller:
         Raises:
             UserError: a text has no [MASK], or is too long.
         """
+        return self.answers(texts)
+
+    def answers(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """As a call."""
         answers: list[dict[str, Any]] = []
         for begin in range(0, len(texts), MASKED_CHUNK):
             chunk = texts[begin : begin + MASKED_CHUNK]
-            sequences, owners = masked_words.sequences(chunk, self._model.vocabulary, self.longest)
-            logits = self._model.logits(sequences)
-            answers += masked_words.answers(chunk, logits, owners, self._model.vocabulary, self.top)
+            sequences = masked_words.sequences(chunk, self._model.vocabulary, self.longest)
+            answers += masked_words.answers(sequences, self._model.logits(sequences), self._model.vocabulary, self.top)
         return answers
 
+    def asked(self, options: PredictOptions) -> list[str]:
+        return masked_words.asked(options)
 
-def _task(path: Path, found: Pretrained) -> SentenceTask:
+    inputs = staticmethod(masked_words.inputs)
+    plain = staticmethod(masked_words.plain)
+    table = staticmethod(masked_words.table)
+
+
+def _task(path: Path, found: Pretrained) -> DownstreamTask:
     """That of a run's task.json, or what the config of a classifier from elsewhere says."""
     if path.is_dir() and (path / TASK).exists():
         return read_task(path)
@@ -197,22 +245,19 @@ def predict(framework: Framework, options: PredictOptions) -> int:
     form = options.format or _form(options.output)
     if options.output is not None and options.output.is_dir():
         raise UserError(f"--output {options.output} is a folder; name a file.")
-    texts = _texts(options)
     computing = (options.device, options.precision, options.threads)
-    model: Predictor | MaskFiller
+    model: Model
     if options.fill_mask:
-        if any(isinstance(text, tuple) for text in texts):
-            raise UserError("--fill-mask takes single texts, not pairs; name one column with --columns text=NAME.")
         model = MaskFiller(options.model, framework, options.top, *computing)
     else:
         model = Predictor(options.model, framework, *computing)
-    pairs = [text if isinstance(text, tuple) else (text,) for text in texts]
+    examples = model.asked(options)
     answers: list[dict[str, Any]] = []
-    with tqdm(total=len(texts), unit="texts", file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
-        for begin in range(0, len(texts), CHUNK):
-            answers += model(texts[begin : begin + CHUNK])  # type: ignore[arg-type]
+    with tqdm(total=len(examples), unit="texts", file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
+        for begin in range(0, len(examples), CHUNK):
+            answers += model.answers(examples[begin : begin + CHUNK])
             bar.update(len(answers) - bar.n)
-    written = FORMS[form](pairs, answers)
+    written = FORMS[form](model, examples, answers)
     if options.output is None:
         sys.stdout.write(written)
     else:
@@ -229,69 +274,23 @@ def _form(output: Path | None) -> str:
     return "text" if output is None else by_ending.get(output.suffix, "text")
 
 
-def _texts(options: PredictOptions) -> Sequence[Text]:
-    if options.input is None:
-        if not options.texts:
-            raise UserError("no text was given; write one after the model, or name a file with --input.")
-        return list(options.texts)
-    if options.input == "-" or options.input.endswith(".txt"):
-        content = sys.stdin.buffer.read() if options.input == "-" else read_bytes(Path(options.input))
-        try:
-            return content.decode("utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"--input {options.input} is not UTF-8 text ({error.reason} at byte {error.start}); convert it, for "
-                "example with iconv."
-            ) from None
-    columns = named_columns(options.columns)
-    found, _, _ = examples.read(options.input, "classification", columns, labels=False, quoted=options.quotes)
-    return [example.texts if len(example.texts) > 1 else example.texts[0] for example in found]  # type: ignore[misc]
+def _as_text(model: Model, examples: Sequence[Any], answers: Sequence[dict[str, Any]]) -> str:
+    return "".join(f"{model.plain(example, answer)}\n" for example, answer in zip(examples, answers))
 
 
-def _plain(answer: dict[str, Any]) -> str:
-    """An answer in a few words."""
-    if "masks" in answer:
-        guesses = [", ".join(f"{g['token']} {g['probability']:.1%}" for g in mask) for mask in answer["masks"]]
-        return f"{answer['text']}\t{'; '.join(guesses)}"
-    if "value" in answer:
-        return f"{answer['value']:.4f}"
-    shares = answer["probabilities"]
-    if "label" in answer:
-        return f"{answer['label']} {shares[answer['label']]:.1%}"
-    return listed([f"{name} {shares[name]:.1%}" for name in answer["labels"]]) or "none"
-
-
-def _as_text(texts: Sequence[tuple[str, ...]], answers: Sequence[dict[str, Any]]) -> str:
-    lines = [
-        _plain(answer) if "masks" in answer else f"{_plain(answer)}\t{' | '.join(text)}"
-        for text, answer in zip(texts, answers)
-    ]
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _as_jsonl(texts: Sequence[tuple[str, ...]], answers: Sequence[dict[str, Any]]) -> str:
-    lines = [{"texts": list(text), **answer} for text, answer in zip(texts, answers)]
+def _as_jsonl(model: Model, examples: Sequence[Any], answers: Sequence[dict[str, Any]]) -> str:
+    lines = [{**model.inputs(example), **answer} for example, answer in zip(examples, answers)]
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
-def _as_csv(texts: Sequence[tuple[str, ...]], answers: Sequence[dict[str, Any]]) -> str:
+def _as_csv(model: Model, examples: Sequence[Any], answers: Sequence[dict[str, Any]]) -> str:
     file = io.StringIO(newline="")
-    writer = csv.writer(file, lineterminator="\n")
-    pairs = any(len(text) > 1 for text in texts)
-    first = answers[0] if answers else {}
-    if "masks" in first:
-        writer.writerow(["text", "mask", "token", "probability"])
-        for text, answer in zip(texts, answers):
-            for number, mask in enumerate(answer["masks"], 1):
-                writer.writerows([*text, number, guess["token"], guess["probability"]] for guess in mask)
-        return file.getvalue()
-    kind = next((name for name in ("label", "labels", "value") if name in first), "label")
-    names = list(first.get("probabilities", {}))
-    writer.writerow(["text", *(["text2"] if pairs else []), kind, *names])
-    for text, answer in zip(texts, answers):
-        told = "|".join(answer[kind]) if kind == "labels" else answer[kind]
-        writer.writerow([*text, told, *answer.get("probabilities", {}).values()])
+    csv.writer(file, lineterminator="\n").writerows(model.table(examples, answers))
     return file.getvalue()
 
 
-FORMS = {"text": _as_text, "jsonl": _as_jsonl, "csv": _as_csv}
+FORMS: dict[str, Callable[[Model, Sequence[Any], Sequence[dict[str, Any]]], str]] = {
+    "text": _as_text,
+    "jsonl": _as_jsonl,
+    "csv": _as_csv,
+}

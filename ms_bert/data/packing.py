@@ -256,3 +256,32 @@ def filled(
                 batch[name][row, place] = values[number]
             begin = span.stop
     return batch
+
+
+class Unpacked:
+    """What a model gives for packed batches, in the order of the sequences again: the inverse of `filled`.
+
+    Args:
+        per_token: whether it gives something for each token, (B, S, ...), or for each sequence, (B, N, ...).
+
+    Attributes:
+        values: (T, ...) or (n, ...), of the dtype of the first batch; 0 where none has come.
+    """
+
+    def __init__(self, sequences: Sequences, per_token: bool):
+        self.sequences, self.per_token = sequences, per_token
+        self.values = np.zeros((0, 0), np.float32)
+
+    def add(self, batch: Batch, found: np.ndarray) -> None:
+        """What the model gives for a batch."""
+        if not self.values.size:
+            count = self.sequences.starts[-1] if self.per_token else len(self.sequences)
+            self.values = np.zeros((count, *found.shape[2:]), found.dtype)
+        numbers = batch[NUMBERS]
+        if self.per_token:
+            rows, columns = np.nonzero(batch["sequence_ids"])
+            owners = numbers[rows, batch["sequence_ids"][rows, columns] - 1]
+            places = self.sequences.starts[owners] + batch["position_ids"][rows, columns]
+            self.values[places] = found[rows, columns]
+        else:
+            self.values[numbers[numbers >= 0]] = found[numbers >= 0]

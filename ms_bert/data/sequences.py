@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -21,6 +22,7 @@ class Sequences:
         ids: (T,) int32. types: (T,) int32, 1 in B and its [SEP]. starts: (n + 1,) int64, where each begins and the last
             one ends. pad: the id of [PAD]. of_sequences, of_tokens: what is to be learned of each sequence (n, ...) or
             token (T, ...), by field of a batch. cut: (n,) bool, which of them lost tokens because they were too long.
+        examples: what they were made of. owners: (n,) int64, the number of each one's example, which may have several.
     """
 
     ids: np.ndarray
@@ -30,6 +32,8 @@ class Sequences:
     pad: int = 0
     of_sequences: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     of_tokens: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    examples: Sequence[Any] = ()
+    owners: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -78,7 +82,8 @@ def encoded(texts: Sequence[tuple[str, ...]], vocabulary: Vocabulary, longest: i
     for first, last in second:
         types[first:last] = 1
     ends = np.array(starts, np.int64)
-    return Sequences(np.array(ids, np.int32), types, ends, np.array(cut, bool), vocabulary.pad)
+    owners = np.arange(len(texts))
+    return Sequences(np.array(ids, np.int32), types, ends, np.array(cut, bool), vocabulary.pad, owners=owners)
 
 
 def without_special_tokens(tokenizer: Tokenizer) -> Tokenizer:

@@ -146,7 +146,7 @@ class _Clock:
 
 def evaluate(task: Task, trainer: Trainer, held_out: HeldOut) -> Evaluation:
     """What the task collects of a model's outputs for these batches."""
-    evaluation = task.evaluation()
+    evaluation = task.evaluation(held_out)
     with contextlib.closing(prefetched(held_out, range(len(held_out)))) as batches:
         for batch in batches:
             evaluation.add(batch, *trainer.evaluate(batch))

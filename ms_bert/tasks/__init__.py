@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -108,8 +108,8 @@ class Task(Protocol):
     def shown(self, metrics: Metrics) -> str:
         """The metrics of training, in a few words for the progress bar."""
 
-    def evaluation(self) -> Evaluation:
-        """A new one, of nothing yet."""
+    def evaluation(self, held_out: Any) -> Evaluation:
+        """A new one, of nothing yet, for these batches."""
 
     def told(self, metrics: Metrics) -> str:
         """The metrics of an evaluation, in a line."""

@@ -4,131 +4,133 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ms_bert.data.batches import Batch
-from ms_bert.data.packing import INPUTS, NUMBERS, WEIGHTS
 from ms_bert.data.sequences import Sequences, encoded
 from ms_bert.data.tokenizer import Vocabulary
-from ms_bert.errors import UserError, listed, shown
-from ms_bert.tasks import Curve, Metrics, Panel, Sums
-from ms_bert.tasks.examples import Example
-from ms_bert.tasks.metrics import METRICS
+from ms_bert.errors import UserError, listed
+from ms_bert.tasks import Metrics, Sums, glue
+from ms_bert.tasks.downstream import DownstreamTask, Read, in_order_of_names, lines
+from ms_bert.tasks.examples import Example, named_columns, read
+from ms_bert.tasks.metrics import METRICS, interval
+
+if TYPE_CHECKING:
+    from ms_bert.finetuning_options import DataOptions
+    from ms_bert.prediction_options import PredictOptions
 
 
 @dataclasses.dataclass(frozen=True)
-class SentenceTask:
-    """What the three have in common. See `ms_bert.tasks.Task`.
+class SentenceTask(DownstreamTask):
+    """What the three have in common."""
 
-    Attributes:
-        labels: their names, by id. measures: of `ms_bert.tasks.metrics`, the one that the best checkpoint has the
-            highest of first. longest: tokens of a sequence. dataset: the name by which the user asked for the task.
-    """
-
-    labels: tuple[str, ...]
-    measures: tuple[str, ...]
-    longest: int = 128
-    dataset: str = ""
-
-    name: ClassVar[str]
     architecture: ClassVar[str] = "BertForSequenceClassification"
     problem_type: ClassVar[str]
-    fields: ClassVar[tuple[str, ...]] = (*INPUTS, "labels", WEIGHTS)
-    weights: ClassVar[tuple[str, ...]] = (WEIGHTS,)
-    sums: ClassVar[tuple[str, ...]] = ("loss", "correct", "count")
-    count: ClassVar[str] = "count"
-
-    @property
-    def measure(self) -> str:
-        return self.measures[0]
-
-    def metrics(self, sums: Sums) -> Metrics:
-        """loss and accuracy (0..1)."""
-        return {"loss": sums["loss"] / sums["count"], "accuracy": sums["correct"] / sums["count"]}
-
-    def shown(self, metrics: Metrics) -> str:
-        return f"loss {metrics['loss']:.3f} accuracy {metrics['accuracy']:.1%}"
-
-    def evaluation(self) -> Scored:
-        return Scored(self)
-
-    def told(self, metrics: Metrics) -> str:
-        return ", ".join((f"loss {metrics['loss']:.3f}", *(f"{name} {metrics[name]:.4f}" for name in self.measures)))
-
-    def panels(self) -> tuple[Panel, ...]:
-        return (
-            Panel("Loss", "nats", (Curve("loss", "tab:blue"),)),
-            *(Panel(name.replace("_", " ").capitalize(), "", (Curve(name, "tab:orange"),)) for name in self.measures),
-        )
-
-    def config(self) -> dict[str, Any]:
-        """What the task sets in a model's config.json."""
-        return {
-            "id2label": {str(number): name for number, name in enumerate(self.labels)},
-            "label2id": {name: number for number, name in enumerate(self.labels)},
-            "problem_type": self.problem_type,
-        }
-
-    def remembered(self) -> dict[str, Any]:
-        """What predictions need of a run's folder besides the model, as JSON."""
-        return {
-            "task": self.name,
-            "dataset": self.dataset,
-            "labels": list(self.labels),
-            "measures": list(self.measures),
-            "longest": self.longest,
-        }
+    general_measures: ClassVar[tuple[str, ...]]  # where no dataset of GLUE says which
 
     @classmethod
-    def from_remembered(cls, values: dict[str, Any]):
-        """What `remembered` was made of."""
-        return cls(tuple(values["labels"]), tuple(values["measures"]), values["longest"], values["dataset"])
+    def examples(cls, data: DataOptions, source: str, split: str) -> Read:
+        dataset = glue.DATASETS.get(data.task)
+        if dataset is not None:
+            return Read(*glue.examples(dataset, source, split=split, skip_bad=data.skip_bad))
+        found, used, skipped = read(
+            source,
+            cls.name,  # type: ignore[arg-type]
+            named_columns(data.columns),
+            separator=data.separator,
+            quoted=data.quotes,
+            split=split,
+            skip_bad=data.skip_bad,
+        )
+        texts = " and ".join(name for name in (used.text, used.text2) if name is not None)
+        return Read(found, skipped, f"text from {texts}, labels from {used.label}")
 
-    def sequences(self, examples: Sequence[Example], vocabulary: Vocabulary, labelled: bool = True) -> Sequences:
-        """The examples as sequences, with their labels where they have some.
+    @classmethod
+    def of(cls, data: DataOptions, examples: Sequence[Example]):
+        """That of a dataset of GLUE; or the labels of the examples, in the order of their names."""
+        longest = data.longest or cls.usual_longest
+        dataset = glue.DATASETS.get(data.task)
+        if dataset is not None:
+            ordered = (dataset.main, *(name for name in dataset.metrics if name != dataset.main))
+            return cls(dataset.labels, ordered, longest, dataset.name)
+        return cls(in_order_of_names(cls.names(examples)), cls.general_measures, longest)
+
+    @classmethod
+    def names(cls, examples: Sequence[Example]) -> set[str]:
+        """The names of the labels.
 
         Raises:
-            UserError: a label is not among the task's.
+            UserError: they are too few to learn from.
         """
+        raise NotImplementedError
+
+    def config(self) -> dict[str, Any]:
+        return {**super().config(), "problem_type": self.problem_type}
+
+    def sequences(self, examples: Sequence[Example], vocabulary: Vocabulary, labelled: bool = True) -> Sequences:
         made = encoded([example.texts for example in examples], vocabulary, self.longest)
         if labelled:
             made.of_sequences["labels"] = self.targets(examples)
-        return made
+        return dataclasses.replace(made, examples=examples)
 
     def targets(self, examples: Sequence[Example]) -> np.ndarray:
-        """The labels as the loss takes them, (n,) or (n, C)."""
-        raise NotImplementedError
-
-    def weights_of(self, sequences: Sequences) -> np.ndarray:
-        """The weight of each sequence (n,) float32 with which all labels weigh alike: n / (C * number of its label).
+        """The labels as the loss takes them, (n,) or (n, C).
 
         Raises:
-            UserError: a sequence has not one label of several.
+            UserError: one is not among the task's.
         """
-        raise UserError(f"--class-weights balanced is for classification, not for {self.name}; leave it out.")
+        raise NotImplementedError
+
+    def scores(self, sequences: Sequences, logits: np.ndarray) -> Metrics:
+        labels, guesses = sequences.of_sequences["labels"], self.guesses(logits)
+        return {name: METRICS[name](labels, guesses) for name in self.measures}
+
+    def intervals(self, sequences: Sequences, logits: np.ndarray) -> dict[str, tuple[float, float]]:
+        labels, guesses = sequences.of_sequences["labels"], self.guesses(logits)
+        return {name: interval(name, labels, guesses, seed=0) for name in self.measures}
 
     def guesses(self, logits: np.ndarray) -> np.ndarray:
         """What the metrics compare with the labels, of logits (n, C)."""
         raise NotImplementedError
 
-    def answers(self, logits: np.ndarray) -> list[dict[str, Any]]:
-        """What is told of each text, as JSON, of logits (n, C) float32."""
-        raise NotImplementedError
-
     def gold(self, example: Example) -> Any:
-        """An example's label as `answers` gives it."""
         return example.label
 
-    def _number(self, name: str, place: str) -> int:
-        try:
-            return self.labels.index(name)
-        except ValueError:
-            raise UserError(
-                f"{place}: the label {shown(name)} is none of {listed(self.labels)}; correct it, or train on data that "
-                "has it."
-            ) from None
+    def inputs(self, example: Example) -> dict[str, Any]:
+        return {"texts": list(example.texts)}
+
+    def plain(self, example: Example, answer: dict[str, Any]) -> str:
+        return f"{self.short(answer)}\t{' | '.join(example.texts)}"
+
+    def short(self, answer: dict[str, Any]) -> str:
+        """An answer in a few words."""
+        raise NotImplementedError
+
+    def table(self, examples: Sequence[Example], answers: Sequence[dict[str, Any]]) -> list[list[Any]]:
+        pairs = any(len(example.texts) > 1 for example in examples)
+        rows = [[*example.texts, *self.cells(answer)] for example, answer in zip(examples, answers)]
+        return [["text", *(["text2"] if pairs else []), *self.header()], *rows]
+
+    def header(self) -> list[str]:
+        """The columns of `cells`."""
+        raise NotImplementedError
+
+    def cells(self, answer: dict[str, Any]) -> list[Any]:
+        """An answer as fields of a csv file."""
+        raise NotImplementedError
+
+    def asked(self, options: PredictOptions) -> list[Example]:
+        texts = lines(options)
+        if texts is not None:
+            return [self.example(text) for text in texts]
+        assert options.input is not None
+        columns = named_columns(options.columns)
+        return read(options.input, "classification", columns, labels=False, quoted=options.quotes)[0]
+
+    def example(self, given: str | Sequence[str]) -> Example:
+        """Of a text, or of two."""
+        return Example((given,) if isinstance(given, str) else tuple(given), None, "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +139,11 @@ class Classification(SentenceTask):
 
     name: ClassVar[str] = "classification"
     problem_type: ClassVar[str] = "single_label_classification"
+    general_measures: ClassVar[tuple[str, ...]] = ("accuracy", "f1_macro")
+
+    @classmethod
+    def names(cls, examples: Sequence[Example]) -> set[str]:
+        return enough({str(example.label) for example in examples}, 2)
 
     def targets(self, examples: Sequence[Example]) -> np.ndarray:
         """(n,) int32."""
@@ -156,7 +163,7 @@ class Classification(SentenceTask):
         """(n,) int64."""
         return logits.argmax(1)
 
-    def answers(self, logits: np.ndarray) -> list[dict[str, Any]]:
+    def answers(self, sequences: Sequences, logits: np.ndarray) -> list[dict[str, Any]]:
         """label, and the probabilities by label."""
         rows = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
         rows /= rows.sum(1, keepdims=True)
@@ -165,6 +172,15 @@ class Classification(SentenceTask):
             for row, best in zip(rows, self.guesses(logits))
         ]
 
+    def short(self, answer: dict[str, Any]) -> str:
+        return f"{answer['label']} {answer['probabilities'][answer['label']]:.1%}"
+
+    def header(self) -> list[str]:
+        return ["label", *self.labels]
+
+    def cells(self, answer: dict[str, Any]) -> list[Any]:
+        return [answer["label"], *answer["probabilities"].values()]
+
 
 @dataclasses.dataclass(frozen=True)
 class Regression(SentenceTask):
@@ -172,6 +188,11 @@ class Regression(SentenceTask):
 
     name: ClassVar[str] = "regression"
     problem_type: ClassVar[str] = "regression"
+    general_measures: ClassVar[tuple[str, ...]] = ("pearson", "spearman")
+
+    @classmethod
+    def names(cls, examples: Sequence[Example]) -> set[str]:
+        return set()
 
     def config(self) -> dict[str, Any]:
         """One output, which Hugging Face calls a label."""
@@ -192,9 +213,18 @@ class Regression(SentenceTask):
         """(n,) float64."""
         return logits[:, 0].astype(np.float64)
 
-    def answers(self, logits: np.ndarray) -> list[dict[str, Any]]:
+    def answers(self, sequences: Sequences, logits: np.ndarray) -> list[dict[str, Any]]:
         """value."""
         return [{"value": float(value)} for value in logits[:, 0]]
+
+    def short(self, answer: dict[str, Any]) -> str:
+        return f"{answer['value']:.4f}"
+
+    def header(self) -> list[str]:
+        return ["value"]
+
+    def cells(self, answer: dict[str, Any]) -> list[Any]:
+        return [answer["value"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,6 +233,11 @@ class MultiLabel(SentenceTask):
 
     name: ClassVar[str] = "multi-label"
     problem_type: ClassVar[str] = "multi_label_classification"
+    general_measures: ClassVar[tuple[str, ...]] = ("f1_micro", "f1_macro", "subset_accuracy")
+
+    @classmethod
+    def names(cls, examples: Sequence[Example]) -> set[str]:
+        return enough({name for example in examples for name in example.label}, 1)  # type: ignore[union-attr]
 
     def targets(self, examples: Sequence[Example]) -> np.ndarray:
         """(n, C) float32, 0 or 1."""
@@ -216,7 +251,7 @@ class MultiLabel(SentenceTask):
         """(n, C) bool."""
         return logits > 0.0
 
-    def answers(self, logits: np.ndarray) -> list[dict[str, Any]]:
+    def answers(self, sequences: Sequences, logits: np.ndarray) -> list[dict[str, Any]]:
         """labels, those of a probability over a half, and the probabilities by label."""
         rows = 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
         return [
@@ -227,44 +262,28 @@ class MultiLabel(SentenceTask):
             for row, held in zip(rows, self.guesses(logits))
         ]
 
+    def short(self, answer: dict[str, Any]) -> str:
+        return listed([f"{name} {answer['probabilities'][name]:.1%}" for name in answer["labels"]]) or "none"
+
+    def header(self) -> list[str]:
+        return ["labels", *self.labels]
+
+    def cells(self, answer: dict[str, Any]) -> list[Any]:
+        return ["|".join(answer["labels"]), *answer["probabilities"].values()]
+
     def gold(self, example: Example) -> list[str]:
         return list(example.label)  # type: ignore[arg-type]
 
 
-class Scored:
-    """The evaluation of these tasks: its metrics are those of all sequences together, not means over batches.
+def enough(names: set[str], least: int) -> set[str]:
+    """The names of the labels of training data.
 
-    Attributes:
-        logits: (n, C) of the sequences seen so far, in their order.
+    Raises:
+        UserError: there are fewer than a classification needs.
     """
-
-    def __init__(self, task: SentenceTask):
-        self.task = task
-        self._sums: Sums = {}
-        self._numbers: list[np.ndarray] = []
-        self._labels: list[np.ndarray] = []
-        self._logits: list[np.ndarray] = []
-
-    def add(self, batch: Batch, sums: Sums, outputs: tuple[np.ndarray, ...]) -> None:
-        there = batch[WEIGHTS] > 0
-        self._sums = {name: self._sums.get(name, 0.0) + value for name, value in sums.items()}
-        self._numbers.append(batch[NUMBERS][there])
-        self._labels.append(batch["labels"][there])
-        self._logits.append(outputs[0][there])
-
-    @property
-    def logits(self) -> np.ndarray:
-        return np.concatenate(self._logits)[np.argsort(np.concatenate(self._numbers))]
-
-    @property
-    def labels(self) -> np.ndarray:
-        return np.concatenate(self._labels)[np.argsort(np.concatenate(self._numbers))]
-
-    def metrics(self) -> Metrics:
-        """loss, and the task's measures."""
-        labels, guesses = self.labels, self.task.guesses(self.logits)
-        measured = {name: METRICS[name](labels, guesses) for name in self.task.measures}
-        return {"loss": self.task.metrics(self._sums)["loss"], **measured}
-
-
-TASKS: dict[str, type[SentenceTask]] = {kind.name: kind for kind in (Classification, Regression, MultiLabel)}
+    if len(names) < least:
+        raise UserError(
+            f"the training data has the labels {listed(sorted(names)) or 'none'}; the task needs at least {least}, so "
+            "name another column or more data."
+        )
+    return names

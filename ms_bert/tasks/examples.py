@@ -106,6 +106,14 @@ def read(
     return made, columns, skipped
 
 
+def named_columns(columns: Sequence[str]) -> Mapping[str, str]:
+    """--columns ROLE=NAME ... by role."""
+    pairs = [column.partition("=") for column in columns]
+    if wrong := [column for column, (role, mark, name) in zip(columns, pairs) if not (role and mark and name)]:
+        raise UserError(f"--columns {wrong[0][:100]!r} is not ROLE=NAME; write for example text=review label=stars.")
+    return {role: name for role, _, name in pairs}
+
+
 def find_columns(source: str, names: Collection[str], named: Mapping[str, str], labels: bool = True) -> Columns:
     """Which columns hold what: those that are named by role, and else those with usual names. If the text is named,
     there is a second one only if that is named too.

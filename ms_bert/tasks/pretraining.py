@@ -54,7 +54,7 @@ class PreTraining:
         ]
         return " ".join(parts)
 
-    def evaluation(self) -> Added:
+    def evaluation(self, held_out) -> Added:
         return Added(lambda sums: {**self.metrics(sums), "mlm_perplexity": perplexity(self.metrics(sums)["mlm_loss"])})
 
     def told(self, metrics: Metrics) -> str:

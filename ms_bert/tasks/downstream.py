@@ -1,0 +1,280 @@
+"""What all tasks have in common that a pre-trained model is fine-tuned for and asked: from a file to an answer.
+
+`DownstreamTask` says what the commands need of such a task besides `ms_bert.tasks.Task`. The tasks are the modules
+beside this one; `ms_bert.tasks.registry` knows them by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ms_bert.data.batches import Batch
+from ms_bert.data.files import read_bytes
+from ms_bert.data.packing import INPUTS, WEIGHTS, EvaluationBatches, Unpacked
+from ms_bert.data.sequences import Sequences
+from ms_bert.data.tokenizer import Vocabulary
+from ms_bert.errors import UserError, listed, shown
+from ms_bert.tasks import Curve, Metrics, Panel, Sums
+
+if TYPE_CHECKING:
+    from ms_bert.finetuning_options import DataOptions
+    from ms_bert.prediction_options import PredictOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class Read:
+    """Labelled examples of a file or dataset.
+
+    Attributes:
+        examples: of the task's own kind, in the order of the file. skipped: what was left out, by reason.
+        told: how the file was understood, in a line; empty: there is nothing to say.
+    """
+
+    examples: list[Any]
+    skipped: Counter[str] = dataclasses.field(default_factory=Counter)
+    told: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class DownstreamTask:
+    """A task that a model is fine-tuned for. See `ms_bert.tasks.Task` for what the loop needs of it.
+
+    Attributes:
+        labels: their names, by id; none where there are no classes. measures: names of its scores, of which the first
+            has its highest value at the best checkpoint. longest: tokens of a sequence. dataset: the name by which the
+            user asked for the task.
+        per_token: whether a model gives logits (T, C) of tokens, or (n, C) of sequences. usual_longest: where the user
+            does not say.
+    """
+
+    labels: tuple[str, ...]
+    measures: tuple[str, ...]
+    longest: int = 128
+    dataset: str = ""
+
+    name: ClassVar[str]
+    architecture: ClassVar[str]
+    per_token: ClassVar[bool] = False
+    usual_longest: ClassVar[int] = 128
+    fields: ClassVar[tuple[str, ...]] = (*INPUTS, "labels", WEIGHTS)
+    weights: ClassVar[tuple[str, ...]] = (WEIGHTS,)
+    sums: ClassVar[tuple[str, ...]] = ("loss", "correct", "count")
+    count: ClassVar[str] = "count"
+
+    # What a run shows
+
+    @property
+    def measure(self) -> str:
+        return self.measures[0]
+
+    def metrics(self, sums: Sums) -> Metrics:
+        """loss and accuracy (0..1)."""
+        return {"loss": sums["loss"] / sums["count"], "accuracy": sums["correct"] / sums["count"]}
+
+    def shown(self, metrics: Metrics) -> str:
+        return f"loss {metrics['loss']:.3f} accuracy {metrics['accuracy']:.1%}"
+
+    def evaluation(self, held_out: EvaluationBatches) -> Collected:
+        return Collected(self, held_out.sequences)
+
+    def told(self, metrics: Metrics) -> str:
+        return ", ".join((f"loss {metrics['loss']:.3f}", *(f"{name} {metrics[name]:.4f}" for name in self.measures)))
+
+    def panels(self) -> tuple[Panel, ...]:
+        return (
+            Panel("Loss", "nats", (Curve("loss", "tab:blue"),)),
+            *(Panel(name.replace("_", " ").capitalize(), "", (Curve(name, "tab:orange"),)) for name in self.measures),
+        )
+
+    # What a folder remembers
+
+    def config(self) -> dict[str, Any]:
+        """What the task sets in a model's config.json."""
+        if not self.labels:
+            return {}
+        return {
+            "id2label": {str(number): name for number, name in enumerate(self.labels)},
+            "label2id": {name: number for number, name in enumerate(self.labels)},
+        }
+
+    def remembered(self) -> dict[str, Any]:
+        """What predictions need of a run's folder besides the model, as JSON."""
+        return {"task": self.name, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_remembered(cls, values: dict[str, Any]):
+        """What `remembered` was made of."""
+        own = {name: value for name, value in values.items() if name != "task"}
+        lists: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in own.items()}
+        return cls(**lists)
+
+    # Training data
+
+    @classmethod
+    def examples(cls, data: DataOptions, source: str, split: str) -> Read:
+        """The labelled examples of a file, or of a split of a dataset of the hub.
+
+        Raises:
+            UserError: it cannot be read, or holds no examples of the task.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def of(cls, data: DataOptions, examples: Sequence[Any]):
+        """The task of these training data.
+
+        Raises:
+            UserError: their labels do not make a task.
+        """
+        raise NotImplementedError
+
+    def sequences(self, examples: Sequence[Any], vocabulary: Vocabulary, labelled: bool = True) -> Sequences:
+        """The examples as sequences; if labelled, with the targets that the loss takes.
+
+        Raises:
+            UserError: a label is not among the task's.
+        """
+        raise NotImplementedError
+
+    def weights_of(self, sequences: Sequences) -> np.ndarray:
+        """The weight of each sequence (n,) float32 with which all labels weigh alike: n / (C * number of its label).
+
+        Raises:
+            UserError: a sequence has not one label of several.
+        """
+        raise UserError(f"--class-weights balanced is for classification, not for {self.name}; leave it out.")
+
+    # Scores, of logits (n, C) of sequences or (T, C) of tokens, float32
+
+    def scores(self, sequences: Sequences, logits: np.ndarray) -> Metrics:
+        """The measures, of all labelled sequences together, and what else is worth a line of metrics.jsonl."""
+        raise NotImplementedError
+
+    def intervals(self, sequences: Sequences, logits: np.ndarray) -> dict[str, tuple[float, float]]:
+        """Of each measure the 95% interval, for other examples of the same kind."""
+        raise NotImplementedError
+
+    def details(self, sequences: Sequences, logits: np.ndarray) -> dict[str, Any]:
+        """What results.json tells besides, such as the scores of each label, as JSON."""
+        return {}
+
+    def tuned(self, sequences: Sequences, logits: np.ndarray):
+        """The task with what is chosen on development data, such as a threshold."""
+        return self
+
+    # Answers
+
+    def answers(self, sequences: Sequences, logits: np.ndarray) -> list[dict[str, Any]]:
+        """What is told of each example, as JSON."""
+        raise NotImplementedError
+
+    def gold(self, example: Any) -> Any:
+        """An example's label as `answers` gives it."""
+        raise NotImplementedError
+
+    def inputs(self, example: Any) -> dict[str, Any]:
+        """What an example was asked about, as JSON, to stand beside its answer."""
+        raise NotImplementedError
+
+    def plain(self, example: Any, answer: dict[str, Any]) -> str:
+        """Example and answer in a line, for the terminal."""
+        raise NotImplementedError
+
+    def table(self, examples: Sequence[Any], answers: Sequence[dict[str, Any]]) -> list[list[Any]]:
+        """The rows of a csv file, the header first."""
+        raise NotImplementedError
+
+    def asked(self, options: PredictOptions) -> list[Any]:
+        """The examples, without labels, that the command line gives, or the file that it names, or a pipe.
+
+        Raises:
+            UserError: there are none, or they cannot be read.
+        """
+        raise NotImplementedError
+
+    def example(self, given: Any) -> Any:
+        """An example without a label, of what a caller in Python gives.
+
+        Raises:
+            UserError: it is nothing that the task can be asked about.
+        """
+        raise NotImplementedError
+
+    # For the tasks
+
+    def _number(self, name: str, place: str) -> int:
+        """The id of a label."""
+        try:
+            return self.labels.index(name)
+        except ValueError:
+            raise UserError(
+                f"{place}: the label {shown(name)} is none of {listed(self.labels)}; correct it, or train on data that "
+                "has it."
+            ) from None
+
+
+class Collected:
+    """The evaluation of these tasks: their scores are those of all sequences together, not means over batches.
+
+    Attributes:
+        sequences: that are evaluated. logits: (n, C) of them or (T, C) of their tokens, in their order.
+    """
+
+    def __init__(self, task: DownstreamTask, sequences: Sequences):
+        self.task, self.sequences = task, sequences
+        self._sums: Sums = {}
+        self._logits = Unpacked(sequences, task.per_token)
+
+    def add(self, batch: Batch, sums: Sums, outputs: tuple[np.ndarray, ...]) -> None:
+        self._sums = {name: self._sums.get(name, 0.0) + value for name, value in sums.items()}
+        self._logits.add(batch, outputs[0])
+
+    @property
+    def logits(self) -> np.ndarray:
+        return self._logits.values
+
+    def metrics(self) -> Metrics:
+        """loss, and the task's scores."""
+        scores = self.task.scores(self.sequences, self.logits)
+        return {"loss": self.task.metrics(self._sums)["loss"], **scores}
+
+
+def in_order_of_names(names: set[str]) -> tuple[str, ...]:
+    """Names of labels as they are numbered where nothing else is known: numbers by their value, before words."""
+
+    def key(name: str) -> tuple[bool, float, str]:
+        try:
+            return False, float(name), name
+        except ValueError:
+            return True, 0.0, name
+
+    return tuple(sorted(names, key=key))
+
+
+def lines(options: PredictOptions) -> list[str] | None:
+    """The texts of the command line, or those of a pipe or a file of lines; None: --input names another kind of file.
+
+    Raises:
+        UserError: there are none, or they are not UTF-8.
+    """
+    if options.input is None:
+        if not options.texts:
+            raise UserError("no text was given; write one after the model, or name a file with --input.")
+        return list(options.texts)
+    if options.input != "-" and not options.input.endswith(".txt"):
+        return None
+    content = sys.stdin.buffer.read() if options.input == "-" else read_bytes(Path(options.input))
+    try:
+        return content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"--input {options.input} is not UTF-8 text ({error.reason} at byte {error.start}); convert it, for "
+            "example with iconv."
+        ) from None
