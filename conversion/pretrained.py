@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +89,7 @@ class Fit:
 
     Attributes:
         drawn: what the checkpoint lacks: parts of a BERT, or names of other parameters. unused: parts of the checkpoint
-        that the model has no place for.
+        that the model has no place for. asked: what is initialised at random although the checkpoint has it.
     """
 
     config: BertConfig
@@ -97,6 +97,16 @@ class Fit:
     taken: Tensors
     drawn: tuple[str, ...]
     unused: tuple[str, ...]
+    asked: str = ""
+
+    def without(self, initialized: Callable[[str], bool], told: str) -> Fit:
+        """The same, but some parameters are initialised at random although the checkpoint has them.
+
+        Args:
+            initialized: by name. told: what they are, in words.
+        """
+        taken = {name: tensor for name, tensor in self.taken.items() if not initialized(name)}
+        return dataclasses.replace(self, taken=taken, asked=told)
 
     def values(self, seed: int, truncated: bool = False) -> dict[str, np.ndarray]:
         """A value for every parameter, float32; what the checkpoint lacks as `ms_bert.model.initialize` draws it."""
@@ -109,10 +119,13 @@ class Fit:
 
     def told(self) -> str | None:
         """What was initialised at random, and what was not used then, in a sentence; None if nothing was."""
-        if not self.drawn:
-            return None
-        unused = f"; not used: {listed(self.unused)}" if self.unused else ""
-        return f"initialised at random, because the checkpoint lacks them: {listed(self.drawn)}{unused}"
+        told = []
+        if self.drawn:
+            unused = f"; not used: {listed(self.unused)}" if self.unused else ""
+            told.append(f"initialised at random, because the checkpoint lacks them: {listed(self.drawn)}{unused}")
+        if self.asked:
+            told.append(f"initialised at random, as asked: {self.asked}")
+        return "; ".join(told) or None
 
 
 def read(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Optional
 
@@ -60,6 +61,9 @@ class DataOptions:
     GLUE's own .tsv files are always read without."""
     separator: str = ","
     """What separates the labels of a text in a multi-label file whose labels are not lists."""
+    pooling: Literal["cls", "mean"] = "cls"
+    """What a classifier of texts sees: the pooler's output for [CLS], as in the paper;
+    or the mean of all tokens, which is better where the pooler was never trained."""
     longest: Annotated[Optional[int], Range(8, 2**16)] = None
     """Most tokens of a text or a pair, including [CLS] and [SEP]; longer ones are truncated and counted
     (default: 128)."""
@@ -85,6 +89,9 @@ class StartOptions:
     """A config.json, or a folder with one, instead of the one beside the checkpoint."""
     vocab: Optional[Path] = None
     """A vocab.txt, a tokenizer.json or a folder with one, instead of the one beside the checkpoint."""
+    reinitialized_layers: Annotated[Optional[int], Range(0, 1024)] = None
+    """Initialise the pooler and this many of the top layers at random.
+    0: the pooler only (default: what the checkpoint has is kept)."""
     dropout: Annotated[Optional[float], Range(0, 0.999)] = None
     """Dropout of hidden states and attention probabilities, instead of the config's."""
 
@@ -106,15 +113,36 @@ class FinetuningOptions(TrainingOptions):
     class_weights: Literal["equal", "balanced"] = "equal"
     """Weight of each example in the loss of a classification.
     With balanced, it is inversely proportional to how many examples have its label."""
+    layer_decay: Annotated[float, Range(0.01, 1)] = 1.0
+    """Learning rate of each encoder layer, as a share of that of the layer above it.
+    The heads have that of the top layer, the embeddings a share of that of the lowest."""
+    frozen_layers: Annotated[Optional[int], Range(0, 1024)] = None
+    """Leave the embeddings and this many of the lowest layers as they are.
+    0: the embeddings only (default: everything is trained)."""
     warmup_share: Annotated[float, Range(0, 1)] = 0.1
     """Share of the steps over which the learning rate rises from 0."""
     warmup_steps: Suppress[Annotated[int, STEPS_OR_NONE]] = 0
     decay_steps: Suppress[Annotated[Optional[int], STEPS]] = None
 
+    def rate_share(self, name: str, layers: int) -> float:
+        """Layer-wise decay (Sun et al., 2019, 5.3.3): decay ** (layers above it); 0 for what is frozen."""
+        below = depth(name)
+        if self.frozen_layers is not None and below is not None and below < self.frozen_layers:
+            return 0.0
+        return 1.0 if below is None else self.layer_decay ** (layers - 1 - below)
+
     def resolved(self, steps_per_epoch: int) -> FinetuningOptions:
         """With the steps that the epochs have, and those of the warm-up."""
         steps = self.steps or max(1, round(self.epochs * steps_per_epoch))
         return dataclasses.replace(self, steps=steps, warmup_steps=round(self.warmup_share * steps))
+
+
+def depth(name: str) -> int | None:
+    """Number of the encoder layer of a parameter, -1 for the embeddings, None for what stands above the encoder."""
+    layer = re.search(r"(?:^|\.)encoder\.layer\.(\d+)\.", name)
+    if layer:
+        return int(layer[1])
+    return -1 if re.search(r"(?:^|\.)embeddings\.", name) else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -177,6 +177,14 @@ class TrainingOptions:
         """The epsilon in force: torch's default for AdamW, Google's for the other two."""
         return self.epsilon if self.epsilon is not None else {"adamw": 1e-8}.get(self.optimizer, 1e-6)
 
+    def rate_share(self, name: str, layers: int) -> float:
+        """The share of the learning rate that a parameter is trained with, by its name; 0: it is not trained.
+
+        Args:
+            layers: of the encoder.
+        """
+        return 1.0
+
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:

@@ -185,6 +185,15 @@ def correct(logits, labels):
     return right.double() if logits.dtype == torch.float64 else right.float()
 
 
+def means(values, sequence_ids, count):
+    """The mean of values (B, S, C) over the tokens of each of `count` = N sequences of a row -> (B * N, C) float32."""
+    values = wide(values)
+    numbers = torch.arange(1, count + 1, device=sequence_ids.device)[:, None]
+    inside = (sequence_ids[:, None] == numbers).to(values.dtype)  # (B, N, S)
+    sizes = inside.sum(-1, keepdim=True).clamp(min=1.0)
+    return ((inside / sizes) @ values).view(-1, values.shape[-1])
+
+
 def share_correct(logits, labels):
     """The share of labels whose logit has the right sign: (N, C), (N, C) 0 or 1 -> (N,) float32 or float64."""
     right = (logits > 0.0) == (labels > 0.5)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from ms_bert.data.packing import EvaluationBatches, TrainingBatches
 from ms_bert.data.sequences import Sequences
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError
-from ms_bert.finetuning_options import DataOptions, FinetuneOptions
+from ms_bert.finetuning_options import DataOptions, FinetuneOptions, depth
 from ms_bert.randomness import HELD_OUT, ORDER, permuted
 from ms_bert.run import checkpoints
 from ms_bert.run.folder import TASK
@@ -131,7 +131,7 @@ def _run(framework: Framework, options: FinetuneOptions, progress: Progress, beg
         assert resume is not None
         task = _remembered(resume, task)
         config = configs.read(resume).config
-    _check_config(config, vocabulary, task.longest)
+    _check_config(options, config, vocabulary, task.longest)
     train, dev = (Labelled(task.sequences(part.examples, vocabulary), part.skipped) for part in found)
     if config.type_vocab_size < 2 and train.sequences.types.any():
         raise UserError("the model's type_vocab_size is 1; pairs of texts need 2, so choose another model.")
@@ -150,6 +150,8 @@ def _run(framework: Framework, options: FinetuneOptions, progress: Progress, beg
     if initial is not None:
         parameters = shapes(config, (*BACKBONE, *ARCHITECTURES[task.architecture].parts))
         fit = initial.fit(parameters, task.architecture, same_labels)
+        if start.reinitialized_layers is not None:
+            fit = fit.without(_top(config.num_hidden_layers, start.reinitialized_layers), "the pooler and top layers")
         progress.say(training.origin(initial, fit))
         trainer.load_weights(fit.values(seed))
     files = {TASK: _task_file(task)}
@@ -249,17 +251,34 @@ def _vocabulary(options: FinetuneOptions, initial: Pretrained | None) -> Vocabul
     return tokenizer.load(initial.checkpoint.source.home)
 
 
-def _check_config(config: BertConfig, vocabulary: Vocabulary, longest: int) -> None:
+def _check_config(options: FinetuneOptions, config: BertConfig, vocabulary: Vocabulary, longest: int) -> None:
     if config.vocab_size < vocabulary.size:
         raise UserError(
             f"the vocabulary has {vocabulary.size} entries and the config's vocab_size is {config.vocab_size}; use the "
             "vocabulary that belongs to the model."
         )
+    layers = config.num_hidden_layers
+    for option, count in (
+        ("--frozen-layers", options.training.frozen_layers),
+        ("--reinitialized-layers", options.start.reinitialized_layers),
+    ):
+        if count is not None and count > layers:
+            raise UserError(f"{option} is {count}, but the model has {layers} layers; choose at most {layers}.")
     if config.max_position_embeddings < longest:
         raise UserError(
             f"--longest {longest} is more than the {config.max_position_embeddings} positions of the model; choose at "
             f"most {config.max_position_embeddings}."
         )
+
+
+def _top(layers: int, count: int) -> Callable[[str], bool]:
+    """Whether a parameter is of the pooler or of the `count` highest layers."""
+
+    def of_top(name: str) -> bool:
+        below = depth(name)
+        return ".pooler." in name or (below is not None and below >= layers - count)
+
+    return of_top
 
 
 def _check_data(path: Path, description: dict, made: Run) -> None:

@@ -29,10 +29,11 @@ from ms_bert.errors import UserError
 from ms_bert.prediction_options import PredictOptions
 from ms_bert.run.folder import TASK
 from ms_bert.tasks import masked_words
-from ms_bert.tasks.classification import Classification, MultiLabel, Regression, SentenceTask
+from ms_bert.tasks.classification import Classification, MultiLabel, Regression
 from ms_bert.tasks.downstream import DownstreamTask
 
 CHUNK = 1024  # examples that are answered at a time
+SEQUENCE_CLASSIFIER = "BertForSequenceClassification"
 MASKED_CHUNK = 64  # the scores of a whole vocabulary are many
 
 
@@ -210,10 +211,10 @@ def _task(path: Path, found: Pretrained) -> DownstreamTask:
     if path.is_dir() and (path / TASK).exists():
         return read_task(path)
     config = found.config
-    if found.checkpoint.architecture != SentenceTask.architecture:
+    if found.checkpoint.architecture != SEQUENCE_CLASSIFIER:
         raise UserError(
             f"{path} is a {found.checkpoint.architecture}, but predictions need a fine-tuned model; name "
-            f"one, such as a {SentenceTask.architecture}."
+            f"one, such as a {SEQUENCE_CLASSIFIER}."
         )
     labels = tuple((config.id2label or {str(i): f"LABEL_{i}" for i in range(config.num_labels)}).values())
     longest = config.max_position_embeddings

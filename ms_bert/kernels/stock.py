@@ -137,6 +137,14 @@ def correct(logits, labels):
     return ops.cast(ops.equal(ops.argmax(logits, -1), labels), ms.float32)
 
 
+def means(values, sequence_ids, count):
+    """The mean of values (B, S, C) over the tokens of each of `count` = N sequences of a row -> (B * N, C) float32."""
+    numbers = ops.reshape(ops.arange(1, count + 1, 1, dtype=ms.int32), (1, -1, 1))
+    inside = ops.cast(ops.equal(ops.expand_dims(sequence_ids, 1), numbers), ms.float32)  # (B, N, S)
+    sizes = ops.maximum(inside.sum(-1, keepdims=True), ms.Tensor(1.0, ms.float32))
+    return ops.reshape(ops.matmul(inside / sizes, wide(values)), (-1, values.shape[-1]))
+
+
 def share_correct(logits, labels):
     """The share of labels whose logit has the right sign: (N, C) float32, (N, C) 0 or 1 -> (N,) float32."""
     return ops.cast(ops.equal(logits > 0.0, labels > 0.5), ms.float32).mean(-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -30,6 +31,17 @@ def learning_rate(options: TrainingOptions, step: int) -> float:
 def is_decayed(name: str) -> bool:
     """Whether weight decay applies to a parameter: to all but biases and LayerNorm (Devlin et al., 2019, A.2)."""
     return not name.endswith("bias") and "LayerNorm" not in name
+
+
+def all_moments(shapes: Mapping[str, tuple[int, ...]], moments: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The moments of all parameters, m.NAME and v.NAME: 0 of those that are not trained, as if they never were.
+
+    Args:
+        shapes: of all parameters. moments: of those that are trained, at least one.
+    """
+    kind = next(iter(moments.values())).dtype
+    names = ((f"{moment}.{name}", shape) for moment in "mv" for name, shape in shapes.items())
+    return {name: moments[name] if name in moments else np.zeros(shape, kind) for name, shape in names}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,9 +23,16 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class SentenceTask(DownstreamTask):
-    """What the three have in common."""
+    """What the three have in common.
 
-    architecture: ClassVar[str] = "BertForSequenceClassification"
+    Attributes:
+        pooling: what is classified: with "cls" the pooler's output, with "mean" the mean of all tokens of a text. As
+            logits are linear, those of the mean are the mean of the tokens' logits: so with "mean" the model is one of
+            tokens, as transformers and all formats know it.
+    """
+
+    pooling: str = "cls"
+
     problem_type: ClassVar[str]
     general_measures: ClassVar[tuple[str, ...]]  # where no dataset of GLUE says which
 
@@ -53,8 +60,8 @@ class SentenceTask(DownstreamTask):
         dataset = glue.DATASETS.get(data.task)
         if dataset is not None:
             ordered = (dataset.main, *(name for name in dataset.metrics if name != dataset.main))
-            return cls(dataset.labels, ordered, longest, dataset.name)
-        return cls(in_order_of_names(cls.names(examples)), cls.general_measures, longest)
+            return cls(dataset.labels, ordered, longest, dataset.name, data.pooling)
+        return cls(in_order_of_names(cls.names(examples)), cls.general_measures, longest, pooling=data.pooling)
 
     @classmethod
     def names(cls, examples: Sequence[Example]) -> set[str]:
@@ -64,6 +71,14 @@ class SentenceTask(DownstreamTask):
             UserError: they are too few to learn from.
         """
         raise NotImplementedError
+
+    @property
+    def architecture(self) -> str:  # type: ignore[override]
+        return "BertForTokenClassification" if self.pooling == "mean" else "BertForSequenceClassification"
+
+    @property
+    def per_token(self) -> bool:  # type: ignore[override]
+        return self.pooling == "mean"
 
     def config(self) -> dict[str, Any]:
         return {**super().config(), "problem_type": self.problem_type}
@@ -83,15 +98,30 @@ class SentenceTask(DownstreamTask):
         raise NotImplementedError
 
     def scores(self, sequences: Sequences, logits: np.ndarray) -> Metrics:
-        labels, guesses = sequences.of_sequences["labels"], self.guesses(logits)
+        labels, guesses = sequences.of_sequences["labels"], self.guesses(self.pooled(sequences, logits))
         return {name: METRICS[name](labels, guesses) for name in self.measures}
 
     def intervals(self, sequences: Sequences, logits: np.ndarray) -> dict[str, tuple[float, float]]:
-        labels, guesses = sequences.of_sequences["labels"], self.guesses(logits)
+        labels, guesses = sequences.of_sequences["labels"], self.guesses(self.pooled(sequences, logits))
         return {name: interval(name, labels, guesses, seed=0) for name in self.measures}
+
+    def answers(self, sequences: Sequences, logits: np.ndarray) -> list[dict[str, Any]]:
+        return self.of_logits(self.pooled(sequences, logits))
+
+    def pooled(self, sequences: Sequences, logits: np.ndarray) -> np.ndarray:
+        """The logits of the sequences, (n, C) float32: as they are, or of their tokens (T, C) the means."""
+        if not self.per_token or not len(sequences):
+            return logits
+        # Of each sequence by itself, so that it does not matter which others there are.
+        spans = zip(sequences.starts[:-1], sequences.starts[1:])
+        return np.stack([logits[first:last].astype(np.float64).mean(0) for first, last in spans]).astype(np.float32)
 
     def guesses(self, logits: np.ndarray) -> np.ndarray:
         """What the metrics compare with the labels, of logits (n, C)."""
+        raise NotImplementedError
+
+    def of_logits(self, logits: np.ndarray) -> list[dict[str, Any]]:
+        """The answers, of logits (n, C)."""
         raise NotImplementedError
 
     def gold(self, example: Example) -> Any:
@@ -163,7 +193,7 @@ class Classification(SentenceTask):
         """(n,) int64."""
         return logits.argmax(1)
 
-    def answers(self, sequences: Sequences, logits: np.ndarray) -> list[dict[str, Any]]:
+    def of_logits(self, logits: np.ndarray) -> list[dict[str, Any]]:
         """label, and the probabilities by label."""
         rows = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
         rows /= rows.sum(1, keepdims=True)
@@ -213,7 +243,7 @@ class Regression(SentenceTask):
         """(n,) float64."""
         return logits[:, 0].astype(np.float64)
 
-    def answers(self, sequences: Sequences, logits: np.ndarray) -> list[dict[str, Any]]:
+    def of_logits(self, logits: np.ndarray) -> list[dict[str, Any]]:
         """value."""
         return [{"value": float(value)} for value in logits[:, 0]]
 
@@ -251,7 +281,7 @@ class MultiLabel(SentenceTask):
         """(n, C) bool."""
         return logits > 0.0
 
-    def answers(self, sequences: Sequences, logits: np.ndarray) -> list[dict[str, Any]]:
+    def of_logits(self, logits: np.ndarray) -> list[dict[str, Any]]:
         """labels, those of a probability over a half, and the probabilities by label."""
         rows = 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
         return [

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from mindspore import nn, ops
 
-from ms_bert.heads import BertForSequenceClassification
-from ms_bert.kernels.stock import correct, share_correct, wide
+from ms_bert.heads import BertForSequenceClassification, named
+from ms_bert.kernels.stock import correct, means, share_correct, wide
 from ms_bert.model import BertForPreTraining, gather_positions
+from ms_bert.tasks import Task
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression
 from ms_bert.tasks.pretraining import PreTraining
 
@@ -64,9 +65,10 @@ class PreTrainingLoss(nn.Cell):
 
 
 class SentenceLoss(nn.Cell):
-    """The mean loss over the sequences of a step, of a model that gives logits for each; a subclass says which.
+    """The mean loss over the sequences of a step; a subclass says which.
 
-    The outputs are the logits (B, N, C).
+    The outputs are the logits of a model that classifies sequences (B, N, C), or those of one that classifies tokens
+    (B, S, C), of which the mean is taken for each sequence.
     """
 
     def __init__(self, model: BertForSequenceClassification):
@@ -88,10 +90,13 @@ class SentenceLoss(nn.Cell):
         dropout_keys=None,
     ):
         logits = self.model(input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys)
-        losses, right = self.losses(logits, ops.reshape(labels, (logits.shape[0], -1)))
+        rows, count = weights.shape
+        given = logits if logits.ndim == 3 else ops.reshape(logits, (rows, count, -1))
+        if logits.ndim == 3:
+            logits = means(logits, sequence_ids, count)
+        losses, right = self.losses(logits, ops.reshape(labels, (rows * count, -1)))
         sums = weighted_sums(losses, right, weights)
-        shaped = ops.reshape(logits, (weights.shape[0], weights.shape[1], -1))
-        return sums[0] / total * scale, ops.stack(sums), (shaped,)
+        return sums[0] / total * scale, ops.stack(sums), (given,)
 
     def losses(self, logits, labels):
         """logits (N, C), labels (N, 1 or more) -> the loss of each (N,), and how right it is, 0..1 (N,)."""
@@ -131,7 +136,7 @@ def weighted_sums(losses, right, weights):
 
 
 class Objective(NamedTuple):
-    """What a task trains: the model, made of (config, numerics), and the loss, made of the model."""
+    """What trains a task: the model, made of (config, numerics), and the loss, made of the model."""
 
     model: type[nn.Cell]
     loss: type[nn.Cell]
@@ -143,3 +148,8 @@ OBJECTIVES = {
     Regression.name: Objective(BertForSequenceClassification, RegressionLoss),
     MultiLabel.name: Objective(BertForSequenceClassification, MultiLabelLoss),
 }
+
+
+def objective(task: Task) -> Objective:
+    """That of a task, whose architecture may follow from its options."""
+    return OBJECTIVES[task.name]._replace(model=named(task.architecture))

@@ -6,7 +6,9 @@ weight decay w, which is 0 for biases and LayerNorm:
     m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2
 """
 
+import itertools
 import math
+from collections.abc import Sequence
 
 import mindspore as ms
 import numpy as np
@@ -21,14 +23,18 @@ from ms_bert.run.recipe import is_decayed
 class Optimizer(nn.Cell):
     """What the three optimizers share: the moments, and the count of updates.
 
+    Args:
+        shares: of the learning rate, for each parameter.
+
     Args of the call:
         gradients: as many as parameters, float32. factor: () float32, by which they are to be multiplied. rate: ()
         float32. keep: () bool, False leaves everything as it was (the gradient overflowed), or None where that cannot
         happen.
     """
 
-    def __init__(self, parameters, options: TrainingOptions, operations: Operations):
+    def __init__(self, parameters, options: TrainingOptions, operations: Operations, shares: Sequence[float]):
         super().__init__(auto_prefix=False)
+        self.shares = tuple(shares)
         self.p = ParameterTuple(parameters)
         self.m = ParameterTuple([Parameter(ops.zeros_like(p), name=f"m.{p.name}") for p in parameters])
         self.v = ParameterTuple([Parameter(ops.zeros_like(p), name=f"v.{p.name}") for p in parameters])
@@ -75,14 +81,22 @@ def or_zero(keep, x):
 class Adam(Optimizer):
     """What AdamW and AdamWeightDecay share: `Operations.adam_update`, each with its own numbers."""
 
-    def __init__(self, parameters, options: TrainingOptions, operations: Operations):
-        super().__init__(parameters, options, operations)
+    def __init__(self, parameters, options: TrainingOptions, operations: Operations, shares: Sequence[float]):
+        super().__init__(parameters, options, operations, shares)
         self.adam_update = operations.adam_update
+        # Neighbours of one share, which the operation updates at once: (share, first, end).
+        runs = [(share, len(list(run))) for share, run in itertools.groupby(shares)]
+        ends = itertools.accumulate(size for _, size in runs)
+        self.runs = tuple((share, end - size, end) for (share, size), end in zip(runs, ends))
 
     def change(self, gradients, factor, rate, beta1, beta2, correction1, correction2):
         rate, epsilon, decay = self.numbers(rate, correction1, correction2)
-        moments = self.p, self.m, self.v
-        return self.adam_update(*moments, gradients, self.decayed, factor, rate, beta1, beta2, epsilon, decay)
+        changes = ()
+        for share, first, end in self.runs:
+            arrays = self.p[first:end], self.m[first:end], self.v[first:end], gradients[first:end]
+            own, decayed = rate if share == 1.0 else rate * share, self.decayed[first:end]
+            changes += (self.adam_update(*arrays, decayed, factor, own, beta1, beta2, epsilon, decay),)
+        return changes
 
 
 class AdamW(Adam):
@@ -111,9 +125,11 @@ class Lamb(Optimizer):
         if factor is not None:
             gradients = self.map(ops.partial(multiplied, factor), gradients)
         update = ops.partial(self.lamb, rate, beta1, beta2, correction1, correction2)
-        return self.map(update, self.p, self.m, self.v, gradients, self.decayed)
+        return self.map(update, self.p, self.m, self.v, gradients, self.decayed, self.shares)
 
-    def lamb(self, rate, beta1, beta2, correction1, correction2, p, m, v, g, decayed):
+    def lamb(self, rate, beta1, beta2, correction1, correction2, p, m, v, g, decayed, share):
+        if share != 1.0:
+            rate = rate * share
         new_m = beta1 * m + (1.0 - beta1) * g
         new_v = beta2 * v + (1.0 - beta2) * ops.square(g)
         u = (new_m / correction1) / (ops.sqrt(new_v) * ops.rsqrt(correction2) + self.epsilon)

@@ -1,5 +1,7 @@
 """The compiled step: forward pass, gradients, clipping, loss scaling, optimizer."""
 
+from collections.abc import Sequence
+
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
@@ -22,6 +24,9 @@ class Update(nn.Cell):
     In float16 the loss is scaled (Micikevicius et al., 2018): a norm that is not finite skips the update and halves the
     scale, to no less than 1, and it doubles after 1000 good steps in a row.
 
+    Args:
+        shares: of the learning rate, for each parameter; None: 1.
+
     Attributes:
         optimizers: by the names of --optimizer; a subclass may have others.
 
@@ -31,9 +36,12 @@ class Update(nn.Cell):
 
     optimizers = OPTIMIZERS
 
-    def __init__(self, parameters, options: TrainingOptions, operations: Operations):
+    def __init__(
+        self, parameters, options: TrainingOptions, operations: Operations, shares: Sequence[float] | None = None
+    ):
         super().__init__(auto_prefix=False)
-        self.optimizer = self.optimizers[options.optimizer](parameters, options, operations)
+        shares = shares or [1.0] * len(parameters)
+        self.optimizer = self.optimizers[options.optimizer](parameters, options, operations, shares)
         self.sum_of_squares = operations.sum_of_squares
         self.clip_norm = options.clip_norm
         self.scaled = options.precision == "float16"

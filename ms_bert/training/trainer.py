@@ -18,11 +18,11 @@ from ms_bert.options import TrainerOptions
 from ms_bert.randomness import DropoutColumns
 from ms_bert.run.checkpoints import Arrays
 from ms_bert.run.loop import StepResult
-from ms_bert.run.recipe import cut, parts
+from ms_bert.run.recipe import all_moments, cut, parts
 from ms_bert.tasks import Sums, Task
 from ms_bert.tasks.pretraining import PRETRAINING
-from ms_bert.training import graph_cache
-from ms_bert.training.losses import OBJECTIVES, Objective
+from ms_bert.training import graph_cache, losses
+from ms_bert.training.losses import Objective
 from ms_bert.training.step import AccumulateStep, TrainStep, Update, UpdateFromBuffers
 
 
@@ -31,7 +31,7 @@ class MindSporeTrainer:
 
     Args:
         graphs: the folder in which compiled training steps are kept; None: each is compiled again.
-        objective: of the task; by default that of OBJECTIVES.
+        objective: of the task; by default that of the losses.
         numerics: how the model computes; None: as the options say. update: what clips and updates.
 
     Attributes:
@@ -50,16 +50,19 @@ class MindSporeTrainer:
     ):
         training = options.training
         self.config, self.options, self.training, self.task, self.graphs = config, options, training, task, graphs
-        objective = objective or OBJECTIVES[task.name]
+        objective = objective or losses.objective(task)
         kernels.check(options.run.device, training.precision, config.head_size, options.row_length)
         device, kind = options.run.device, options.mindspore.kernels
         numerics = numerics or Numerics(device, training.precision, training.recompute, kind)
         self.model = objective.model(config, numerics)
         initialize(self.model, config, training.seed, options.truncated_normal)
+        self.shapes = {p.name: tuple(p.shape) for p in self.model.get_parameters()}
+        shares = {name: training.rate_share(name, config.num_hidden_layers) for name in self.shapes}
+        for p in self.model.get_parameters():
+            p.requires_grad = shares[p.name] > 0.0
         parameters = self.model.trainable_params()
-        self.shapes = {p.name: tuple(p.shape) for p in parameters}
         loss, self.evaluation = objective.loss(self.model), objective.loss(self.model)
-        self.update = update(parameters, training, numerics.operations)
+        self.update = update(parameters, training, numerics.operations, [shares[p.name] for p in parameters])
         self.columns = DropoutColumns(config)
         if training.accumulate == 1:
             self.step = TrainStep(loss, self.update, parameters)
@@ -120,18 +123,20 @@ class MindSporeTrainer:
             "loss_scale": float(self.update.loss_scale.asnumpy()),
             "good_steps": int(self.update.good_steps.asnumpy()),
         }
-        return (_arrays(self.model.trainable_params()), _arrays((*optimizer.m, *optimizer.v)), scalars)
+        moments = all_moments(self.shapes, _arrays((*optimizer.m, *optimizer.v)))
+        return _arrays(self.model.get_parameters()), moments, scalars
 
     def load(self, model: Arrays, optimizer: Arrays, scalars: dict) -> None:
         moments = self.update.optimizer
         self.load_weights(model)
-        _set((*moments.m, *moments.v), optimizer)
+        own = (*moments.m, *moments.v)
+        _set(own, {p.name: optimizer[p.name] for p in own})
         moments.updates.set_data(Tensor(scalars["updates"], ms.int32))
         self.update.loss_scale.set_data(Tensor(scalars["loss_scale"], ms.float32))
         self.update.good_steps.set_data(Tensor(scalars["good_steps"], ms.int32))
 
     def load_weights(self, model: Arrays) -> None:
-        _set(self.model.trainable_params(), model)
+        _set(tuple(self.model.get_parameters()), model)
 
 
 def _arrays(parameters) -> Arrays:

@@ -12,10 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from ms_bert.tasks import Task
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression
 from ms_bert.tasks.pretraining import PreTraining
-from pt_reference.heads import BertForSequenceClassification
-from pt_reference.kernels import correct, share_correct, wide
+from pt_reference.heads import BertForSequenceClassification, named
+from pt_reference.kernels import correct, means, share_correct, wide
 from pt_reference.model import BertForPreTraining, gather_positions
 
 
@@ -65,9 +66,10 @@ class PreTrainingLoss(nn.Module):
 
 
 class SentenceLoss(nn.Module):
-    """The mean loss over the sequences of a step, of a model that gives logits for each; a subclass says which.
+    """The mean loss over the sequences of a step; a subclass says which.
 
-    The outputs are the logits (B, N, C).
+    The outputs are the logits of a model that classifies sequences (B, N, C), or those of one that classifies tokens
+    (B, S, C), of which the mean is taken for each sequence.
     """
 
     def __init__(self, model: BertForSequenceClassification):
@@ -89,10 +91,13 @@ class SentenceLoss(nn.Module):
         dropout_keys=None,
     ):
         logits = self.model(input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys)
-        losses, right = self.losses(logits, labels.view(logits.shape[0], -1))
+        rows, count = weights.shape
+        given = logits if logits.ndim == 3 else logits.view(rows, count, -1)
+        if logits.ndim == 3:
+            logits = means(logits, sequence_ids, count)
+        losses, right = self.losses(logits, labels.view(rows * count, -1))
         sums = weighted_sums(losses, right, weights)
-        shaped = logits.view(weights.shape[0], weights.shape[1], -1)
-        return sums[0] / total * scale, torch.stack(sums).detach(), (shaped,)
+        return sums[0] / total * scale, torch.stack(sums).detach(), (given,)
 
     def losses(self, logits, labels):
         """logits (N, C), labels (N, 1 or more) -> the loss of each (N,), and how right it is, 0..1 (N,)."""
@@ -132,7 +137,7 @@ def weighted_sums(losses, right, weights):
 
 
 class Objective(NamedTuple):
-    """What a task trains: the model, made of (config, numerics), and the loss, made of the model."""
+    """What trains a task: the model, made of (config, numerics), and the loss, made of the model."""
 
     model: type[nn.Module]
     loss: type[nn.Module]
@@ -144,3 +149,8 @@ OBJECTIVES = {
     Regression.name: Objective(BertForSequenceClassification, RegressionLoss),
     MultiLabel.name: Objective(BertForSequenceClassification, MultiLabelLoss),
 }
+
+
+def objective(task: Task) -> Objective:
+    """That of a task, whose architecture may follow from its options."""
+    return OBJECTIVES[task.name]._replace(model=named(task.architecture))

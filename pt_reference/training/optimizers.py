@@ -14,10 +14,14 @@ from ms_bert.run.recipe import is_decayed
 
 
 class Optimizer:
-    """What the three optimizers share: the moments by parameter name, and the count of updates."""
+    """What the three optimizers share: the moments by parameter name, and the count of updates.
 
-    def __init__(self, parameters: dict[str, nn.Parameter], options: TrainingOptions):
-        self.p = parameters
+    Args:
+        shares: of the learning rate, by parameter name.
+    """
+
+    def __init__(self, parameters: dict[str, nn.Parameter], options: TrainingOptions, shares: dict[str, float]):
+        self.p, self.shares = parameters, shares
         self.m = {name: torch.zeros_like(p) for name, p in parameters.items()}
         self.v = {name: torch.zeros_like(p) for name, p in parameters.items()}
         self.updates = 0
@@ -37,11 +41,13 @@ class AdamW(Optimizer):
     It is torch's own, in its fused form.
     """
 
-    def __init__(self, parameters: dict[str, nn.Parameter], options: TrainingOptions):
-        super().__init__(parameters, options)
-        groups = [[p for name, p in parameters.items() if is_decayed(name) == decayed] for decayed in (True, False)]
+    def __init__(self, parameters: dict[str, nn.Parameter], options: TrainingOptions, shares: dict[str, float]):
+        super().__init__(parameters, options, shares)
+        groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+        for name, p in parameters.items():
+            groups.setdefault((is_decayed(name), shares[name]), []).append(p)
         self.torch = torch.optim.AdamW(
-            [{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}],
+            [{"params": group, "decayed": decayed, "share": share} for (decayed, share), group in groups.items()],
             lr=options.learning_rate,
             betas=(self.beta1, self.beta2),
             eps=self.epsilon,
@@ -56,9 +62,8 @@ class AdamW(Optimizer):
         self._step(rate, self.epsilon, self.weight_decay)
 
     def _step(self, rate, epsilon, decay):
-        decayed, others = self.torch.param_groups
-        decayed.update(lr=rate, eps=epsilon, weight_decay=decay)
-        others.update(lr=rate, eps=epsilon)
+        for group in self.torch.param_groups:
+            group.update(lr=rate * group["share"], eps=epsilon, weight_decay=decay if group["decayed"] else 0.0)
         for count in self.count.values():
             count.fill_(self.updates - 1)  # the fused kernel adds one
         self.torch.step()
@@ -88,7 +93,7 @@ class Lamb(Optimizer):
             if is_decayed(name):
                 u.add_(p, alpha=self.weight_decay)
                 u.mul_(trust_ratio(p, u))
-            p.add_(u, alpha=-rate)
+            p.add_(u, alpha=-rate * self.shares[name])
 
 
 def trust_ratio(p, u):

@@ -16,15 +16,25 @@ class Update:
     In float16 the loss is scaled (Micikevicius et al., 2018): a norm that is not finite skips the update and halves the
     scale, to no less than 1, and it doubles after 1000 good steps in a row.
 
+    Args:
+        shares: of the learning rate, by parameter name; None: 1.
+
     Attributes:
         optimizers: by the names of --optimizer; a subclass may have others.
     """
 
     optimizers = OPTIMIZERS
 
-    def __init__(self, parameters: dict[str, nn.Parameter], options: TrainingOptions, operations: Operations):
+    def __init__(
+        self,
+        parameters: dict[str, nn.Parameter],
+        options: TrainingOptions,
+        operations: Operations,
+        shares: dict[str, float] | None = None,
+    ):
         self.parameters = list(parameters.values())
-        self.optimizer = self.optimizers[options.optimizer](parameters, options)
+        shares = shares or dict.fromkeys(parameters, 1.0)
+        self.optimizer = self.optimizers[options.optimizer](parameters, options, shares)
         self.sum_of_squares = operations.sum_of_squares
         self.clip_norm = options.clip_norm
         self.scaled = options.precision == "float16"

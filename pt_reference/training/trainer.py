@@ -13,12 +13,13 @@ from ms_bert.options import TrainerOptions
 from ms_bert.randomness import DROPOUT, DropoutColumns, generator
 from ms_bert.run.checkpoints import Arrays
 from ms_bert.run.loop import StepResult
-from ms_bert.run.recipe import Part, cut, parts
+from ms_bert.run.recipe import Part, all_moments, cut, parts
 from ms_bert.tasks import Sums, Task
 from ms_bert.tasks.pretraining import PRETRAINING
 from pt_reference.device import torch_device
 from pt_reference.model import Numerics, initialize
-from pt_reference.training.losses import OBJECTIVES, Objective
+from pt_reference.training import losses
+from pt_reference.training.losses import Objective
 from pt_reference.training.step import Update
 
 
@@ -26,7 +27,7 @@ class TorchTrainer:
     """See `ms_bert.run.loop.Trainer`.
 
     Args:
-        objective: of the task; by default that of OBJECTIVES.
+        objective: of the task; by default that of the losses.
 
     Attributes:
         model: of the objective. config: of the model. shapes: of its parameters, by name.
@@ -37,7 +38,7 @@ class TorchTrainer:
     ):
         training = options.training
         self.config, self.training, self.task = config, training, task
-        objective = objective or OBJECTIVES[task.name]
+        objective = objective or losses.objective(task)
         self.device = torch_device(options.run.device)
         numerics = Numerics(training.precision, training.recompute)
         self.model = objective.model(config, numerics)
@@ -47,7 +48,11 @@ class TorchTrainer:
         self.model.to(self.device)
         parameters = dict(self.model.named_parameters())
         self.shapes = {name: tuple(p.shape) for name, p in parameters.items()}
-        self.update = Update(parameters, training, numerics.operations)
+        shares = {name: training.rate_share(name, config.num_hidden_layers) for name in parameters}
+        for name, p in parameters.items():
+            p.requires_grad_(shares[name] > 0.0)
+        trained = {name: p for name, p in parameters.items() if p.requires_grad}
+        self.update = Update(trained, training, numerics.operations, shares)
         self.columns = DropoutColumns(config)
         self.evaluation = objective.loss(self.model)
         self.compiled = options.pytorch.compile
@@ -96,12 +101,14 @@ class TorchTrainer:
         optimizer, update = self.update.optimizer, self.update
         moments = {f"{k}.{name}": value for k in ("m", "v") for name, value in getattr(optimizer, k).items()}
         scalars = {"updates": optimizer.updates, "loss_scale": update.loss_scale, "good_steps": update.good_steps}
-        return _arrays(dict(self.model.named_parameters())), _arrays(moments), scalars
+        weights = _arrays(dict(self.model.named_parameters()))
+        return weights, all_moments(self.shapes, _arrays(moments)), scalars
 
     def load(self, model: Arrays, optimizer: Arrays, scalars: dict) -> None:
         moments, update = self.update.optimizer, self.update
         self.load_weights(model)
-        _set({f"{k}.{name}": value for k in ("m", "v") for name, value in getattr(moments, k).items()}, optimizer)
+        own = {f"{k}.{name}": value for k in ("m", "v") for name, value in getattr(moments, k).items()}
+        _set(own, {name: optimizer[name] for name in own})
         moments.updates = scalars["updates"]
         update.loss_scale, update.good_steps = scalars["loss_scale"], scalars["good_steps"]
 

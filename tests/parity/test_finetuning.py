@@ -13,7 +13,7 @@ import transformers
 
 from ms_bert.commands import finetuning, prediction
 from ms_bert.config import BertConfig
-from ms_bert.data.packing import TrainingBatches
+from ms_bert.data.packing import TrainingBatches, Unpacked
 from ms_bert.device import use_device
 from ms_bert.errors import UserError
 from ms_bert.finetuning_options import FinetuneOptions, FinetuningOptions
@@ -299,6 +299,7 @@ def example(rng: random.Random, label) -> Example:
 
 TASKS = {
     "classification": (Classification(LABELS, ("accuracy",), 32), lambda rng: rng.choice(LABELS)),
+    "of the mean": (Classification(LABELS, ("accuracy",), 32, pooling="mean"), lambda rng: rng.choice(LABELS)),
     "regression": (Regression((), ("pearson",), 32), lambda rng: rng.uniform(0, 5)),
     "multi-label": (
         MultiLabel(LABELS, ("f1_micro",), 32),
@@ -319,7 +320,7 @@ def test_the_loss_of_a_packed_batch_is_that_of_transformers_on_padded_rows(kind,
     trainers = [MindSporeTrainer(config, options, task), TorchTrainer(config, options, task)]
     weights = trainers[1].state()[0]
     fields = json.loads(config.to_json())
-    model = transformers.BertForSequenceClassification(transformers.BertConfig(**fields)).eval()
+    model = getattr(transformers, task.architecture)(transformers.BertConfig(**fields)).eval()
     model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights.items()}, strict=True)
     given = {name: np.zeros((8, 32), np.int64) for name in ("input_ids", "token_type_ids", "attention_mask")}
     for row in range(8):
@@ -328,11 +329,50 @@ def test_the_loss_of_a_packed_batch_is_that_of_transformers_on_padded_rows(kind,
         given["token_type_ids"][row, : last - first] = sequences.types[first:last]
         given["attention_mask"][row, : last - first] = 1
     labels = torch.from_numpy(sequences.of_sequences["labels"])
-    labels = labels.long() if kind == "classification" else labels
-    expected = model(**{name: torch.from_numpy(value) for name, value in given.items()}, labels=labels)
+    inputs = {name: torch.from_numpy(value) for name, value in given.items()}
+    if kind == "of the mean":
+        hidden, inside = model.bert(**inputs).last_hidden_state, inputs["attention_mask"][:, :, None]
+        logits = model.classifier((hidden * inside).sum(1) / inside.sum(1))
+        loss = torch.nn.functional.cross_entropy(logits, labels.long())
+    else:
+        loss, logits = model(**inputs, labels=labels.long() if kind == "classification" else labels)[:2]
     for trainer in trainers:
-        sums, (logits,) = trainer.evaluate(batch)
-        assert sums["loss"] / sums["count"] == pytest.approx(expected.loss.item(), rel=1e-5) and sums["count"] == 8
-        numbers = batch["sequence_numbers"]
-        found = logits[numbers >= 0][np.argsort(numbers[numbers >= 0])]
-        assert np.abs(found - expected.logits.detach().numpy()).max() < 1e-5
+        sums, outputs = trainer.evaluate(batch)
+        assert sums["loss"] / sums["count"] == pytest.approx(loss.item(), rel=1e-5) and sums["count"] == 8
+        collected = Unpacked(sequences, task.per_token)
+        collected.add(batch, outputs[0])
+        assert np.abs(task.pooled(sequences, collected.values) - logits.detach().numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
+def test_each_layer_has_its_own_rate_and_what_is_frozen_stays(optimizer, vocabulary):
+    task, label = TASKS["of the mean"]
+    rng = random.Random(5)
+    sequences = task.sequences([example(rng, label(rng)) for _ in range(8)], vocabulary)
+    batch = TrainingBatches(sequences, 40, 8, seed=1)(0)
+    config = BertConfig(**CONFIG).replace(**task.config())
+    use_device("CPU")
+    changes = {}
+    for decay, frozen in ((1.0, None), (0.5, 0)):
+        options = FinetuningOptions(
+            steps=9,
+            batch_size=8,
+            layer_decay=decay,
+            frozen_layers=frozen,
+            optimizer=optimizer,
+            weight_decay=0.0,
+            clip_norm=0.0,  # the norm is that of what is trained
+        )
+        for kind in (MindSporeTrainer, TorchTrainer):
+            trainer = kind(config, FinetuneOptions(training=options), task)
+            before = {name: value.copy() for name, value in trainer.state()[0].items()}
+            trainer.train_step(batch, 0, 1e-2)
+            after, moments, scalars = trainer.state()
+            changes[kind, decay] = {name: np.abs(value - before[name]).mean() for name, value in after.items()}
+            trainer.load(after, moments, scalars)  # a checkpoint holds all moments, whatever is trained
+            assert moments.keys() == {f"{moment}.{name}" for moment in "mv" for name in after}
+            assert all(moments[f"m.{name}"].any() or not change for name, change in changes[kind, decay].items())
+    for kind in (MindSporeTrainer, TorchTrainer):
+        for name, change in changes[kind, 1.0].items():
+            share = 0.0 if "embeddings" in name else 0.5 if "layer.0." in name else 1.0
+            assert changes[kind, 0.5][name] == pytest.approx(share * change, rel=2e-3), name
