@@ -151,6 +151,9 @@ class FinetuningRun(RunOptions):
 
     output: Optional[Path] = None
     """Run folder to make (default: the first free of runs/TASK, runs/TASK-2, ...)."""
+    seeds: Annotated[int, Range(1, 1000)] = 1
+    """Train this many times, with --seed and the seeds after it, and report the mean and the spread of the scores.
+    Each run has a folder of its own in the run folder."""
     evaluate: Suppress[Optional[Path]] = None
     eval_every: Annotated[int, STEPS_OR_NONE] = 0
     """Steps between evaluations on the development data. 0: one at the end of each epoch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import time
@@ -17,7 +18,7 @@ from safetensors.numpy import load_file
 from conversion import configs, pretrained
 from conversion.parameters import ARCHITECTURES, BACKBONE, shapes
 from conversion.pretrained import Pretrained
-from ms_bert.commands import command, training
+from ms_bert.commands import command, seeds, training
 from ms_bert.commands.framework import Framework
 from ms_bert.commands.training import Run
 from ms_bert.config import BertConfig
@@ -86,7 +87,13 @@ class Labelled:
 
 
 def finetune(framework: Framework, options: FinetuneOptions) -> int:
-    """Fine-tune as the options say; returns the exit code."""
+    """Fine-tune as the options say, once or with several seeds; returns the exit code."""
+    if options.run.seeds > 1:
+        return seeds.finetune(options, functools.partial(_finetune, framework), Progress())
+    return _finetune(framework, options)
+
+
+def _finetune(framework: Framework, options: FinetuneOptions) -> int:
     began, progress = time.perf_counter(), Progress()
 
     def made(begun: bool) -> Run:

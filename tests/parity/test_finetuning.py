@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -197,6 +198,28 @@ def test_a_run_stops_when_its_patience_ends(command, tmp_path, capsys):
     assert finetuning.main(PyTorch(), "finetune", "", [*map(str, command), *few, "--output", str(folder)]) == 0
     assert "stopped at step 4: 1 evaluations were not better" in capsys.readouterr().out
     assert metrics(folder)[-1]["step"] == 4 and json.loads((folder / "results.json").read_text())["step"] == 2
+
+
+def test_several_seeds_are_runs_of_their_own_and_a_summary(command, tmp_path, capsys):
+    folder = tmp_path / "runs"
+    few = [*map(str, command), "--steps", "6", "--seeds", "3", "--seed", "4", "--output", str(folder)]
+    assert finetuning.main(PyTorch(), "finetune", "", few) == 0
+    results = json.loads((folder / "results.json").read_text())
+    values = [json.loads((folder / f"seed-{n}/results.json").read_text())["metrics"]["accuracy"] for n in (4, 5, 6)]
+    assert list(results["metrics"]["accuracy"]["by_seed"].values()) == [value["value"] for value in values]
+    assert results["metrics"]["accuracy"]["mean"] == pytest.approx(np.mean([value["value"] for value in values]))
+    losses = [metrics(folder / f"seed-{n}")[1]["loss"] for n in (4, 5, 6)]
+    assert len(set(losses)) == 3 and (folder / results["median_run"] / MODEL).exists()
+    assert "on average over 3 seeds" in capsys.readouterr().out
+    kept = (folder / "seed-6/predictions.jsonl").read_bytes()
+    before = (folder / "results.json").read_bytes()
+    shutil.rmtree(folder / "seed-6")  # as if it was stopped after the second
+    (folder / "results.json").unlink()
+    assert finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder)]) == 0
+    assert (folder / "seed-6/predictions.jsonl").read_bytes() == kept
+    assert (folder / "results.json").read_bytes() == before
+    wrong = [*few[:-1], str(tmp_path / "wrong"), "--columns", "text=review"]
+    assert finetuning.main(PyTorch(), "finetune", "", wrong) == 2 and not (tmp_path / "wrong").exists()
 
 
 def test_the_head_goes_on_only_where_the_labels_are_the_same(command, tuned, tmp_path, capsys):
