@@ -51,6 +51,8 @@ class DataOptions:
     or the name of a Hugging Face dataset (NAME or NAME:CONFIG)."""
     dev: Optional[str] = None
     """Labelled data to evaluate on and to choose the best checkpoint by."""
+    test: tuple[str, ...] = ()
+    """More labelled data, on which the finished model is scored, such as the mismatched half of MNLI."""
     dev_share: Annotated[float, Range(0.001, 0.5)] = 0.1
     """Without --dev: share of the training data that is kept out of training and used as such."""
     columns: tuple[str, ...] = ()

@@ -49,7 +49,7 @@ def rows(count: int, seed: int) -> list[tuple[str, str]]:
 def data(tmp_path_factory):
     """Options of a run that learns to tell sentences with a good word from those with a bad one."""
     folder = tmp_path_factory.mktemp("data")
-    for name, count in (("train", 192), ("dev", 40)):
+    for name, count in (("train", 192), ("dev", 40), ("other", 30)):
         lines = [f"{text}\t{label}\n" for text, label in rows(count, seed=len(name))]
         (folder / f"{name}.tsv").write_text("sentence\tlabel\n" + "".join(lines))
     return folder
@@ -70,11 +70,12 @@ def finetune(*arguments, package):
 
 
 @pytest.fixture(scope="module")
-def tuned(command, tmp_path_factory) -> dict:
+def tuned(command, data, tmp_path_factory) -> dict:
     """The folder of a run in each framework."""
     folder = tmp_path_factory.mktemp("tuned")
     for package in PACKAGES:
-        finetune(*command, "--output", folder / package, package=package)
+        test = data / "other.tsv"
+        finetune(*command, "--test", test, "--output", folder / package, package=package)
     return {package: folder / package for package in PACKAGES}
 
 
@@ -103,6 +104,12 @@ def test_a_folder_holds_the_best_model_and_what_it_says_of_the_dev_data(tuned):
         right = np.mean([line["label"] == line["gold"] for line in predictions])
         assert right == results["metrics"]["accuracy"]["value"]
         assert results["metrics"]["accuracy"]["low"] <= right <= results["metrics"]["accuracy"]["high"]
+        assert sum(map(sum, results["confusion"])) == 40 and set(results["labels"]) == {"bad", "good"}
+        assert (folder / "evaluation.png").read_bytes().startswith(b"\x89PNG")
+        ((_, tested),) = results["test"].items()
+        told = [json.loads(line) for line in (folder / "predictions-other.jsonl").read_text().splitlines()]
+        assert np.mean([line["label"] == line["gold"] for line in told]) == tested["metrics"]["accuracy"]["value"]
+        assert tested["examples"] == len(told) == 30
 
 
 def test_transformers_loads_the_folder_and_computes_the_same(tuned):
@@ -118,9 +125,10 @@ def test_transformers_loads_the_folder_and_computes_the_same(tuned):
 
 
 @pytest.mark.parametrize("first, then", [*zip(PACKAGES, PACKAGES), PACKAGES])
-def test_a_killed_run_goes_on_to_the_same_end(first, then, command, tuned, tmp_path):
+def test_a_killed_run_goes_on_to_the_same_end(first, then, command, data, tuned, tmp_path):
     folder = tmp_path / "run"
-    process = runs.start(*command, "--output", folder, package=first, command="finetune")
+    test = ("--test", data / "other.tsv")
+    process = runs.start(*command, *test, "--output", folder, package=first, command="finetune")
     log, deadline = folder / "metrics.jsonl", time.monotonic() + 120
     while not (log.exists() and '"step": 30' in log.read_text()):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
