@@ -121,6 +121,12 @@ class FinetuningOptions(TrainingOptions):
     frozen_layers: Annotated[Optional[int], Range(0, 1024)] = None
     """Leave the embeddings and this many of the lowest layers as they are.
     0: the embeddings only (default: everything is trained)."""
+    teacher: Optional[Path] = None
+    """Learn from this fine-tuned model too (knowledge distillation): its logits, softened, are a second label."""
+    temperature: Annotated[float, Range(0.01, 1000)] = 2.0
+    """By which the logits are divided when a model is compared with its --teacher."""
+    teacher_share: Annotated[float, Range(0, 1)] = 0.5
+    """Weight of the distance from the --teacher in the loss; the rest is that of the labels."""
     warmup_share: Annotated[float, Range(0, 1)] = 0.1
     """Share of the steps over which the learning rate rises from 0."""
     warmup_steps: Suppress[Annotated[int, STEPS_OR_NONE]] = 0

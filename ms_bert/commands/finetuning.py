@@ -21,6 +21,7 @@ from conversion.pretrained import Pretrained
 from ms_bert.commands import command, seeds, training
 from ms_bert.commands.framework import Framework
 from ms_bert.commands.seeds import RESULTS
+from ms_bert.commands.teaching import taught
 from ms_bert.commands.training import Run
 from ms_bert.config import BertConfig
 from ms_bert.data import tokenizer
@@ -161,6 +162,9 @@ def _run(
         raise UserError("the model's type_vocab_size is 1; pairs of texts need 2, so choose another model.")
     for name, part in parts.items():
         progress.say(f"{name}: {_told(part)}")
+    described = {"data": {name: part.described() for name, part in parts.items()}}
+    examples = {name: read.examples for name, read in found.items()}
+    task, files = taught(framework, options, task, examples, {k: v.sequences for k, v in parts.items()}, progress)
     seed, accumulate = options.training.seed, options.training.accumulate
     positions = config.max_position_embeddings
     weights = task.weights_of(train.sequences) if options.training.class_weights == "balanced" else None
@@ -178,8 +182,6 @@ def _run(
             fit = fit.without(_top(config.num_hidden_layers, start.reinitialized_layers), "the pooler and top layers")
         progress.say(training.origin(initial, fit))
         trainer.load_weights(fit.values(seed))
-    files = {TASK: _task_file(task)}
-    described = {"data": {name: part.described() for name, part in parts.items()}}
     held_out, *tests = (
         EvaluationBatches(part.sequences, positions, accumulate) for part in parts.values() if part is not train
     )
@@ -193,7 +195,7 @@ def _run(
         resolved.training,
         resolved.run,
         described,
-        files,
+        {TASK: _task_file(task), **files},
         options.run.patience,
     )
     return whole, dict(zip(data.test, tests))
@@ -243,26 +245,10 @@ def _with_labels_of(task: DownstreamTask, initial: Pretrained) -> DownstreamTask
 
 def _remembered(path: Path, task: DownstreamTask) -> DownstreamTask:
     """The task of a run that has begun, which the data must still be of."""
-    remembered = read_task(path)
+    remembered = training.read_task(path)
     if set(remembered.labels) != set(task.labels) or type(remembered) is not type(task):
         raise UserError(f"the labels of the training data are not those that {path} was begun with; restore the data.")
     return remembered
-
-
-def read_task(path: Path) -> DownstreamTask:
-    """The task that a run's folder is of.
-
-    Raises:
-        UserError: there is no task.json, or it is damaged.
-    """
-    file = path / TASK
-    try:
-        values = json.loads(file.read_bytes())
-        return registry.KINDS[values["task"]].from_remembered(values)
-    except FileNotFoundError:
-        raise UserError(f"there is no {file}; name the folder of a fine-tuned model.") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read ({error}); restore it.") from None
 
 
 def _vocabulary(options: FinetuneOptions, initial: Pretrained | None) -> Vocabulary:

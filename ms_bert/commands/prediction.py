@@ -19,7 +19,6 @@ from conversion import pretrained
 from conversion.parameters import ARCHITECTURES
 from conversion.pretrained import Pretrained
 from ms_bert.commands import command, training
-from ms_bert.commands.finetuning import read_task
 from ms_bert.commands.framework import Compute, Framework
 from ms_bert.data import tokenizer
 from ms_bert.data.files import write_atomically
@@ -29,7 +28,7 @@ from ms_bert.errors import UserError
 from ms_bert.prediction_options import PredictOptions
 from ms_bert.run.folder import TASK
 from ms_bert.tasks import masked_words
-from ms_bert.tasks.classification import Classification, MultiLabel, Regression
+from ms_bert.tasks.classification import Classification, MultiLabel, Regression, SentenceTask
 from ms_bert.tasks.downstream import DownstreamTask
 
 CHUNK = 1024  # examples that are answered at a time
@@ -145,6 +144,12 @@ class Predictor:
             answers += told
         return answers
 
+    def logits(self, examples: Sequence[Any]) -> np.ndarray:
+        """Those of examples of a task on sentences, (n, C) float32."""
+        assert isinstance(self.task, SentenceTask)
+        sequences = self.task.sequences(examples, self._model.vocabulary, labelled=False)
+        return self.task.pooled(sequences, self._model.logits(sequences, self.task.per_token))
+
     def asked(self, options: PredictOptions) -> list[Any]:
         return self.task.asked(options)
 
@@ -209,7 +214,7 @@ class MaskFiller:
 def _task(path: Path, found: Pretrained) -> DownstreamTask:
     """That of a run's task.json, or what the config of a classifier from elsewhere says."""
     if path.is_dir() and (path / TASK).exists():
-        return read_task(path)
+        return training.read_task(path)
     config = found.config
     if found.checkpoint.architecture != SEQUENCE_CLASSIFIER:
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import platform
@@ -22,10 +23,11 @@ from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError
 from ms_bert.options import RESUMABLE, Groups, RunOptions, TrainerOptions, TrainingOptions, changed
 from ms_bert.run import checkpoints
-from ms_bert.run.folder import RunFolder, check_free, read_description
+from ms_bert.run.folder import TASK, RunFolder, check_free, read_description
 from ms_bert.run.loop import Interrupted, Loop, Trainer
 from ms_bert.run.progress import Progress
-from ms_bert.tasks import Batches, HeldOut, Task
+from ms_bert.tasks import Batches, HeldOut, Task, registry
+from ms_bert.tasks.downstream import DownstreamTask
 
 Chosen = TypeVar("Chosen", bound=Groups)
 
@@ -244,6 +246,22 @@ def origin(initial: Pretrained, fit: Fit) -> str:
     source = initial.checkpoint.source
     said = f"weights of {source.path} ({source.container}, {initial.checkpoint.spelling.family})"
     return f"{said}; {told}" if (told := fit.told()) else said
+
+
+def read_task(path: Path) -> DownstreamTask:
+    """The task that a run's folder is of.
+
+    Raises:
+        UserError: there is no task.json, or it is damaged.
+    """
+    file = path / TASK
+    try:
+        values = json.loads(file.read_bytes())
+        return registry.KINDS[values["task"]].from_remembered(values)
+    except FileNotFoundError:
+        raise UserError(f"there is no {file}; name the folder of a fine-tuned model.") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{file} cannot be read ({error}); restore it.") from None
 
 
 def _trained_by(before: list[dict], framework: Framework, options: TrainerOptions, step: int) -> list[dict]:

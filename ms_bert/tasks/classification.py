@@ -12,6 +12,7 @@ from ms_bert.data.sequences import Sequences, encoded
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError, listed
 from ms_bert.tasks import Metrics, Sums, glue, pictures
+from ms_bert.tasks.distillation import TEACHER, Distillation
 from ms_bert.tasks.downstream import DownstreamTask, Read, in_order_of_names, lines
 from ms_bert.tasks.examples import Example, named_columns, read
 from ms_bert.tasks.metrics import METRICS, by_class, calibration, confusion, interval
@@ -30,9 +31,11 @@ class SentenceTask(DownstreamTask):
         pooling: what is classified: with "cls" the pooler's output, with "mean" the mean of all tokens of a text. As
             logits are linear, those of the mean are the mean of the tokens' logits: so with "mean" the model is one of
             tokens, as transformers and all formats know it.
+        distillation: how it learns from a teacher; None: it has none.
     """
 
     pooling: str = "cls"
+    distillation: Distillation | None = None
 
     problem_type: ClassVar[str]
     general_measures: ClassVar[tuple[str, ...]]  # where no dataset of GLUE says which
@@ -80,6 +83,13 @@ class SentenceTask(DownstreamTask):
     @property
     def per_token(self) -> bool:  # type: ignore[override]
         return self.pooling == "mean"
+
+    @property
+    def fields(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (*DownstreamTask.fields, *([] if self.distillation is None else [TEACHER]))
+
+    def remembered(self) -> dict[str, Any]:
+        return {name: value for name, value in super().remembered().items() if name != "distillation"}
 
     def config(self) -> dict[str, Any]:
         return {**super().config(), "problem_type": self.problem_type}

@@ -7,6 +7,8 @@ not of the part at hand, makes accumulated gradients those of the whole batch.
 Each returns the scaled loss (), the sums (K,) of the task, and a tuple of outputs, each with the batch's rows first.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 from mindspore import nn, ops
@@ -16,6 +18,7 @@ from ms_bert.kernels.stock import correct, means, share_correct, wide
 from ms_bert.model import BertForPreTraining, gather_positions
 from ms_bert.tasks import Task
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression
+from ms_bert.tasks.distillation import Distillation
 from ms_bert.tasks.pretraining import PreTraining
 
 
@@ -91,15 +94,23 @@ class SentenceLoss(nn.Cell):
     ):
         logits = self.model(input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys)
         rows, count = weights.shape
-        given = logits if logits.ndim == 3 else ops.reshape(logits, (rows, count, -1))
-        if logits.ndim == 3:
-            logits = means(logits, sequence_ids, count)
+        given, logits = self.of_sequences(logits, sequence_ids, rows, count)
         losses, right = self.losses(logits, ops.reshape(labels, (rows * count, -1)))
         sums = weighted_sums(losses, right, weights)
         return sums[0] / total * scale, ops.stack(sums), (given,)
 
+    def of_sequences(self, logits, sequence_ids, rows, count):
+        """The logits as the outputs have them, and those of the sequences (B * N, C)."""
+        if logits.ndim == 3:
+            return logits, means(logits, sequence_ids, count)
+        return ops.reshape(logits, (rows, count, -1)), logits
+
     def losses(self, logits, labels):
         """logits (N, C), labels (N, 1 or more) -> the loss of each (N,), and how right it is, 0..1 (N,)."""
+        raise NotImplementedError
+
+    def distance(self, logits, teacher, temperature):
+        """How far logits (N, C) are from a teacher's -> (N,)."""
         raise NotImplementedError
 
 
@@ -110,6 +121,9 @@ class ClassificationLoss(SentenceLoss):
         labels = ops.reshape(labels, (-1,))
         return self.cross_entropy(logits, labels), correct(logits, labels)
 
+    def distance(self, logits, teacher, temperature):
+        return divergence(wide(logits), wide(teacher), temperature)
+
 
 class RegressionLoss(SentenceLoss):
     """The squared error of the one value (C = 1)."""
@@ -117,6 +131,9 @@ class RegressionLoss(SentenceLoss):
     def losses(self, logits, labels):
         errors = ops.reshape(wide(logits) - labels, (-1,))
         return errors * errors, ops.zeros_like(errors)
+
+    def distance(self, logits, teacher, temperature):
+        return ops.square(ops.reshape(wide(logits) - wide(teacher), (-1,)))
 
 
 class MultiLabelLoss(SentenceLoss):
@@ -127,6 +144,57 @@ class MultiLabelLoss(SentenceLoss):
         # -log sigmoid(x) of a label that holds and of -x of one that does not, without overflow.
         losses = ops.relu(logits) - logits * labels + ops.log1p(ops.exp(-ops.abs(logits)))
         return losses.mean(-1), share_correct(logits, labels)
+
+    def distance(self, logits, teacher, temperature):
+        # Each label is a choice of two, of logits x and 0.
+        return divergence(or_zero(wide(logits)), or_zero(wide(teacher)), temperature).mean(-1)
+
+
+class DistilledLoss(nn.Cell):
+    """The loss of a task (1 - share), and its distance from a teacher's logits (share), as SentenceLoss has them.
+
+    Args:
+        kind: of the loss, one of SentenceLoss.
+    """
+
+    def __init__(self, model, kind: type[SentenceLoss], distillation: Distillation):
+        super().__init__(auto_prefix=False)
+        self.model = model
+        self.of_task = kind(model)
+        self.temperature, self.share = distillation.temperature, distillation.share
+
+    def construct(
+        self,
+        input_ids,
+        sequence_ids,
+        token_type_ids,
+        position_ids,
+        cls_positions,
+        labels,
+        weights,
+        teacher_logits,
+        total,
+        scale,
+        dropout_keys=None,
+    ):
+        logits = self.model(input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys)
+        rows, count = weights.shape
+        given, logits = self.of_task.of_sequences(logits, sequence_ids, rows, count)
+        losses, right = self.of_task.losses(logits, ops.reshape(labels, (rows * count, -1)))
+        distances = self.of_task.distance(logits, ops.reshape(teacher_logits, (rows * count, -1)), self.temperature)
+        sums = weighted_sums((1.0 - self.share) * losses + self.share * distances, right, weights)
+        return sums[0] / total * scale, ops.stack(sums), (given,)
+
+
+def or_zero(x):
+    """The logits (..., 2) of a choice between x and 0."""
+    return ops.stack((x, ops.zeros_like(x)), -1)
+
+
+def divergence(logits, teacher, temperature):
+    """T^2 KL(softmax(teacher / T) || softmax(logits / T)) over the last axis, float32 (Hinton et al., 2015, 2.1)."""
+    student, target = ops.log_softmax(logits / temperature, -1), ops.log_softmax(teacher / temperature, -1)
+    return temperature * temperature * (ops.exp(target) * (target - student)).sum(-1)
 
 
 def weighted_sums(losses, right, weights):
@@ -139,7 +207,7 @@ class Objective(NamedTuple):
     """What trains a task: the model, made of (config, numerics), and the loss, made of the model."""
 
     model: type[nn.Cell]
-    loss: type[nn.Cell]
+    loss: Callable[..., nn.Cell]
 
 
 OBJECTIVES = {
@@ -152,4 +220,8 @@ OBJECTIVES = {
 
 def objective(task: Task) -> Objective:
     """That of a task, whose architecture may follow from its options."""
-    return OBJECTIVES[task.name]._replace(model=named(task.architecture))
+    found = OBJECTIVES[task.name]._replace(model=named(task.architecture))
+    distillation = getattr(task, "distillation", None)
+    if distillation is None:
+        return found
+    return found._replace(loss=functools.partial(DistilledLoss, kind=found.loss, distillation=distillation))

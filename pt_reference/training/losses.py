@@ -7,6 +7,8 @@ not of the part at hand, makes accumulated gradients those of the whole batch.
 Each returns the scaled loss (), the sums (K,) of the task, and a tuple of outputs, each with the batch's rows first.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,6 +16,7 @@ from torch import nn
 
 from ms_bert.tasks import Task
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression
+from ms_bert.tasks.distillation import Distillation
 from ms_bert.tasks.pretraining import PreTraining
 from pt_reference.heads import BertForSequenceClassification, named
 from pt_reference.kernels import correct, means, share_correct, wide
@@ -92,15 +95,23 @@ class SentenceLoss(nn.Module):
     ):
         logits = self.model(input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys)
         rows, count = weights.shape
-        given = logits if logits.ndim == 3 else logits.view(rows, count, -1)
-        if logits.ndim == 3:
-            logits = means(logits, sequence_ids, count)
+        given, logits = self.of_sequences(logits, sequence_ids, rows, count)
         losses, right = self.losses(logits, labels.view(rows * count, -1))
         sums = weighted_sums(losses, right, weights)
         return sums[0] / total * scale, torch.stack(sums).detach(), (given,)
 
+    def of_sequences(self, logits, sequence_ids, rows, count):
+        """The logits as the outputs have them, and those of the sequences (B * N, C)."""
+        if logits.ndim == 3:
+            return logits, means(logits, sequence_ids, count)
+        return logits.view(rows, count, -1), logits
+
     def losses(self, logits, labels):
         """logits (N, C), labels (N, 1 or more) -> the loss of each (N,), and how right it is, 0..1 (N,)."""
+        raise NotImplementedError
+
+    def distance(self, logits, teacher, temperature):
+        """How far logits (N, C) are from a teacher's -> (N,)."""
         raise NotImplementedError
 
 
@@ -111,6 +122,9 @@ class ClassificationLoss(SentenceLoss):
         labels = labels.flatten()
         return self.cross_entropy(logits, labels), correct(logits, labels)
 
+    def distance(self, logits, teacher, temperature):
+        return divergence(wide(logits), wide(teacher), temperature)
+
 
 class RegressionLoss(SentenceLoss):
     """The squared error of the one value (C = 1)."""
@@ -118,6 +132,9 @@ class RegressionLoss(SentenceLoss):
     def losses(self, logits, labels):
         errors = (wide(logits) - labels).flatten()
         return errors * errors, torch.zeros_like(errors)
+
+    def distance(self, logits, teacher, temperature):
+        return torch.square((wide(logits) - wide(teacher)).flatten())
 
 
 class MultiLabelLoss(SentenceLoss):
@@ -128,6 +145,57 @@ class MultiLabelLoss(SentenceLoss):
         # -log sigmoid(x) of a label that holds and of -x of one that does not, without overflow.
         losses = torch.relu(logits) - logits * labels + torch.log1p(torch.exp(-torch.abs(logits)))
         return losses.mean(-1), share_correct(logits, labels)
+
+    def distance(self, logits, teacher, temperature):
+        # Each label is a choice of two, of logits x and 0.
+        return divergence(or_zero(wide(logits)), or_zero(wide(teacher)), temperature).mean(-1)
+
+
+class DistilledLoss(nn.Module):
+    """The loss of a task (1 - share), and its distance from a teacher's logits (share), as SentenceLoss has them.
+
+    Args:
+        kind: of the loss, one of SentenceLoss.
+    """
+
+    def __init__(self, model, kind: type[SentenceLoss], distillation: Distillation):
+        super().__init__()
+        self.model = model
+        self.of_task = kind(model)
+        self.temperature, self.share = distillation.temperature, distillation.share
+
+    def forward(
+        self,
+        input_ids,
+        sequence_ids,
+        token_type_ids,
+        position_ids,
+        cls_positions,
+        labels,
+        weights,
+        teacher_logits,
+        total,
+        scale,
+        dropout_keys=None,
+    ):
+        logits = self.model(input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys)
+        rows, count = weights.shape
+        given, logits = self.of_task.of_sequences(logits, sequence_ids, rows, count)
+        losses, right = self.of_task.losses(logits, labels.view(rows * count, -1))
+        distances = self.of_task.distance(logits, teacher_logits.view(rows * count, -1), self.temperature)
+        sums = weighted_sums((1.0 - self.share) * losses + self.share * distances, right, weights)
+        return sums[0] / total * scale, torch.stack(sums).detach(), (given,)
+
+
+def or_zero(x):
+    """The logits (..., 2) of a choice between x and 0."""
+    return torch.stack((x, torch.zeros_like(x)), -1)
+
+
+def divergence(logits, teacher, temperature):
+    """T^2 KL(softmax(teacher / T) || softmax(logits / T)) over the last axis, float32 (Hinton et al., 2015, 2.1)."""
+    student, target = torch.log_softmax(logits / temperature, -1), torch.log_softmax(teacher / temperature, -1)
+    return temperature * temperature * (torch.exp(target) * (target - student)).sum(-1)
 
 
 def weighted_sums(losses, right, weights):
@@ -140,7 +208,7 @@ class Objective(NamedTuple):
     """What trains a task: the model, made of (config, numerics), and the loss, made of the model."""
 
     model: type[nn.Module]
-    loss: type[nn.Module]
+    loss: Callable[..., nn.Module]
 
 
 OBJECTIVES = {
@@ -153,4 +221,8 @@ OBJECTIVES = {
 
 def objective(task: Task) -> Objective:
     """That of a task, whose architecture may follow from its options."""
-    return OBJECTIVES[task.name]._replace(model=named(task.architecture))
+    found = OBJECTIVES[task.name]._replace(model=named(task.architecture))
+    distillation = getattr(task, "distillation", None)
+    if distillation is None:
+        return found
+    return found._replace(loss=functools.partial(DistilledLoss, kind=found.loss, distillation=distillation))

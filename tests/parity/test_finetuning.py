@@ -1,5 +1,6 @@
 """Fine-tuning and prediction: the loss is that of transformers, the frameworks agree, and nothing is lost by a kill."""
 
+import dataclasses
 import json
 import random
 import shutil
@@ -21,6 +22,7 @@ from ms_bert.finetuning_options import FinetuneOptions, FinetuningOptions
 from ms_bert.run.checkpoints import MODEL
 from ms_bert.tasks import masked_words
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression
+from ms_bert.tasks.distillation import TEACHER, Distillation, in_order_of
 from ms_bert.tasks.examples import Example
 from ms_bert.training.trainer import MindSporeTrainer
 from pt_reference.framework import PyTorch
@@ -373,6 +375,69 @@ def test_the_loss_of_a_packed_batch_is_that_of_transformers_on_padded_rows(kind,
         collected = Unpacked(sequences, task.per_token)
         collected.add(batch, outputs[0])
         assert np.abs(task.pooled(sequences, collected.values) - logits.detach().numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression", "multi-label"])
+def test_a_student_learns_from_labels_and_softened_logits(kind, vocabulary):
+    """Hinton et al., 2015: T^2 KL(teacher || student) at temperature T, beside the loss of the labels."""
+    task, label = TASKS[kind]
+    task = dataclasses.replace(task, distillation=Distillation(temperature=3.0, share=0.25))
+    rng = random.Random(5)
+    sequences = task.sequences([example(rng, label(rng)) for _ in range(8)], vocabulary)
+    width = 1 if kind == "regression" else 3
+    teacher = np.random.default_rng(2).normal(size=(8, width)).astype(np.float32) * 4
+    sequences.of_sequences[TEACHER] = teacher
+    batch = TrainingBatches(sequences, 40, 8, seed=1)(0)
+    config = BertConfig(**CONFIG).replace(**task.config())
+    use_device("CPU")
+    for trainer_of in (MindSporeTrainer, TorchTrainer):
+        trainer = trainer_of(config, FinetuneOptions(training=FinetuningOptions(steps=1, batch_size=8)), task)
+        sums, (outputs,) = trainer.evaluate(batch)
+        collected = Unpacked(sequences, per_token=False)
+        collected.add(batch, outputs)
+        student, target = torch.from_numpy(collected.values).double(), torch.from_numpy(teacher).double()
+        labels = torch.from_numpy(sequences.of_sequences["labels"])
+        functional = torch.nn.functional
+        if kind == "classification":
+            of_labels = functional.cross_entropy(student, labels.long())
+            distance = 9 * functional.kl_div(
+                (student / 3).log_softmax(-1), (target / 3).softmax(-1), reduction="batchmean"
+            )
+        elif kind == "regression":
+            of_labels = functional.mse_loss(student[:, 0], labels.double())
+            distance = functional.mse_loss(student, target)
+        else:
+            of_labels = functional.binary_cross_entropy_with_logits(student, labels.double())
+            soft = (target / 3).sigmoid()
+            entropy = functional.binary_cross_entropy(soft, soft)
+            distance = 9 * (functional.binary_cross_entropy_with_logits(student / 3, soft) - entropy)
+        expected = 0.75 * of_labels.item() + 0.25 * distance.item()
+        assert sums["loss"] / sums["count"] == pytest.approx(expected, rel=2e-5), trainer_of
+
+
+def test_a_teachers_logits_are_in_the_order_of_the_students_labels():
+    logits = np.array([[1.0, 2.0, 3.0]], np.float32)
+    assert in_order_of(("a", "b", "c"), ("c", "a", "b"), logits).tolist() == [[2.0, 3.0, 1.0]]
+    with pytest.raises(UserError, match="labels of --teacher are c, d"):
+        in_order_of(("a", "b"), ("c", "d"), logits)
+
+
+def test_a_student_goes_on_without_its_teacher(command, tuned, tmp_path, capsys):
+    teacher, folder = tmp_path / "teacher", tmp_path / "student"
+    shutil.copytree(tuned["ms_bert"], teacher)
+    few = [*map(str, command), "--teacher", str(teacher), "--teacher-share", "1.0", "--epochs", "2"]
+    assert finetuning.main(PyTorch(), "finetune", "", [*few, "--output", str(folder)]) == 0
+    assert metrics(folder)[-1]["held_out_accuracy"] > 0.9  # it has learned from the teacher alone
+    shutil.rmtree(teacher)
+    before = (folder / "predictions.jsonl").read_bytes()
+    (folder / "results.json").unlink()
+    shutil.rmtree(folder / "checkpoints/step-00000048")
+    assert finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder)]) == 0
+    assert (folder / "predictions.jsonl").read_bytes() == before
+    assert "teacher" not in (folder / "task.json").read_text()
+    capsys.readouterr()
+    regression = [*map(str, command), "--teacher", str(folder), "--task", "mrpc", "--output", str(tmp_path / "x")]
+    assert finetuning.main(PyTorch(), "finetune", "", regression) == 2
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
