@@ -61,7 +61,7 @@ def read(
     Raises:
         UserError: there is no such file or dataset, it cannot be read to its end, or holds no row.
     """
-    path = _path(source)
+    path = path_of(source)
     if path is None:
         rows = list(_dataset_rows(source, split))
         _require(rows, source, "holds no rows", f"name another split than {split}")
@@ -96,13 +96,23 @@ def first_fields(source: str, quoted: bool = True) -> list[str]:
     Raises:
         UserError: as for `read`.
     """
-    path = _path(source)
+    path = path_of(source)
     kind = "" if path is None else endings(path)[0]
     if path is None or kind not in _SEPARATORS:
         return []
     lines = _lines_of_fields(source, path, _SEPARATORS[kind], quoted)
     with _told(source, path, kind), contextlib.closing(lines):
         return next(lines, (1, []))[1]
+
+
+def text_lines(source: str, path: Path) -> Generator[str]:
+    """The lines of a text file, each with its end.
+
+    Raises:
+        UserError: it cannot be read to its end, or is not UTF-8.
+    """
+    with _told(source, path, ""), open_text(path) as file:
+        yield from _lines(source, file.readline)
 
 
 @contextlib.contextmanager
@@ -116,8 +126,12 @@ def _told(source: str, path: Path, kind: str) -> Iterator[None]:
             raise _not_utf8(source, path) from None
 
 
-def _path(source: str) -> Path | None:
-    """The file that is meant; None: a dataset of the hub is."""
+def path_of(source: str) -> Path | None:
+    """The file that is meant; None: a dataset of the hub is.
+
+    Raises:
+        UserError: there is no such file, and no dataset can have this name.
+    """
     path = os.path.expanduser(source)
     _require(source.strip(), "a labelled file", "has an empty name", "name a file or a dataset")
     _require(not os.path.isdir(path), source, "is a folder", "name a file in it, such as train.tsv")
