@@ -13,7 +13,7 @@ from ms_bert.data.labelled import text_lines
 from ms_bert.data.reading import endings
 from ms_bert.errors import UserError, listed, shown
 
-DOCUMENT = "-DOCSTART-"  # in the first column of a line between two documents
+DOCUMENT = "-DOCSTART-"  # begins a line between two documents
 _UNIVERSAL = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC")  # of a .conllu
 _NAMES = re.compile(r"#\s*global\.columns\s*=\s*(.*\S)\s*")  # of CoNLL-U Plus
 _SPACE = re.compile(r"[ \t]+")  # no other: a no-break space may be a word
@@ -24,12 +24,14 @@ _NO_WORD = re.compile(r"\d+[-.]\d+")  # the number of several words written as o
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sentence:
     """Attributes:
-    words: at least one. tags: one for each word; None: they were not asked for. place: of its first line.
+    words: of the sentence. tags: one for each word; None: they are not known. place: where it stands, for messages.
+    text: a text that is not divided into words yet; there are no words then.
     """
 
     words: tuple[str, ...]
-    tags: tuple[str, ...] | None
-    place: str
+    tags: tuple[str, ...] | None = None
+    place: str = ""
+    text: str | None = None
 
 
 def read(
@@ -128,7 +130,7 @@ def _layout(source: str, path: Path, named: Mapping[str, str], labels: bool) -> 
             line = line.rstrip(_ENDS)
             if not names and (match := _NAMES.fullmatch(line)):
                 names = tuple(match[1].split())
-            if line and not line.startswith("#") and _SPACE.split(line.lstrip(" \t"))[0] != DOCUMENT:
+            if line and not line.startswith(("#", DOCUMENT)):
                 break
         else:
             raise UserError(f"{source} holds no sentences; name a file with a word and its tag in each line.")
@@ -162,7 +164,7 @@ def _blocks(source: str, path: Path, layout: _Layout) -> Iterator[Block]:
         if layout.is_comment(line):
             continue
         fields = layout.fields(line)
-        if line and fields[0] != DOCUMENT:
+        if line and not line.startswith(DOCUMENT):
             if not (layout.numbered and _NO_WORD.fullmatch(fields[0])):
                 block.append((number, fields))
         elif block:

@@ -66,6 +66,31 @@ def read(
     return found, skipped, f"words from {text}" + (f", tags from {label}" if label is not None else "")
 
 
+def asked(source: str, named: Mapping[str, str], quoted: bool = True) -> list[Sentence]:
+    """The sentences of a source whose tags are not wanted: as for `read`, and a record, or a row of a .csv file, may
+    have a text instead of a list of words.
+
+    Raises:
+        UserError: it cannot be read, or lacks a column.
+    """
+    path = labelled.path_of(source)
+    if path is not None and endings(path)[0] not in (*RECORDS, ".csv"):
+        return conll.read(source, path, named, labels=False)[0]
+    rows = labelled.read(source, quoted)
+    column = _column(source, labelled.columns(rows), named, "text", _WORDS)
+    return [_asked(row, column) for row in rows]
+
+
+def _asked(row: labelled.Row, column: str) -> Sentence:
+    value = row.values.get(column)
+    if isinstance(value, str | None):
+        return Sentence((), None, row.place, value or "")
+    try:
+        return _sentence(row, column, None)
+    except Unfit as error:
+        raise UserError(f"{row.place} {error.found}; {error.mend}.") from None
+
+
 def _column(source: str, names: Collection[str], named: Mapping[str, str], role: str, usual: Sequence[str]) -> str:
     if role in named:
         if named[role] not in names:

@@ -19,8 +19,6 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ms_bert.errors import UserError, listed, shown
-
 OUTSIDE = "O"
 NONE = "none"
 NO_TYPE = "_"  # of a tag that is a letter alone, as seqeval calls it
@@ -71,23 +69,12 @@ def strict_spans(tags: Sequence[str], scheme: str) -> list[Span]:
 
 
 def scheme_of(sentences: Iterable[Sequence[str]]) -> str:
-    """The scheme that tags are written in, one of SCHEMES.
-
-    Raises:
-        UserError: some are spans and some cannot be.
-    """
+    """The scheme that tags are written in, one of SCHEMES, as far as they are of spans; see `misfits`."""
     sentences = list(sentences)
     tags = {tag for sentence in sentences for tag in sentence} - {OUTSIDE}
-    letters = {match[1] for tag in tags if (match := _TAG.fullmatch(tag))}
-    others = sorted(tag for tag in tags if not _TAG.fullmatch(tag))
+    letters = {tag[0] for tag in tags if is_of_span(tag)}
     if not letters:
         return NONE
-    if others:
-        fitting = next(tag for tag in sorted(tags) if _TAG.fullmatch(tag))
-        raise UserError(
-            f"the tags {listed(others)} are of no scheme, but others, such as {shown(fitting)}, are; correct them, or "
-            "name a scheme with --scheme (none for parts of speech)."
-        )
     if letters & {"L", "U"}:
         return "bilou"
     if letters & {"E", "S", "M", "W"}:
@@ -95,6 +82,18 @@ def scheme_of(sentences: Iterable[Sequence[str]]) -> str:
     if "B" not in letters:
         return "io"
     return "iob1" if _is_iob1(sentences) else "bio"
+
+
+def is_of_span(tag: str) -> bool:
+    """Whether a tag has the form of those of spans, a letter or a letter and a type."""
+    return _TAG.fullmatch(tag) is not None
+
+
+def misfits(tags: Iterable[str], scheme: str) -> list[str]:
+    """Tags that cannot be of this scheme, in order."""
+    if scheme in (NONE, "io"):
+        return []
+    return sorted(tag for tag in set(tags) if tag != OUTSIDE and not is_of_span(tag))
 
 
 def _is_iob1(sentences: Iterable[Sequence[str]]) -> bool:

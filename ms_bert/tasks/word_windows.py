@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ms_bert.data.conll import Sentence
 from ms_bert.data.sequences import Sequences, without_special_tokens
 from ms_bert.data.tokenizer import Vocabulary
 
@@ -30,6 +31,31 @@ class Words:
     words: Sequence[str]
     offsets: Sequence[tuple[int, int]]
     pieces: Sequence[Sequence[int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class WordSequences(Sequences):
+    """Sentences as sequences.
+
+    Attributes:
+        sentences: that they are of. tokens: of each word, one sentence after the other, the token that tags it (W,)
+            int64; -1: none, for it has no pieces.
+    """
+
+    sentences: Sequence[Words] = ()
+    tokens: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @property
+    def word_starts(self) -> np.ndarray:
+        """(sentences + 1,) int64: where the words of each sentence begin in `tokens`, and the last ones end."""
+        return np.cumsum([0, *(len(sentence.words) for sentence in self.sentences)], dtype=np.int64)
+
+
+def divided(sentences: Sequence[Sentence], vocabulary: Vocabulary) -> list[Words]:
+    """The words of sentences, those that are given or those of their texts."""
+    given = iter(given_words([sentence.words for sentence in sentences if sentence.text is None], vocabulary))
+    found = iter(found_words([sentence.text for sentence in sentences if sentence.text is not None], vocabulary))
+    return [next(given if sentence.text is None else found) for sentence in sentences]
 
 
 def given_words(sentences: Sequence[Sequence[str]], vocabulary: Vocabulary) -> list[Words]:
@@ -76,13 +102,8 @@ def _with_marks(text: str, end: int) -> int:
     return end
 
 
-def sequences(sentences: Sequence[Words], vocabulary: Vocabulary, longest: int) -> tuple[Sequences, np.ndarray]:
-    """The sequences of sentences, and of each word, one sentence after the other, which token tags it (W,) int64; -1:
-    none, for it has no pieces.
-
-    Args:
-        longest: tokens of a sequence. Of a word that has more pieces than that, some are lost (`cut`).
-    """
+def sequences(sentences: Sequence[Words], vocabulary: Vocabulary, longest: int) -> WordSequences:
+    """The sequences of sentences, each of at most `longest` tokens. Of a word that has more, some are lost (`cut`)."""
     room = longest - 2
     ids: list[int] = []
     starts, owners, cut = [0], [], []
@@ -107,15 +128,16 @@ def sequences(sentences: Sequence[Words], vocabulary: Vocabulary, longest: int) 
             cut.append(any(lost[first:last]))
         tokens += chosen.tolist()
     whole = np.array(ids, np.int32)
-    made = Sequences(
+    return WordSequences(
         whole,
         np.zeros_like(whole),
         np.array(starts, np.int64),
         np.array(cut, bool),
         vocabulary.pad,
         owners=np.array(owners, np.int64),
+        sentences=sentences,
+        tokens=np.array(tokens, np.int64),
     )
-    return made, np.array(tokens, np.int64)
 
 
 def _context(before: int, tokens: int, goes_on_before: bool, goes_on_after: bool) -> float:
