@@ -37,8 +37,7 @@ def read(
     Raises:
         UserError: the source cannot be read, lacks a column, or has a sentence that cannot be used.
     """
-    if unknown := [role for role in named or {} if role not in ("text", "label")]:
-        raise UserError(f"--columns names {shown(unknown[0])}, which is no role; expected text, label.")
+    _check_roles(named or {})
     skipped: Counter[str] = Counter()
     path = labelled.path_of(source)
     if path is not None and endings(path)[0] == ".csv":
@@ -73,12 +72,18 @@ def asked(source: str, named: Mapping[str, str], quoted: bool = True) -> list[Se
     Raises:
         UserError: it cannot be read, or lacks a column.
     """
+    _check_roles(named)
     path = labelled.path_of(source)
     if path is not None and endings(path)[0] not in (*RECORDS, ".csv"):
         return conll.read(source, path, named, labels=False)[0]
     rows = labelled.read(source, quoted)
     column = _column(source, labelled.columns(rows), named, "text", _WORDS)
     return [_asked(row, column) for row in rows]
+
+
+def _check_roles(named: Mapping[str, str]) -> None:
+    if unknown := [role for role in named if role not in ("text", "label")]:
+        raise UserError(f"--columns names {shown(unknown[0])}, which is no role; expected text, label.")
 
 
 def _asked(row: labelled.Row, column: str) -> Sentence:

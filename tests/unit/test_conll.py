@@ -154,6 +154,8 @@ def test_what_is_asked_may_be_texts_or_words(write):
     assert [(one.words, one.text) for one in asked] == [((), "Jim is here"), ((), "")]
     asked = sentences.asked(str(write('{"words": ["Jim"]}\n{"words": "Jim is"}', "a.jsonl")), {})
     assert [(one.words, one.text) for one in asked] == [(("Jim",), None), ((), "Jim is")]
+    with pytest.raises(UserError, match="'txt', which is no role"):
+        sentences.asked(str(write("Jim O\n")), {"txt": "1"})
 
 
 @pytest.mark.parametrize(
