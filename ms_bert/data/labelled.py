@@ -14,7 +14,7 @@ from typing import Any
 
 from ms_bert.data import hub
 from ms_bert.data.reading import COMPRESSED, endings, open_bytes, open_text, told_to_the_user
-from ms_bert.data.records import json_objects, parquet_rows
+from ms_bert.data.records import json_objects, parquet_class_names, parquet_rows
 from ms_bert.errors import UserError, listed, shown
 
 LONGEST_FIELD = 10_000_000  # characters; a quote that is never closed makes a field of all that follows
@@ -46,8 +46,8 @@ def read(
 ) -> list[Row]:
     """All rows, in the order of the file.
 
-    Lines of tsv and csv that hold nothing are passed over. A dataset's class labels are given by their names, and as
-    None where it has no label (-1).
+    Lines of tsv and csv that hold nothing are passed over. Class labels of a dataset, and of a Parquet file that
+    `datasets` wrote, are given by their names, and as None where there is no label (-1).
 
     Args:
         source: a .tsv, .txt (the same), .csv, .jsonl, .json (an array of objects, or an object with one such array) or
@@ -243,7 +243,10 @@ def _fields_of_at_most(characters: int) -> Iterator[None]:
 def _records(source: str, path: Path, kind: str) -> Iterator[Row]:
     if kind == ".parquet":
         with open_bytes(path) as file:
+            spelled = parquet_class_names(file)
+            file.seek(0)
             for number, values in enumerate(parquet_rows(file), 1):
+                _spell(values, spelled)
                 yield Row(values, f"{source}, row {number}")
     else:
         with open_text(path) as text:
@@ -258,9 +261,14 @@ def _dataset_rows(name: str, split: str) -> Iterator[Row]:
     rows = splits[split]
     spelled = {column: names for column, feature in rows.features.items() if (names := _class_names(feature))}
     for number, values in enumerate(rows, 1):
-        for column, names in spelled.items():
-            values[column] = _by_name(values[column], names)
+        _spell(values, spelled)
         yield Row(values, f"{name}, {split} row {number}")
+
+
+def _spell(values: dict[str, Any], names: dict[str, list[str]]) -> None:
+    """Put the names of class labels in place of their numbers, by column."""
+    for column in names.keys() & values.keys():
+        values[column] = _by_name(values[column], names[column])
 
 
 def _class_names(feature) -> list[str] | None:
@@ -271,7 +279,9 @@ def _class_names(feature) -> list[str] | None:
 def _by_name(value, names: list[str]):
     if isinstance(value, list):
         return [_by_name(element, names) for element in value]
-    return names[value] if value is not None and 0 <= value < len(names) else None
+    if not isinstance(value, int):
+        return value
+    return names[value] if 0 <= value < len(names) else None
 
 
 def _not_utf8(source: str, path: Path) -> UserError:
