@@ -50,7 +50,8 @@ class Tagging(DownstreamTask):
     @classmethod
     def examples(cls, data: DataOptions, source: str, split: str) -> Read:
         named = examples.named_columns(data.columns)
-        return Read(*sentences.read(source, named, split=split, skip_bad=data.skip_bad))
+        found, skipped, told = sentences.read(source, named, split=split, skip_bad=data.skip_bad)
+        return Read(found, skipped, f"{told}, scheme {_scheme(data, found)}")
 
     @classmethod
     def of(cls, data: DataOptions, examples: Sequence[Sentence]) -> Tagging:
@@ -60,8 +61,7 @@ class Tagging(DownstreamTask):
                 f"the training data has the tags {listed(sorted(counted)) or 'none'}; tagging needs at least 2, so "
                 "name another column or more data."
             )
-        tags = [sentence.tags or () for sentence in examples]
-        scheme = scheme_of(tags) if data.scheme == "auto" else data.scheme
+        scheme = _scheme(data, examples)
         if wrong := misfits(counted, scheme):
             place = next(sentence.place for sentence in examples if wrong[0] in (sentence.tags or ()))
             raise UserError(
@@ -258,6 +258,11 @@ class Tagging(DownstreamTask):
         if isinstance(given, Sequence) and all(isinstance(word, str) for word in given):
             return Sentence(tuple(given))
         raise UserError(f"{shown(given)} is neither a text nor a list of words; give one of them.")
+
+
+def _scheme(data: DataOptions, examples: Sequence[Sentence]) -> str:
+    """The one that is asked for, or that of the tags."""
+    return scheme_of(example.tags or () for example in examples) if data.scheme == "auto" else data.scheme
 
 
 def _text(example: Sentence) -> str:
