@@ -59,9 +59,10 @@ def read(
                     f"{row.place} {error.found}; {error.mend}, or leave such rows out with --skip-bad."
                 ) from None
             skipped[error.reason] += 1
-    if not found:
+    if not any(sentence.words for sentence in found):
         reasons = ", ".join(f"{reason}: {number}" for reason, number in skipped.items())
-        raise UserError(f"no row of {source} can be used ({reasons}); name other columns or another file.")
+        why = f" ({reasons})" if reasons else ""
+        raise UserError(f"no row of {source} has words with tags{why}; name other columns or another file.")
     return found, skipped, f"words from {text}" + (f", tags from {label}" if label is not None else "")
 
 

@@ -14,8 +14,9 @@ from ms_bert.data.packing import INPUTS
 from ms_bert.data.sequences import Sequences
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError, listed, shown
-from ms_bert.tasks import Metrics, Sums, examples, sentences, tag_scores, word_windows
+from ms_bert.tasks import Metrics, Sums, sentences, tag_scores, word_windows
 from ms_bert.tasks.downstream import DownstreamTask, Read, lines
+from ms_bert.tasks.examples import named_columns
 from ms_bert.tasks.metrics import METRICS, by_class, interval, interval_of_ratio
 from ms_bert.tasks.spans import NONE, OUTSIDE, misfits, scheme_of, spans, strict_spans
 from ms_bert.tasks.word_windows import WordSequences
@@ -49,7 +50,7 @@ class Tagging(DownstreamTask):
 
     @classmethod
     def examples(cls, data: DataOptions, source: str, split: str) -> Read:
-        named = examples.named_columns(data.columns)
+        named = named_columns(data.columns)
         found, skipped, told = sentences.read(source, named, split=split, skip_bad=data.skip_bad)
         return Read(found, skipped, f"{told}, scheme {_scheme(data, found)}")
 
@@ -74,7 +75,8 @@ class Tagging(DownstreamTask):
     def of_labels(cls, labels: Sequence[str], longest: int) -> Tagging:
         """That of a model from elsewhere, of which the labels alone are known."""
         task = cls.made(set(labels), scheme_of([label] for label in labels), labels[0], longest)
-        return dataclasses.replace(task, labels=tuple(labels))
+        blank = OUTSIDE if OUTSIDE in labels else labels[0]
+        return dataclasses.replace(task, labels=tuple(labels), blank=blank)
 
     @classmethod
     def made(cls, labels: set[str], scheme: str, commonest: str, longest: int) -> Tagging:
@@ -244,7 +246,7 @@ class Tagging(DownstreamTask):
     def asked(self, options: PredictOptions) -> list[Sentence]:
         """Texts; or the sentences of a file of CoNLL or of records with a list of words; --columns makes a .txt the
         former."""
-        named = examples.named_columns(options.columns)
+        named = named_columns(options.columns)
         texts = None if named and options.input not in (None, "-") else lines(options)
         if texts is not None:
             return [self.example(text) for text in texts]

@@ -148,6 +148,14 @@ def test_a_record_that_cannot_be_used_is_told_with_its_place_or_counted(record, 
     assert len(found) == 1 and skipped == {reason: 1}
 
 
+def test_records_without_any_word_are_told(write):
+    path = write('{"tokens": [], "tags": []}\n{"tokens": ["a"], "tags": []}\n', "a.jsonl")
+    with pytest.raises(
+        UserError, match=r"no row of .* has words with tags \(another number of tags than of words: 1\)"
+    ):
+        sentences.read(str(path), skip_bad=True)
+
+
 def test_what_is_asked_may_be_texts_or_words(write):
     assert [one.words for one in sentences.asked(str(write("Jim O\n# O\n\nRome O\n")), {})] == [("Jim", "#"), ("Rome",)]
     asked = sentences.asked(str(write("id,text\n1,Jim is here\n2,\n", "a.csv")), {})
