@@ -34,6 +34,7 @@ class DataOptions:
         "classification",
         "regression",
         "multi-label",
+        "tagging",
         "cola",
         "sst2",
         "mrpc",
@@ -44,10 +45,11 @@ class DataOptions:
         "rte",
         "wnli",
     ] = "classification"
-    """What is learned: one label of several, a number, any of several labels;
+    """What is learned: one label of several, a number, any of several labels,
+    a tag for each word (named entities, parts of speech);
     or a task of GLUE by its name, whose files, columns, labels and metrics are known."""
     train: Optional[str] = None
-    """Labelled data to train on: a file (.tsv .csv .jsonl .json .parquet, also .gz and .xz),
+    """Labelled data to train on: a file (.tsv .csv .jsonl .json .parquet, or CoNLL for tagging; also .gz and .xz),
     or the name of a Hugging Face dataset (NAME or NAME:CONFIG)."""
     dev: Optional[str] = None
     """Labelled data to evaluate on and to choose the best checkpoint by."""
@@ -57,7 +59,7 @@ class DataOptions:
     """Without --dev: share of the training data that is kept out of training and used as such."""
     columns: tuple[str, ...] = ()
     """Columns of the data as ROLE=NAME; the roles are text, text2 (the second text of a pair) and label.
-    For roles that are not given, columns with usual names are used."""
+    For roles that are not given, columns with usual names are used. Columns of CoNLL files have numbers, from 1."""
     quotes: bool = True
     """Whether double quotes enclose a field in .tsv and .csv files.
     GLUE's own .tsv files are always read without."""
@@ -66,6 +68,9 @@ class DataOptions:
     pooling: Literal["cls", "mean"] = "cls"
     """What a classifier of texts sees: the pooler's output for [CLS], as in the paper;
     or the mean of all tokens, which is better where the pooler was never trained."""
+    scheme: Literal["auto", "none", "io", "iob1", "bio", "bioes", "bilou"] = "auto"
+    """How spans such as named entities are written in tags; none: tags are no spans, as parts of speech are.
+    By default it is found out from the training data."""
     longest: Annotated[Optional[int], Range(8, 2**16)] = None
     """Most tokens of a text or a pair, including [CLS] and [SEP]; longer ones are truncated and counted
     (default: 128)."""

@@ -27,7 +27,7 @@ class PredictOptions:
     """How many guesses for each [MASK]."""
     input: Optional[str] = None
     """Read the texts from a file: .txt with one text per line, .tsv .csv .jsonl .json .parquet (also .gz and .xz);
-    or from a pipe with -, one text per line."""
+    or from a pipe with -, one text per line. For tagging, files of other names are in the form of CoNLL."""
     columns: tuple[str, ...] = ()
     """Columns of --input as ROLE=NAME; the roles are text and text2 (the second text of a pair).
     For roles that are not given, columns with usual names are used."""

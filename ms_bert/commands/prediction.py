@@ -30,6 +30,7 @@ from ms_bert.run.folder import TASK
 from ms_bert.tasks import masked_words
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression, SentenceTask
 from ms_bert.tasks.downstream import DownstreamTask
+from ms_bert.tasks.tagging import Tagging
 
 CHUNK = 1024  # examples that are answered at a time
 SEQUENCE_CLASSIFIER = "BertForSequenceClassification"
@@ -216,13 +217,15 @@ def _task(path: Path, found: Pretrained) -> DownstreamTask:
     if path.is_dir() and (path / TASK).exists():
         return training.read_task(path)
     config = found.config
+    labels = tuple((config.id2label or {str(i): f"LABEL_{i}" for i in range(config.num_labels)}).values())
+    longest = config.max_position_embeddings
+    if found.checkpoint.architecture == Tagging.architecture:
+        return Tagging.of_labels(labels, longest)
     if found.checkpoint.architecture != SEQUENCE_CLASSIFIER:
         raise UserError(
             f"{path} is a {found.checkpoint.architecture}, but predictions need a fine-tuned model; name "
             f"one, such as a {SEQUENCE_CLASSIFIER}."
         )
-    labels = tuple((config.id2label or {str(i): f"LABEL_{i}" for i in range(config.num_labels)}).values())
-    longest = config.max_position_embeddings
     if config.problem_type == MultiLabel.problem_type:
         return MultiLabel(labels, ("f1_micro",), longest)
     if config.problem_type == Regression.problem_type or len(labels) == 1:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ms_bert.data import hub
 from ms_bert.data.reading import COMPRESSED, endings, open_bytes, open_text, told_to_the_user
-from ms_bert.data.records import json_objects, parquet_rows
+from ms_bert.data.records import json_objects, parquet_class_names, parquet_rows
 from ms_bert.errors import UserError, listed, shown
 
 LONGEST_FIELD = 10_000_000  # characters; a quote that is never closed makes a field of all that follows
@@ -46,8 +46,8 @@ def read(
 ) -> list[Row]:
     """All rows, in the order of the file.
 
-    Lines of tsv and csv that hold nothing are passed over. A dataset's class labels are given by their names, and as
-    None where it has no label (-1).
+    Lines of tsv and csv that hold nothing are passed over. Class labels of a dataset, and of a Parquet file that
+    `datasets` wrote, are given by their names, and as None where there is no label (-1).
 
     Args:
         source: a .tsv, .txt (the same), .csv, .jsonl, .json (an array of objects, or an object with one such array) or
@@ -61,7 +61,7 @@ def read(
     Raises:
         UserError: there is no such file or dataset, it cannot be read to its end, or holds no row.
     """
-    path = _path(source)
+    path = path_of(source)
     if path is None:
         rows = list(_dataset_rows(source, split))
         _require(rows, source, "holds no rows", f"name another split than {split}")
@@ -96,13 +96,23 @@ def first_fields(source: str, quoted: bool = True) -> list[str]:
     Raises:
         UserError: as for `read`.
     """
-    path = _path(source)
+    path = path_of(source)
     kind = "" if path is None else endings(path)[0]
     if path is None or kind not in _SEPARATORS:
         return []
     lines = _lines_of_fields(source, path, _SEPARATORS[kind], quoted)
     with _told(source, path, kind), contextlib.closing(lines):
         return next(lines, (1, []))[1]
+
+
+def text_lines(source: str, path: Path) -> Generator[str]:
+    """The lines of a text file, each with its end.
+
+    Raises:
+        UserError: it cannot be read to its end, or is not UTF-8.
+    """
+    with _told(source, path, ""), open_text(path) as file:
+        yield from _lines(source, file.readline)
 
 
 @contextlib.contextmanager
@@ -116,8 +126,12 @@ def _told(source: str, path: Path, kind: str) -> Iterator[None]:
             raise _not_utf8(source, path) from None
 
 
-def _path(source: str) -> Path | None:
-    """The file that is meant; None: a dataset of the hub is."""
+def path_of(source: str) -> Path | None:
+    """The file that is meant; None: a dataset of the hub is.
+
+    Raises:
+        UserError: there is no such file, and no dataset can have this name.
+    """
     path = os.path.expanduser(source)
     _require(source.strip(), "a labelled file", "has an empty name", "name a file or a dataset")
     _require(not os.path.isdir(path), source, "is a folder", "name a file in it, such as train.tsv")
@@ -229,7 +243,10 @@ def _fields_of_at_most(characters: int) -> Iterator[None]:
 def _records(source: str, path: Path, kind: str) -> Iterator[Row]:
     if kind == ".parquet":
         with open_bytes(path) as file:
+            spelled = parquet_class_names(file)
+            file.seek(0)
             for number, values in enumerate(parquet_rows(file), 1):
+                _spell(values, spelled)
                 yield Row(values, f"{source}, row {number}")
     else:
         with open_text(path) as text:
@@ -244,9 +261,14 @@ def _dataset_rows(name: str, split: str) -> Iterator[Row]:
     rows = splits[split]
     spelled = {column: names for column, feature in rows.features.items() if (names := _class_names(feature))}
     for number, values in enumerate(rows, 1):
-        for column, names in spelled.items():
-            values[column] = _by_name(values[column], names)
+        _spell(values, spelled)
         yield Row(values, f"{name}, {split} row {number}")
+
+
+def _spell(values: dict[str, Any], names: dict[str, list[str]]) -> None:
+    """Put the names of class labels in place of their numbers, by column."""
+    for column in names.keys() & values.keys():
+        values[column] = _by_name(values[column], names[column])
 
 
 def _class_names(feature) -> list[str] | None:
@@ -257,7 +279,9 @@ def _class_names(feature) -> list[str] | None:
 def _by_name(value, names: list[str]):
     if isinstance(value, list):
         return [_by_name(element, names) for element in value]
-    return names[value] if value is not None and 0 <= value < len(names) else None
+    if not isinstance(value, int):
+        return value
+    return names[value] if 0 <= value < len(names) else None
 
 
 def _not_utf8(source: str, path: Path) -> UserError:

@@ -94,6 +94,33 @@ def parquet_rows(file: str | IO[bytes]) -> Iterator[dict[str, Any]]:
             yield from batch.to_pylist()
 
 
+def parquet_class_names(file: str | IO[bytes]) -> dict[str, list[str]]:
+    """The names of the class labels of each column that has them, which stand as numbers in its rows or their lists: as
+    `datasets` writes them into the metadata of a file.
+
+    Raises:
+        pyarrow.ArrowException, OSError: the file is damaged.
+    """
+    with parquet.ParquetFile(file) as table:
+        metadata = table.schema_arrow.metadata or {}
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        return {column: names for column, feature in features.items() if (names := _class_names(feature))}
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError):
+        return {}  # none are told, or not in a form that is known
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    if isinstance(feature, list):  # how older versions write lists
+        feature = feature[0]
+    inner = feature.get("feature")
+    if inner is not None:
+        return _class_names(inner)
+    names = feature.get("names")
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return names if feature.get("_type") == "ClassLabel" and is_list else None
+
+
 def parquet_texts(file: str | IO[bytes], field: str) -> Iterator[str | None]:
     """The field of each row of a Parquet file.
 

@@ -70,7 +70,12 @@ class Metric:
 
 
 def interval(
-    metric: str, labels: np.ndarray, predictions: np.ndarray, seed: int, draws: int = 1000
+    metric: str,
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    seed: int,
+    draws: int = 1000,
+    groups: np.ndarray | None = None,
 ) -> tuple[float, float]:
     """The 95% confidence interval of a metric, for other rows of the same kind: from the 2.5th to the 97.5th percentile
     of its values on samples of N rows with replacement (the percentile bootstrap; Efron & Tibshirani, 1993, ch. 13).
@@ -79,21 +84,43 @@ def interval(
 
     Args:
         metric: a name in METRICS. seed: the samples follow from it.
+        groups: the group of each row (N,), from 0, if whole groups are drawn, such as the words of a sentence; not for
+            metrics that are means over the rows.
 
     Raises:
         ValueError, UserError: as a call of the metric.
     """
     labels, predictions = METRICS[metric].checked(labels, predictions)
     of_draws = METRICS[metric].draws(labels, predictions)
-    rng, rows = generator(seed, BOOTSTRAP, 0), len(labels)
-    at_a_time = max(1, _COUNTS_AT_A_TIME // rows)
-    values = []
+    if groups is None:
+        return _percentiles(of_draws, len(labels), seed, draws)
+    return _percentiles(lambda counts: of_draws(counts[:, groups]), int(groups.max()) + 1, seed, draws, len(labels))
+
+
+def interval_of_ratio(
+    numerators: np.ndarray, denominators: np.ndarray, seed: int, draws: int = 1000
+) -> tuple[float, float]:
+    """The same of the ratio of two sums over rows, each (N,), such as words that are right and words of sentences."""
+    parts = np.stack([numerators, denominators], axis=1).astype(np.float64)
+
+    def of_draws(counts):
+        above, below = (counts @ parts).T
+        return _ratio(above, below)
+
+    return _percentiles(of_draws, len(parts), seed, draws)
+
+
+def _percentiles(of_draws: OfDraws, rows: int, seed: int, draws: int, values: int = 0) -> tuple[float, float]:
+    """values: that a draw takes, if they are more than its rows."""
+    rng = generator(seed, BOOTSTRAP, 0)
+    at_a_time = max(1, _COUNTS_AT_A_TIME // max(rows, values))
+    scores = []
     for start in range(0, draws, at_a_time):
         counts = np.empty((min(at_a_time, draws - start), rows))
         for draw in counts:
             draw[:] = np.bincount(rng.integers(rows, size=rows), minlength=rows)
-        values.append(of_draws(counts))
-    low, high = np.quantile(np.concatenate(values), (0.025, 0.975))
+        scores.append(of_draws(counts))
+    low, high = np.quantile(np.concatenate(scores), (0.025, 0.975))
     return float(low), float(high)
 
 

@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 from mindspore import nn, ops
 
-from ms_bert.heads import BertForSequenceClassification, named
+from ms_bert.heads import BertForSequenceClassification, BertForTokenClassification, named
 from ms_bert.kernels.stock import correct, means, share_correct, wide
 from ms_bert.model import BertForPreTraining, gather_positions
 from ms_bert.tasks import Task
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression
 from ms_bert.tasks.distillation import Distillation
 from ms_bert.tasks.pretraining import PreTraining
+from ms_bert.tasks.tagging import Tagging
 
 
 class PreTrainingLoss(nn.Cell):
@@ -197,6 +198,36 @@ def divergence(logits, teacher, temperature):
     return temperature * temperature * (ops.exp(target) * (target - student)).sum(-1)
 
 
+class TaggingLoss(nn.Cell):
+    """The mean cross-entropy over the tokens of a step that have a label, of a model that gives logits for each.
+
+    The outputs are the logits (B, S, C).
+    """
+
+    def __init__(self, model: BertForTokenClassification):
+        super().__init__(auto_prefix=False)
+        self.model = model
+        self.cross_entropy = model.bert.numerics.operations.cross_entropy
+
+    def construct(
+        self,
+        input_ids,
+        sequence_ids,
+        token_type_ids,
+        position_ids,
+        cls_positions,
+        labels,
+        weights,
+        total,
+        scale,
+        dropout_keys=None,
+    ):
+        logits = self.model(input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys)
+        rows, labels = ops.reshape(logits, (-1, logits.shape[-1])), ops.reshape(labels, (-1,))
+        sums = weighted_sums(self.cross_entropy(rows, labels), correct(rows, labels), weights)
+        return sums[0] / total * scale, ops.stack(sums), (logits,)
+
+
 def weighted_sums(losses, right, weights):
     """Sums over rows of weight * loss, weight * (the label has the highest score), and weight."""
     weights = ops.reshape(weights, (-1,))
@@ -215,6 +246,7 @@ OBJECTIVES = {
     Classification.name: Objective(BertForSequenceClassification, ClassificationLoss),
     Regression.name: Objective(BertForSequenceClassification, RegressionLoss),
     MultiLabel.name: Objective(BertForSequenceClassification, MultiLabelLoss),
+    Tagging.name: Objective(BertForTokenClassification, TaggingLoss),
 }
 
 

@@ -18,7 +18,8 @@ from ms_bert.tasks import Task
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression
 from ms_bert.tasks.distillation import Distillation
 from ms_bert.tasks.pretraining import PreTraining
-from pt_reference.heads import BertForSequenceClassification, named
+from ms_bert.tasks.tagging import Tagging
+from pt_reference.heads import BertForSequenceClassification, BertForTokenClassification, named
 from pt_reference.kernels import correct, means, share_correct, wide
 from pt_reference.model import BertForPreTraining, gather_positions
 
@@ -198,6 +199,36 @@ def divergence(logits, teacher, temperature):
     return temperature * temperature * (torch.exp(target) * (target - student)).sum(-1)
 
 
+class TaggingLoss(nn.Module):
+    """The mean cross-entropy over the tokens of a step that have a label, of a model that gives logits for each.
+
+    The outputs are the logits (B, S, C).
+    """
+
+    def __init__(self, model: BertForTokenClassification):
+        super().__init__()
+        self.model = model
+        self.cross_entropy = model.bert.numerics.operations.cross_entropy
+
+    def forward(
+        self,
+        input_ids,
+        sequence_ids,
+        token_type_ids,
+        position_ids,
+        cls_positions,
+        labels,
+        weights,
+        total,
+        scale,
+        dropout_keys=None,
+    ):
+        logits = self.model(input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys)
+        rows, labels = logits.view(-1, logits.shape[-1]), labels.flatten()
+        sums = weighted_sums(self.cross_entropy(rows, labels), correct(rows, labels), weights)
+        return sums[0] / total * scale, torch.stack(sums).detach(), (logits,)
+
+
 def weighted_sums(losses, right, weights):
     """Sums over rows of weight * loss, weight * (the label has the highest score), and weight."""
     weights = weights.flatten().to(losses.dtype)
@@ -216,6 +247,7 @@ OBJECTIVES = {
     Classification.name: Objective(BertForSequenceClassification, ClassificationLoss),
     Regression.name: Objective(BertForSequenceClassification, RegressionLoss),
     MultiLabel.name: Objective(BertForSequenceClassification, MultiLabelLoss),
+    Tagging.name: Objective(BertForTokenClassification, TaggingLoss),
 }
 
 

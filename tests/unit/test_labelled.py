@@ -154,6 +154,26 @@ def test_the_limit_of_the_csv_module_is_what_it_was(tmp_path):
     assert csv.field_size_limit() == before
 
 
+@pytest.mark.parametrize("column", ["List", "Sequence", "list"])
+def test_class_labels_of_parquet_have_the_names_that_datasets_wrote(column, tmp_path):
+    label = {"names": ["O", "B-PER"], "_type": "ClassLabel"}
+    tags = [label] if column == "list" else {"feature": label, "_type": column}
+    features = {"text": {"dtype": "string", "_type": "Value"}, "label": label, "tags": tags, "gone": label}
+    table = pa.Table.from_pylist([{"text": "a", "label": 1, "tags": [0, 1]}, {"text": "b", "label": -1, "tags": None}])
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    parquet.write_table(table.replace_schema_metadata(metadata), tmp_path / "a.parquet")
+    rows = [row.values for row in labelled.read(str(tmp_path / "a.parquet"))]
+    assert rows[0] == {"text": "a", "label": "B-PER", "tags": ["O", "B-PER"]}
+    assert rows[1] == {"text": "b", "label": None, "tags": None}
+
+
+@pytest.mark.parametrize("said", ["{", "[]", '{"info": {"features": 3}}', '{"info": {"features": {"label": []}}}'])
+def test_what_else_the_metadata_of_parquet_may_say_names_nothing(said, tmp_path):
+    table = pa.Table.from_pylist([{"label": 1}]).replace_schema_metadata({"huggingface": said})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    assert labelled.read(str(tmp_path / "a.parquet"))[0].values == {"label": 1}
+
+
 def test_columns_of_parquet_with_one_name_are_refused(tmp_path):
     table = pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
     parquet.write_table(table, tmp_path / "a.parquet")

@@ -7,7 +7,7 @@ import pytest
 
 from ms_bert.errors import UserError
 from ms_bert.tasks import metrics
-from ms_bert.tasks.metrics import METRICS, interval
+from ms_bert.tasks.metrics import METRICS, interval, interval_of_ratio
 
 
 def of(rng, kind, rows, classes=2):
@@ -190,3 +190,19 @@ def test_calibration_is_the_distance_of_confidence_from_accuracy():
     expected = (2 * abs(0.53 - 0.5) + 4 * abs(0.9625 - 0.75)) / 6
     assert found["expected_calibration_error"] == pytest.approx(expected)
     assert metrics.calibration(np.ones(5), np.ones(5, bool))["expected_calibration_error"] == 0.0
+
+
+def test_the_interval_of_a_ratio_of_sums_is_that_of_the_mean_where_all_rows_count_alike():
+    labels, predictions = of(np.random.default_rng(5), "classification", 300)
+    right = labels == predictions
+    assert interval_of_ratio(right, np.ones(300), 2) == pytest.approx(interval("accuracy", labels, predictions, 2))
+    assert interval_of_ratio(3 * right, np.full(300, 3), 2) == interval_of_ratio(right, np.ones(300), 2)
+    assert interval_of_ratio(np.zeros(4), np.zeros(4), 2) == (0.0, 0.0)
+
+
+def test_whole_groups_of_rows_are_drawn_where_rows_belong_together():
+    labels, predictions = of(np.random.default_rng(5), "classification", 300, classes=3)
+    alone = interval("f1_macro", labels, predictions, 2)
+    assert interval("f1_macro", labels, predictions, 2, groups=np.arange(300)) == alone
+    fifteen = interval("f1_macro", np.repeat(labels, 15), np.repeat(predictions, 15), 2, groups=np.arange(4500) // 15)
+    assert fifteen == pytest.approx(alone)  # rows that are alike tell no more than one
