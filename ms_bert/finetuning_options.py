@@ -34,6 +34,8 @@ class DataOptions:
         "classification",
         "regression",
         "multi-label",
+        "multiple-choice",
+        "answer-selection",
         "cola",
         "sst2",
         "mrpc",
@@ -66,6 +68,9 @@ class DataOptions:
     pooling: Literal["cls", "mean"] = "cls"
     """What a classifier of texts sees: the pooler's output for [CLS], as in the paper;
     or the mean of all tokens, which is better where the pooler was never trained."""
+    scored_questions: Literal["clean", "all"] = "clean"
+    """Questions of an answer selection that are scored: clean leaves out those of which all candidates are relevant or
+    none is, as in the clean version of TREC-QA; with all, a question without a relevant one scores 0."""
     longest: Annotated[Optional[int], Range(8, 2**16)] = None
     """Most tokens of a text or a pair, including [CLS] and [SEP]; longer ones are truncated and counted
     (default: 128)."""

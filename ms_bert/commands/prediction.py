@@ -31,6 +31,7 @@ from ms_bert.run.folder import TASK
 from ms_bert.tasks import masked_words
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression
 from ms_bert.tasks.downstream import DownstreamTask
+from ms_bert.tasks.multiple_choice import MultipleChoice
 
 CHUNK = 1024  # examples that are answered at a time
 SEQUENCE_CLASSIFIER = "BertForSequenceClassification"
@@ -211,6 +212,8 @@ def _task(path: Path, found: Pretrained) -> DownstreamTask:
     if path.is_dir() and (path / TASK).exists():
         return read_task(path)
     config = found.config
+    if found.checkpoint.architecture == MultipleChoice.architecture:
+        return MultipleChoice((), ("accuracy",), config.max_position_embeddings)
     if found.checkpoint.architecture != SEQUENCE_CLASSIFIER:
         raise UserError(
             f"{path} is a {found.checkpoint.architecture}, but predictions need a fine-tuned model; name "

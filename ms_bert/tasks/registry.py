@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from ms_bert.tasks import classification, glue
+from ms_bert.tasks import answer_selection, classification, glue, multiple_choice
 from ms_bert.tasks.downstream import DownstreamTask
 
 KINDS: dict[str, type[DownstreamTask]] = {
-    kind.name: kind for kind in (classification.Classification, classification.Regression, classification.MultiLabel)
+    kind.name: kind
+    for kind in (
+        classification.Classification,
+        classification.Regression,
+        classification.MultiLabel,
+        multiple_choice.MultipleChoice,
+        answer_selection.AnswerSelection,
+    )
 }
 
 
