@@ -35,6 +35,8 @@ class DataOptions:
         "regression",
         "multi-label",
         "tagging",
+        "multiple-choice",
+        "answer-selection",
         "cola",
         "sst2",
         "mrpc",
@@ -46,7 +48,8 @@ class DataOptions:
         "wnli",
     ] = "classification"
     """What is learned: one label of several, a number, any of several labels,
-    a tag for each word (named entities, parts of speech);
+    a tag for each word (named entities, parts of speech), which choice of a question is right,
+    which of its candidates answer it;
     or a task of GLUE by its name, whose files, columns, labels and metrics are known."""
     train: Optional[str] = None
     """Labelled data to train on: a file (.tsv .csv .jsonl .json .parquet, or CoNLL for tagging; also .gz and .xz),
@@ -58,7 +61,8 @@ class DataOptions:
     dev_share: Annotated[float, Range(0.001, 0.5)] = 0.1
     """Without --dev: share of the training data that is kept out of training and used as such."""
     columns: tuple[str, ...] = ()
-    """Columns of the data as ROLE=NAME; the roles are text, text2 (the second text of a pair) and label.
+    """Columns of the data as ROLE=NAME; the roles are text, text2 (the second text of a pair) and label;
+    of multiple choice context, question, choices and label; of answer selection question, candidate, label and id.
     For roles that are not given, columns with usual names are used. Columns of CoNLL files have numbers, from 1."""
     quotes: bool = True
     """Whether double quotes enclose a field in .tsv and .csv files.
@@ -71,9 +75,12 @@ class DataOptions:
     scheme: Literal["auto", "none", "io", "iob1", "bio", "bioes", "bilou"] = "auto"
     """How spans such as named entities are written in tags; none: tags are no spans, as parts of speech are.
     By default it is found out from the training data."""
+    scored_questions: Literal["clean", "all"] = "clean"
+    """Questions of an answer selection that are scored: clean leaves out those of which all candidates are relevant or
+    none is, as in the clean version of TREC-QA; with all, a question without a relevant one scores 0."""
     longest: Annotated[Optional[int], Range(8, 2**16)] = None
     """Most tokens of a text or a pair, including [CLS] and [SEP]; longer ones are truncated and counted
-    (default: 128)."""
+    (default: 128; for multiple choice 256)."""
     skip_bad: bool = False
     """Leave out rows that cannot be used, and count them, instead of stopping at the first."""
     cache: Path = dataclasses.field(default_factory=cache_folder)

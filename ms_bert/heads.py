@@ -146,10 +146,10 @@ class BertForMultipleChoice(BertWithHead):
     """One of C choices, each a row of its own: inputs (B * C, S) with N = 1, logits (B, C).
 
     Args:
-        choices: C.
+        choices: C. With 1 each sequence is scored by itself, (B * N, 1), so that rows may hold choices of any number.
     """
 
-    def __init__(self, config: BertConfig, numerics: Numerics, choices: int):
+    def __init__(self, config: BertConfig, numerics: Numerics, choices: int = 1):
         super().__init__()
         self.bert = BertModel(config, numerics)
         self.dropout = _HeadDropout(config, numerics)

@@ -21,6 +21,8 @@ class PredictOptions:
     """A model: the folder of a run, one of Hugging Face, or a checkpoint of any format."""
     texts: Positional[tuple[str, ...]] = ()
     """The texts."""
+    choices: tuple[str, ...] = ()
+    """Choices of the question that the texts ask (multiple choice), or its candidates (answer selection)."""
     fill_mask: bool = False
     """Guess the words behind each [MASK] of the texts, with a pre-trained model, instead of a fine-tuned task."""
     top: Annotated[int, Range(1, 1000)] = 5
@@ -46,5 +48,5 @@ class PredictOptions:
 
     def __post_init__(self):
         check(self)
-        if self.texts and self.input is not None:
+        if (self.texts or self.choices) and self.input is not None:
             raise UserError("texts are given as arguments and by --input; leave one of them out.")

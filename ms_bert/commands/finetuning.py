@@ -150,12 +150,15 @@ def _run(
     if initial is not None:
         task = _with_labels_of(task, initial)
         config = initial.config.replace(**task.config()).with_dropout(start.dropout)
-        same_labels = config.id2label == initial.config.id2label
+        same_labels = config.id2label == initial.config.id2label or ARCHITECTURES[task.architecture].choices
     else:
         assert resume is not None
         task = _remembered(resume, task)
         config = configs.read(resume).config
     _check_config(options, config, vocabulary, task.longest)
+    for name, labelled in found.items():
+        if name != "train":
+            task.check_scored(labelled.examples)
     parts = {name: Labelled(task.sequences(read.examples, vocabulary), read.skipped) for name, read in found.items()}
     train = parts["train"]
     if config.type_vocab_size < 2 and train.sequences.types.any():
@@ -168,7 +171,9 @@ def _run(
     seed, accumulate = options.training.seed, options.training.accumulate
     positions = config.max_position_embeddings
     weights = task.weights_of(train.sequences) if options.training.class_weights == "balanced" else None
-    batches = TrainingBatches(train.sequences, positions, options.training.batch_size, seed, accumulate, weights)
+    batches = TrainingBatches(
+        train.sequences, positions, options.training.batch_size, seed, accumulate, weights, task.together
+    )
     resolved = dataclasses.replace(
         options,
         training=options.training.resolved(batches.steps_per_epoch),
@@ -183,7 +188,9 @@ def _run(
         progress.say(training.origin(initial, fit))
         trainer.load_weights(fit.values(seed))
     held_out, *tests = (
-        EvaluationBatches(part.sequences, positions, accumulate) for part in parts.values() if part is not train
+        EvaluationBatches(part.sequences, positions, accumulate, together=task.together)
+        for part in parts.values()
+        if part is not train
     )
     whole = Run(
         task,
@@ -223,7 +230,10 @@ def read(data: DataOptions, progress: Progress) -> tuple[DownstreamTask, dict[st
         kept, held = _divided(train.examples, data.dev_share)
         train, dev = Read(kept, train.skipped), Read(held)
     tests = {source: examples(source, "test") for source in data.test}
-    return kind.of(data, train.examples), {"train": train, "dev": dev, **tests}
+    task = kind.of(data, train.examples)
+    if getattr(task, "pooling", "cls") != data.pooling:
+        raise UserError(f"--pooling {data.pooling} is for tasks on texts such as classification, not for {task.name}.")
+    return task, {"train": train, "dev": dev, **tests}
 
 
 def _divided(examples: list[Any], share: float) -> tuple[list[Any], list[Any]]:

@@ -30,6 +30,7 @@ from ms_bert.run.folder import TASK
 from ms_bert.tasks import masked_words
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression, SentenceTask
 from ms_bert.tasks.downstream import DownstreamTask
+from ms_bert.tasks.multiple_choice import MultipleChoice
 from ms_bert.tasks.tagging import Tagging
 
 CHUNK = 1024  # examples that are answered at a time
@@ -221,6 +222,8 @@ def _task(path: Path, found: Pretrained) -> DownstreamTask:
     longest = config.max_position_embeddings
     if found.checkpoint.architecture == Tagging.architecture:
         return Tagging.of_labels(labels, longest)
+    if found.checkpoint.architecture == MultipleChoice.architecture:
+        return MultipleChoice((), ("accuracy",), config.max_position_embeddings)
     if found.checkpoint.architecture != SEQUENCE_CLASSIFIER:
         raise UserError(
             f"{path} is a {found.checkpoint.architecture}, but predictions need a fine-tuned model; name "

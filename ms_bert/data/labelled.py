@@ -6,15 +6,16 @@ import codecs
 import contextlib
 import csv
 import dataclasses
+import io
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ms_bert.data import hub
 from ms_bert.data.reading import COMPRESSED, endings, open_bytes, open_text, told_to_the_user
-from ms_bert.data.records import json_objects, parquet_class_names, parquet_rows
+from ms_bert.data.records import an_object, json_records, parquet_class_names, parquet_rows
 from ms_bert.errors import UserError, listed, shown
 
 LONGEST_FIELD = 10_000_000  # characters; a quote that is never closed makes a field of all that follows
@@ -37,12 +38,17 @@ class Row:
     place: str
 
 
+Unfold = Callable[[Any, str], list[Row]]
+"""From a record of a JSON file that is no object, and its place, to its rows; none if it is not of the right form."""
+
+
 def read(
     source: str,
     quoted: bool = True,
     header: Sequence[str] | None = None,
     split: str = "train",
     skipped: Counter[str] | None = None,
+    unfold: Unfold | None = None,
 ) -> list[Row]:
     """All rows, in the order of the file.
 
@@ -57,6 +63,7 @@ def read(
         split: of a dataset of the hub.
         skipped: takes the number of lines of tsv and csv that have too few or too many fields, by reason; without it
             such a line is an error.
+        unfold: makes the rows of records that are no objects; without it such a record is an error.
 
     Raises:
         UserError: there is no such file or dataset, it cannot be read to its end, or holds no row.
@@ -74,9 +81,22 @@ def read(
         if kind in _SEPARATORS:
             rows = list(_separated(source, path, _SEPARATORS[kind], quoted, header, skipped))
         else:
-            rows = list(_records(source, path, kind))
+            rows = list(_records(source, path, kind, unfold))
     below = "below its header line " if kind in _SEPARATORS and header is None else ""
     _require(rows, source, f"holds no rows {below}that can be read", "name a file with labelled rows")
+    return rows
+
+
+def of_pipe(file: IO[bytes], unfold: Unfold | None = None) -> list[Row]:
+    """All rows of a pipe that gives what stands in a .jsonl file; see `read`.
+
+    Raises:
+        UserError: it cannot be read to its end, or holds no row.
+    """
+    source = "the pipe"
+    with told_to_the_user(Path(source)):
+        rows = list(_json_rows(source, io.TextIOWrapper(file, encoding="utf-8-sig"), False, unfold))
+    _require(rows, source, "holds no rows", "write an object of JSON a line to it")
     return rows
 
 
@@ -240,7 +260,7 @@ def _fields_of_at_most(characters: int) -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def _records(source: str, path: Path, kind: str) -> Iterator[Row]:
+def _records(source: str, path: Path, kind: str, unfold: Unfold | None) -> Iterator[Row]:
     if kind == ".parquet":
         with open_bytes(path) as file:
             spelled = parquet_class_names(file)
@@ -250,8 +270,14 @@ def _records(source: str, path: Path, kind: str) -> Iterator[Row]:
                 yield Row(values, f"{source}, row {number}")
     else:
         with open_text(path) as text:
-            for number, values in enumerate(json_objects(text, within=kind == ".json"), 1):
-                yield Row(values, f"{source}, record {number}")
+            yield from _json_rows(source, text, kind == ".json", unfold)
+
+
+def _json_rows(source: str, text: IO[str], within: bool, unfold: Unfold | None) -> Iterator[Row]:
+    for number, record in enumerate(json_records(text, within), 1):
+        place = f"{source}, record {number}"
+        rows = [] if unfold is None or isinstance(record, dict) else unfold(record, place)
+        yield from rows or [Row(an_object(record, number), place)]
 
 
 def _dataset_rows(name: str, split: str) -> Iterator[Row]:

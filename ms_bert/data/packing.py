@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import collections
 import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -58,6 +59,13 @@ def packed(lengths: Sequence[int], tokens: int, most: int) -> list[list[int]]:
     return rows
 
 
+def grouped(sequences: Sequences, together: bool) -> list[list[int]]:
+    """The numbers of the sequences of each owner, which stand one after the other; not together: each alone."""
+    count = len(sequences)
+    starts = np.flatnonzero(np.diff(sequences.owners, prepend=-1)) if together else np.arange(count)
+    return [list(range(first, last)) for first, last in itertools.pairwise([*starts.tolist(), count])]
+
+
 class TrainingBatches:
     """Makes the batch of any training step: sequences in an order of their own in each epoch, `batch_size` a step, in
     the last step of an epoch what is left.
@@ -65,7 +73,8 @@ class TrainingBatches:
     Args:
         sequences: at least 1. positions: of the model. batch_size: sequences of a step. seed: of the order. parts: a
             batch's rows can be divided into so many, of equally many sequences but for one (--accumulate).
-            weights: of each sequence's loss, (n,) float32; None: 1.
+            weights: of each sequence's loss, (n,) float32; None: 1. together: sequences of one owner lie in one part of
+            one step, and what is ordered and counted are the owners instead.
 
     Attributes:
         steps_per_epoch. tokens: S, of a row.
@@ -79,6 +88,7 @@ class TrainingBatches:
         seed: int,
         parts: int = 1,
         weights: np.ndarray | None = None,
+        together: bool = False,
     ):
         self.sequences, self.batch_size, self.seed, self.parts, self.weights = (
             sequences,
@@ -87,10 +97,12 @@ class TrainingBatches:
             parts,
             weights,
         )
-        self.steps_per_epoch = -(-len(sequences) // batch_size)
+        self._groups = grouped(sequences, together)
+        self.steps_per_epoch = -(-len(self._groups) // batch_size)
         lengths = sequences.lengths
         self.tokens = row_length(int(lengths.max()), positions)
-        self.most = int(min(-(-batch_size // parts), self.tokens // lengths.min()))
+        most = -(-batch_size // parts) * max(map(len, self._groups))
+        self.most = int(min(most, self.tokens // lengths.min()))
         self._lengths = lengths.tolist()
         self._order = functools.lru_cache(2)(self._permutation)
         needed = [max(map(len, self._rows(step))) for step in range(self.steps_per_epoch)]
@@ -120,13 +132,13 @@ class TrainingBatches:
         numbers = self._order(epoch)[within * self.batch_size : (within + 1) * self.batch_size]
         made = []
         for part in np.array_split(numbers, self.parts):
-            chosen = part.tolist()
+            chosen = [number for group in part.tolist() for number in self._groups[group]]
             rows = packed([self._lengths[number] for number in chosen], self.tokens, self.most)
             made.append([[chosen[index] for index in row] for row in rows])
         return made
 
     def _permutation(self, epoch: int) -> np.ndarray:
-        size = len(self.sequences)
+        size = len(self._groups)
         return permuted(np.arange(size), size, self.seed, ORDER, np.full(size, epoch))
 
 
@@ -135,24 +147,52 @@ class EvaluationBatches:
 
     Args:
         positions: of the model. parts: the rows can be divided into so many. tokens: of a batch, at most about so many.
+        together: sequences of one owner lie in one part of one batch.
     """
 
-    def __init__(self, sequences: Sequences, positions: int, parts: int = 1, tokens: int = 2048):
-        self.sequences = sequences
+    def __init__(
+        self, sequences: Sequences, positions: int, parts: int = 1, tokens: int = 2048, together: bool = False
+    ):
+        self.sequences, self.parts = sequences, parts
         lengths = sequences.lengths
         self.tokens = row_length(int(lengths.max()), positions)
         self.most = int(self.tokens // lengths.min())
-        self.rows = packed(lengths.tolist(), self.tokens, self.most)
-        whole = -(-len(self.rows) // parts)
-        self.height = min(max(1, tokens // self.tokens // parts), whole) * parts
+        most_rows = max(1, tokens // self.tokens // parts)
+        self._rows = self._whole(most_rows) if together else self._divided(most_rows)
+        self.height = max(map(len, self._rows)) * parts
 
     def __len__(self) -> int:
-        return -(-len(self.rows) // self.height)
+        return -(-len(self._rows) // self.parts)
 
     def __call__(self, number: int) -> Batch:
-        """See `filled`."""
-        rows = self.rows[number * self.height : (number + 1) * self.height]
+        """See `filled`; the rows of each part lie together."""
+        height = self.height // self.parts
+        parts = self._rows[number * self.parts : (number + 1) * self.parts]
+        rows = [row for part in parts for row in part + [[]] * (height - len(part))]
         return filled(self.sequences, rows, (self.height, self.tokens), self.most)
+
+    def _divided(self, most_rows: int) -> list[list[list[int]]]:
+        """The rows of each part, all of equally many but the last."""
+        rows = packed(self.sequences.lengths.tolist(), self.tokens, self.most)
+        height = min(most_rows, -(-len(rows) // self.parts))
+        return [rows[i : i + height] for i in range(0, len(rows), height)]
+
+    def _whole(self, most_rows: int) -> list[list[list[int]]]:
+        """The rows of each part, which holds as many owners, one after the other, as have room, and at least one."""
+        lengths = self.sequences.lengths.tolist()
+
+        def rows(numbers: list[int]) -> list[list[int]]:
+            found = packed([lengths[number] for number in numbers], self.tokens, self.most)
+            return [[numbers[index] for index in row] for row in found]
+
+        made: list[list[list[int]]] = []
+        chosen: list[int] = []
+        for group in grouped(self.sequences, together=True):
+            if chosen and len(rows(chosen + group)) > most_rows:
+                made.append(rows(chosen))
+                chosen = []
+            chosen = chosen + group
+        return [*made, rows(chosen)]
 
 
 class RowBatches:

@@ -46,7 +46,7 @@ def json_texts(file: IO[str], field: str) -> Iterator[str | None]:
     names: dict[str, None] = {}
     found, number = False, 0
     for number, record in enumerate(_Json(file).values(), 1):
-        record = _object({"text": record} if isinstance(record, str) else record, number)
+        record = an_object({"text": record} if isinstance(record, str) else record, number)
         if not found:
             names |= dict.fromkeys(record)
             found = field in record
@@ -60,23 +60,22 @@ def json_texts(file: IO[str], field: str) -> Iterator[str | None]:
         raise NoSuchField(list(names))
 
 
-def json_objects(file: IO[str], within: bool = False) -> Iterator[dict[str, Any]]:
-    """Each record of a file of JSON, spaced as for `json_texts`.
+def json_records(file: IO[str], within: bool = False) -> Iterator[Any]:
+    """Each record of a file of JSON, whatever it is, spaced as for `json_texts`.
 
     Args:
         within: if there is only one record, and one of its fields is a list of objects, these are the records.
 
     Raises:
-        ValueError: the file is not JSON, or a record is no object, or too long to be held; RecursionError: it is nested
-            too deeply.
+        ValueError: the file is not JSON, or a record is too long to be held; RecursionError: it is nested too deeply.
     """
-    values = enumerate(_Json(file).values(), 1)
+    values = _Json(file).values()
     first = list(itertools.islice(values, 2))
-    if within and len(first) == 1 and isinstance(first[0][1], dict):
-        lists = [value for value in first[0][1].values() if _holds_objects(value)]
-        first = list(enumerate(lists[0], 1)) if len(lists) == 1 else first
-    for number, record in itertools.chain(first, values):
-        yield {name: _without_half_characters(value) for name, value in _object(record, number).items()}
+    if within and len(first) == 1 and isinstance(first[0], dict):
+        lists = [value for value in first[0].values() if _holds_objects(value)]
+        first = lists[0] if len(lists) == 1 else first
+    for record in itertools.chain(first, values):
+        yield _without_half_characters(record)
 
 
 def parquet_rows(file: str | IO[bytes]) -> Iterator[dict[str, Any]]:
@@ -216,7 +215,8 @@ def kind(value) -> str:
     return words.get(type(value), f"a value of type {type(value).__name__}")
 
 
-def _object(record, number: int) -> dict[str, Any]:
+def an_object(record: Any, number: int) -> dict[str, Any]:
+    """The record, if it is an object of JSON; raises ValueError if not."""
     if not isinstance(record, dict):
         raise ValueError(f"record {number} is {kind(record)}, not an object")
     return record
@@ -229,10 +229,12 @@ def _holds_objects(value) -> bool:
 def _without_half_characters(value):
     """U+FFFD for half a surrogate pair, which JSON can spell and no text can hold: what cuts strings leaves them.
 
-    Of a string, and of the strings of a list; any other value stays as it is.
+    Of a string, and of all strings that a list or an object holds; any other value stays as it is.
     """
     if isinstance(value, list):
         return [_without_half_characters(element) for element in value]
+    if isinstance(value, dict):
+        return {name: _without_half_characters(element) for name, element in value.items()}
     return _whole(value) if isinstance(value, str) else value
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,29 +60,62 @@ def encoded(texts: Sequence[tuple[str, ...]], vocabulary: Vocabulary, longest: i
         longest: at least 3, the special tokens of a pair and nothing else.
     """
     plain = without_special_tokens(vocabulary.tokenizer)
-    cls, sep = vocabulary.cls, vocabulary.sep
+
+    def kept() -> Iterator[tuple[list[list[int]], bool]]:
+        for begin in range(0, len(texts), _CHUNK):
+            chunk = [pair if pair[-1] else pair[:1] for pair in texts[begin : begin + _CHUNK]]
+            encodings = iter(plain.encode_batch([text for pair in chunk for text in pair], add_special_tokens=False))
+            for pair in chunk:
+                parts = [next(encodings).ids for _ in pair]
+                sizes = _longest_first([len(part) for part in parts], longest - 1 - len(parts))
+                yield [part[:size] for part, size in zip(parts, sizes)], sum(map(len, parts)) > sum(sizes)
+
+    return _joined(kept(), vocabulary)
+
+
+def encoded_choices(texts: Sequence[tuple[str, Sequence[str]]], vocabulary: Vocabulary, longest: int) -> Sequences:
+    """Texts A, each with several texts B, as sequences `[CLS] A [SEP] B [SEP]` of at most `longest` tokens, in their
+    order; those of one A have one owner.
+
+    Of what is too long, tokens are taken away from the end of A, equally many for all of its B, so that nothing but B
+    tells its sequences apart; where that is not enough, from the beginning of B.
+
+    Args:
+        longest: at least 4.
+    """
+    plain = without_special_tokens(vocabulary.tokenizer)
+
+    def kept() -> Iterator[tuple[list[list[int]], bool]]:
+        for first, seconds in texts:
+            a, *several = (found.ids for found in plain.encode_batch([first, *seconds], add_special_tokens=False))
+            most = longest - 3
+            room = max(0, most - max(map(len, several)))
+            for b in several:
+                yield [a[:room], b[-most:]], len(a) > room or len(b) > most
+
+    owners = np.repeat(np.arange(len(texts)), [len(seconds) for _, seconds in texts])
+    return dataclasses.replace(_joined(kept(), vocabulary), owners=owners)
+
+
+def _joined(kept: Iterable[tuple[list[list[int]], bool]], vocabulary: Vocabulary) -> Sequences:
+    """Sequences of the ids of their texts and whether they lost some; each has an owner of its own."""
     ids: list[int] = []
     second: list[tuple[int, int]] = []  # where B and its [SEP] stand
     starts, cut = [0], []
-    for begin in range(0, len(texts), _CHUNK):
-        chunk = [pair if pair[-1] else pair[:1] for pair in texts[begin : begin + _CHUNK]]
-        encodings = iter(plain.encode_batch([text for pair in chunk for text in pair], add_special_tokens=False))
-        for pair in chunk:
-            parts = [next(encodings).ids for _ in pair]
-            kept = _longest_first([len(part) for part in parts], longest - 1 - len(parts))
-            cut.append(any(len(part) > size for part, size in zip(parts, kept)))
-            ids.append(cls)
-            for number, (part, size) in enumerate(zip(parts, kept)):
-                if number:
-                    second.append((len(ids), len(ids) + size + 1))
-                ids += part[:size]
-                ids.append(sep)
-            starts.append(len(ids))
+    for parts, lost in kept:
+        cut.append(lost)
+        ids.append(vocabulary.cls)
+        for number, part in enumerate(parts):
+            if number:
+                second.append((len(ids), len(ids) + len(part) + 1))
+            ids += part
+            ids.append(vocabulary.sep)
+        starts.append(len(ids))
     types = np.zeros(len(ids), np.int32)
     for first, last in second:
         types[first:last] = 1
     ends = np.array(starts, np.int64)
-    owners = np.arange(len(texts))
+    owners = np.arange(len(cut))
     return Sequences(np.array(ids, np.int32), types, ends, np.array(cut, bool), vocabulary.pad, owners=owners)
 
 

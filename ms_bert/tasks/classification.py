@@ -13,7 +13,7 @@ from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError, listed
 from ms_bert.tasks import Metrics, Sums, glue, pictures
 from ms_bert.tasks.distillation import TEACHER, Distillation
-from ms_bert.tasks.downstream import DownstreamTask, Read, in_order_of_names, lines
+from ms_bert.tasks.downstream import DownstreamTask, Read, balanced, in_order_of_names, lines
 from ms_bert.tasks.examples import Example, named_columns, read
 from ms_bert.tasks.metrics import METRICS, by_class, calibration, confusion, interval
 from ms_bert.tasks.pictures import Drawing
@@ -196,9 +196,7 @@ class Classification(SentenceTask):
         return np.array(found, np.int32)
 
     def weights_of(self, sequences: Sequences) -> np.ndarray:
-        labels = sequences.of_sequences["labels"]
-        counts = np.bincount(labels, minlength=len(self.labels))
-        return (len(labels) / (np.count_nonzero(counts) * counts[labels])).astype(np.float32)
+        return balanced(sequences.of_sequences["labels"])
 
     def guesses(self, logits: np.ndarray) -> np.ndarray:
         """(n,) int64."""

@@ -52,7 +52,8 @@ class DownstreamTask:
             has its highest value at the best checkpoint. longest: tokens of a sequence. dataset: the name by which the
             user asked for the task.
         per_token: whether a model gives logits (T, C) of tokens, or (n, C) of sequences. usual_longest: where the user
-            does not say.
+            does not say. together: whether the loss takes all sequences of an example at once, so that they must lie in
+            one batch; --batch-size counts examples then.
     """
 
     labels: tuple[str, ...]
@@ -64,6 +65,7 @@ class DownstreamTask:
     architecture: ClassVar[str]
     per_token: ClassVar[bool] = False
     usual_longest: ClassVar[int] = 128
+    together: ClassVar[bool] = False
     fields: ClassVar[tuple[str, ...]] = (*INPUTS, "labels", WEIGHTS)
     weights: ClassVar[tuple[str, ...]] = (WEIGHTS,)
     sums: ClassVar[tuple[str, ...]] = ("loss", "correct", "count")
@@ -143,6 +145,9 @@ class DownstreamTask:
             UserError: a label is not among the task's.
         """
         raise NotImplementedError
+
+    def check_scored(self, examples: Sequence[Any]) -> None:
+        """Raise UserError if no scores can be had of these examples."""
 
     def weights_of(self, sequences: Sequences) -> np.ndarray:
         """The weight of each sequence (n,) float32 with which all labels weigh alike: n / (C * number of its label).
@@ -251,6 +256,17 @@ class Collected:
         return {"loss": self.task.metrics(self._sums)["loss"], **scores}
 
 
+def of_owners(sequences: Sequences, values: np.ndarray) -> list[np.ndarray]:
+    """Values of sequences, (n, ...), of each owner, whose sequences stand one after the other."""
+    return np.split(values, np.flatnonzero(np.diff(sequences.owners)) + 1) if len(values) else []
+
+
+def balanced(labels: np.ndarray) -> np.ndarray:
+    """The weight of each of n labels, (n,) int, with which all labels weigh alike: n / (C * number of it), float32."""
+    counts = np.bincount(labels)
+    return (len(labels) / (np.count_nonzero(counts) * counts[labels])).astype(np.float32)
+
+
 def in_order_of_names(names: set[str]) -> tuple[str, ...]:
     """Names of labels as they are numbered where nothing else is known: numbers by their value, before words."""
 
@@ -269,6 +285,8 @@ def lines(options: PredictOptions) -> list[str] | None:
     Raises:
         UserError: there are none, or they are not UTF-8.
     """
+    if options.choices:
+        raise UserError("--choices is for multiple choice and answer selection; leave it out.")
     if options.input is None:
         if not options.texts:
             raise UserError("no text was given; write one after the model, or name a file with --input.")

@@ -8,13 +8,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Literal, Union
+from typing import Any, Literal, TypeVar, Union
 
 from ms_bert.data import labelled
 from ms_bert.data.records import kind as kind_of
 from ms_bert.errors import UserError, listed, shown
 
 Label = Union[str, float, tuple[str, ...], None]
+Made = TypeVar("Made")
 Kind = Literal["classification", "regression", "multi-label"]
 
 LARGEST_NUMBER = 1e18  # of a regression's labels: the square of a difference must stay far within float32
@@ -161,24 +162,71 @@ def examples(
     Raises:
         UserError: a row is unfit, or (skipped) all are.
     """
+
+    def example(row: labelled.Row) -> Example:
+        texts = tuple(_text(row, name) for name in (columns.text, columns.text2) if name is not None)
+        return Example(texts, None if columns.label is None else label(row.values.get(columns.label)), row.place)
+
+    return fitting(source, rows, example, skipped)
+
+
+def fitting(
+    source: str,
+    rows: Iterable[labelled.Row],
+    make: Callable[[labelled.Row], Made],
+    skipped: Counter[str] | None = None,
+    instead: str = ", or leave such rows out with --skip-bad",
+) -> list[Made]:
+    """What is made of each row, in the order of the rows.
+
+    Args:
+        make: raises Unfit if nothing can be made of a row.
+        skipped: takes the number of such rows, by reason; without it such a row is an error. instead: what else can
+            be done about it, for the message.
+
+    Raises:
+        UserError: a row is unfit, or (skipped) all are.
+    """
     made = []
     for row in rows:
         try:
-            texts = tuple(_text(row, name) for name in (columns.text, columns.text2) if name is not None)
-            value = None if columns.label is None else label(row.values.get(columns.label))
+            made.append(make(row))
         except Unfit as error:
             if skipped is None:
-                raise UserError(
-                    f"{row.place} {error.found}; {error.mend}, or leave such rows out with --skip-bad."
-                ) from None
+                raise UserError(f"{row.place} {error}{instead}.") from None
             skipped[error.reason] += 1
-        else:
-            made.append(Example(texts, value, row.place))
     if not made:
         reasons = ", ".join(f"{reason}: {number}" for reason, number in (skipped or {}).items())
         why = f" ({reasons})" if reasons else ""
         raise UserError(f"no row of {source} can be used{why}; name other columns or another file.")
     return made
+
+
+def by_role(
+    source: str, names: Collection[str], named: Mapping[str, str], usual: Mapping[str, Sequence[str]]
+) -> dict[str, str]:
+    """Which column has which role: one that is named, else the first of the usual names that is there, without regard
+    to case. A role for which there is none is left out.
+
+    Args:
+        named: columns by role. usual: names by role.
+
+    Raises:
+        UserError: a named column is missing, or a role is unknown.
+    """
+    roles: dict[str, str] = {}
+    for role, name in named.items():
+        if role not in usual:
+            raise UserError(f"--columns names {shown(role)}, which is no role; expected {listed(usual)}.")
+        if name not in names:
+            raise labelled.no_column(source, names, shown(name), role)
+        roles[role] = name
+    by_name = {name.lower(): name for name in reversed(list(names)) if name not in roles.values()}
+    for role, choice in usual.items():
+        found = next((by_name[name] for name in choice if name in by_name), None)
+        if role not in roles and found is not None:
+            roles[role] = found
+    return roles
 
 
 def class_name(value: Any) -> str:

@@ -110,6 +110,11 @@ def interval_of_ratio(
     return _percentiles(of_draws, len(parts), seed, draws)
 
 
+def interval_of_mean(values: np.ndarray, seed: int, draws: int = 1000) -> tuple[float, float]:
+    """The same of the mean of values (N,), each of another example."""
+    return _percentiles(lambda counts: counts @ values / len(values), len(values), seed, draws)
+
+
 def _percentiles(of_draws: OfDraws, rows: int, seed: int, draws: int, values: int = 0) -> tuple[float, float]:
     """values: that a draw takes, if they are more than its rows."""
     rng = generator(seed, BOOTSTRAP, 0)

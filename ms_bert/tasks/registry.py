@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ms_bert.tasks import classification, glue, tagging
+from ms_bert.tasks import answer_selection, classification, glue, multiple_choice, tagging
 from ms_bert.tasks.downstream import DownstreamTask
 
 KINDS: dict[str, type[DownstreamTask]] = {
@@ -12,6 +12,8 @@ KINDS: dict[str, type[DownstreamTask]] = {
         classification.Regression,
         classification.MultiLabel,
         tagging.Tagging,
+        multiple_choice.MultipleChoice,
+        answer_selection.AnswerSelection,
     )
 }
 

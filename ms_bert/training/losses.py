@@ -11,14 +11,22 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
+import mindspore as ms
 from mindspore import nn, ops
 
-from ms_bert.heads import BertForSequenceClassification, BertForTokenClassification, named
+from ms_bert.heads import (
+    BertForMultipleChoice,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    named,
+)
 from ms_bert.kernels.stock import correct, means, share_correct, wide
 from ms_bert.model import BertForPreTraining, gather_positions
 from ms_bert.tasks import Task
+from ms_bert.tasks.answer_selection import AnswerSelection
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression
 from ms_bert.tasks.distillation import Distillation
+from ms_bert.tasks.multiple_choice import MultipleChoice
 from ms_bert.tasks.pretraining import PreTraining
 from ms_bert.tasks.tagging import Tagging
 
@@ -228,6 +236,22 @@ class TaggingLoss(nn.Cell):
         return sums[0] / total * scale, ops.stack(sums), (logits,)
 
 
+class ChoiceLoss(SentenceLoss):
+    """Cross-entropy of the choices of each question, whose scores are the one value (C = 1).
+
+    In place of labels it takes which question each sequence is a choice of; the choices of one lie anywhere in the
+    batch. The weights are 1 at the right choices and 0 at all others, so that their sum is that of the questions.
+    """
+
+    def losses(self, logits, questions):
+        # Row i: the scores of the choices of i's question, nothing of all others; its class is i itself.
+        questions = ops.reshape(questions, (-1, 1))
+        same = ops.cast(ops.equal(questions, ops.reshape(questions, (1, -1))), ms.float32)
+        rows = ops.reshape(wide(logits), (1, -1)) + (same - 1.0) * 1e9
+        own = ops.arange(rows.shape[0], dtype=ms.int32)
+        return self.cross_entropy(rows, own), correct(rows, own)
+
+
 def weighted_sums(losses, right, weights):
     """Sums over rows of weight * loss, weight * (the label has the highest score), and weight."""
     weights = ops.reshape(weights, (-1,))
@@ -247,6 +271,8 @@ OBJECTIVES = {
     Regression.name: Objective(BertForSequenceClassification, RegressionLoss),
     MultiLabel.name: Objective(BertForSequenceClassification, MultiLabelLoss),
     Tagging.name: Objective(BertForTokenClassification, TaggingLoss),
+    MultipleChoice.name: Objective(BertForMultipleChoice, ChoiceLoss),
+    AnswerSelection.name: Objective(BertForSequenceClassification, ClassificationLoss),
 }
 
 

@@ -15,11 +15,18 @@ import torch
 from torch import nn
 
 from ms_bert.tasks import Task
+from ms_bert.tasks.answer_selection import AnswerSelection
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression
 from ms_bert.tasks.distillation import Distillation
+from ms_bert.tasks.multiple_choice import MultipleChoice
 from ms_bert.tasks.pretraining import PreTraining
 from ms_bert.tasks.tagging import Tagging
-from pt_reference.heads import BertForSequenceClassification, BertForTokenClassification, named
+from pt_reference.heads import (
+    BertForMultipleChoice,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    named,
+)
 from pt_reference.kernels import correct, means, share_correct, wide
 from pt_reference.model import BertForPreTraining, gather_positions
 
@@ -229,6 +236,22 @@ class TaggingLoss(nn.Module):
         return sums[0] / total * scale, torch.stack(sums).detach(), (logits,)
 
 
+class ChoiceLoss(SentenceLoss):
+    """Cross-entropy of the choices of each question, whose scores are the one value (C = 1).
+
+    In place of labels it takes which question each sequence is a choice of; the choices of one lie anywhere in the
+    batch. The weights are 1 at the right choices and 0 at all others, so that their sum is that of the questions.
+    """
+
+    def losses(self, logits, questions):
+        # Row i: the scores of the choices of i's question, nothing of all others; its class is i itself.
+        questions = questions.view(-1, 1)
+        same = (questions == questions.view(1, -1)).float()
+        rows = wide(logits).view(1, -1) + (same - 1.0) * 1e9
+        own = torch.arange(rows.shape[0], device=rows.device)
+        return self.cross_entropy(rows, own), correct(rows, own)
+
+
 def weighted_sums(losses, right, weights):
     """Sums over rows of weight * loss, weight * (the label has the highest score), and weight."""
     weights = weights.flatten().to(losses.dtype)
@@ -248,6 +271,8 @@ OBJECTIVES = {
     Regression.name: Objective(BertForSequenceClassification, RegressionLoss),
     MultiLabel.name: Objective(BertForSequenceClassification, MultiLabelLoss),
     Tagging.name: Objective(BertForTokenClassification, TaggingLoss),
+    MultipleChoice.name: Objective(BertForMultipleChoice, ChoiceLoss),
+    AnswerSelection.name: Objective(BertForSequenceClassification, ClassificationLoss),
 }
 
 

@@ -1,5 +1,6 @@
 """Packed batches: each sequence once an epoch, whole, in few shapes, as a pure function of the step."""
 
+import dataclasses
 import itertools
 from collections import Counter
 
@@ -107,6 +108,47 @@ def test_weights_weigh_the_loss_of_each_sequence():
     batch = TrainingBatches(sequences, 512, 32, 1, weights=weights)(0)
     there = batch[NUMBERS] >= 0
     assert (batch[WEIGHTS][there] == weights[batch[NUMBERS][there]]).all()
+
+
+def owned(owners=100, most=5, seed=0) -> Sequences:
+    """Sequences of which each owner has one or more."""
+    counts = np.random.default_rng(seed).integers(1, most + 1, owners)
+    return dataclasses.replace(made(int(counts.sum())), owners=np.repeat(np.arange(owners), counts))
+
+
+def of_parts(batch, parts: int, sequences: Sequences) -> list[list[int]]:
+    """The owners in each part of a batch, each of which must be there with all its sequences."""
+    found = []
+    for numbers in np.split(batch[NUMBERS], parts):
+        there = numbers[numbers >= 0]
+        owners = np.unique(sequences.owners[there])
+        assert sorted(there) == np.flatnonzero(np.isin(sequences.owners, owners)).tolist()
+        found.append(owners.tolist())
+    return found
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_sequences_of_one_owner_are_learned_in_one_part_of_one_step(parts):
+    sequences = owned()
+    batches = TrainingBatches(sequences, 512, 16, seed=3, parts=parts, together=True)
+    assert batches.steps_per_epoch == 7
+    whole = [batches(step) for step in range(14)]
+    found = [of_parts(batch, parts, sequences) for batch in whole]
+    for epoch in (found[:7], found[7:]):
+        assert sorted(itertools.chain(*itertools.chain(*epoch))) == list(range(100))
+    assert {len(part) for step in found[:6] for part in step} == {16 // parts} and found[:7] != found[7:]
+    assert all(read_back(batch, sequences) for batch in whole)
+
+
+@pytest.mark.parametrize("parts, tokens", [(1, 2048), (3, 700), (2, 64)])
+def test_sequences_of_one_owner_are_evaluated_in_one_part_of_one_batch(parts, tokens):
+    """Even where they have no room in a batch of so many tokens."""
+    sequences = owned()
+    batches = EvaluationBatches(sequences, 512, parts, tokens, together=True)
+    whole = [batches(number) for number in range(len(batches))]
+    found = [owner for batch in whole for part in of_parts(batch, parts, sequences) for owner in part]
+    assert found == list(range(100)) and len({batch["input_ids"].shape for batch in whole}) == 1
+    assert sorted(itertools.chain(*(read_back(batch, sequences) for batch in whole))) == list(range(len(sequences)))
 
 
 @pytest.mark.parametrize("count, parts, tokens", [(100, 1, 2048), (100, 3, 256), (1, 4, 2048)])

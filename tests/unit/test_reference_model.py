@@ -254,3 +254,15 @@ def test_half_precision_stays_near_full_precision(inputs, dtype, least, most):
     half = call(randomize(BertModel(CONFIG, Numerics(dtype))), inputs)[0]
     assert half.dtype == getattr(torch, dtype)
     assert least < (half.double() - full).norm() / full.norm() < most
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_row_of_a_head_rounds_alike_wherever_it_stands(outputs):
+    """Predictions of one text must not depend on the texts beside it."""
+    for seed in range(20):
+        draw = torch.Generator().manual_seed(seed)
+        for rows in (2, 3, 4):
+            x, weight, bias = (torch.randn(shape, generator=draw) for shape in ((rows, 48), (outputs, 48), (outputs,)))
+            found = kernels.linear(x, weight, bias)
+            assert torch.equal(kernels.linear(x.flip(0), weight, bias), found.flip(0))
+            assert torch.allclose(found, x @ weight.T + bias, atol=1e-5)

@@ -1,0 +1,346 @@
+"""Multiple choice: which of a question's choices is the right one, with or without a context to read.
+
+A choice is a sequence `[CLS] context [SEP] question choice [SEP]` (Devlin et al., 2019, 4.4; Radford et al., 2018, 3.3)
+or, without a context, `[CLS] question [SEP] choice [SEP]`. The model gives each a score. The softmax over the scores of
+a question gives the probabilities of its choices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ms_bert.data import labelled
+from ms_bert.data.packing import INPUTS
+from ms_bert.data.records import kind as kind_of
+from ms_bert.data.sequences import Sequences, encoded_choices
+from ms_bert.data.tokenizer import Vocabulary
+from ms_bert.errors import UserError, listed, shown
+from ms_bert.tasks import Metrics
+from ms_bert.tasks.downstream import DownstreamTask, Read, of_owners
+from ms_bert.tasks.examples import Unfit, by_role, class_name, fitting, named_columns
+from ms_bert.tasks.metrics import METRICS, interval
+
+if TYPE_CHECKING:
+    from ms_bert.finetuning_options import DataOptions
+    from ms_bert.prediction_options import PredictOptions
+
+GROUPS = "groups"  # (B, N) int32 of a batch: the number of the question plus 1, 0 where there is no sequence
+
+# By which names columns are known: those of SWAG, HellaSwag, RACE, DREAM, C3, ARC, OpenBookQA and CommonsenseQA.
+_USUAL = {
+    "context": ("context", "sent1", "ctx", "passage", "article", "dialogue", "startphrase"),
+    "question": ("question", "sent2", "question_stem", "query"),
+    "choices": ("choices", "options", "endings", "choice"),
+    "label": ("label", "answer", "answerkey"),
+}
+_NUMBERED = re.compile(r"ending(\d+)", re.IGNORECASE)
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Question:
+    """Attributes:
+    context: to read before; question: one of both may be empty. choices: at least 2. answer: number of the right one,
+        from 0; None: it is not known. place: where it stands, for messages.
+    """
+
+    context: str
+    question: str
+    choices: tuple[str, ...]
+    answer: int | None
+    place: str
+
+    @property
+    def texts(self) -> tuple[str, list[str]]:
+        """The first text of its sequences, and the second of each."""
+        if self.context and self.question:
+            return self.context, [f"{self.question} {choice}" for choice in self.choices]
+        return self.context or self.question, list(self.choices)
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """The columns that are read.
+
+    Attributes:
+        choices: one that holds a list, or several that hold a choice each. Others: None, if there is none.
+    """
+
+    context: str | None
+    question: str | None
+    choices: tuple[str, ...]
+    label: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class MultipleChoice(DownstreamTask):
+    """One of the choices of a question, of which each may have another number."""
+
+    name: ClassVar[str] = "multiple-choice"
+    architecture: ClassVar[str] = "BertForMultipleChoice"
+    usual_longest: ClassVar[int] = 256
+    together: ClassVar[bool] = True
+    fields: ClassVar[tuple[str, ...]] = (*INPUTS, GROUPS, "labels")
+    weights: ClassVar[tuple[str, ...]] = ("labels",)  # 1 at the right choice, so that their sum is that of questions
+
+    def config(self) -> dict[str, Any]:
+        """One output, which Hugging Face calls a label."""
+        return {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "problem_type": None}
+
+    @classmethod
+    def examples(cls, data: DataOptions, source: str, split: str) -> Read:
+        skipped: Counter[str] = Counter()
+        left_out = skipped if data.skip_bad else None
+        rows = labelled.read(source, data.quotes, split=split, skipped=left_out, unfold=_dialogue)
+        columns = find_columns(source, labelled.columns(rows), named_columns(data.columns))
+        found = fitting(source, rows, lambda row: _question(row, columns), left_out)
+        return Read(found, skipped, _told(columns))
+
+    @classmethod
+    def of(cls, data: DataOptions, examples: Sequence[Question]) -> MultipleChoice:
+        return cls((), ("accuracy",), data.longest or cls.usual_longest)
+
+    def sequences(self, examples: Sequence[Question], vocabulary: Vocabulary, labelled: bool = True) -> Sequences:
+        made = encoded_choices([question.texts for question in examples], vocabulary, self.longest)
+        if labelled:
+            right = [number == question.answer for question in examples for number in range(len(question.choices))]
+            made.of_sequences["labels"] = np.array(right, np.float32)
+            made.of_sequences[GROUPS] = (made.owners + 1).astype(np.int32)
+        return dataclasses.replace(made, examples=examples)
+
+    def scores(self, sequences: Sequences, logits: np.ndarray) -> Metrics:
+        labels, guesses = _answers(sequences), _guesses(sequences, logits)
+        return {name: METRICS[name](labels, guesses) for name in self.measures}
+
+    def intervals(self, sequences: Sequences, logits: np.ndarray) -> dict[str, tuple[float, float]]:
+        labels, guesses = _answers(sequences), _guesses(sequences, logits)
+        return {name: interval(name, labels, guesses, seed=0) for name in self.measures}
+
+    def details(self, sequences: Sequences, logits: np.ndarray) -> dict[str, Any]:
+        """chance: the accuracy of guessing; by_choices: the accuracy of questions of so many choices."""
+        right, numbers = _answers(sequences) == _guesses(sequences, logits), np.bincount(sequences.owners)
+        by_choices = {
+            str(number): {
+                "questions": int((numbers == number).sum()),
+                "accuracy": float(right[numbers == number].mean()),
+            }
+            for number in np.unique(numbers)
+        }
+        return {"chance": float((1 / numbers).mean()), "by_choices": by_choices}
+
+    def answers(self, sequences: Sequences, logits: np.ndarray) -> list[dict[str, Any]]:
+        """answer: the number of a choice, from 0; text: of it; probabilities: of all choices."""
+        told = []
+        for question, scores in zip(sequences.examples, of_owners(sequences, logits[:, 0].astype(np.float64))):
+            shares = np.exp(scores - scores.max())
+            best = int(scores.argmax())
+            told.append(
+                {"answer": best, "text": question.choices[best], "probabilities": (shares / shares.sum()).tolist()}
+            )
+        return told
+
+    def gold(self, example: Question) -> int | None:
+        return example.answer
+
+    def inputs(self, example: Question) -> dict[str, Any]:
+        return {"context": example.context, "question": example.question, "choices": list(example.choices)}
+
+    def plain(self, example: Question, answer: dict[str, Any]) -> str:
+        share = answer["probabilities"][answer["answer"]]
+        return f"{answer['text']} {share:.1%}\t{_one_line(example.question or example.context)}"
+
+    def table(self, examples: Sequence[Question], answers: Sequence[dict[str, Any]]) -> list[list[Any]]:
+        rows = [
+            [example.context, example.question, answer["answer"], answer["text"], max(answer["probabilities"])]
+            for example, answer in zip(examples, answers)
+        ]
+        return [["context", "question", "answer", "text", "probability"], *rows]
+
+    def asked(self, options: PredictOptions) -> list[Question]:
+        """Of the arguments: a question, or a context and a question, with --choices; of a file as for training, and of
+        a pipe an object of JSON a line."""
+        if options.choices:
+            return [self.example((*options.texts, options.choices))]
+        if options.input is None:
+            raise UserError(
+                "no choices were given; write a question, or a context and a question, after the model and --choices "
+                "with two or more, or name a file with --input."
+            )
+        if options.input == "-":
+            rows = labelled.of_pipe(sys.stdin.buffer, unfold=_dialogue)
+        else:
+            rows = labelled.read(options.input, options.quotes, unfold=_dialogue)
+        columns = find_columns(options.input, labelled.columns(rows), named_columns(options.columns), labels=False)
+        return fitting(options.input, rows, lambda row: _question(row, columns), instead="")
+
+    def example(self, given: Mapping[str, Any] | Sequence[Any]) -> Question:
+        """Of (context, question, choices), (question, choices), or a dict of these."""
+        if not isinstance(given, Mapping):
+            if not 2 <= len(given) <= 3 or isinstance(given, str):
+                raise UserError(
+                    f"a question was given as {shown(given)}; expected a context, which may be left out, a question "
+                    "and a list of choices."
+                )
+            given = dict(zip(("choices", "question", "context"), reversed(given)))
+        given = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+        columns = find_columns("the question", list(given), {}, labels=False)
+        try:
+            return _question(labelled.Row(given, ""), columns)
+        except Unfit as error:
+            raise UserError(f"the question {error}.") from None
+
+
+def find_columns(source: str, names: Collection[str], named: Mapping[str, str], labels: bool = True) -> Columns:
+    """Which columns hold what: those that are named by role, and else those with usual names.
+
+    Args:
+        named: columns by role: context, question, choices (one, or several as A,B,C), label.
+
+    Raises:
+        UserError: a column is missing, or a role is unknown.
+    """
+    several = tuple(named.get("choices", "").split(","))
+    if len(several) > 1:
+        named = {role: name for role, name in named.items() if role != "choices"}
+        for name in several:
+            if name not in names:
+                raise labelled.no_column(source, names, shown(name), "choices")
+    roles = by_role(source, names, named, _USUAL)
+    choices = several if len(several) > 1 else (roles["choices"],) if "choices" in roles else _each_its_own(names)
+    if not choices:
+        raise labelled.no_column(source, names, "that is known as choices (choices, options, ending0, A)", "choices")
+    if "context" not in roles and "question" not in roles:
+        raise labelled.no_column(
+            source, names, f"that is known as question ({', '.join(_USUAL['question'])})", "question"
+        )
+    if labels and "label" not in roles:
+        raise labelled.no_column(source, names, f"that is known as label ({', '.join(_USUAL['label'])})", "label")
+    return Columns(roles.get("context"), roles.get("question"), choices, roles["label"] if labels else None)
+
+
+def answer_number(value: Any, choices: Sequence[str], names: Sequence[str] = ()) -> int:
+    """Which of the choices is meant, from 0: by its text, or by the name that the file gives it, or else by its letter
+    (A is the first) or its number (0 is the first).
+
+    Args:
+        names: of the choices, where the file gives some.
+
+    Raises:
+        Unfit: none is, or several.
+    """
+    if isinstance(value, str) and value.strip() in choices:
+        if choices.count(value.strip()) > 1:
+            raise Unfit("an ambiguous answer", f"has several choices {shown(value)}, its answer", "give its number")
+        return choices.index(value.strip())
+    name = class_name(value)
+    if names:
+        number = names.index(name) if name in names else -1
+        expected = f"one of {listed(names)}"
+    else:
+        number = _LETTERS.find(name.upper()) if len(name) == 1 else -1
+        if name.isdecimal() and len(name) < 10:
+            number = int(name)
+        expected = f"a number from 0 to {len(choices) - 1}, a letter from A to {_LETTERS[: len(choices)][-1]}"
+    if not 0 <= number < len(choices):
+        raise Unfit(
+            "an answer that is no choice",
+            f"has the answer {shown(value)}, which is none of its choices",
+            f"expected {expected} or the text of a choice",
+        )
+    return number
+
+
+def _answers(sequences: Sequences) -> np.ndarray:
+    return np.array([question.answer for question in sequences.examples])
+
+
+def _guesses(sequences: Sequences, logits: np.ndarray) -> np.ndarray:
+    """The number of the choice with the highest score; of several the first."""
+    return np.array([scores.argmax() for scores in of_owners(sequences, logits[:, 0])])
+
+
+def _each_its_own(names: Collection[str]) -> tuple[str, ...]:
+    """The columns of which each holds a choice: ending0, ending1, ... or A, B, C, ..."""
+    numbered = {int(found[1]): name for name in names if (found := _NUMBERED.fullmatch(name))}
+    endings = tuple(numbered[number] for number in sorted(numbered))
+    letters = tuple(letter for number, letter in enumerate(_LETTERS) if set(_LETTERS[: number + 1]) <= set(names))
+    return endings or (letters if len(letters) > 1 else ())
+
+
+def _question(row: labelled.Row, columns: Columns) -> Question:
+    """Raises Unfit."""
+    context, question = (_text(row, name) for name in (columns.context, columns.question))
+    if not context and not question:
+        raise Unfit("no question", "has neither a context nor a question", "give it one")
+    choices, names = _choices(row, columns)
+    answer = None if columns.label is None else answer_number(row.values.get(columns.label), choices, names)
+    return Question(context, question, tuple(choices), answer, row.place)
+
+
+def _text(row: labelled.Row, name: str | None) -> str:
+    """A text; of a list of texts, such as the turns of a dialogue, a line each."""
+    value = None if name is None else row.values.get(name)
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        value = "\n".join(value)
+    if not isinstance(value, str | None):
+        raise Unfit("no text", f"has in {shown(name)} no text but {kind_of(value)}", "name a column of text")
+    return (value or "").strip()
+
+
+def _choices(row: labelled.Row, columns: Columns) -> tuple[list[str], list[str]]:
+    """The choices, and their names where the file gives some: of a list, also one written as JSON; of an object of two
+    lists, text and label, as ARC has it; or of a column each."""
+    value: Any = [row.values.get(name) for name in columns.choices]
+    names: list[str] = []
+    if len(columns.choices) == 1:
+        (value,) = value
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            value = _json(value)
+        if isinstance(value, dict) and isinstance(value.get("text"), list) and isinstance(value.get("label"), list):
+            value, names = value["text"], [str(name) for name in value["label"]]
+        if not isinstance(value, list):
+            raise Unfit("no list of choices", f"has {kind_of(value)} as its choices", "expected a list of texts")
+    for number, choice in enumerate(value):
+        if not isinstance(choice, str) or not choice.strip():
+            where = f"choice {number}" if len(columns.choices) == 1 else shown(columns.choices[number])
+            found = "no text" if choice is None or isinstance(choice, str) else f"no text but {kind_of(choice)}"
+            raise Unfit("a choice without text", f"has in {where} {found}", "give it one")
+    if len(value) < 2:
+        raise Unfit("too few choices", f"has {'one choice' if value else 'no choices'}", "expected at least 2")
+    return [choice.strip() for choice in value], names
+
+
+def _dialogue(record: Any, place: str) -> list[labelled.Row]:
+    """The questions of a record of DREAM or C3: [turns of a dialogue, [{question, choice, answer}, ...], id]."""
+    if not (isinstance(record, list) and len(record) >= 2 and isinstance(record[1], list)):
+        return []
+    return [
+        labelled.Row({"context": record[0], **asked}, f"{place}, question {number}")
+        for number, asked in enumerate(record[1], 1)
+        if isinstance(asked, dict)
+    ]
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _told(columns: Columns) -> str:
+    roles = {"context": columns.context, "question": columns.question, "answers": columns.label}
+    told = [f"{role} from {name}" for role, name in roles.items() if name is not None]
+    return ", ".join((*told, f"choices from {' '.join(columns.choices)}"))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
