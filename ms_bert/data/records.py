@@ -202,8 +202,10 @@ def _holds_objects(value) -> bool:
 def _without_half_characters(value):
     """U+FFFD for half a surrogate pair, which JSON can spell and no text can hold: what cuts strings leaves them.
 
-    Of a string, and of the strings of a list; any other value stays as it is.
+    Of a string, and of the strings of a list or an object; any other value stays as it is.
     """
+    if isinstance(value, dict):
+        return {name: _without_half_characters(element) for name, element in value.items()}
     if isinstance(value, list):
         return [_without_half_characters(element) for element in value]
     return _whole(value) if isinstance(value, str) else value
