@@ -86,7 +86,7 @@ class _Model:
 
     def logits(self, sequences: Sequences, per_token: bool = False) -> np.ndarray:
         """(n, C) float32 of the sequences, or (T, C) of their tokens; whatever the other sequences are."""
-        batches, made = RowBatches(sequences), Unpacked(sequences, per_token)
+        batches, made = RowBatches(sequences, per_token), Unpacked(sequences, per_token)
         for number in range(len(batches)):
             batch = batches(number)
             found = self._compute(batch)
