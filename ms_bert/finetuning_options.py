@@ -34,6 +34,7 @@ class DataOptions:
         "classification",
         "regression",
         "multi-label",
+        "question-answering",
         "cola",
         "sst2",
         "mrpc",
@@ -44,7 +45,7 @@ class DataOptions:
         "rte",
         "wnli",
     ] = "classification"
-    """What is learned: one label of several, a number, any of several labels;
+    """What is learned: one label of several, a number, any of several labels, the answer that stands in a passage;
     or a task of GLUE by its name, whose files, columns, labels and metrics are known."""
     train: Optional[str] = None
     """Labelled data to train on: a file (.tsv .csv .jsonl .json .parquet, also .gz and .xz),
@@ -68,7 +69,13 @@ class DataOptions:
     or the mean of all tokens, which is better where the pooler was never trained."""
     longest: Annotated[Optional[int], Range(8, 2**16)] = None
     """Most tokens of a text or a pair, including [CLS] and [SEP]; longer ones are truncated and counted
-    (default: 128)."""
+    (default: 128; question-answering: 384, and a passage that is longer is seen through several windows)."""
+    longest_question: Annotated[int, Range(1, 2**16)] = 64
+    """Question answering: most tokens of a question; longer ones are truncated and counted."""
+    longest_answer: Annotated[int, Range(1, 2**16)] = 30
+    """Question answering: most tokens of an answer that the model gives."""
+    stride: Annotated[int, Range(1, 2**16)] = 128
+    """Question answering: tokens from the beginning of a window on a long passage to that of the next one."""
     skip_bad: bool = False
     """Leave out rows that cannot be used, and count them, instead of stopping at the first."""
     cache: Path = dataclasses.field(default_factory=cache_folder)

@@ -31,6 +31,7 @@ from ms_bert.run.folder import TASK
 from ms_bert.tasks import masked_words
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression
 from ms_bert.tasks.downstream import DownstreamTask
+from ms_bert.tasks.question_answering import QuestionAnswering
 
 CHUNK = 1024  # examples that are answered at a time
 SEQUENCE_CLASSIFIER = "BertForSequenceClassification"
@@ -211,6 +212,8 @@ def _task(path: Path, found: Pretrained) -> DownstreamTask:
     if path.is_dir() and (path / TASK).exists():
         return read_task(path)
     config = found.config
+    if found.checkpoint.architecture == QuestionAnswering.architecture:
+        return QuestionAnswering.of_model(config.max_position_embeddings)
     if found.checkpoint.architecture != SEQUENCE_CLASSIFIER:
         raise UserError(
             f"{path} is a {found.checkpoint.architecture}, but predictions need a fine-tuned model; name "
@@ -252,6 +255,7 @@ def predict(framework: Framework, options: PredictOptions) -> int:
         model = MaskFiller(options.model, framework, options.top, *computing)
     else:
         model = Predictor(options.model, framework, *computing)
+        model.task = model.task.showing(options.top)
     examples = model.asked(options)
     answers: list[dict[str, Any]] = []
     with tqdm(total=len(examples), unit="texts", file=sys.stderr, disable=not sys.stderr.isatty()) as bar:

@@ -84,8 +84,16 @@ def interval(
         ValueError, UserError: as a call of the metric.
     """
     labels, predictions = METRICS[metric].checked(labels, predictions)
-    of_draws = METRICS[metric].draws(labels, predictions)
-    rng, rows = generator(seed, BOOTSTRAP, 0), len(labels)
+    return _percentiles(METRICS[metric].draws(labels, predictions), len(labels), seed, draws)
+
+
+def interval_of_mean(values: np.ndarray, seed: int, draws: int = 1000) -> tuple[float, float]:
+    """The same of the mean of values (N,), each of another example."""
+    return _percentiles(lambda counts: counts @ values / len(values), len(values), seed, draws)
+
+
+def _percentiles(of_draws: OfDraws, rows: int, seed: int, draws: int) -> tuple[float, float]:
+    rng = generator(seed, BOOTSTRAP, 0)
     at_a_time = max(1, _COUNTS_AT_A_TIME // rows)
     values = []
     for start in range(0, draws, at_a_time):

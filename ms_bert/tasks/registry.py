@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from ms_bert.tasks import classification, glue
+from ms_bert.tasks import classification, glue, question_answering
 from ms_bert.tasks.downstream import DownstreamTask
 
 KINDS: dict[str, type[DownstreamTask]] = {
-    kind.name: kind for kind in (classification.Classification, classification.Regression, classification.MultiLabel)
+    kind.name: kind
+    for kind in (
+        classification.Classification,
+        classification.Regression,
+        classification.MultiLabel,
+        question_answering.QuestionAnswering,
+    )
 }
 
 
