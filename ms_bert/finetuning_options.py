@@ -37,6 +37,7 @@ class DataOptions:
         "tagging",
         "multiple-choice",
         "answer-selection",
+        "question-answering",
         "cola",
         "sst2",
         "mrpc",
@@ -48,8 +49,8 @@ class DataOptions:
         "wnli",
     ] = "classification"
     """What is learned: one label of several, a number, any of several labels,
-    a tag for each word (named entities, parts of speech), which choice of a question is right,
-    which of its candidates answer it;
+    a tag for each word (named entities, parts of speech), the answer that stands in a passage,
+    which choice of a question is right, which of its candidates answer it;
     or a task of GLUE by its name, whose files, columns, labels and metrics are known."""
     train: Optional[str] = None
     """Labelled data to train on: a file (.tsv .csv .jsonl .json .parquet, or CoNLL for tagging; also .gz and .xz),
@@ -80,7 +81,14 @@ class DataOptions:
     none is, as in the clean version of TREC-QA; with all, a question without a relevant one scores 0."""
     longest: Annotated[Optional[int], Range(8, 2**16)] = None
     """Most tokens of a text or a pair, including [CLS] and [SEP]; longer ones are truncated and counted
-    (default: 128; for multiple choice 256)."""
+    (default: 128; for multiple choice 256; for question answering 384,
+    where a passage that is longer is seen through several windows)."""
+    longest_question: Annotated[int, Range(1, 2**16)] = 64
+    """Question answering: most tokens of a question; longer ones are truncated and counted."""
+    longest_answer: Annotated[int, Range(1, 2**16)] = 30
+    """Question answering: most tokens of an answer that the model gives."""
+    stride: Annotated[int, Range(1, 2**16)] = 128
+    """Question answering: tokens from the beginning of a window on a long passage to that of the next one."""
     skip_bad: bool = False
     """Leave out rows that cannot be used, and count them, instead of stopping at the first."""
     cache: Path = dataclasses.field(default_factory=cache_folder)

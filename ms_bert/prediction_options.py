@@ -26,7 +26,11 @@ class PredictOptions:
     fill_mask: bool = False
     """Guess the words behind each [MASK] of the texts, with a pre-trained model, instead of a fine-tuned task."""
     top: Annotated[int, Range(1, 1000)] = 5
-    """How many guesses for each [MASK]."""
+    """How many guesses for each [MASK], or answers to each question."""
+    context: Optional[str] = None
+    """The passage in which the answers to the questions stand, for a model of question answering."""
+    context_file: Optional[Path] = None
+    """The same from a file of text."""
     input: Optional[str] = None
     """Read the texts from a file: .txt with one text per line, .tsv .csv .jsonl .json .parquet (also .gz and .xz);
     or from a pipe with -, one text per line. For tagging, files of other names are in the form of CoNLL."""
@@ -50,3 +54,5 @@ class PredictOptions:
         check(self)
         if (self.texts or self.choices) and self.input is not None:
             raise UserError("texts are given as arguments and by --input; leave one of them out.")
+        if self.context is not None and self.context_file is not None:
+            raise UserError("a passage is given by --context and by --context-file; leave one of them out.")

@@ -31,6 +31,7 @@ from ms_bert.tasks import masked_words
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression, SentenceTask
 from ms_bert.tasks.downstream import DownstreamTask
 from ms_bert.tasks.multiple_choice import MultipleChoice
+from ms_bert.tasks.question_answering import QuestionAnswering
 from ms_bert.tasks.tagging import Tagging
 
 CHUNK = 1024  # examples that are answered at a time
@@ -87,7 +88,7 @@ class _Model:
 
     def logits(self, sequences: Sequences, per_token: bool = False) -> np.ndarray:
         """(n, C) float32 of the sequences, or (T, C) of their tokens; whatever the other sequences are."""
-        batches, made = RowBatches(sequences), Unpacked(sequences, per_token)
+        batches, made = RowBatches(sequences, per_token), Unpacked(sequences, per_token)
         for number in range(len(batches)):
             batch = batches(number)
             found = self._compute(batch)
@@ -224,6 +225,8 @@ def _task(path: Path, found: Pretrained) -> DownstreamTask:
         return Tagging.of_labels(labels, longest)
     if found.checkpoint.architecture == MultipleChoice.architecture:
         return MultipleChoice((), ("accuracy",), config.max_position_embeddings)
+    if found.checkpoint.architecture == QuestionAnswering.architecture:
+        return QuestionAnswering.of_model(config.max_position_embeddings)
     if found.checkpoint.architecture != SEQUENCE_CLASSIFIER:
         raise UserError(
             f"{path} is a {found.checkpoint.architecture}, but predictions need a fine-tuned model; name "
@@ -263,6 +266,7 @@ def predict(framework: Framework, options: PredictOptions) -> int:
         model = MaskFiller(options.model, framework, options.top, *computing)
     else:
         model = Predictor(options.model, framework, *computing)
+        model.task = model.task.showing(options.top)
     examples = model.asked(options)
     answers: list[dict[str, Any]] = []
     with tqdm(total=len(examples), unit="texts", file=sys.stderr, disable=not sys.stderr.isatty()) as bar:

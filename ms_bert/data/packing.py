@@ -199,16 +199,20 @@ class RowBatches:
     """All sequences once, each in a row of its own, in batches of a shape that follows from its length alone.
 
     So what a model gives for one does not depend on which others there are: matrix products round by their shape.
+
+    Args:
+        alone: give each a batch of its own, too. oneDNN rounds a product with few columns, as that of a head on tokens,
+            also by the place of the row.
     """
 
-    def __init__(self, sequences: Sequences):
-        self.sequences = sequences
+    def __init__(self, sequences: Sequences, alone: bool = False):
+        self.sequences, self._most = sequences, 1 if alone else TOKENS_ALONE
         by_length: dict[int, list[int]] = {}
         for number, length in enumerate(sequences.lengths.tolist()):
             by_length.setdefault(_row_alone(length), []).append(number)
         self._batches: list[tuple[int, list[int]]] = []
         for length, numbers in sorted(by_length.items()):
-            height = max(1, TOKENS_ALONE // length)
+            height = max(1, self._most // length)
             self._batches += [(length, numbers[i : i + height]) for i in range(0, len(numbers), height)]
 
     def __len__(self) -> int:
@@ -217,7 +221,7 @@ class RowBatches:
     def __call__(self, number: int) -> Batch:
         """See `filled`; N = 1."""
         length, numbers = self._batches[number]
-        return filled(self.sequences, [[number] for number in numbers], (max(1, TOKENS_ALONE // length), length), 1)
+        return filled(self.sequences, [[number] for number in numbers], (max(1, self._most // length), length), 1)
 
 
 def _row_alone(length: int) -> int:

@@ -40,8 +40,8 @@ class Sequences:
 
     @property
     def truncated(self) -> int:
-        """How many lost tokens."""
-        return int(self.cut.sum())
+        """How many examples lost tokens."""
+        return len(np.unique(self.owners[self.cut]))
 
     @property
     def lengths(self) -> np.ndarray:

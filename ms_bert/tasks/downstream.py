@@ -217,6 +217,10 @@ class DownstreamTask:
         """
         raise NotImplementedError
 
+    def showing(self, top: int):
+        """The task that tells so many of the best answers, where it tells several."""
+        return self
+
     # For the tasks
 
     def _number(self, name: str, place: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ms_bert.tasks import answer_selection, classification, glue, multiple_choice, tagging
+from ms_bert.tasks import answer_selection, classification, glue, multiple_choice, question_answering, tagging
 from ms_bert.tasks.downstream import DownstreamTask
 
 KINDS: dict[str, type[DownstreamTask]] = {
@@ -14,6 +14,7 @@ KINDS: dict[str, type[DownstreamTask]] = {
         tagging.Tagging,
         multiple_choice.MultipleChoice,
         answer_selection.AnswerSelection,
+        question_answering.QuestionAnswering,
     )
 }
 

@@ -20,9 +20,11 @@ from ms_bert.tasks.classification import Classification, MultiLabel, Regression
 from ms_bert.tasks.distillation import Distillation
 from ms_bert.tasks.multiple_choice import MultipleChoice
 from ms_bert.tasks.pretraining import PreTraining
+from ms_bert.tasks.question_answering import QuestionAnswering
 from ms_bert.tasks.tagging import Tagging
 from pt_reference.heads import (
     BertForMultipleChoice,
+    BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
     named,
@@ -252,6 +254,68 @@ class ChoiceLoss(SentenceLoss):
         return self.cross_entropy(rows, own), correct(rows, own)
 
 
+class SpanLoss(nn.Module):
+    """The mean loss over the sequences of a step, of a model that gives each token two logits, as the start and as the
+    end of an answer: of each the cross-entropy over the tokens of the same sequence, then the mean of both.
+
+    For a sequence that is alone in its row it is the loss of transformers' BertForQuestionAnswering; where several
+    answers are right, the mean of what that is for each of them.
+
+    Its fields have starts and ends, (B, S) float32, of each token the share of its sequence's right answers that begin
+    or end there; they add up to 1 for each sequence. A sequence is right (1) if both best tokens have a share. The
+    outputs are the logits (B, S, 2), start and end.
+    """
+
+    def __init__(self, model: BertForQuestionAnswering):
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        input_ids,
+        sequence_ids,
+        token_type_ids,
+        position_ids,
+        cls_positions,
+        starts,
+        ends,
+        weights,
+        total,
+        scale,
+        dropout_keys=None,
+    ):
+        start, end = self.model(input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys)
+        start, end = wide(start), wide(end)
+        own = own_tokens(sequence_ids, weights.shape[1])
+        start_losses, start_right = token_losses(start, starts, own)
+        end_losses, end_right = token_losses(end, ends, own)
+        sums = weighted_sums(0.5 * (start_losses + end_losses), start_right * end_right, weights)
+        return sums[0] / total * scale, torch.stack(sums).detach(), (torch.stack((start, end), -1),)
+
+
+def own_tokens(sequence_ids, count):
+    """(B, S) int32 -> (B, count, S) float32, 1 where a token is of the first, second, ... sequence of its row."""
+    numbers = torch.arange(1, count + 1, device=sequence_ids.device)[None, :, None]
+    return wide(sequence_ids[:, None] == numbers)
+
+
+def token_losses(logits, targets, own):
+    """The cross-entropy of each sequence over its own tokens: -sum of target * log softmax(logits).
+
+    Args:
+        logits: (B, S). targets: (B, S), 1 in all for each sequence. own: (B, N, S), see `own_tokens`.
+
+    Returns:
+        (B * N,), and whether the token with the highest logit has a target above 0 (B * N,), float32.
+    """
+    scores = logits[:, None] + (own - 1.0) * 1e9  # (B, N, S)
+    centred = scores - scores.amax(-1, keepdim=True).detach()
+    totals = torch.log1p(torch.exp(centred).sum(-1) - 1.0)
+    hits = (centred * own * targets[:, None]).sum(-1)
+    right = torch.gather(targets, 1, scores.argmax(-1)) > 0.0
+    return (totals - hits).flatten(), wide(right).flatten()
+
+
 def weighted_sums(losses, right, weights):
     """Sums over rows of weight * loss, weight * (the label has the highest score), and weight."""
     weights = weights.flatten().to(losses.dtype)
@@ -273,6 +337,7 @@ OBJECTIVES = {
     Tagging.name: Objective(BertForTokenClassification, TaggingLoss),
     MultipleChoice.name: Objective(BertForMultipleChoice, ChoiceLoss),
     AnswerSelection.name: Objective(BertForSequenceClassification, ClassificationLoss),
+    QuestionAnswering.name: Objective(BertForQuestionAnswering, SpanLoss),
 }
 
 

@@ -1,0 +1,246 @@
+"""Question answering: the loss is that of transformers, both frameworks learn it, and others load the folder."""
+
+import csv
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from ms_bert.commands import finetuning, prediction
+from ms_bert.config import BertConfig
+from ms_bert.data.packing import TrainingBatches
+from ms_bert.device import use_device
+from ms_bert.finetuning_options import FinetuneOptions, FinetuningOptions
+from ms_bert.framework import MindSpore
+from ms_bert.predict import load
+from ms_bert.tasks.question_answering import QuestionAnswering
+from ms_bert.tasks.squad import Answer, Question
+from ms_bert.training.trainer import MindSporeTrainer
+from pt_reference import predict as reference
+from pt_reference.framework import PyTorch
+from pt_reference.training.trainer import TorchTrainer
+
+pytestmark = pytest.mark.slow
+FILLING = "the of a class in is an object with that and to statement value function expression".split()
+NAMES = {"module": "import", "name": "bind", "type": "instance"}  # what is asked, and what stands before the answer
+ANSWERS = ("list", "string", "method", "code")
+
+
+def entry(rng: random.Random, number: int) -> dict:
+    """A question about the word behind a marker, which every third passage lacks."""
+    asked, marker = rng.choice(list(NAMES.items()))
+    words = rng.choices(FILLING, k=rng.randint(4, 12))
+    place, answer = rng.randrange(len(words)), rng.choice(ANSWERS)
+    words[place:place] = [marker, answer] if number % 3 else []
+    context = " ".join(words)
+    answers = [{"text": answer, "answer_start": context.index(f"{marker} ") + len(marker) + 1}] if number % 3 else []
+    return {"id": f"q{number}", "question": f"the {asked}", "context": context, "answers": answers}
+
+
+def squad(entries) -> dict:
+    paragraphs = [{"context": e["context"], "qas": [{k: e[k] for k in ("id", "question", "answers")}]} for e in entries]
+    return {"version": "v2.0", "data": [{"title": "t", "paragraphs": paragraphs}]}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("squad"), random.Random(4)
+    for name, count in (("train", 120), ("dev", 30)):
+        (folder / f"{name}.json").write_text(json.dumps(squad(entry(rng, number) for number in range(count))))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tuned(data, undisturbed, cache, tmp_path_factory) -> dict:
+    """The folder of a run in each framework."""
+    folder = tmp_path_factory.mktemp("answering")
+    arguments = [
+        *("--task", "question-answering", "--model", undisturbed, "--cache", cache),
+        *("--train", data / "train.json", "--dev", data / "dev.json", "--longest", 16, "--longest-question", 3),
+        *("--stride", 4, "--batch-size", 4, "--steps", 40, "--learning-rate", 1e-2, "--threads", 1),
+    ]
+    for name, framework in (("ms_bert", MindSpore()), ("pt_reference", PyTorch())):
+        given = [*map(str, arguments), "--output", str(folder / name)]
+        assert finetuning.main(framework, "finetune", "", given) == 0
+    return {name: folder / name for name in ("ms_bert", "pt_reference")}
+
+
+@pytest.fixture(scope="module")
+def models(tuned) -> dict:
+    return {"ms_bert": load(tuned["ms_bert"]), "pt_reference": reference.load(tuned["pt_reference"])}
+
+
+def lines(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_both_frameworks_learn_it_alike(tuned):
+    one, other = (lines(folder / "metrics.jsonl") for folder in tuned.values())
+    assert len(one) == len(other) and one[0]["held_out_exact_match"] < 0.5 < 0.9 < one[-1]["held_out_exact_match"]
+    for mine, theirs in zip(one, other):
+        assert mine.keys() == theirs.keys()
+        for name in mine.keys() & {"loss", "held_out_loss", "gradient_norm"}:
+            assert mine[name] == pytest.approx(theirs[name], rel=5e-3, abs=1e-6), name
+
+
+def test_a_folder_tells_its_answers_and_their_scores_at_its_threshold(tuned, data):
+    for folder in tuned.values():
+        told, results = lines(folder / "predictions.jsonl"), json.loads((folder / "results.json").read_text())
+        assert [line["id"] for line in told] == [f"q{number}" for number in range(30)]
+        right = [line["answer"] in ([gold["answer"] for gold in line["gold"]] or [""]) for line in told]
+        assert np.mean(right) == results["metrics"]["exact_match"]["value"]
+        assert results["metrics"]["best_f1"] == results["metrics"]["f1"]  # on what the threshold was chosen
+        task = json.loads((folder / "task.json").read_text())
+        assert results["threshold"] == task["threshold"] and task["no_answer"] and task["longest"] == 16
+        assert results["with_answer"]["examples"] == 20 and results["without_answer"]["examples"] == 10
+
+
+def test_a_prediction_is_that_of_the_run_whatever_stands_beside_it(models, tuned, data):
+    given = [entry(random.Random(seed), seed) for seed in range(12)]
+    pairs = [(e["question"], e["context"]) for e in given]
+    pairs.append((pairs[0][0] * 9, " ".join(context for _, context in pairs)))  # of many windows
+    for model in models.values():
+        together = model(pairs)
+        assert [model([pair])[0] for pair in pairs[::4]] == together[::4]  # to the last bit
+        assert model(pairs[::-1]) == together[::-1] and model([]) == []
+        assert "truncated" not in together[0] and together[-1]["truncated"]
+        for (_, context), answer in zip(pairs, together):
+            for told in answer["n_best"]:
+                assert told["answer"] == ("" if told["start"] is None else context[told["start"] : told["end"]])
+    kept = lines(tuned["pt_reference"] / "predictions.jsonl")
+    paragraphs = json.loads((data / "dev.json").read_text())["data"][0]["paragraphs"]
+    told = model([(p["qas"][0]["question"], p["context"]) for p in paragraphs])
+    for line, answer in zip(kept, told, strict=True):
+        assert line["answer"] == answer["answer"] and line["score"] == pytest.approx(answer["score"], abs=1e-5)
+
+
+def test_transformers_loads_the_folder_and_computes_the_same(models, tuned):
+    """The scores of the answers of a passage that one window shows are those of its logits."""
+    folder = tuned["ms_bert"]
+    model = transformers.AutoModelForQuestionAnswering.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    question, context = "the name", "a bind list in the value"
+    (answer,) = models["ms_bert"]([(question, context)])
+    given = tokenizer(question, context, return_tensors="pt", return_offsets_mapping=True)
+    offsets = given.pop("offset_mapping")[0].tolist()
+    assert len(offsets) <= 16
+    found = model(**given)
+    start, end = (logits[0].detach().double().numpy() for logits in (found.start_logits, found.end_logits))
+    first = given["token_type_ids"][0].tolist().index(1)
+    scores = {
+        (offsets[i][0], offsets[j][1]): start[i] + end[j]
+        for i in range(first, len(offsets) - 1)
+        for j in range(i, len(offsets) - 1)
+    }
+    scores[None, None] = start[0] + end[0] - json.loads((folder / "task.json").read_text())["threshold"]
+    shares = dict(zip(scores, np.exp(list(scores.values())) / np.exp(list(scores.values())).sum()))
+    for told in answer["n_best"]:
+        assert told["score"] == pytest.approx(shares[told["start"], told["end"]], rel=1e-4)
+    assert answer["score"] == pytest.approx(max(shares.values()), rel=1e-4)
+
+
+def test_the_command_answers_about_passages_and_files(tuned, data, tmp_path, capsys):
+    folder = str(tuned["pt_reference"])
+
+    def predict(*arguments) -> str:
+        assert prediction.main(PyTorch(), "predict", "", [folder, *map(str, arguments)]) == 0
+        return capsys.readouterr().out
+
+    context = "a value of the import method in a class"
+    (tmp_path / "passage.txt").write_text(context)
+    told = predict("the module", "the name", "--context", context)
+    assert [line.split("\t")[1] for line in told.splitlines()] == ["the module", "the name"]
+    assert predict("the module", "the name", "--context-file", tmp_path / "passage.txt") == told
+    (line,) = predict("the module", "--context", context, "--format", "jsonl", "--top", 2).splitlines()
+    assert len(json.loads(line)["n_best"]) == 2 and json.loads(line)["question"] == "the module"
+    predict("--input", data / "dev.json", "--output", tmp_path / "answers.csv")
+    header, *rows = csv.reader((tmp_path / "answers.csv").read_text().splitlines())
+    assert header == ["id", "question", "answer", "score", "start", "end"] and [row[0] for row in rows][:2] == [
+        "q0",
+        "q1",
+    ]
+    assert prediction.main(PyTorch(), "predict", "", [folder, "the module"]) == 2
+    assert "a question needs a passage; give it with --context" in capsys.readouterr().err
+
+
+def test_what_cannot_be_trained_is_one_sentence_before_a_folder_is_made(data, undisturbed, tmp_path, capsys):
+    moved = squad([{**entry(random.Random(1), 1), "answers": [{"text": "list", "answer_start": 10_000}]}])
+    (tmp_path / "moved.json").write_text(json.dumps(moved))
+    usual = ["--longest", "16", "--longest-question", "3"]
+    for train, more, words in (
+        (tmp_path / "moved.json", usual, "question 'q1': the answer 'list' does not stand at character 10000"),
+        (tmp_path / "moved.json", [*usual, "--skip-bad"], "no question of"),
+        (data / "train.json", ["--longest", "400"], "40 positions"),
+        (data / "train.json", ["--longest", "40"], "leaves no room for a passage"),
+        (data / "train.json", [*usual, "--class-weights", "balanced"], "is for classification"),
+    ):
+        given = ["--task", "question-answering", "--model", str(undisturbed), "--train", str(train), *more]
+        assert finetuning.main(PyTorch(), "finetune", "", [*given, "--output", str(tmp_path / "run")]) == 2
+        (told,) = [line for line in capsys.readouterr().err.splitlines() if line]
+        assert told.startswith("finetune: ") and words in told
+        assert not (tmp_path / "run").exists()
+
+
+CONFIG = dict(
+    vocab_size=600,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=48,
+    max_position_embeddings=64,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+)
+
+
+def test_the_loss_of_a_packed_batch_is_that_of_transformers_on_rows_of_their_own(vocabulary):
+    """Of several right answers, the mean over them; each sequence is alone in an unpadded row there."""
+    rng, examples = random.Random(2), []
+    for number in range(9):
+        e = entry(rng, number)
+        answers = [Answer(answer["text"], answer["answer_start"]) for answer in e["answers"]]
+        answers += [Answer(e["context"][:3], 0)] * (number % 2)
+        examples.append(Question(e["question"], e["context"], tuple(answers), "", ""))
+    task = QuestionAnswering((), ("f1",), 16, longest_question=5, stride=6)
+    sequences = task.sequences(examples, vocabulary)
+    count = len(sequences)
+    batch = TrainingBatches(sequences, 64, count, seed=1)(0)
+    assert count > 9 and batch["cls_positions"].shape[1] > 2 and len(batch["input_ids"]) < count
+    config = BertConfig(**CONFIG).replace(**task.config())
+    options = FinetuneOptions(training=FinetuningOptions(steps=1, batch_size=count))
+    use_device("CPU")
+    trainers = [MindSporeTrainer(config, options, task), TorchTrainer(config, options, task)]
+    model = transformers.BertForQuestionAnswering(transformers.BertConfig(**json.loads(config.to_json()))).eval()
+    weights = {name: torch.from_numpy(value.copy()) for name, value in trainers[1].state()[0].items()}
+    model.load_state_dict(weights, strict=True)
+    losses, logits = [], []
+    for number in range(count):
+        span = slice(sequences.starts[number], sequences.starts[number + 1])
+        begin = sequences.first[number] - sequences.before[number]
+        offsets = sequences.offsets[sequences.passages[number]].tolist()
+        spans = []
+        for answer in examples[sequences.owners[number]].answers:
+            first = next(i for i, (start, end) in enumerate(offsets) if end > answer.start) - begin
+            last = max(i for i, (start, end) in enumerate(offsets) if start < answer.end) - begin
+            if sequences.before[number] <= first and last < span.stop - span.start - 1:
+                spans.append((first, last))
+        given = {
+            "input_ids": torch.from_numpy(sequences.ids[None, span]).long(),
+            "token_type_ids": torch.from_numpy(sequences.types[None, span]).long(),
+        }
+        found = [
+            model(**given, start_positions=torch.tensor([first]), end_positions=torch.tensor([last]))
+            for first, last in spans or [(0, 0)]
+        ]
+        losses.append(np.mean([one.loss.item() for one in found]))
+        logits.append(torch.stack((found[0].start_logits[0], found[0].end_logits[0]), -1).detach().numpy())
+    for trainer in trainers:
+        sums, (found,) = trainer.evaluate(batch)
+        assert sums["count"] == count and sums["loss"] / count == pytest.approx(np.mean(losses), rel=2e-6)
+        rows, columns = np.nonzero(batch["sequence_ids"])
+        numbers = batch["sequence_numbers"][rows, batch["sequence_ids"][rows, columns] - 1]
+        places = sequences.starts[numbers] + batch["position_ids"][rows, columns]
+        assert np.abs(found[rows, columns] - np.concatenate(logits)[places]).max() < 1e-5
