@@ -26,7 +26,7 @@ from ms_bert.tasks.pictures import Drawing
 
 if TYPE_CHECKING:
     from ms_bert.finetuning_options import DataOptions
-    from ms_bert.prediction_options import PredictOptions
+    from ms_bert.prediction_options import AskOptions, PredictOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,7 +263,7 @@ def in_order_of_names(names: set[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=key))
 
 
-def lines(options: PredictOptions) -> list[str] | None:
+def lines(options: AskOptions) -> list[str] | None:
     """The texts of the command line, or those of a pipe or a file of lines; None: --input names another kind of file.
 
     Raises:
