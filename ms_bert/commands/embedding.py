@@ -215,12 +215,15 @@ def main(framework: Framework, program: str, description: str, arguments: Sequen
     """Run the command; returns the exit code."""
 
     def run(arguments: Sequence[str]) -> int:
-        plain = (tyro.conf.OmitArgPrefixes,)
-        return embed(
-            framework, tyro.cli(EmbedOptions, prog=program, description=description, args=arguments, config=plain)
-        )
+        return embed(framework, parse(program, description, arguments))
 
     return command.main(run, program, arguments, interrupted="interrupted; nothing was written.")
+
+
+def parse(program: str, description: str, arguments: Sequence[str]) -> EmbedOptions:
+    """Options from the command line."""
+    plain = (tyro.conf.OmitArgPrefixes,)
+    return tyro.cli(EmbedOptions, prog=program, description=description, args=arguments, config=plain)
 
 
 def embed(framework: Framework, options: EmbedOptions) -> int:

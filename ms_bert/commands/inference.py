@@ -52,6 +52,7 @@ class Inference:
                 f"{path} has no {' and '.join(missing)}, which this prediction needs; name a model that has it, or "
                 "fine-tune this one first."
             )
+        self._path = path
         self.vocabulary = tokenizer.load(found.checkpoint.source.home)
         self._make = functools.partial(
             framework.compute, architecture, found, device, precision, threads, fields, arguments or {}
@@ -63,10 +64,20 @@ class Inference:
         return self._make()
 
     def logits(self, sequences: Sequences, per_token: bool = False) -> np.ndarray:
-        """(n, C) float32 of the sequences, or (T, C) of their tokens; whatever the other sequences are."""
+        """(n, C) float32 of the sequences, or (T, C) of their tokens; whatever the other sequences are.
+
+        Raises:
+            UserError: some are not finite.
+        """
         batches, made = RowBatches(sequences), Unpacked(sequences, per_token)
         for number in range(len(batches)):
             batch = batches(number)
             found = self._compute(batch)
             made.add(batch, found if per_token else found.reshape(*batch[NUMBERS].shape, -1))
+        if not np.isfinite(made.values).all():
+            raise UserError(
+                f"{self._path} computes numbers that are not finite; name a model that was trained with success, or "
+                "choose --precision float32.",
+                exit_code=1,
+            )
         return made.values

@@ -54,11 +54,15 @@ def main(framework: Framework, program: str, description: str, arguments: Sequen
     """Run the command; returns the exit code."""
 
     def run(arguments: Sequence[str]) -> int:
-        plain = (tyro.conf.OmitArgPrefixes,)
-        options = tyro.cli(SimilarityOptions, prog=program, description=description, args=arguments, config=plain)
-        return similarity(framework, options)
+        return similarity(framework, parse(program, description, arguments))
 
     return command.main(run, program, arguments, interrupted="interrupted; nothing was written.")
+
+
+def parse(program: str, description: str, arguments: Sequence[str]) -> SimilarityOptions:
+    """Options from the command line."""
+    plain = (tyro.conf.OmitArgPrefixes,)
+    return tyro.cli(SimilarityOptions, prog=program, description=description, args=arguments, config=plain)
 
 
 def similarity(framework: Framework, options: SimilarityOptions) -> int:

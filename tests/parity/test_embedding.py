@@ -377,3 +377,15 @@ def test_a_damaged_folder_of_the_library_is_one_sentence(file, content, words, s
     (broken / file).unlink() if content is None else (broken / file).write_text(content)
     with pytest.raises(UserError, match=words):
         embedding.Embedder(broken, PyTorch())
+
+
+def test_numbers_that_are_not_finite_are_no_answer(folder, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    weights = {name: tensor.read() for name, tensor in safetensors_file.read(folder / "model.safetensors").items()}
+    weights["bert.encoder.layer.1.output.dense.bias"][3] = np.inf
+    made = {name: Tensor.of(value) for name, value in weights.items()}
+    safetensors_file.write(broken / "model.safetensors", made, {"format": "pt"})
+    with pytest.raises(UserError, match="numbers that are not finite"):
+        embedding.Embedder(broken, PyTorch())(["a"])
+    assert np.isfinite(embedding.Embedder(broken, PyTorch(), layers=[1])(["a"])).all()  # deeper layers play no part
