@@ -26,6 +26,7 @@ from ms_bert.tasks import asked
 from ms_bert.tasks.embedding import (
     ARCHITECTURE,
     POOLER,
+    STRATEGIES,
     TOKENS,
     Dense,
     Normalize,
@@ -92,8 +93,10 @@ class Embedder:
         self._steps += (Normalize(),) if normalize else ()
         strategies = folder.strategies if folder is not None and whole else _strategies(pooling)
         _check(path, strategies, layers, special_tokens, config.num_hidden_layers)
-        if longest is not None and longest > positions:
-            raise UserError(f"--longest {longest} is too much for {path}, which has {positions} positions; lower it.")
+        if longest is not None and not 3 <= longest <= positions:
+            raise UserError(
+                f"--longest is {longest}, but {path} takes from 3 to {positions} tokens; choose a number within."
+            )
         self.longest: int = min(longest or (folder and folder.longest) or positions, positions)
         self.per_token, pooled = strategies == (TOKENS,), strategies == (POOLER,)
         numbers = layers_from_the_input(layers or (-1,), config.num_hidden_layers)
@@ -146,6 +149,8 @@ class Embedder:
 
     def embedded(self, texts: Sequence[str]) -> Embedded:
         """The vectors of texts, and their tokens; so few texts at a time as memory takes."""
+        if isinstance(texts, str):
+            raise UserError(f"a list of texts is expected, not the text {shown(texts)}; write [text].")
         vocabulary = self._model.vocabulary
         sequences = encoded([(self._prompt + text,) for text in texts], vocabulary, self.longest)
         if self._pooling is None:
@@ -173,6 +178,10 @@ def _strategies(pooling: str | None) -> tuple[str, ...]:
 
 def _check(path: Path, strategies: tuple[str, ...], layers: Sequence[int], special_tokens: bool, count: int) -> None:
     """Raise UserError where a model of so many layers gives no such vectors."""
+    if unknown := [name for name in strategies if name not in (TOKENS, POOLER, *STRATEGIES)]:
+        raise UserError(
+            f"there is no pooling {shown(unknown[0])}; choose one of tokens, cls, pooler, mean, max, mean-max."
+        )
     if strategies == (POOLER,) and layers:
         raise UserError("the pooler takes the last layer; leave out --layers, or choose another --pooling.")
     if not special_tokens and {"cls", POOLER} & set(strategies):

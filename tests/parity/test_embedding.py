@@ -307,7 +307,7 @@ def test_pairs_are_asked_for_the_next_sentence_and_masks_for_words(folder, capsy
         (embedding, ("a", "--layers", 4), "4 is not a layer of .* choose from 0 to 3, or from -1 to -4"),
         (embedding, ("a", "--pooling", "pooler", "--layers", -2), "leave out --layers"),
         (embedding, ("a", "--no-special-tokens", "--pooling", "cls"), r"leaves out \[CLS\]"),
-        (embedding, ("a", "--longest", 31), "which has 30 positions; lower it"),
+        (embedding, ("a", "--longest", 31), "takes from 3 to 30 tokens"),
         (embedding, ("a", "--prompt", "query"), "has no prompt 'query'"),
         (embedding, (), "no text was given"),
         (embedding, ("--input", "empty.txt"), "holds no text"),
@@ -343,6 +343,10 @@ def test_what_cannot_be_asked_is_one_sentence(command, arguments, words, folder,
 
 
 def test_a_model_without_the_part_or_a_vocabulary_is_refused(folder, tmp_path):
+    with pytest.raises(UserError, match="there is no pooling 'average'"):
+        embedding.Embedder(folder, PyTorch(), "average")
+    with pytest.raises(UserError, match="a list of texts is expected"):
+        embedding.Embedder(folder, PyTorch())("import")
     with pytest.raises(UserError, match="has no nsp, which this prediction needs"):
         prediction.NextSentence(minilm(), PyTorch())
     config = json.loads((folder / "config.json").read_text()) | {"architectures": ["BertForMaskedLM"]}
