@@ -41,6 +41,13 @@ def main() -> int:
     parser.add_argument(
         "--output", type=Path, default=report.RESULTS, help="folder of the results (default: %(default)s)"
     )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of labelled data, each in a subfolder by its name, for questions that take some: sentence_vectors "
+        "reads mrpc/msr_paraphrase_test.txt",
+    )
     arguments = parser.parse_args()
     for question in arguments.questions:
         if question == "report":
@@ -59,7 +66,8 @@ def main() -> int:
             ) from None
         # Described before, for the commit must be that of the measured code.
         result = {"question": module.__doc__.splitlines()[0], **describe()}
-        measured = module.measure(arguments.output)
+        takes_data = "data" in inspect.signature(module.measure).parameters
+        measured = module.measure(arguments.output, **({"data": arguments.data} if takes_data else {}))
         # A question of many parts gives one after the other; each is kept beside the last whole result until all are.
         for result["result"] in _so_far(measured) if inspect.isgenerator(measured) else [measured]:
             write_atomically(partial, (json.dumps(result, indent=2) + "\n").encode())

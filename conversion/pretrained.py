@@ -68,6 +68,13 @@ class Pretrained:
         unused = [module_of[name].part for name in theirs if name not in used]
         return Fit(self.config, dict(shapes), taken, tuple(dict.fromkeys(drawn)), tuple(dict.fromkeys(unused)))
 
+    def first_layers(self, count: int) -> Pretrained:
+        """The same of a model with its first `count` layers only, at least 1: their hidden states are the same."""
+        config = self.config.replace(num_hidden_layers=count)
+        deeper = self._parameters().keys() - parameters(count).keys()
+        weights = {name: tensor for name, tensor in self.checkpoint.weights.items() if name not in deeper}
+        return Pretrained(dataclasses.replace(self.checkpoint, weights=weights, config=config), config)
+
     def _parameters(self) -> dict[str, tuple[str, str]]:
         return parameters(self.config.num_hidden_layers)
 

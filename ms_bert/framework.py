@@ -1,5 +1,8 @@
 """MindSpore, as the commands see it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from ms_bert.config import BertConfig
@@ -44,6 +47,7 @@ class MindSpore:
         precision: str,
         threads: int | None,
         fields: tuple[str, ...],
+        arguments: Mapping[str, Any],
     ):
         from ms_bert.device import use_device
 
@@ -54,7 +58,7 @@ class MindSpore:
         from ms_bert.model import Numerics
         from ms_bert.pretrained import load
 
-        model = load(named(architecture), found, Numerics(device, precision), inference=True)
+        model = load(named(architecture), found, Numerics(device, precision), inference=True, **arguments)
 
         def logits(batch: Batch) -> np.ndarray:
             found = model(*(Tensor(batch[name]) for name in fields))

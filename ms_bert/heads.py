@@ -9,7 +9,7 @@ from mindspore import nn, ops
 
 from ms_bert import model
 from ms_bert.config import BertConfig
-from ms_bert.model import BertLMPredictionHead, BertModel, BertWithMaskedHead, Linear, Numerics, in_force
+from ms_bert.model import BertLMPredictionHead, BertModel, BertWithMaskedHead, Linear, Numerics, filled_in, in_force
 from ms_bert.randomness import DropoutColumns
 
 
@@ -158,3 +158,33 @@ class BertForMultipleChoice(BertWithHead):
 
     def head(self, hidden, pooled, tokens, dropout_keys=None):
         return ops.reshape(self.classifier(self.dropout(pooled, tokens, dropout_keys)), (-1, self.choices))
+
+
+class BertHiddenStates(nn.Cell):
+    """A BertModel, `bert`, that gives the hidden states of some of its layers, without a head.
+
+    Args:
+        layers: which, 0 being the embeddings and 1 the first layer. pooled: give the pooler's output instead.
+
+    Returns:
+        (B, S, K * H), the K layers side by side in the order given, or pooled (B * N, H).
+    """
+
+    def __init__(self, config: BertConfig, numerics: Numerics, layers: tuple[int, ...], pooled: bool = False):
+        super().__init__()
+        self.bert = BertModel(config, numerics, pooler=pooled)
+        self.layers, self.pooled = layers, pooled
+
+    def construct(self, input_ids, attention_mask=None, token_type_ids=None, position_ids=None, cls_positions=None):
+        attention_mask, token_type_ids, position_ids, cls_positions = filled_in(
+            input_ids, attention_mask, token_type_ids, position_ids, cls_positions
+        )
+        hidden = self.bert.embeddings(input_ids, token_type_ids, position_ids, None)
+        states = (hidden,)
+        for layer in self.bert.encoder.layer:
+            hidden, _ = layer(hidden, attention_mask, None)
+            states += (hidden,)
+        if self.pooled:
+            return self.bert.pooler(hidden, cls_positions, input_ids.shape[1])
+        chosen = ops.concat([states[i] for i in self.layers], -1)
+        return ops.reshape(chosen, (input_ids.shape[0], input_ids.shape[1], -1))

@@ -13,7 +13,8 @@ from pathlib import Path
 from ms_bert.commands import prediction
 from ms_bert.framework import MindSpore
 
-DESCRIPTION = """Predict with a BERT in MindSpore: the labels of a fine-tuned task, or the words behind [MASK]."""
+DESCRIPTION = """Predict with a BERT in MindSpore: the labels of a fine-tuned task, the words behind [MASK],
+or whether a text follows another."""
 
 
 def load(
@@ -24,10 +25,23 @@ def load(
 
 
 def load_mask_filler(
-    path: str | Path, top: int = 5, device: str = "CPU", precision: str = "float32", threads: int | None = None
+    path: str | Path,
+    top: int = 5,
+    pieces: int = 1,
+    candidates: Sequence[str] = (),
+    device: str = "CPU",
+    precision: str = "float32",
+    threads: int | None = None,
 ) -> prediction.MaskFiller:
     """A pre-trained model as a function of texts with [MASK]; see `ms_bert.commands.prediction.MaskFiller`."""
-    return prediction.MaskFiller(path, MindSpore(), top, device, precision, threads)
+    return prediction.MaskFiller(path, MindSpore(), top, pieces, candidates, device, precision, threads)
+
+
+def load_next_sentence(
+    path: str | Path, device: str = "CPU", precision: str = "float32", threads: int | None = None
+) -> prediction.NextSentence:
+    """A pre-trained model as a function of pairs of texts; see `ms_bert.commands.prediction.NextSentence`."""
+    return prediction.NextSentence(path, MindSpore(), device, precision, threads)
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m ms_bert.predict") -> int:

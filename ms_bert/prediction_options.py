@@ -1,4 +1,4 @@
-"""The options of a prediction. A field's docstring is its `--help`. Both frameworks share these options."""
+"""The options of what is asked of a model. A field's docstring is its `--help`. Both frameworks share these options."""
 
 from __future__ import annotations
 
@@ -14,23 +14,13 @@ from ms_bert.options import check
 
 
 @dataclasses.dataclass(frozen=True)
-class PredictOptions:
+class AskOptions:
     """What is asked of a model, and where the answers go."""
 
     model: Positional[Path]
     """A model: the folder of a run, one of Hugging Face, or a checkpoint of any format."""
     texts: Positional[tuple[str, ...]] = ()
     """The texts."""
-    choices: tuple[str, ...] = ()
-    """Choices of the question that the texts ask (multiple choice), or its candidates (answer selection)."""
-    fill_mask: bool = False
-    """Guess the words behind each [MASK] of the texts, with a pre-trained model, instead of a fine-tuned task."""
-    top: Annotated[int, Range(1, 1000)] = 5
-    """How many guesses for each [MASK], or answers to each question."""
-    context: Optional[str] = None
-    """The passage in which the answers to the questions stand, for a model of question answering."""
-    context_file: Optional[Path] = None
-    """The same from a file of text."""
     input: Optional[str] = None
     """Read the texts from a file: .txt with one text per line, .tsv .csv .jsonl .json .parquet (also .gz and .xz);
     or from a pipe with -, one text per line. For tagging, files of other names are in the form of CoNLL."""
@@ -52,7 +42,87 @@ class PredictOptions:
 
     def __post_init__(self):
         check(self)
-        if (self.texts or self.choices) and self.input is not None:
+        if self.texts and self.input is not None:
             raise UserError("texts are given as arguments and by --input; leave one of them out.")
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictOptions(AskOptions):
+    """What is asked of a model, and where the answers go."""
+
+    choices: tuple[str, ...] = ()
+    """Choices of the question that the texts ask (multiple choice), or its candidates (answer selection)."""
+    context: Optional[str] = None
+    """The passage in which the answers to the questions stand, for a model of question answering."""
+    context_file: Optional[Path] = None
+    """The same from a file of text."""
+    fill_mask: bool = False
+    """Guess the words behind each [MASK] of the texts, with a pre-trained model, instead of a fine-tuned task."""
+    top: Annotated[int, Range(1, 1000)] = 5
+    """How many guesses for each [MASK], or answers to each question."""
+    pieces: Annotated[int, Range(1, 10)] = 1
+    """With --fill-mask: also guess words of up to so many pieces.
+    A word's probability is the geometric mean of those of its pieces."""
+    candidates: tuple[str, ...] = ()
+    """With --fill-mask: choose among these words only, each of any number of pieces."""
+    next_sentence: bool = False
+    """Say of pairs of texts whether the second follows the first, with a pre-trained model."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.choices and self.input is not None:
+            raise UserError("choices are given as arguments and by --input; leave one of them out.")
         if self.context is not None and self.context_file is not None:
             raise UserError("a passage is given by --context and by --context-file; leave one of them out.")
+        if self.fill_mask and self.next_sentence:
+            raise UserError("--fill-mask and --next-sentence ask different things; leave one of them out.")
+        for name, given in (("--pieces", self.pieces > 1), ("--candidates", bool(self.candidates))):
+            if given and not self.fill_mask:
+                raise UserError(f"{name} is for --fill-mask; give that too, or leave {name} out.")
+        if self.candidates and self.pieces > 1:
+            raise UserError("--candidates are words of any number of pieces already; leave out --pieces.")
+
+
+@dataclasses.dataclass(frozen=True)
+class VectorOptions(AskOptions):
+    """How a text becomes a vector."""
+
+    pooling: Optional[Literal["tokens", "cls", "pooler", "mean", "max", "mean-max"]] = None
+    """What the vector of a text is: of [CLS], what the model's pooler makes of it, the mean or the maximum over all
+    tokens, or both one after the other; or (tokens) a vector of each token.
+    (default: what a folder of sentence-transformers says; mean for other models)"""
+    layers: tuple[int, ...] = ()
+    """Of which layers: -1 is the last one, -2 the one before, 1 the first, 0 the embeddings.
+    Those of several are put one after the other. (default: the last one)"""
+    special_tokens: bool = True
+    """Whether [CLS] and [SEP] count in a mean or maximum, and are among the tokens."""
+    normalize: bool = False
+    """Divide each vector by its length. By its own pooling, a folder of sentence-transformers may do so anyway."""
+    prompt: Optional[str] = None
+    """Name of one of the prompts of a folder of sentence-transformers, which is put before each text."""
+    longest: Annotated[Optional[int], Range(3, 2**16)] = None
+    """Most tokens of a text, including [CLS] and [SEP]; longer ones are truncated and counted.
+    (default: what a folder of sentence-transformers says; else as many as the model takes)"""
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbedOptions(VectorOptions):
+    """What becomes a vector, and where the vectors go."""
+
+    format: Optional[Literal["text", "jsonl", "csv", "npy", "npz"]] = None  # type: ignore[assignment]
+    """Format of the vectors (default: text, which shows a few numbers, or the one that the name of --output ends with).
+    Those of tokens are written as jsonl or npz."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SimilarityOptions(VectorOptions):
+    """What is compared, and where the similarities go."""
+
+    texts: Positional[tuple[str, ...]] = ()
+    """A text, and those that it is compared with; the latter may come from --input.
+    Without any, the pairs of --input are compared."""
+    top: Annotated[int, Range(0, 10**9)] = 0
+    """Only show so many of the most similar texts. 0: all."""
+
+    def __post_init__(self):
+        check(self)

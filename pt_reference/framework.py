@@ -1,5 +1,8 @@
 """PyTorch, as the commands see it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from ms_bert.config import BertConfig
@@ -40,6 +43,7 @@ class PyTorch:
         precision: str,
         threads: int | None,
         fields: tuple[str, ...],
+        arguments: Mapping[str, Any],
     ):
         from pt_reference.device import torch_device, use_device
 
@@ -51,7 +55,7 @@ class PyTorch:
         from pt_reference.pretrained import load
 
         where = torch_device(device)
-        model = load(named(architecture), found, Numerics(precision)).to(where)
+        model = load(named(architecture), found, Numerics(precision), **arguments).to(where)
 
         @torch.no_grad()
         def logits(batch: Batch) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -45,8 +45,13 @@ class Framework(Protocol):
         precision: str,
         threads: int | None,
         fields: tuple[str, ...],
+        arguments: Mapping[str, Any],
     ) -> Compute:
-        """The model of a checkpoint for inference, a function of these fields of a batch."""
+        """The model of a checkpoint for inference, a function of these fields of a batch.
+
+        Args:
+            arguments: of its class, besides config and numerics.
+        """
 
     def kernels(self, options: TrainerOptions) -> str:
         """What computes the operations, in words that stand after "by"."""

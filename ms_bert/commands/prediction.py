@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import csv
-import functools
 import io
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import tyro
-from tqdm import tqdm
 
 from conversion import pretrained
 from conversion.parameters import ARCHITECTURES
 from conversion.pretrained import Pretrained
-from ms_bert.commands import command, training
-from ms_bert.commands.framework import Compute, Framework
-from ms_bert.data import tokenizer
-from ms_bert.data.files import write_atomically
-from ms_bert.data.packing import INPUTS, NUMBERS, RowBatches, Unpacked
-from ms_bert.data.sequences import Sequences
+from ms_bert.commands import command, delivery, training
+from ms_bert.commands.framework import Framework
+from ms_bert.commands.inference import Inference
+from ms_bert.data.packing import INPUTS
+from ms_bert.data.sequences import encoded
 from ms_bert.errors import UserError
 from ms_bert.prediction_options import PredictOptions
 from ms_bert.run.folder import TASK
-from ms_bert.tasks import masked_words
+from ms_bert.tasks import masked_words, next_sentence
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression, SentenceTask
 from ms_bert.tasks.downstream import DownstreamTask
 from ms_bert.tasks.multiple_choice import MultipleChoice
@@ -51,49 +47,6 @@ class Model(Protocol):
     def plain(self, example: Any, answer: dict[str, Any]) -> str: ...
 
     def table(self, examples: Sequence[Any], answers: Sequence[dict[str, Any]]) -> list[list[Any]]: ...
-
-
-class _Model:
-    """A model with its vocabulary; see Predictor for the arguments."""
-
-    def __init__(
-        self,
-        found: Pretrained,
-        path: Path,
-        framework: Framework,
-        architecture: str,
-        fields: tuple[str, ...],
-        device: str,
-        precision: str,
-        threads: int | None,
-    ):
-        if not found.checkpoint.tokenizer:
-            raise UserError(f"no vocabulary was found beside {found.checkpoint.source.path}; put its tokenizer there.")
-        needed = ARCHITECTURES[architecture].parts
-        missing = [part for part in needed if part not in found.checkpoint.parts]
-        if missing:
-            raise UserError(
-                f"{path} has no {' and '.join(missing)}, which this prediction needs; name a model that has it, or "
-                "fine-tune this one first."
-            )
-        self.vocabulary = tokenizer.load(found.checkpoint.source.home)
-        self._make = functools.partial(
-            framework.compute, architecture, found, device, precision, threads=threads, fields=fields
-        )
-
-    @functools.cached_property
-    def _compute(self) -> Compute:
-        """Made when it is needed: what a user asks is read before, and may be wrong."""
-        return self._make()
-
-    def logits(self, sequences: Sequences, per_token: bool = False) -> np.ndarray:
-        """(n, C) float32 of the sequences, or (T, C) of their tokens; whatever the other sequences are."""
-        batches, made = RowBatches(sequences, per_token), Unpacked(sequences, per_token)
-        for number in range(len(batches)):
-            batch = batches(number)
-            found = self._compute(batch)
-            made.add(batch, found if per_token else found.reshape(*batch[NUMBERS].shape, -1))
-        return made.values
 
 
 class Predictor:
@@ -123,7 +76,10 @@ class Predictor:
         path = Path(path)
         found = pretrained.read(path)
         self.task = _task(path, found)
-        self._model = _Model(found, path, framework, self.task.architecture, INPUTS, device, precision, threads)
+        needed = ARCHITECTURES[self.task.architecture].parts
+        self._model = Inference(
+            found, path, framework, self.task.architecture, needed, INPUTS, device, precision, threads
+        )
 
     def __call__(self, given: Sequence[Any]) -> list[dict[str, Any]]:
         """For each of what is given, in that order: what the task answers, such as label and probabilities.
@@ -170,26 +126,37 @@ class MaskFiller:
     """A pre-trained model that guesses the words behind [MASK], called with texts.
 
     Args:
-        top: how many guesses for each mask. Others: see Predictor.
+        top: how many guesses for each mask. pieces: also of words of so many pieces; see `ms_bert.tasks.masked_words`.
+        candidates: only guess among these words. Others: see Predictor.
     """
+
+    inputs = staticmethod(masked_words.inputs)
+    plain = staticmethod(masked_words.plain)
+    table = staticmethod(masked_words.table)
+    asked = staticmethod(masked_words.asked)
 
     def __init__(
         self,
         path: str | Path,
         framework: Framework,
         top: int = 5,
+        pieces: int = 1,
+        candidates: Sequence[str] = (),
         device: str = "CPU",
         precision: str = "float32",
         threads: int | None = None,
     ):
         path = Path(path)
         found = pretrained.read(path)
-        fields = (*INPUTS, masked_words.POSITIONS)
-        self._model = _Model(found, path, framework, masked_words.ARCHITECTURE, fields, device, precision, threads)
+        kind, fields = masked_words.ARCHITECTURE, (*INPUTS, masked_words.POSITIONS)
+        needed = ARCHITECTURES[kind].parts
+        self._model = Inference(found, path, framework, kind, needed, fields, device, precision, threads)
+        self._candidates = masked_words.pieces_of(candidates, self._model.vocabulary)
         self.longest, self.top = found.config.max_position_embeddings, top
+        self.pieces = max(map(len, self._candidates), default=pieces)
 
     def __call__(self, texts: Sequence[str]) -> list[dict[str, Any]]:
-        """For each text, in their order: `masks`, for each [MASK] of it the best tokens with their probabilities, and
+        """For each text, in their order: `masks`, for each [MASK] of it the best words with their probabilities, and
         `text`, the text with the best ones in place.
 
         Raises:
@@ -200,18 +167,60 @@ class MaskFiller:
     def answers(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         """As a call."""
         answers: list[dict[str, Any]] = []
-        for begin in range(0, len(texts), MASKED_CHUNK):
-            chunk = texts[begin : begin + MASKED_CHUNK]
-            sequences = masked_words.sequences(chunk, self._model.vocabulary, self.longest)
-            answers += masked_words.answers(sequences, self._model.logits(sequences), self._model.vocabulary, self.top)
+        vocabulary = self._model.vocabulary
+        # The scores of a whole vocabulary are many.
+        size = max(1, MASKED_CHUNK // (len(self._candidates) or (masked_words.BEAM if self.pieces > 1 else 1)))
+        for begin in range(0, len(texts), size):
+            chunk = texts[begin : begin + size]
+            places = masked_words.places(chunk, vocabulary, self.longest, self.pieces)
+            if self._candidates:
+                found = masked_words.among(places, self._logits, vocabulary, self._candidates, self.top)
+            else:
+                found = masked_words.guesses(places, self._logits, vocabulary, self.top, self.pieces)
+            answers += masked_words.answers(chunk, places, found, vocabulary, told=self.pieces > 1)
         return answers
 
-    def asked(self, options: PredictOptions) -> list[str]:
-        return masked_words.asked(options)
+    def _logits(self, rows: list[masked_words.Row]) -> np.ndarray:
+        return self._model.logits(masked_words.sequences(rows, self._model.vocabulary))
 
-    inputs = staticmethod(masked_words.inputs)
-    plain = staticmethod(masked_words.plain)
-    table = staticmethod(masked_words.table)
+
+class NextSentence:
+    """A pre-trained model that says whether one text follows another, called with pairs; see Predictor."""
+
+    inputs = staticmethod(next_sentence.inputs)
+    plain = staticmethod(next_sentence.plain)
+    table = staticmethod(next_sentence.table)
+    asked = staticmethod(next_sentence.asked)
+
+    def __init__(
+        self,
+        path: str | Path,
+        framework: Framework,
+        device: str = "CPU",
+        precision: str = "float32",
+        threads: int | None = None,
+    ):
+        path, kind = Path(path), next_sentence.ARCHITECTURE
+        found = pretrained.read(path)
+        needed = ARCHITECTURES[kind].parts
+        self._model = Inference(found, path, framework, kind, needed, INPUTS, device, precision, threads)
+        self.longest = found.config.max_position_embeddings
+
+    def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+        """For each pair, in their order: `label`, "next" or "not next", and `probabilities` of both.
+
+        The answer about a pair that was too long has `truncated`: true.
+
+        Raises:
+            UserError: a text is empty.
+        """
+        return self.answers([next_sentence.checked(pair) for pair in pairs])
+
+    def answers(self, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+        """As a call."""
+        sequences = encoded(pairs, self._model.vocabulary, self.longest)
+        told = next_sentence.answers(self._model.logits(sequences))
+        return [{**answer, "truncated": True} if cut else answer for answer, cut in zip(told, sequences.cut)]
 
 
 def _task(path: Path, found: Pretrained) -> DownstreamTask:
@@ -257,37 +266,21 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> PredictOp
 def predict(framework: Framework, options: PredictOptions) -> int:
     """Answer about the texts of the options; returns the exit code."""
     training.check_threads(options.threads)
-    form = options.format or _form(options.output)
-    if options.output is not None and options.output.is_dir():
-        raise UserError(f"--output {options.output} is a folder; name a file.")
+    form = delivery.form(options, ENDINGS)
     computing = (options.device, options.precision, options.threads)
     model: Model
     if options.fill_mask:
-        model = MaskFiller(options.model, framework, options.top, *computing)
+        model = MaskFiller(options.model, framework, options.top, options.pieces, options.candidates, *computing)
+    elif options.next_sentence:
+        model = NextSentence(options.model, framework, *computing)
     else:
         model = Predictor(options.model, framework, *computing)
         model.task = model.task.showing(options.top)
     examples = model.asked(options)
-    answers: list[dict[str, Any]] = []
-    with tqdm(total=len(examples), unit="texts", file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
-        for begin in range(0, len(examples), CHUNK):
-            answers += model.answers(examples[begin : begin + CHUNK])
-            bar.update(len(answers) - bar.n)
-    written = FORMS[form](model, examples, answers)
-    if options.output is None:
-        sys.stdout.write(written)
-    else:
-        write_atomically(options.output, written.encode())
-    cut = sum("truncated" in answer for answer in answers)
-    if cut:
-        told = f"{cut:,} of {len(answers):,} texts were too long for the model and were truncated"
-        print(f"predict: {told}", file=sys.stderr)
+    told = [answer for chunk in delivery.chunked(examples, CHUNK, model.answers) for answer in chunk]
+    delivery.write(options.output, FORMS[form](model, examples, told))
+    delivery.tell_cut("predict", sum("truncated" in answer for answer in told), len(told))
     return 0
-
-
-def _form(output: Path | None) -> str:
-    by_ending = {".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv"}
-    return "text" if output is None else by_ending.get(output.suffix, "text")
 
 
 def _as_text(model: Model, examples: Sequence[Any], answers: Sequence[dict[str, Any]]) -> str:
@@ -305,6 +298,7 @@ def _as_csv(model: Model, examples: Sequence[Any], answers: Sequence[dict[str, A
     return file.getvalue()
 
 
+ENDINGS = {".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv"}
 FORMS: dict[str, Callable[[Model, Sequence[Any], Sequence[dict[str, Any]]], str]] = {
     "text": _as_text,
     "jsonl": _as_jsonl,

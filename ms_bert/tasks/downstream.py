@@ -21,12 +21,12 @@ from ms_bert.data.packing import INPUTS, WEIGHTS, EvaluationBatches, Unpacked
 from ms_bert.data.sequences import Sequences
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError, listed, shown
+from ms_bert.prediction_options import AskOptions, PredictOptions
 from ms_bert.tasks import Curve, Metrics, Panel, Sums
 from ms_bert.tasks.pictures import Drawing
 
 if TYPE_CHECKING:
     from ms_bert.finetuning_options import DataOptions
-    from ms_bert.prediction_options import PredictOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,13 +283,13 @@ def in_order_of_names(names: set[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=key))
 
 
-def lines(options: PredictOptions) -> list[str] | None:
+def lines(options: AskOptions) -> list[str] | None:
     """The texts of the command line, or those of a pipe or a file of lines; None: --input names another kind of file.
 
     Raises:
         UserError: there are none, or they are not UTF-8.
     """
-    if options.choices:
+    if isinstance(options, PredictOptions) and options.choices:
         raise UserError("--choices is for multiple choice and answer selection; leave it out.")
     if options.input is None:
         if not options.texts:

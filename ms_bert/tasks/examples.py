@@ -115,9 +115,12 @@ def named_columns(columns: Sequence[str]) -> Mapping[str, str]:
     return {role: name for role, _, name in pairs}
 
 
-def find_columns(source: str, names: Collection[str], named: Mapping[str, str], labels: bool = True) -> Columns:
+def find_columns(source: str, names: Collection[str], named: Mapping[str, str], labels: bool | None = True) -> Columns:
     """Which columns hold what: those that are named by role, and else those with usual names. If the text is named,
     there is a second one only if that is named too.
+
+    Args:
+        labels: whether a column of labels is wanted; None: if there is one.
 
     Raises:
         UserError: a column is missing, or a role is unknown.
@@ -138,12 +141,12 @@ def find_columns(source: str, names: Collection[str], named: Mapping[str, str], 
         if not found:
             raise labelled.no_column(source, names, f"that is known as text ({', '.join(_TEXTS)})", "text")
         roles |= {role: by_name[name] for role, name in zip(("text", "text2"), found)}
-    if labels and "label" not in roles:
+    if labels is not False and "label" not in roles:
         label = next((by_name[name] for name in _LABELS if name in by_name), None)
-        if label is None:
+        if label is None and labels:
             raise labelled.no_column(source, names, f"that is known as label ({', '.join(_LABELS)})", "label")
-        roles["label"] = label
-    return Columns(roles["text"], roles.get("text2"), roles["label"] if labels else None)
+        roles |= {} if label is None else {"label": label}
+    return Columns(roles["text"], roles.get("text2"), roles.get("label") if labels is not False else None)
 
 
 def examples(

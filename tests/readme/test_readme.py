@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conversion import __main__ as conversion
-from ms_bert.commands import finetuning, prediction, pretraining
+from ms_bert.commands import embedding, finetuning, prediction, pretraining, similarity
 from ms_bert.framework import MindSpore
 from ms_bert.options import Options
 from pt_reference.framework import PyTorch
@@ -28,7 +28,7 @@ USES = [
     line.split(" | ")[-1]
     for text in (README, PAGES)
     for line in text.splitlines()
-    if re.search(r"^(cat \S+ \| )?python -m (ms_bert|pt_reference)\.(finetune|predict) ", line)
+    if re.search(r"^(cat \S+ \| )?python -m (ms_bert|pt_reference)\.(finetune|predict|embed|similarity) ", line)
 ]
 CONVERSIONS = [line for line in LINES if line.startswith("python -m conversion")]
 
@@ -88,7 +88,8 @@ def test_every_fine_tuning_and_prediction_is_understood(line):
     if ".finetune " in line:
         assert finetuning.parse(PyTorch(), "", "", arguments).data.train
     else:
-        assert prediction.parse("", "", arguments).model
+        command = {"predict": prediction, "embed": embedding, "similarity": similarity}[line.split()[2].split(".")[1]]
+        assert command.parse("", "", arguments).model
 
 
 @pytest.mark.parametrize("line", CONVERSIONS)

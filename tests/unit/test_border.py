@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 # The commands of each framework, and it as they see it; they import it when it is needed.
-ENTRIES = ("framework.py", "pretrain.py", "finetune.py", "predict.py")
+ENTRIES = ("framework.py", "pretrain.py", "finetune.py", "predict.py", "embed.py", "similarity.py")
 # What is MindSpore's and what is PyTorch's; everything else imports neither.
 MINDSPORE = ("model.py", "heads.py", "kernels", "training", "device.py", "pretrained.py", *ENTRIES)
 FRAMEWORKS = {"mindspore", "torch"}

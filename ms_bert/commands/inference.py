@@ -1,0 +1,83 @@
+"""A model of a checkpoint with its vocabulary, as a function of sequences, for what is predicted."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conversion.pretrained import Pretrained
+from ms_bert.commands.framework import Compute, Framework
+from ms_bert.data import tokenizer
+from ms_bert.data.packing import INPUTS, NUMBERS, RowBatches, Unpacked
+from ms_bert.data.sequences import Sequences
+from ms_bert.errors import UserError
+
+
+class Inference:
+    """A model with its vocabulary.
+
+    Args:
+        found: the checkpoint. path: as the user named it. framework: computes. architecture: a class of `heads`.
+        needed: parts that the checkpoint must have besides the backbone. fields: of a batch, which the model takes.
+        device, precision, threads: as the options of the commands. arguments: of the class.
+
+    Attributes:
+        vocabulary.
+
+    Raises:
+        UserError: it has no vocabulary, or lacks a part.
+    """
+
+    def __init__(
+        self,
+        found: Pretrained,
+        path: Path,
+        framework: Framework,
+        architecture: str,
+        needed: Collection[str],
+        fields: tuple[str, ...] = INPUTS,
+        device: str = "CPU",
+        precision: str = "float32",
+        threads: int | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ):
+        if not found.checkpoint.tokenizer:
+            raise UserError(f"no vocabulary was found beside {found.checkpoint.source.path}; put its tokenizer there.")
+        if missing := [part for part in needed if part not in found.checkpoint.parts]:
+            raise UserError(
+                f"{path} has no {' and '.join(missing)}, which this prediction needs; name a model that has it, or "
+                "fine-tune this one first."
+            )
+        self._path = path
+        self.vocabulary = tokenizer.load(found.checkpoint.source.home)
+        self._make = functools.partial(
+            framework.compute, architecture, found, device, precision, threads, fields, arguments or {}
+        )
+
+    @functools.cached_property
+    def _compute(self) -> Compute:
+        """Made when it is needed: what a user asks is read before, and may be wrong."""
+        return self._make()
+
+    def logits(self, sequences: Sequences, per_token: bool = False) -> np.ndarray:
+        """(n, C) float32 of the sequences, or (T, C) of their tokens; whatever the other sequences are.
+
+        Raises:
+            UserError: some are not finite.
+        """
+        batches, made = RowBatches(sequences, per_token), Unpacked(sequences, per_token)
+        for number in range(len(batches)):
+            batch = batches(number)
+            found = self._compute(batch)
+            made.add(batch, found if per_token else found.reshape(*batch[NUMBERS].shape, -1))
+        if not np.isfinite(made.values).all():
+            raise UserError(
+                f"{self._path} computes numbers that are not finite; name a model that was trained with success, or "
+                "choose --precision float32.",
+                exit_code=1,
+            )
+        return made.values

@@ -1,0 +1,100 @@
+"""What a user asks about: texts or pairs of texts, from the command line, a file or a pipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ms_bert.data import labelled
+from ms_bert.errors import UserError, shown
+from ms_bert.tasks import examples
+from ms_bert.tasks.downstream import lines
+from ms_bert.tasks.examples import Example
+
+if TYPE_CHECKING:
+    from ms_bert.prediction_options import AskOptions
+
+Pair = tuple[str, str]
+
+
+def texts(options: AskOptions) -> list[str]:
+    """Single texts.
+
+    Raises:
+        UserError: there are none, they cannot be read, or they are pairs.
+    """
+    found = lines(options)
+    if found is None:
+        rows, _ = _rows(options)
+        if any(len(row.texts) > 1 for row in rows):
+            raise UserError(
+                f"single texts are asked for, but {options.input} has pairs; name one column with --columns text=NAME."
+            )
+        found = [row.texts[0] for row in rows]
+    if not found:
+        raise UserError(f"--input {options.input} holds no text; give at least one.")
+    return found
+
+
+def pairs(options: AskOptions) -> list[Pair]:
+    """Pairs of texts; see `scored_pairs`."""
+    return scored_pairs(options)[0]
+
+
+def scored_pairs(options: AskOptions) -> tuple[list[Pair], list[float] | None]:
+    """Pairs, and the number that a file gives each of them, if it does.
+
+    On the command line each two texts are a pair; in a pipe or a .txt file the two sides of a tab in each line.
+
+    Raises:
+        UserError: there are none, they cannot be read, a text stands alone, or the column that --columns names as label
+            has other things than numbers.
+    """
+    found, scores = lines(options), None
+    if found is None:
+        rows, names = _rows(options, labels=True)
+        if any(len(row.texts) < 2 for row in rows):
+            raise UserError(
+                f"pairs of texts are asked for, but of {options.input} one column is read; name two with --columns "
+                "text=NAME text2=NAME."
+            )
+        made = [row.texts for row in rows]
+        numbers = [_number(row) for row in rows]
+        if None not in numbers:
+            scores = numbers
+        elif "label" in names:
+            place = rows[numbers.index(None)].place
+            raise UserError(f"{place} has no number in {shown(names['label'])}; name another column, or no label.")
+    elif options.input is None:
+        if len(found) % 2:
+            raise UserError(f"pairs of texts are asked for, but {shown(found[-1])} stands alone; write the other one.")
+        made = list(zip(found[::2], found[1::2]))
+    else:
+        made = [tuple(line.split("\t")) for line in found]
+        if wrong := [number for number, pair in enumerate(made, 1) if len(pair) != 2]:
+            raise UserError(
+                f"--input {options.input}, line {wrong[0]} has {len(made[wrong[0] - 1])} texts with tabs between them; "
+                "write two."
+            )
+        if not made:
+            raise UserError(f"--input {options.input} holds no text; give at least two.")
+    return [(first, second) for first, second in made], scores  # type: ignore[return-value]
+
+
+def _rows(options: AskOptions, labels: bool = False) -> tuple[list[Example], Any]:
+    """The rows of the file that --input names, and its columns by role, as far as they are named.
+
+    Args:
+        labels: read what is in the column of labels, if there is one, whatever it is.
+    """
+    assert options.input is not None
+    named = examples.named_columns(options.columns)
+    rows = labelled.read(options.input, options.quotes)
+    found = examples.find_columns(options.input, labelled.columns(rows), named, None if labels else False)
+    return examples.examples(options.input, rows, found, lambda value: value), named
+
+
+def _number(row: Example) -> float | None:
+    try:
+        return examples.number(row.label)
+    except examples.Unfit:
+        return None

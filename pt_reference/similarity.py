@@ -1,0 +1,30 @@
+"""Similarity of texts by a BERT in PyTorch: `python -m pt_reference.similarity`, `--help` for the options.
+
+from pt_reference.similarity import load
+
+similarity = load("runs/base")
+similarity(["The file is closed."], ["The file was shut.", "A tuple has no order."])  # (1, 2) float32
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ms_bert.commands import similarity
+from pt_reference.framework import PyTorch
+
+DESCRIPTION = """Say how alike texts are, by the cosines of their vectors, with a BERT in PyTorch."""
+
+
+def load(path: str | Path, pooling: str | None = None, **options) -> similarity.Similarity:
+    """A model as a function from texts to similarities; see `ms_bert.commands.embedding.Embedder` for the options."""
+    return similarity.Similarity(path, PyTorch(), pooling=pooling, **options)
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "python -m pt_reference.similarity") -> int:
+    """Run the command with its arguments, by default those of the process; returns the exit code."""
+    return similarity.main(PyTorch(), program, DESCRIPTION, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
