@@ -1,7 +1,8 @@
 """`python -m benchmarks QUESTION ...`: measure, print, and keep the result with machine, versions and commit.
 
 `python -m benchmarks report` draws the charts and the README's tables of speed from the results on file; with another
---output, it draws there and prints the tables.
+--output, it draws there and prints the tables. `python -m benchmarks.real_tasks` measures how well models do that are
+fine-tuned on real data.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from benchmarks import report
 from benchmarks.machine import describe
 from ms_bert.data.files import write_atomically
 
-NO_QUESTIONS = ("__main__", "contenders", "machine", "report")
+NO_QUESTIONS = ("__main__", "contenders", "machine", "real_tasks", "report")
 
 
 def _so_far(parts):
@@ -41,6 +42,13 @@ def main() -> int:
     parser.add_argument(
         "--output", type=Path, default=report.RESULTS, help="folder of the results (default: %(default)s)"
     )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of labelled data, each in a subfolder by its name, for questions that take some: finetuning_speed "
+        "reads sst2/train.tsv, and makes sentences of the same lengths without it",
+    )
     arguments = parser.parse_args()
     for question in arguments.questions:
         if question == "report":
@@ -59,7 +67,8 @@ def main() -> int:
             ) from None
         # Described before, for the commit must be that of the measured code.
         result = {"question": module.__doc__.splitlines()[0], **describe()}
-        measured = module.measure(arguments.output)
+        takes_data = "data" in inspect.signature(module.measure).parameters
+        measured = module.measure(arguments.output, **({"data": arguments.data} if takes_data else {}))
         # A question of many parts gives one after the other; each is kept beside the last whole result until all are.
         for result["result"] in _so_far(measured) if inspect.isgenerator(measured) else [measured]:
             write_atomically(partial, (json.dumps(result, indent=2) + "\n").encode())
