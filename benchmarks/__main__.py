@@ -1,8 +1,8 @@
 """`python -m benchmarks QUESTION ...`: measure, print, and keep the result with machine, versions and commit.
 
-`python -m benchmarks report` draws the charts and the README's tables of speed from the results on file; with another
---output, it draws there and prints the tables. `python -m benchmarks.real_tasks` measures how well models do that are
-fine-tuned on real data.
+`python -m benchmarks report` draws the charts and the tables of the README and of docs/results.md from the results on
+file; with another --output, it draws there and prints the tables. `python -m benchmarks.real_tasks` measures how well
+models do that are fine-tuned on real data.
 """
 
 import argparse
@@ -52,7 +52,8 @@ def main() -> int:
     arguments = parser.parse_args()
     for question in arguments.questions:
         if question == "report":
-            report.write(arguments.output, report.README if arguments.output.resolve() == report.RESULTS else None)
+            ours = arguments.output.resolve() == report.RESULTS
+            report.write(arguments.output, *((report.README, report.PAGE) if ours else (None, None)))
             continue
         module = importlib.import_module(f"benchmarks.{question}")
         path = arguments.output / f"{question}.json"

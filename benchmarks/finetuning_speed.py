@@ -20,7 +20,7 @@ from ms_bert.data.sequences import Sequences
 from ms_bert.tasks import glue
 from ms_bert.tasks.classification import Classification
 
-SENTENCES, LONGEST, ROUNDS = 32, 128, 7
+SENTENCES, LONGEST, ROUNDS = 32, 128, 5
 # Of a turn. group_by_length sorts the sentences of 50 batches, so 50 in a row have all lengths; the others' are alike.
 STEPS = {name: {FULL: 5, SORTED: 50}.get(name, 20) for name in MAKERS}
 TWINS = tuple(name for name in MAKERS if name not in (FULL, SORTED))

@@ -74,9 +74,13 @@ TASKS = {
         (),
         ("--task", "classification", "--columns", "text=review", "label=label"),
     ),
+    "wnut17": Task(("wnut17/wnut17train.conll",), ("wnut17/emerging.dev.conll",), ("--task", "tagging")),
+    "policyqa": Task(("policyqa/dev.json",), ("policyqa/test.json",), ("--task", "question-answering")),
+    "dream": Task(("dream/train.json",), ("dream/dev.json",), ("--task", "multiple-choice")),
 }
 RECIPES = {
     "usual": Recipe(),
+    "mean": Recipe(twins=("--pooling", "mean")),
     "chinese": Recipe(model="chinese"),
 }
 

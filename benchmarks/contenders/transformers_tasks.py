@@ -19,8 +19,7 @@ import transformers
 from sklearn import metrics
 
 IGNORED = -100  # a label that no loss counts
-BEST, LONGEST_ANSWER = 20, 30  # starts and ends of each window that compete; tokens. Both as in run_qa
-STRIDE, LONGEST_QUESTION = 128, 64
+BEST = 20  # starts and ends of each window that compete, as in run_qa
 SCORES: dict[str, Callable] = {
     "accuracy": metrics.accuracy_score,
     "f1": metrics.f1_score,
@@ -105,13 +104,13 @@ def answers(model: Path, task, train: Sequence[Any], dev: Sequence[Any]) -> Prep
         """The windows, the number of the example of each, and of each token its characters of the passage."""
         cut = tokenizer([e.question for e in examples], add_special_tokens=False, return_offsets_mapping=True)
         ends = [[0, *(end for _, end in offsets)] for offsets in cut["offset_mapping"]]
-        questions = [e.question[: end[min(len(end) - 1, LONGEST_QUESTION)]] for e, end in zip(examples, ends)]
+        questions = [e.question[: end[min(len(end) - 1, task.longest_question)]] for e, end in zip(examples, ends)]
         made = tokenizer(
             questions,
             [example.context for example in examples],
             truncation="only_second",
             max_length=task.longest,
-            stride=STRIDE,
+            stride=task.stride,
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
             padding=False,
@@ -138,7 +137,7 @@ def answers(model: Path, task, train: Sequence[Any], dev: Sequence[Any]) -> Prep
             size = len(place)  # beyond it is padding
             starts, ends = (np.argsort(scores[:size])[: -BEST - 1 : -1] for scores in (start_scores, end_scores))
             for start, end in itertools.product(starts.tolist(), ends.tolist()):
-                if place[start] and place[end] and 0 <= end - start < LONGEST_ANSWER:
+                if place[start] and place[end] and 0 <= end - start < task.longest_answer:
                     text = dev[owner].context[place[start][0] : place[end][1]]
                     best[owner] = max(best[owner], (float(start_scores[start] + end_scores[end]), text))
         rows = [
