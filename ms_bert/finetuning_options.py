@@ -51,6 +51,8 @@ class DataOptions:
     or the name of a Hugging Face dataset (NAME or NAME:CONFIG)."""
     dev: Optional[str] = None
     """Labelled data to evaluate on and to choose the best checkpoint by."""
+    test: tuple[str, ...] = ()
+    """More labelled data, on which the finished model is scored, such as the mismatched half of MNLI."""
     dev_share: Annotated[float, Range(0.001, 0.5)] = 0.1
     """Without --dev: share of the training data that is kept out of training and used as such."""
     columns: tuple[str, ...] = ()
@@ -151,6 +153,9 @@ class FinetuningRun(RunOptions):
 
     output: Optional[Path] = None
     """Run folder to make (default: the first free of runs/TASK, runs/TASK-2, ...)."""
+    seeds: Annotated[int, Range(1, 1000)] = 1
+    """Train this many times, with --seed and the seeds after it, and report the mean and the spread of the scores.
+    Each run has a folder of its own in the run folder."""
     evaluate: Suppress[Optional[Path]] = None
     eval_every: Annotated[int, STEPS_OR_NONE] = 0
     """Steps between evaluations on the development data. 0: one at the end of each epoch."""

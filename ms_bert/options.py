@@ -76,6 +76,11 @@ class ExampleOptions:
     """Tokens per example, including [CLS] and [SEP]."""
     masking: Literal["token", "whole-word", "ngram"] = "token"
     """What is masked: single tokens, all tokens of a word, or spans of 1 to 3 words."""
+    segmenter: Literal["none", "rjieba"] = "none"
+    """What finds the words of Chinese text for whole-word and ngram masking.
+    With none, each Chinese character is a word."""
+    dictionary: Optional[Path] = None
+    """A file with a term of your domain on each line: for whole-word and ngram masking each is one word."""
     mask_rate: Annotated[float, Range(0.001, 0.999)] = 0.15
     """Share of the tokens to predict; of these 80% become [MASK], 10% a random token, 10% stay."""
     max_predictions: Annotated[Optional[int], Range(1, 2**16)] = None
@@ -94,6 +99,11 @@ class ExampleOptions:
             self.max_predictions is None or self.max_predictions <= self.seq_length - 3,
             f"--max-predictions is {self.max_predictions}",
             "choose from 1 to the sequence length minus 3",
+        )
+        require(
+            self.masking != "token" or (self.segmenter == "none" and self.dictionary is None),
+            "--segmenter and --dictionary find words, but --masking token masks single tokens",
+            "choose --masking whole-word",
         )
 
     @property

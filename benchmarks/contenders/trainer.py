@@ -25,10 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.threads is not None:
         torch.set_num_threads(given.threads)
     transformers.set_seed(given.seed)  # before the head is drawn
-    task, train, dev = read(
-        DataOptions(given.task, given.train, given.dev, columns=tuple(given.columns), longest=given.longest), Progress()
-    )
-    prepared = KINDS[task.name](given.model, task, train.examples, dev.examples)
+    data = DataOptions(given.task, given.train, given.dev, columns=tuple(given.columns), longest=given.longest)
+    task, found = read(data, Progress())
+    train, dev = found["train"].examples, found["dev"].examples
+    prepared = KINDS[task.name](given.model, task, train, dev)
     options = transformers.TrainingArguments(
         output_dir=str(given.output),
         per_device_train_batch_size=given.batch_size,
@@ -52,12 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prepared.model, options, prepared.collator, prepared.train, prepared.dev, compute_metrics=prepared.score
     )
     trainer.train()
-    found = trainer.evaluate()
+    scores = trainer.evaluate()
     results = {
         "step": trainer.state.best_global_step,
-        "examples": len(dev.examples),
-        "loss": found["eval_loss"],
-        "metrics": {name: {"value": found[f"eval_{name}"]} for name in task.measures if f"eval_{name}" in found},
+        "examples": len(dev),
+        "loss": scores["eval_loss"],
+        "metrics": {name: {"value": scores[f"eval_{name}"]} for name in task.measures if f"eval_{name}" in scores},
     }
     (given.output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
 

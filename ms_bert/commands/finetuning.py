@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from safetensors.numpy import load_file
 from conversion import configs, pretrained
 from conversion.parameters import ARCHITECTURES, BACKBONE, shapes
 from conversion.pretrained import Pretrained
-from ms_bert.commands import command, training
+from ms_bert.commands import command, seeds, training
 from ms_bert.commands.framework import Framework
+from ms_bert.commands.seeds import RESULTS
 from ms_bert.commands.training import Run
 from ms_bert.config import BertConfig
 from ms_bert.data import tokenizer
@@ -34,8 +36,9 @@ from ms_bert.run.loop import Loop, evaluate
 from ms_bert.run.progress import Progress
 from ms_bert.tasks import registry
 from ms_bert.tasks.downstream import Collected, DownstreamTask, Read
+from ms_bert.tasks.pictures import drawn
 
-PREDICTIONS, RESULTS = "predictions.jsonl", "results.json"
+PREDICTIONS, EVALUATION = "predictions.jsonl", "evaluation.png"
 
 
 def main(framework: Framework, program: str, description: str, arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +63,16 @@ def parse(framework: Framework, program: str, description: str, arguments: Seque
         raise UserError("--model is missing; name a checkpoint to begin with, such as a run's folder or one of a hub.")
     if options.data.train is None:
         raise UserError("--train is missing; name labelled data to train on.")
+    stems = [Path(source).stem for source in options.data.test]
+    if len(set(stems)) < len(stems):
+        raise UserError(
+            f"--test names two files called {_first_twice(stems)}; rename one, for their predictions' files."
+        )
     return options
+
+
+def _first_twice(names: Sequence[str]) -> str:
+    return next(name for number, name in enumerate(names) if name in names[:number])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +98,20 @@ class Labelled:
 
 
 def finetune(framework: Framework, options: FinetuneOptions) -> int:
-    """Fine-tune as the options say; returns the exit code."""
+    """Fine-tune as the options say, once or with several seeds; returns the exit code."""
+    if options.run.seeds > 1:
+        return seeds.finetune(options, functools.partial(_finetune, framework), Progress())
+    return _finetune(framework, options)
+
+
+def _finetune(framework: Framework, options: FinetuneOptions) -> int:
     began, progress = time.perf_counter(), Progress()
+    tests: dict[str, EvaluationBatches] = {}
 
     def made(begun: bool) -> Run:
-        return _run(framework, options, progress, begun)
+        run, found = _run(framework, options, progress, begun)
+        tests.update(found)
+        return run
 
     if options.run.resume:
         loop = training.resume(framework, options, made, _check_data, progress)
@@ -103,13 +124,15 @@ def finetune(framework: Framework, options: FinetuneOptions) -> int:
     elif (path / RESULTS).exists():
         progress.say(f"{path} is complete at step {loop.step}; give more --epochs or --steps to continue.")
         return 0
-    _conclude(loop)
+    _conclude(loop, tests)
     progress.say(f"done in {time.perf_counter() - began:.0f} s: {path}/{checkpoints.MODEL}, {path}/{PREDICTIONS}")
     return 0
 
 
-def _run(framework: Framework, options: FinetuneOptions, progress: Progress, begun: bool) -> Run:
-    """What a run needs; what takes long comes last.
+def _run(
+    framework: Framework, options: FinetuneOptions, progress: Progress, begun: bool
+) -> tuple[Run, dict[str, EvaluationBatches]]:
+    """What a run needs, and the batches of its test data by the names of the files; what takes long comes last.
 
     Args:
         begun: whether the run has checkpoints of its own, so that the one of --model is not needed any more.
@@ -122,7 +145,7 @@ def _run(framework: Framework, options: FinetuneOptions, progress: Progress, beg
         assert start.model is not None
         initial = pretrained.read(start.model, start.config)
     vocabulary = _vocabulary(options, initial)
-    task, *found = read(data, progress)
+    task, found = read(data, progress)
     if initial is not None:
         task = _with_labels_of(task, initial)
         config = initial.config.replace(**task.config()).with_dropout(start.dropout)
@@ -132,15 +155,16 @@ def _run(framework: Framework, options: FinetuneOptions, progress: Progress, beg
         task = _remembered(resume, task)
         config = configs.read(resume).config
     _check_config(options, config, vocabulary, task.longest)
-    train, dev = (Labelled(task.sequences(part.examples, vocabulary), part.skipped) for part in found)
+    parts = {name: Labelled(task.sequences(read.examples, vocabulary), read.skipped) for name, read in found.items()}
+    train = parts["train"]
     if config.type_vocab_size < 2 and train.sequences.types.any():
         raise UserError("the model's type_vocab_size is 1; pairs of texts need 2, so choose another model.")
-    for name, part in (("train", train), ("dev", dev)):
+    for name, part in parts.items():
         progress.say(f"{name}: {_told(part)}")
-    seed, parts = options.training.seed, options.training.accumulate
+    seed, accumulate = options.training.seed, options.training.accumulate
     positions = config.max_position_embeddings
     weights = task.weights_of(train.sequences) if options.training.class_weights == "balanced" else None
-    batches = TrainingBatches(train.sequences, positions, options.training.batch_size, seed, parts, weights)
+    batches = TrainingBatches(train.sequences, positions, options.training.batch_size, seed, accumulate, weights)
     resolved = dataclasses.replace(
         options,
         training=options.training.resolved(batches.steps_per_epoch),
@@ -155,9 +179,11 @@ def _run(framework: Framework, options: FinetuneOptions, progress: Progress, beg
         progress.say(training.origin(initial, fit))
         trainer.load_weights(fit.values(seed))
     files = {TASK: _task_file(task)}
-    described = {"data": {"train": train.described(), "dev": dev.described()}}
-    held_out = EvaluationBatches(dev.sequences, positions, parts)
-    return Run(
+    described = {"data": {name: part.described() for name, part in parts.items()}}
+    held_out, *tests = (
+        EvaluationBatches(part.sequences, positions, accumulate) for part in parts.values() if part is not train
+    )
+    whole = Run(
         task,
         config,
         vocabulary,
@@ -170,10 +196,11 @@ def _run(framework: Framework, options: FinetuneOptions, progress: Progress, beg
         files,
         options.run.patience,
     )
+    return whole, dict(zip(data.test, tests))
 
 
-def read(data: DataOptions, progress: Progress) -> tuple[DownstreamTask, Read, Read]:
-    """The task that the data is of, the examples to train on, and those to evaluate on.
+def read(data: DataOptions, progress: Progress) -> tuple[DownstreamTask, dict[str, Read]]:
+    """The task that the data is of, and the examples: "train", "dev" and, by the names of their files, those to test.
 
     Raises:
         UserError: a file cannot be read, or its labels do not make a task.
@@ -193,7 +220,8 @@ def read(data: DataOptions, progress: Progress) -> tuple[DownstreamTask, Read, R
     else:
         kept, held = _divided(train.examples, data.dev_share)
         train, dev = Read(kept, train.skipped), Read(held)
-    return kind.of(data, train.examples), train, dev
+    tests = {source: examples(source, "test") for source in data.test}
+    return kind.of(data, train.examples), {"train": train, "dev": dev, **tests}
 
 
 def _divided(examples: list[Any], share: float) -> tuple[list[Any], list[Any]]:
@@ -307,37 +335,56 @@ def _told(part: Labelled) -> str:
     return ", ".join(told)
 
 
-def _conclude(loop: Loop) -> None:
-    """Evaluate the run's model once more: predictions.jsonl and results.json."""
+def _conclude(loop: Loop, tests: Mapping[str, EvaluationBatches]) -> None:
+    """Evaluate the run's model once more: predictions.jsonl, evaluation.png and results.json, which comes last."""
     folder, trainer = loop.folder, loop.trainer
     trainer.load_weights(load_file(folder.path / checkpoints.MODEL))
-    assert loop.held_out is not None
-    evaluation = evaluate(loop.task, trainer, loop.held_out)
-    assert isinstance(evaluation, Collected)
-    sequences, logits = evaluation.sequences, evaluation.logits
-    task = evaluation.task.tuned(sequences, logits)
-    folder.write(TASK, _task_file(task))
     step = loop.step if loop.best is None else int(loop.best["step"])
+    assert isinstance(loop.task, DownstreamTask) and isinstance(loop.held_out, EvaluationBatches)
+    evaluation = _evaluated(loop, loop.task, loop.held_out)
+    task = evaluation.task = loop.task.tuned(evaluation.sequences, evaluation.logits)
+    folder.write(TASK, _task_file(task))
+    folder.write(PREDICTIONS, _predictions(task, evaluation))
+    if drawings := task.drawings(evaluation.sequences, evaluation.logits):
+        folder.write(EVALUATION, drawn(drawings))
+    results = {"step": step, **_results(task, evaluation)}
+    told = {"dev": results}
+    for source, held_out in tests.items():
+        tested = _evaluated(loop, task, held_out)
+        folder.write(f"predictions-{Path(source).stem}.jsonl", _predictions(task, tested))
+        told[source] = results.setdefault("test", {})[source] = _results(task, tested)
+    folder.write(RESULTS, (json.dumps(results, indent=2) + "\n").encode())
+    for name, one in told.items():
+        for metric, result in one["metrics"].items():
+            loop.progress.say(
+                f"{name} {metric} {result['value']:.4f} (95% interval {result['low']:.4f} to {result['high']:.4f}) of "
+                f"{one['examples']:,} examples at step {step}"
+            )
+
+
+def _evaluated(loop: Loop, task: DownstreamTask, held_out: EvaluationBatches) -> Collected:
+    evaluation = evaluate(task, loop.trainer, held_out)
+    assert isinstance(evaluation, Collected)
+    return evaluation
+
+
+def _results(task: DownstreamTask, evaluation: Collected) -> dict[str, Any]:
+    """What results.json says of labelled data."""
+    sequences, logits = evaluation.sequences, evaluation.logits
     scores, intervals = evaluation.metrics(), task.intervals(sequences, logits)
-    results = {name: dict(zip(("value", "low", "high"), (scores[name], *intervals[name]))) for name in task.measures}
+    metrics = {name: dict(zip(("value", "low", "high"), (scores[name], *intervals[name]))) for name in task.measures}
+    details = task.details(sequences, logits)
+    return {"examples": len(sequences.examples), "loss": scores["loss"], "metrics": metrics, **details}
+
+
+def _predictions(task: DownstreamTask, evaluation: Collected) -> bytes:
+    """A line of JSON for each example: what it is, its label and what the model says."""
+    sequences = evaluation.sequences
     lines = [
         json.dumps({**task.inputs(example), "gold": task.gold(example), **answer}, ensure_ascii=False)
-        for example, answer in zip(sequences.examples, task.answers(sequences, logits), strict=True)
+        for example, answer in zip(sequences.examples, task.answers(sequences, evaluation.logits), strict=True)
     ]
-    folder.write(PREDICTIONS, ("\n".join(lines) + "\n").encode())
-    whole = {
-        "step": step,
-        "examples": len(lines),
-        "loss": scores["loss"],
-        "metrics": results,
-        **task.details(sequences, logits),
-    }
-    folder.write(RESULTS, (json.dumps(whole, indent=2) + "\n").encode())
-    for name, result in results.items():
-        loop.progress.say(
-            f"dev {name} {result['value']:.4f} (95% interval {result['low']:.4f} to {result['high']:.4f}) of "
-            f"{len(lines):,} examples at step {step}"
-        )
+    return ("\n".join(lines) + "\n").encode()
 
 
 def _task_file(task: DownstreamTask) -> bytes:

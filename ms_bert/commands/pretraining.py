@@ -88,10 +88,13 @@ def _run(framework: Framework, options: Options, progress: Progress, begun: bool
         return BatchMaker(split, prepared.vocabulary, options.examples, batch_size, seed, held_out=held_out)
 
     train, held_out = batches(store.train, held_out=False), None
+    if train.words.unknown:
+        progress.say(f"--dictionary: the vocabulary lacks a piece of {train.words.unknown:,} terms, which are not used")
     if options.text.held_out:
         held_out = FirstRows(batches(store.held_out, held_out=True), options.run.eval_sequences, task.weights)
     data = {
         "store": store.fingerprint,
+        **({} if train.words.fingerprint is None else {"dictionary": train.words.fingerprint}),
         "text": {
             "train": store.train.counts,
             "held_out": store.held_out.counts,
@@ -107,6 +110,8 @@ def _check_store(path: Path, description: dict, made: Run) -> None:
     """Raise UserError unless the text is that of the run."""
     # The counts too: another version may make other ids of the same text.
     begun_with = description.get("store"), description.get("text", {}).get("train")
+    if description.get("dictionary") != made.data.get("dictionary"):
+        raise UserError(f"the terms of --dictionary are not those that {path} began with; restore the file.")
     if begun_with != (made.data["store"], made.data["text"]["train"]):
         raise UserError(
             f"the corpus or the vocabulary is not the one that {path} began with, so its next batch cannot be "

@@ -171,7 +171,7 @@ def begin(framework: Framework, options: TrainerOptions, name: str, prepare: Pre
     Args:
         name: of the folder below runs/ that is made where --output names none.
     """
-    path = options.run.output or _free_folder(name)
+    path = options.run.output or free_folder(name)
     check_free(path)
     made = prepare(False)
     description = {
@@ -270,7 +270,7 @@ def _parameters(trainer: Trainer) -> int:
     return sum(math.prod(shape) for shape in trainer.shapes.values())
 
 
-def _free_folder(name: str) -> Path:
+def free_folder(name: str) -> Path:
     """The first free of runs/NAME, runs/NAME-2, ..."""
     number = 1
     while (path := Path("runs") / (name if number == 1 else f"{name}-{number}")).exists():

@@ -12,6 +12,7 @@ from ms_bert.data.masking import mask
 from ms_bert.data.pairs import PairSampler
 from ms_bert.data.store import Split
 from ms_bert.data.tokenizer import Vocabulary
+from ms_bert.data.words import Words
 from ms_bert.options import ExampleOptions
 from ms_bert.randomness import HELD_OUT, MASKING, generator
 
@@ -56,6 +57,7 @@ class BatchMaker:
         self.split, self.vocabulary, self.options = split, vocabulary, options
         self.batch_size, self.seed = batch_size, seed
         self.stream = MASKING + (HELD_OUT if held_out else 0)
+        self.words = Words(vocabulary, options)
         self.sampler = PairSampler(split, options, seed, held_out)
 
     def __call__(self, step: int) -> Batch:
@@ -96,7 +98,8 @@ class BatchMaker:
             made["next_sentence_labels"][:, number] = segments.is_random
             made["next_sentence_weights"][:, number] = self.options.nsp * there[:, 0]
             begin = np.where(there, b_end + 1, begin)
-        return {**mask(generator(self.seed, self.stream, step), input_ids, text, self.options, vocabulary), **made}
+        rng = generator(self.seed, self.stream, step)
+        return {**mask(rng, input_ids, text, self.options, vocabulary, self.words), **made}
 
     def samples(self) -> list[Batch]:
         """All batches have one shape."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ms_bert.data.tokenizer import Vocabulary
+from ms_bert.data.words import Words
 from ms_bert.options import ExampleOptions
 
 # Spans of n words are drawn with probability proportional to 1 / n, n up to 3 (ALBERT, Lan et al., 2020, 4.2).
@@ -22,11 +23,12 @@ def mask(
     maskable: np.ndarray,
     options: ExampleOptions,
     vocabulary: Vocabulary,
+    words: Words | None = None,
 ) -> dict[str, np.ndarray]:
     """Choose and replace tokens.
 
     Args:
-        rng: draws; the same numbers of values whatever the text.
+        rng: draws; the same numbers of values whatever the text. words: of the options; None: they are made.
         input_ids: (B, S) int32. maskable: (B, S) bool, what is neither special nor padding.
 
     Returns:
@@ -37,7 +39,7 @@ def mask(
     slots = options.prediction_slots
     wanted = np.clip(np.rint(maskable.sum(1) * options.mask_rate), 1, slots).astype(np.int64)
     wanted = np.minimum(wanted, maskable.sum(1))
-    group = _groups(rng, input_ids, maskable, options.masking, vocabulary)
+    group = _groups(rng, input_ids, maskable, options.masking, words or Words(vocabulary, options))
     chosen = _choose(rng.random((rows, tokens)), group, maskable, wanted)
 
     # The chosen positions in ascending order, first in each row.
@@ -60,7 +62,7 @@ def mask(
     }
 
 
-def _groups(rng, input_ids, maskable, masking: str, vocabulary: Vocabulary) -> np.ndarray:
+def _groups(rng, input_ids, maskable, masking: str, words: Words) -> np.ndarray:
     """(B, S) int64: the number, within the row, of the group each token belongs to."""
     rows, tokens = input_ids.shape
     if masking == "token":
@@ -68,7 +70,7 @@ def _groups(rng, input_ids, maskable, masking: str, vocabulary: Vocabulary) -> n
     # A word begins where the token continues none, and anew after a special token.
     follows = np.zeros_like(maskable)
     follows[:, 1:] = maskable[:, :-1]
-    word = np.cumsum(~(vocabulary.continues_word[input_ids] & follows), axis=1) - 1
+    word = np.cumsum(~words.continues(input_ids, maskable), axis=1) - 1
     if masking == "whole-word":
         return word
     # Tile the row with spans; special tokens are words as well here, which nothing masks, and end a span.

@@ -14,6 +14,7 @@ metrics.jsonl holds nothing that depends on the clock: a run that was killed and
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -92,6 +93,13 @@ class RunFolder:
             same = False
         if not same:
             raise FileNotFoundError(2, "the folder was removed or replaced", str(self.path))
+
+    def remove(self) -> None:
+        """Remove a folder in which nothing has begun: its run.json, and itself if nothing else is in it."""
+        for name in (RUN, ".lock"):
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it holds something else
+            self.path.rmdir()
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file of the folder, whole or not at all; a folder that is gone is not made again."""

@@ -11,10 +11,11 @@ import numpy as np
 from ms_bert.data.sequences import Sequences, encoded
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError, listed
-from ms_bert.tasks import Metrics, Sums, glue
+from ms_bert.tasks import Metrics, Sums, glue, pictures
 from ms_bert.tasks.downstream import DownstreamTask, Read, in_order_of_names, lines
 from ms_bert.tasks.examples import Example, named_columns, read
-from ms_bert.tasks.metrics import METRICS, interval
+from ms_bert.tasks.metrics import METRICS, by_class, calibration, confusion, interval
+from ms_bert.tasks.pictures import Drawing
 
 if TYPE_CHECKING:
     from ms_bert.finetuning_options import DataOptions
@@ -195,11 +196,29 @@ class Classification(SentenceTask):
 
     def of_logits(self, logits: np.ndarray) -> list[dict[str, Any]]:
         """label, and the probabilities by label."""
-        rows = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-        rows /= rows.sum(1, keepdims=True)
         return [
             {"label": self.labels[int(best)], "probabilities": dict(zip(self.labels, map(float, row)))}
-            for row, best in zip(rows, self.guesses(logits))
+            for row, best in zip(softmax(logits), self.guesses(logits))
+        ]
+
+    def details(self, sequences: Sequences, logits: np.ndarray) -> dict[str, Any]:
+        """Scores of each label, the confusion matrix and the calibration."""
+        labels, logits = sequences.of_sequences["labels"], self.pooled(sequences, logits)
+        guesses = self.guesses(logits)
+        return {
+            "labels": by_class(labels, guesses, self.labels),
+            "confusion": confusion(labels, guesses, len(self.labels)).tolist(),
+            "calibration": calibration(softmax(logits).max(1), labels == guesses),
+        }
+
+    def drawings(self, sequences: Sequences, logits: np.ndarray) -> list[Drawing]:
+        told = self.details(sequences, logits)
+        right = sequences.of_sequences["labels"] == self.guesses(self.pooled(sequences, logits))
+        few = len(self.labels) <= pictures.MOST_NAMES
+        return [
+            pictures.confusion(np.array(told["confusion"]), self.labels) if few else _f1(told["labels"]),
+            pictures.calibration(told["calibration"]["bins"], told["calibration"]["expected_calibration_error"]),
+            pictures.by_length(sequences.lengths, right, "accuracy"),
         ]
 
     def short(self, answer: dict[str, Any]) -> str:
@@ -247,6 +266,11 @@ class Regression(SentenceTask):
         """value."""
         return [{"value": float(value)} for value in logits[:, 0]]
 
+    def drawings(self, sequences: Sequences, logits: np.ndarray) -> list[Drawing]:
+        labels, guesses = sequences.of_sequences["labels"], self.guesses(self.pooled(sequences, logits))
+        errors = np.abs(labels - guesses)
+        return [pictures.scatter(labels, guesses), pictures.by_length(sequences.lengths, errors, "absolute error")]
+
     def short(self, answer: dict[str, Any]) -> str:
         return f"{answer['value']:.4f}"
 
@@ -292,6 +316,18 @@ class MultiLabel(SentenceTask):
             for row, held in zip(rows, self.guesses(logits))
         ]
 
+    def details(self, sequences: Sequences, logits: np.ndarray) -> dict[str, Any]:
+        """Scores of each label."""
+        guesses = self.guesses(self.pooled(sequences, logits)).astype(np.float32)
+        return {"labels": by_class(sequences.of_sequences["labels"], guesses, self.labels)}
+
+    def drawings(self, sequences: Sequences, logits: np.ndarray) -> list[Drawing]:
+        right = (sequences.of_sequences["labels"] == self.guesses(self.pooled(sequences, logits))).all(1)
+        return [
+            _f1(self.details(sequences, logits)["labels"]),
+            pictures.by_length(sequences.lengths, right, "all labels right"),
+        ]
+
     def short(self, answer: dict[str, Any]) -> str:
         return listed([f"{name} {answer['probabilities'][name]:.1%}" for name in answer["labels"]]) or "none"
 
@@ -303,6 +339,18 @@ class MultiLabel(SentenceTask):
 
     def gold(self, example: Example) -> list[str]:
         return list(example.label)  # type: ignore[arg-type]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """The probabilities of logits (n, C), float64."""
+    rows = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    return rows / rows.sum(1, keepdims=True)
+
+
+def _f1(labels: dict[str, dict[str, float]]) -> Drawing:
+    """The F1 of each label, of its scores by name."""
+    scores = {name: of["f1"] for name, of in labels.items()}
+    return pictures.bars("Labels", "F1", scores, {name: int(of["support"]) for name, of in labels.items()})
 
 
 def enough(names: set[str], least: int) -> set[str]:

@@ -22,6 +22,7 @@ from ms_bert.data.sequences import Sequences
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError, listed, shown
 from ms_bert.tasks import Curve, Metrics, Panel, Sums
+from ms_bert.tasks.pictures import Drawing
 
 if TYPE_CHECKING:
     from ms_bert.finetuning_options import DataOptions
@@ -164,6 +165,10 @@ class DownstreamTask:
     def details(self, sequences: Sequences, logits: np.ndarray) -> dict[str, Any]:
         """What results.json tells besides, such as the scores of each label, as JSON."""
         return {}
+
+    def drawings(self, sequences: Sequences, logits: np.ndarray) -> list[Drawing]:
+        """What evaluation.png shows."""
+        return []
 
     def tuned(self, sequences: Sequences, logits: np.ndarray):
         """The task with what is chosen on development data, such as a threshold."""

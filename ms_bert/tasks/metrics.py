@@ -11,6 +11,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -114,6 +115,26 @@ def confusion(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.n
     from sklearn.metrics import confusion_matrix
 
     return confusion_matrix(labels, predictions, labels=range(classes))
+
+
+def calibration(probabilities: np.ndarray, right: np.ndarray, bins: int = 10) -> dict[str, Any]:
+    """How often guesses of each probability are right, and the expected calibration error (Guo et al., 2017, eq. 3):
+    the mean difference between the two, over bins of equal width, weighted by their sizes.
+
+    Args:
+        probabilities: (N,), of the guesses, 0..1. right: (N,), whether they are.
+    """
+    numbers = np.minimum((probabilities * bins).astype(int), bins - 1)
+    told = [
+        {
+            "probability": float(probabilities[numbers == number].mean()),
+            "right": float(right[numbers == number].mean()),
+            "count": int((numbers == number).sum()),
+        }
+        for number in np.unique(numbers)
+    ]
+    error = sum(abs(one["probability"] - one["right"]) * one["count"] for one in told) / len(probabilities)
+    return {"expected_calibration_error": float(error), "bins": told}
 
 
 def _accuracy(labels, predictions):

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -48,7 +49,7 @@ def rows(count: int, seed: int) -> list[tuple[str, str]]:
 def data(tmp_path_factory):
     """Options of a run that learns to tell sentences with a good word from those with a bad one."""
     folder = tmp_path_factory.mktemp("data")
-    for name, count in (("train", 192), ("dev", 40)):
+    for name, count in (("train", 192), ("dev", 40), ("other", 30)):
         lines = [f"{text}\t{label}\n" for text, label in rows(count, seed=len(name))]
         (folder / f"{name}.tsv").write_text("sentence\tlabel\n" + "".join(lines))
     return folder
@@ -69,11 +70,12 @@ def finetune(*arguments, package):
 
 
 @pytest.fixture(scope="module")
-def tuned(command, tmp_path_factory) -> dict:
+def tuned(command, data, tmp_path_factory) -> dict:
     """The folder of a run in each framework."""
     folder = tmp_path_factory.mktemp("tuned")
     for package in PACKAGES:
-        finetune(*command, "--output", folder / package, package=package)
+        test = data / "other.tsv"
+        finetune(*command, "--test", test, "--output", folder / package, package=package)
     return {package: folder / package for package in PACKAGES}
 
 
@@ -102,6 +104,12 @@ def test_a_folder_holds_the_best_model_and_what_it_says_of_the_dev_data(tuned):
         right = np.mean([line["label"] == line["gold"] for line in predictions])
         assert right == results["metrics"]["accuracy"]["value"]
         assert results["metrics"]["accuracy"]["low"] <= right <= results["metrics"]["accuracy"]["high"]
+        assert sum(map(sum, results["confusion"])) == 40 and set(results["labels"]) == {"bad", "good"}
+        assert (folder / "evaluation.png").read_bytes().startswith(b"\x89PNG")
+        ((_, tested),) = results["test"].items()
+        told = [json.loads(line) for line in (folder / "predictions-other.jsonl").read_text().splitlines()]
+        assert np.mean([line["label"] == line["gold"] for line in told]) == tested["metrics"]["accuracy"]["value"]
+        assert tested["examples"] == len(told) == 30
 
 
 def test_transformers_loads_the_folder_and_computes_the_same(tuned):
@@ -117,9 +125,10 @@ def test_transformers_loads_the_folder_and_computes_the_same(tuned):
 
 
 @pytest.mark.parametrize("first, then", [*zip(PACKAGES, PACKAGES), PACKAGES])
-def test_a_killed_run_goes_on_to_the_same_end(first, then, command, tuned, tmp_path):
+def test_a_killed_run_goes_on_to_the_same_end(first, then, command, data, tuned, tmp_path):
     folder = tmp_path / "run"
-    process = runs.start(*command, "--output", folder, package=first, command="finetune")
+    test = ("--test", data / "other.tsv")
+    process = runs.start(*command, *test, "--output", folder, package=first, command="finetune")
     log, deadline = folder / "metrics.jsonl", time.monotonic() + 120
     while not (log.exists() and '"step": 30' in log.read_text()):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
@@ -197,6 +206,28 @@ def test_a_run_stops_when_its_patience_ends(command, tmp_path, capsys):
     assert finetuning.main(PyTorch(), "finetune", "", [*map(str, command), *few, "--output", str(folder)]) == 0
     assert "stopped at step 4: 1 evaluations were not better" in capsys.readouterr().out
     assert metrics(folder)[-1]["step"] == 4 and json.loads((folder / "results.json").read_text())["step"] == 2
+
+
+def test_several_seeds_are_runs_of_their_own_and_a_summary(command, tmp_path, capsys):
+    folder = tmp_path / "runs"
+    few = [*map(str, command), "--steps", "6", "--seeds", "3", "--seed", "4", "--output", str(folder)]
+    assert finetuning.main(PyTorch(), "finetune", "", few) == 0
+    results = json.loads((folder / "results.json").read_text())
+    values = [json.loads((folder / f"seed-{n}/results.json").read_text())["metrics"]["accuracy"] for n in (4, 5, 6)]
+    assert list(results["metrics"]["accuracy"]["by_seed"].values()) == [value["value"] for value in values]
+    assert results["metrics"]["accuracy"]["mean"] == pytest.approx(np.mean([value["value"] for value in values]))
+    losses = [metrics(folder / f"seed-{n}")[1]["loss"] for n in (4, 5, 6)]
+    assert len(set(losses)) == 3 and (folder / results["median_run"] / MODEL).exists()
+    assert "on average over 3 seeds" in capsys.readouterr().out
+    kept = (folder / "seed-6/predictions.jsonl").read_bytes()
+    before = (folder / "results.json").read_bytes()
+    shutil.rmtree(folder / "seed-6")  # as if it was stopped after the second
+    (folder / "results.json").unlink()
+    assert finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder)]) == 0
+    assert (folder / "seed-6/predictions.jsonl").read_bytes() == kept
+    assert (folder / "results.json").read_bytes() == before
+    wrong = [*few[:-1], str(tmp_path / "wrong"), "--columns", "text=review"]
+    assert finetuning.main(PyTorch(), "finetune", "", wrong) == 2 and not (tmp_path / "wrong").exists()
 
 
 def test_the_head_goes_on_only_where_the_labels_are_the_same(command, tuned, tmp_path, capsys):

@@ -180,3 +180,13 @@ def test_predictions_that_are_not_finite_and_arrays_that_do_not_fit_are_refused(
         interval("accuracy", np.zeros(0), np.zeros(0), 0)
     with pytest.raises(ValueError, match="two classes"):
         METRICS["f1"](np.array([0, 2]), np.array([0, 1]))
+
+
+def test_calibration_is_the_distance_of_confidence_from_accuracy():
+    probabilities = np.array([0.95, 0.91, 0.99, 0.55, 0.51, 1.0])
+    right = np.array([True, True, False, True, False, True])
+    found = metrics.calibration(probabilities, right)
+    assert [one["count"] for one in found["bins"]] == [2, 4] and found["bins"][1]["right"] == 0.75
+    expected = (2 * abs(0.53 - 0.5) + 4 * abs(0.9625 - 0.75)) / 6
+    assert found["expected_calibration_error"] == pytest.approx(expected)
+    assert metrics.calibration(np.ones(5), np.ones(5, bool))["expected_calibration_error"] == 0.0

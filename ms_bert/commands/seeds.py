@@ -1,0 +1,107 @@
+"""The same fine-tuning with several seeds: how far its scores depend on chance."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ms_bert.commands.training import free_folder
+from ms_bert.errors import UserError
+from ms_bert.finetuning_options import FinetuneOptions
+from ms_bert.run.folder import RUN, RunFolder, check_free
+from ms_bert.run.progress import Progress
+from ms_bert.tasks import registry
+
+RESULTS = "results.json"  # of each run, and of all
+
+
+def finetune(options: FinetuneOptions, once: Callable[[FinetuneOptions], int], progress: Progress) -> int:
+    """Fine-tune with each seed in a folder of its own, seed-N, and write the results of all; returns the exit code.
+
+    Stopped or killed, it goes on with --resume: complete runs stay, the one that was interrupted is resumed.
+
+    Args:
+        once: fine-tunes with one seed; returns the exit code, 0 if it is done.
+    """
+    folder = _folder(options)
+    first = options.training.seed
+    runs = {seed: folder.path / f"seed-{seed}" for seed in range(first, first + options.run.seeds)}
+    for seed, path in runs.items():
+        folder.check()
+        training = dataclasses.replace(options.training, seed=seed)
+        begun = (path / RUN).exists()
+        where = {"resume": path, "output": None} if begun else {"resume": None, "output": path}
+        run = dataclasses.replace(options.run, seeds=1, **where)  # type: ignore[arg-type]
+        progress.say(f"seed {seed}:")
+        try:
+            stopped = once(dataclasses.replace(options, training=training, run=run))
+        except UserError:
+            if not any((path / RUN).exists() for path in runs.values()):  # nothing has begun: as if it was not tried
+                folder.remove()
+            raise
+        if stopped:
+            progress.say(f"stopped; continue all with --resume {folder.path}")
+            return stopped
+        gc.collect()  # the model and its graphs, before there are others
+    results = summary({seed: _results(path) for seed, path in runs.items()})
+    folder.write(RESULTS, (json.dumps(results, indent=2) + "\n").encode())
+    for name, of_all in results["metrics"].items():
+        progress.say(
+            f"dev {name} {of_all['mean']:.4f} on average over {len(runs)} seeds, standard deviation "
+            f"{of_all['standard_deviation']:.4f}, from {of_all['least']:.4f} to {of_all['greatest']:.4f}"
+        )
+    progress.say(f"the run of the median is {folder.path / results['median_run']}")
+    return 0
+
+
+def _folder(options: FinetuneOptions) -> RunFolder:
+    """That of all runs: the one to resume, or a new one."""
+    if options.run.resume is not None:
+        return RunFolder(options.run.resume)
+    path = options.run.output or free_folder(options.data.task)
+    check_free(path)
+    path.mkdir(parents=True, exist_ok=True)
+    folder = RunFolder(path)
+    # Each run has a full record of its own; this one says how to go on.
+    description = {"task": registry.kind(options.data.task).name, "options": options.to_dict(), "trained_by": []}
+    folder.describe(description)
+    return folder
+
+
+def _results(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads((path / RESULTS).read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path / RESULTS} cannot be read ({error}); remove it and resume the run.") from None
+
+
+def summary(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """What several seeds gave, as JSON: of each metric the mean, the standard deviation (of a sample), the least, the
+    greatest and the median, and by the first metric the run of the median, of an even number the lower one.
+
+    Args:
+        results: results.json by seed, at least two.
+    """
+    names = list(next(iter(results.values()))["metrics"])
+    values = {name: {seed: one["metrics"][name]["value"] for seed, one in results.items()} for name in names}
+    by_value = sorted(results, key=lambda seed: (values[names[0]][seed], seed))
+    return {
+        "seeds": list(results),
+        "metrics": {
+            name: {
+                "mean": statistics.fmean(of_all.values()),
+                "standard_deviation": statistics.stdev(of_all.values()),
+                "least": min(of_all.values()),
+                "median": statistics.median(of_all.values()),
+                "greatest": max(of_all.values()),
+                "by_seed": {str(seed): value for seed, value in of_all.items()},
+            }
+            for name, of_all in values.items()
+        },
+        "median_run": f"seed-{by_value[(len(by_value) - 1) // 2]}",
+    }
