@@ -1,7 +1,8 @@
 """`python -m benchmarks QUESTION ...`: measure, print, and keep the result with machine, versions and commit.
 
-`python -m benchmarks report` draws the charts and the README's tables of speed from the results on file; with another
---output, it draws there and prints the tables.
+`python -m benchmarks report` draws the charts and the tables of the README and of docs/results.md from the results on
+file; with another --output, it draws there and prints the tables. `python -m benchmarks.real_tasks` measures how well
+models do that are fine-tuned on real data.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from benchmarks import report
 from benchmarks.machine import describe
 from ms_bert.data.files import write_atomically
 
-NO_QUESTIONS = ("__main__", "contenders", "machine", "report")
+NO_QUESTIONS = ("__main__", "contenders", "machine", "real_tasks", "report")
 
 
 def _so_far(parts):
@@ -45,13 +46,15 @@ def main() -> int:
         "--data",
         type=Path,
         metavar="FOLDER",
-        help="folder of labelled data, each in a subfolder by its name, for questions that take some: sentence_vectors "
-        "reads mrpc/msr_paraphrase_test.txt",
+        help="folder of labelled data, each in a subfolder by its name, for questions that take some: finetuning_speed "
+        "reads sst2/train.tsv, and makes sentences of the same lengths without it; sentence_vectors reads "
+        "mrpc/msr_paraphrase_test.txt",
     )
     arguments = parser.parse_args()
     for question in arguments.questions:
         if question == "report":
-            report.write(arguments.output, report.README if arguments.output.resolve() == report.RESULTS else None)
+            ours = arguments.output.resolve() == report.RESULTS
+            report.write(arguments.output, *((report.README, report.PAGE) if ours else (None, None)))
             continue
         module = importlib.import_module(f"benchmarks.{question}")
         path = arguments.output / f"{question}.json"

@@ -14,7 +14,17 @@ from pathlib import Path
 
 from conversion.agreement.environment import Processor
 
-PACKAGES = ("mindspore", "torch", "transformers", "onnxruntime", "numpy", "tokenizers", "pyarrow", "datasets")
+PACKAGES = (
+    "mindspore",
+    "torch",
+    "transformers",
+    "accelerate",
+    "onnxruntime",
+    "numpy",
+    "tokenizers",
+    "pyarrow",
+    "datasets",
+)
 
 
 def describe() -> dict:

@@ -1,52 +1,64 @@
-"""`python -m benchmarks report`: the charts and the README's blocks of numbers, from the results on file."""
+"""`python -m benchmarks report`: the charts and the blocks of numbers of the README and docs/results.md, from the
+results on file."""
 
 from __future__ import annotations
 
 import json
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 
 from benchmarks.contenders import FIRST, SCORES_ALL
+from benchmarks.contenders.sentences import FULL, SORTED
+from benchmarks.real_tasks import CONTENDERS, RECIPES, TASKS
 from ms_bert.data.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
+PAGE = README.parent / "docs" / "results.md"
 SPEED, PROFILE = "speed.png", "step_profile.png"
+NOTHING = "Nothing is measured yet."
 STEPS = {"pretraining": "pre-training", "finetuning": "fine-tuning"}
 
 
-def write(results: Path = RESULTS, readme: Path | None = README) -> None:
-    """Draw the charts, put the blocks into the README, and print what was required beside what was measured.
+def write(results: Path = RESULTS, readme: Path | None = README, page: Path | None = PAGE) -> None:
+    """Draw the charts, put the blocks into the README and docs/results.md, and print what was required beside what was
+    measured.
 
     Args:
-        results: the folder of the results, and of the charts. readme: None: the blocks are printed.
+        results: the folder of the results, and of the charts. readme, page: None: the blocks are printed.
     """
-    made = blocks(results)
+    made = blocks(results), blocks(results, PAGE_BLOCKS)
     draw_speed(results / SPEED, results)
     draw_profile(results / PROFILE, results)
-    if readme is None:
-        print("\n\n".join(made.values()))
-    else:
-        text = readme.read_text()
-        for name, block in made.items():
-            begin, end = map(re.escape, marks(name))
-            text = re.sub(f"{begin}.*{end}", lambda _, block=block: block, text, flags=re.S)
-        write_atomically(readme, text.encode())
+    for path, found in zip((readme, page), made):
+        if path is None:
+            print("\n\n".join(found.values()))
+        else:
+            _replace(path, found)
     for what, required, measured, met in requirements(results):
         print(f"{'met    ' if met else 'NOT MET'} {what}: {measured}, required {required}")
 
 
+def _replace(path: Path, made: dict[str, str]) -> None:
+    """The blocks of a page by these."""
+    text = path.read_text()
+    for name, block in made.items():
+        begin, end = map(re.escape, marks(name))
+        text = re.sub(f"{begin}.*{end}", lambda _, block=block: block, text, flags=re.S)
+    write_atomically(path, text.encode())
+
+
 def marks(name: str) -> tuple[str, str]:
-    """Between which a block of the README stands. All around the blocks is written by hand."""
+    """Between which a block of a page stands. All around the blocks is written by hand."""
     return f"<!-- {name}, made by `python -m benchmarks report` -->", f"<!-- /{name} -->"
 
 
-def blocks(results: Path = RESULTS) -> dict[str, str]:
-    """The README's blocks of measured numbers by name, with their marks."""
-    made = {name: (*marks(name), make(results)) for name, make in BLOCKS.items()}
+def blocks(results: Path = RESULTS, makers: dict[str, Callable[[Path], str]] | None = None) -> dict[str, str]:
+    """A page's blocks of measured numbers by name, with their marks; without its makers, those of the README."""
+    made = {name: (*marks(name), make(results)) for name, make in (makers or BLOCKS).items()}
     return {name: f"{begin}\n\n{text}\n\n{end}" for name, (begin, end, text) in made.items()}
 
 
@@ -227,6 +239,65 @@ def _speed(results: Path) -> str:
     return "\n\n".join(parts)
 
 
+def _real_tasks(results: Path) -> str:
+    """The scores of fine-tuned models: mean and standard deviation over the seeds, and how many these are."""
+    if not (results / "real_tasks.json").exists():
+        return NOTHING
+    found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
+    for run in load(results, "real_tasks").values():
+        for measure, value in run["metrics"].items():
+            row = found.setdefault((run["task"], run["recipe"], measure), {})
+            row.setdefault(run["contender"], []).append(100 * value)
+    rows = [("task", "recipe", "measure", *CONTENDERS), ("---",) * (3 + len(CONTENDERS))]
+    for name in sorted(found, key=lambda name: list(TASKS).index(name[0])):  # measures stay as they are
+        cells = (_mean(found[name].get(contender, [])) for contender in CONTENDERS)
+        rows.append((name[0], name[1], name[2].replace("_", " "), *cells))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _mean(values: list[float]) -> str:
+    if not values:
+        return ""
+    spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{mean(values):.1f}{spread} ({len(values)})"
+
+
+def _recipes(results: Path) -> str:
+    """The recipes that are measured."""
+    if not (results / "real_tasks.json").exists():
+        return NOTHING
+    used = {run["recipe"] for run in load(results, "real_tasks").values()}
+    rows = [("recipe", "model", "epochs", "learning rate", "further options"), ("---",) * 5]
+    for name, recipe in RECIPES.items():
+        if name in used:
+            rate, further = f"{recipe.learning_rate:g}", " ".join(recipe.twins)
+            rows.append((name, recipe.model, f"{recipe.epochs:g}", rate, f"`{further}`" if further else ""))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _finetuning_speed(results: Path) -> str:
+    """Sentences a second, and how many times as many as the Trainer."""
+    if not (results / "finetuning_speed.json").exists():
+        return NOTHING
+    found = load(results, "finetuning_speed")
+    rows = [("", "sentences/s", "times as fast as full length", "times as fast as sorted"), ("---",) * 4]
+    for name, one in found["contenders"].items():
+        ratios = found["times_as_fast"].get(name, {})
+        cells = (f"{ratios[other]['median']:.2f}" if other in ratios else "" for other in (FULL, SORTED))
+        rows.append((name, f"{one['sentences_a_second']['median']:.4g}", *cells))
+    before, after = found["load_average_before_and_after"]
+    return "\n\n".join(
+        [
+            _paragraph(
+                f"On {_machine(results, 'finetuning_speed')}, with sentences of {found['tokens_on_average']:.1f}",
+                f"tokens on average; medians of {found['rounds']} rounds. The load average of the machine was {before}",
+                f"before and {after} after it.",
+            ),
+            "\n".join(f"| {' | '.join(row)} |" for row in rows),
+        ]
+    )
+
+
 # What the README shows, by the names of the blocks.
 BLOCKS = {
     "learning": _learning,
@@ -236,6 +307,7 @@ BLOCKS = {
     "speed": _speed,
     "measured": _measured,
 }
+PAGE_BLOCKS = {"scores": _real_tasks, "recipes": _recipes, "fine-tuning speed": _finetuning_speed}
 
 
 def _paragraph(*parts: str) -> str:
@@ -266,6 +338,16 @@ def requirements(results: Path = RESULTS) -> Iterator[tuple[str, str, str, bool]
         yield what, "at most 1.2", f"{ours / theirs:.2f}", ours <= 1.2 * theirs
     gain = load(results, "packing")["gain"]["median"]
     yield "gain of packing", "at least 1.7", f"{gain}", gain >= 1.7
+    speed = load(results, "finetuning_speed") if (results / "finetuning_speed.json").exists() else {"times_as_fast": {}}
+    for twin, ratios in speed["times_as_fast"].items():
+        for other, least in ((FULL, 4.0), (SORTED, 1.2)):
+            measured = ratios[other]["median"]
+            yield (
+                f"fine-tuning: times as fast as {other}, {twin}",
+                f"at least {least}",
+                f"{measured}",
+                measured >= least,
+            )
     compiled = find(load(results, "compile_time"), "base", 128)["compile_seconds"][FIRST]
     for state, most in (("cold", 20), ("warm", 5)):
         seconds = compiled[state]["median"]

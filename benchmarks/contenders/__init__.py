@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +37,10 @@ class Work:
     """What all contenders do.
 
     Attributes:
-        kind: 'pretraining' or 'finetuning', a step of it; 'inference', the encoder and the pooler. It names the module
-        of the contenders. preset: of ms_bert.config, or 'minilm' with its real weights. rows, tokens: of the batch, all
-        tokens real. slots: masked a row, to pre-train.
+        kind: 'pretraining' or 'finetuning', a step of it; 'sentences', a step of fine-tuning on those of a file;
+        'inference', the encoder and the pooler. It names the module of the contenders. preset: of ms_bert.config, or
+        'minilm' with its real weights. rows, tokens: of the batch, all tokens real; of a file, sentences a step and the
+        most tokens of one. slots: masked a row, to pre-train. file: of the sentences.
     """
 
     kind: str
@@ -47,6 +48,7 @@ class Work:
     rows: int
     tokens: int
     slots: int = 0
+    file: str = ""
 
     @property
     def config(self):
@@ -165,21 +167,36 @@ def compare(work: Work, rounds: int, seconds: float = 0.5, together: int = TOGET
     return {name: found[name] for name in (FIRST, *others)}
 
 
-def _take_turns(work: Work, names: list[str], rounds: int, seconds: float) -> dict:
+def started(stack: contextlib.ExitStack, work: Work, names: Iterable[str]) -> list[Process]:
+    """The processes of contenders; the stack ends them."""
+    compiled = stack.enter_context(tempfile.TemporaryDirectory())  # by torch, so that an earlier run's is not taken
     processes = []
+    for name in names:
+        processes.append(Process(name, work, {"TORCHINDUCTOR_CACHE_DIR": compiled}))
+        stack.callback(processes[-1].close)
+        print(f"  {name}: first run {processes[-1].first_seconds:.1f} s", flush=True)
+    return processes
+
+
+def by_turns(processes: Sequence[Process], times: Sequence[int], rounds: int) -> list[tuple[float, ...]]:
+    """Seconds of a run in each round, by contender.
+
+    Args:
+        times: runs a round, by contender.
+    """
+    seen = [[0.0] * len(processes) for _ in range(rounds)]
+    for number, row in enumerate(seen):
+        for turn in range(len(processes)):
+            place = (number + turn) % len(processes)
+            row[place] = processes[place].run(times[place])
+    return list(zip(*seen))
+
+
+def _take_turns(work: Work, names: list[str], rounds: int, seconds: float) -> dict:
     with contextlib.ExitStack() as stack:
-        compiled = stack.enter_context(tempfile.TemporaryDirectory())  # by torch, so that an earlier run's is not taken
-        for name in names:
-            processes.append(Process(name, work, {"TORCHINDUCTOR_CACHE_DIR": compiled}))
-            stack.callback(processes[-1].close)
-            print(f"  {name}: first run {processes[-1].first_seconds:.1f} s", flush=True)
+        processes = started(stack, work, names)
         times = [max(1, round(seconds / process.run(3))) for process in processes]
-        seen = [[0.0] * len(processes) for _ in range(rounds)]
-        for number, row in enumerate(seen):
-            for turn in range(len(processes)):
-                place = (number + turn) % len(processes)
-                row[place] = processes[place].run(times[place])
-    by_contender = list(zip(*seen))
+        by_contender = by_turns(processes, times, rounds)
     return {
         process.name: {
             "seconds": spread(own),

@@ -10,7 +10,7 @@ from benchmarks.__main__ import main as benchmark
 from benchmarks.contenders import FIRST
 from ms_bert.config import PRESETS
 
-README = report.README.read_text(encoding="utf-8")
+README, PAGE = (path.read_text(encoding="utf-8") for path in (report.README, report.PAGE))
 # Three times as fast as the stock operations would be the machine's peak, or beyond it.
 NOT_MET = {
     "pretraining, mini, 16 x 128: ms_bert stock / ms_bert fused, seconds",
@@ -23,8 +23,32 @@ def test_the_readme_has_the_numbers_of_the_results_on_file(name):
     assert report.blocks()[name] in README
 
 
-def test_no_other_block_stands_in_the_readme():
-    assert re.findall(r"<!-- ([^/].*?), made by", README) == list(report.BLOCKS)
+@pytest.mark.parametrize("name", report.PAGE_BLOCKS)
+def test_the_page_of_results_has_the_numbers_of_the_results_on_file(name):
+    assert report.blocks(makers=report.PAGE_BLOCKS)[name] in PAGE
+
+
+@pytest.mark.parametrize("text, blocks", [(README, report.BLOCKS), (PAGE, report.PAGE_BLOCKS)])
+def test_no_other_block_stands_there(text, blocks):
+    assert re.findall(r"<!-- ([^/].*?), made by", text) == list(blocks)
+
+
+def test_scores_are_means_over_the_seeds_with_their_spread_and_number(tmp_path):
+    runs = {
+        f"{task}/{who}/{seed}": {"task": task, "recipe": "usual", "contender": who, "seed": seed, "metrics": {"f1": f1}}
+        for task, who, seed, f1 in [
+            ("mrpc", "ms_bert", 1, 0.8),
+            ("mrpc", "ms_bert", 2, 0.9),
+            ("mrpc", "transformers", 1, 0.85),
+            ("sst2", "pt_reference", 1, 0.915),
+        ]
+    }
+    (tmp_path / "real_tasks.json").write_text(json.dumps({"result": runs}))
+    assert report._real_tasks(tmp_path).splitlines()[2:] == [
+        "| sst2 | usual | f1 |  | 91.5 (1) |  |",
+        "| mrpc | usual | f1 | 85.0 ± 7.1 (2) |  | 85.0 (1) |",
+    ]
+    assert report._recipes(tmp_path).splitlines()[2:] == ["| usual | minilm | 3 | 5e-05 |  |"]
 
 
 def test_what_was_required_is_met():
@@ -70,7 +94,10 @@ def test_the_report_replaces_its_own_part_only(tmp_path):
     results.mkdir()
     for path in report.RESULTS.glob("*.json"):
         (results / path.name).write_bytes(path.read_bytes())
-    report.write(results, readme)
+    page = tmp_path / "results.md"
+    page.write_text("\nold\n".join(report.marks("scores")))
+    report.write(results, readme, page)
+    assert page.read_text() == report.blocks(makers=report.PAGE_BLOCKS)["scores"]
     text = readme.read_text()
     assert text.startswith("before\n<!--") and text.endswith("-->\nafter\n") and "\nold\n" not in text
     assert text.count("between") == len(report.BLOCKS) - 1

@@ -1,0 +1,228 @@
+"""How well do models do that are fine-tuned on real data, in each framework and by transformers' Trainer?
+
+`python -m benchmarks.real_tasks --data FOLDER --tasks mrpc --seeds 1 2 3` fine-tunes, one run after the other, and adds
+each result to results/real_tasks.json as soon as it is there. A result is known by its task, recipe, contender and
+seed; those that are there are not measured again. So runs of several days and machines come together, each with its own
+command, machine, versions and commit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.contenders import minilm
+from benchmarks.machine import describe
+from ms_bert.data.files import write_atomically
+
+RESULTS = Path(__file__).parent / "results" / "real_tasks.json"
+CONTENDERS = {
+    "ms_bert": "ms_bert.finetune",
+    "pt_reference": "pt_reference.finetune",
+    "transformers": "benchmarks.contenders.trainer",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Labelled data, and what all contenders are told of them.
+
+    Attributes:
+        train, dev: files below the folder of data; of several, one is put after the other. Without dev, a tenth of
+            train is, the same for all. options: of the command.
+    """
+
+    train: tuple[str, ...]
+    dev: tuple[str, ...]
+    options: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a model is fine-tuned.
+
+    Attributes:
+        model: minilm, or a name that --model gives. longest: tokens; None: as usual for the task.
+        twins: further options, of ms_bert and pt_reference alone; transformers has no such recipe then.
+    """
+
+    model: str = "minilm"
+    epochs: float = 3
+    learning_rate: float = 5e-5
+    longest: int | None = None
+    twins: tuple[str, ...] = ()
+
+
+TASKS = {
+    "sst2": Task(("sst2/train.tsv",), ("sst2/dev.tsv",), ("--task", "sst2")),
+    "mrpc": Task(("mrpc/msr_paraphrase_train.txt",), ("mrpc/msr_paraphrase_test.txt",), ("--task", "mrpc")),
+    "cola": Task(
+        ("cola/in_domain_train.tsv",), ("cola/in_domain_dev.tsv", "cola/out_of_domain_dev.tsv"), ("--task", "cola")
+    ),
+    "chnsenticorp": Task(
+        ("chnsenticorp_htl/ChnSentiCorp_htl_all.csv",),
+        (),
+        ("--task", "classification", "--columns", "text=review", "label=label"),
+    ),
+    "wnut17": Task(("wnut17/wnut17train.conll",), ("wnut17/emerging.dev.conll",), ("--task", "tagging")),
+    "policyqa": Task(("policyqa/dev.json",), ("policyqa/test.json",), ("--task", "question-answering")),
+    "dream": Task(("dream/train.json",), ("dream/dev.json",), ("--task", "multiple-choice")),
+}
+RECIPES = {
+    "usual": Recipe(),
+    "mean": Recipe(twins=("--pooling", "mean")),
+    "chinese": Recipe(model="chinese"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    task: str
+    recipe: str
+    contender: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.task}/{self.recipe}/{self.contender}/{self.seed}"
+
+    def arguments(self, model: Path, train: Path, dev: Path | None, output: Path, threads: int | None) -> list[str]:
+        """Of the command that fine-tunes."""
+        recipe = RECIPES[self.recipe]
+        line = [*TASKS[self.task].options, "--model", model, "--train", train]
+        line += [] if dev is None else ["--dev", dev]
+        line += ["--epochs", recipe.epochs, "--learning-rate", recipe.learning_rate]
+        line += [] if recipe.longest is None else ["--longest", recipe.longest]
+        line += [] if threads is None else ["--threads", threads]
+        line += ["--seed", self.seed, "--output", output]
+        return [*map(str, line), *recipe.twins]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = parse(arguments)
+    models = {"minilm": minilm(), **given.model}
+    # By seeds first: so there is something to compare early.
+    order = itertools.product(given.seeds, given.tasks, given.contenders)
+    chosen = [Run(task, given.recipe, contender, seed) for seed, task, contender in order]
+    recipe = RECIPES[given.recipe]
+    if recipe.model not in models:
+        raise SystemExit(
+            f"the recipe {given.recipe} begins with the model {recipe.model}; give --model {recipe.model}=FOLDER"
+        )
+    for run in chosen:
+        for file in (*TASKS[run.task].train, *TASKS[run.task].dev):
+            if not (given.data / file).is_file():
+                raise SystemExit(f"{given.data / file} is missing; name the folder of the data with --data.")
+    for run in chosen:
+        if run.contender == "transformers" and recipe.twins:
+            print(f"{run.key}: transformers has no {' '.join(recipe.twins)}")
+        elif run.key in read(given.results):
+            print(f"{run.key}: there already")
+        else:
+            with tempfile.TemporaryDirectory() as name:
+                found = measured(run, given.data, models, given.work or Path(name), given.threads)
+            write(given.results, {**read(given.results), run.key: found})
+            print(f"{run.key}: {found['metrics']} in {found['seconds']} s", flush=True)
+    return 0
+
+
+def measured(run: Run, data: Path, models: dict[str, Path], work: Path, threads: int | None = None) -> dict:
+    """The result of a run, whose folder is made below `work`."""
+    described = describe()  # before, for the commit must be that of the measured code
+    output, model = work / run.key, models[RECIPES[run.recipe].model]
+    if output.exists():  # what an interrupted run has left
+        shutil.rmtree(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    task = TASKS[run.task]
+    files = [_joined([data / name for name in part], work / run.task) for part in (task.train, task.dev)]
+    line = ["-m", CONTENDERS[run.contender], *run.arguments(model, *files, output, threads)]
+    begun = time.perf_counter()
+    if code := subprocess.run([sys.executable, *line]).returncode:
+        raise SystemExit(f"{run.key} ended with exit code {code}.")
+    seconds = time.perf_counter() - begun
+    results = json.loads((output / "results.json").read_text())
+    places = {model: RECIPES[run.recipe].model, work: "WORK", data: "DATA"}
+    return {
+        **dataclasses.asdict(run),
+        "command": _portable(shlex.join(["python", *line]), places),
+        "seconds": round(seconds, 1),
+        "examples": results["examples"],
+        "step": results["step"],
+        "loss": results["loss"],
+        "metrics": {name: found["value"] for name, found in results["metrics"].items()},
+        **described,
+    }
+
+
+def _joined(files: list[Path], folder: Path) -> Path | None:
+    """One file with the lines of all."""
+    if len(files) < 2:
+        return files[0] if files else None
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{'-'.join(file.stem for file in files)}{files[0].suffix}"
+    write_atomically(path, b"".join(file.read_bytes().rstrip(b"\n") + b"\n" for file in files))
+    return path
+
+
+def _portable(text: str, places: dict[Path, str]) -> str:
+    """Without this machine's paths."""
+    for place, name in places.items():
+        text = text.replace(str(place), name)
+    return text
+
+
+def read(path: Path) -> dict[str, dict]:
+    """The results by key."""
+    return json.loads(path.read_text())["result"] if path.exists() else {}
+
+
+def write(path: Path, results: dict[str, dict]) -> None:
+    """Each in a line of its own, in the order of the keys, so that those of several machines are easily merged."""
+    lines = ",\n".join(f"    {json.dumps(key)}: {json.dumps(results[key])}" for key in sorted(results))
+    question = json.dumps(__doc__.splitlines()[0])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, f'{{\n  "question": {question},\n  "result": {{\n{lines}\n  }}\n}}\n'.encode())
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.real_tasks", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data, each in a subfolder of its own")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, required=True)
+    parser.add_argument("--recipe", choices=RECIPES, default="usual")
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        type=_named,
+        default=[],
+        metavar="NAME=FOLDER",
+        help="models that recipes begin with, besides minilm, which a package brings",
+    )
+    parser.add_argument("--threads", type=int, help="of each run (default: all processors)")
+    parser.add_argument("--work", type=Path, help="folder of the runs, which are kept there (default: none is kept)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file of the results (default: %(default)s)")
+    given = parser.parse_args(arguments)
+    given.model = dict(given.model)
+    return given
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, mark, folder = text.partition("=")
+    if not (name and mark and Path(folder).exists()):
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=FOLDER of a model")
+    return name, Path(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""Results on real data come together run by run, and transformers' Trainer contends with the same data and measures."""
+
+import functools
+import json
+import shlex
+import types
+
+import pytest
+import torch
+import transformers
+
+from benchmarks import real_tasks
+from benchmarks.contenders import trainer
+
+DEV = "cola/in_domain_dev.tsv", "cola/out_of_domain_dev.tsv"
+
+
+@pytest.fixture
+def data(tmp_path):
+    """CoLA's folder; a dev file without a last line break, as the others have."""
+    for number, name in enumerate(("cola/in_domain_train.tsv", *DEV)):
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"gj04\t1\t\tA sentence of file {number}.")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def command(data, tmp_path, monkeypatch):
+    """A function that measures, where each run scores its seed in hundredths; `ran` has the runs' command lines."""
+    ran = []
+
+    def run(line):
+        given = dict(zip(line, line[1:]))
+        ran.append(line)
+        if given["--seed"] == "9":
+            return types.SimpleNamespace(returncode=3)
+        folder = tmp_path / "work" / given["--output"].split("/work/")[1]
+        folder.mkdir(parents=True)
+        metrics = {"matthews_correlation": {"value": int(given["--seed"]) / 100, "low": 0.0, "high": 1.0}}
+        (folder / "results.json").write_text(json.dumps({"step": 5, "examples": 2, "loss": 0.5, "metrics": metrics}))
+        return types.SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(real_tasks.subprocess, "run", run)
+    monkeypatch.setattr(real_tasks, "describe", lambda: {"machine": "this", "versions": {}, "commit": "c"})
+
+    def measure(*arguments):
+        places = ("--data", data, "--work", tmp_path / "work", "--results", tmp_path / "results.json")
+        return real_tasks.main([*map(str, places), "--tasks", "cola", *map(str, arguments)])
+
+    measure.ran, measure.results, measure.work = ran, tmp_path / "results.json", tmp_path / "work"
+    return measure
+
+
+def test_results_of_several_sessions_add_up_and_none_is_measured_twice(command, capsys):
+    command("--contenders", "pt_reference", "--seeds", 2)
+    command("--contenders", "transformers", "pt_reference", "--seeds", 1, 2)
+    assert [(line[2], line[line.index("--seed") + 1]) for line in command.ran] == [
+        ("pt_reference.finetune", "2"),
+        ("benchmarks.contenders.trainer", "1"),
+        ("pt_reference.finetune", "1"),
+        ("benchmarks.contenders.trainer", "2"),
+    ]
+    assert "cola/usual/pt_reference/2: there already" in capsys.readouterr().out
+    found = real_tasks.read(command.results)
+    assert list(found) == sorted(f"cola/usual/{who}/{n}" for who in ("pt_reference", "transformers") for n in (1, 2))
+    assert [run["metrics"]["matthews_correlation"] for run in found.values()] == [0.01, 0.02] * 2
+    assert all(run["machine"] == "this" and run["commit"] == "c" for run in found.values())
+    assert len(command.results.read_text().splitlines()) == len(found) + 5  # a line each, for merges
+
+
+def test_a_command_names_no_place_of_this_machine(command):
+    command("--contenders", "ms_bert", "--seeds", 1, "--threads", 1)
+    (run,) = real_tasks.read(command.results).values()
+    line = "python -m ms_bert.finetune --task cola --model minilm --train DATA/cola/in_domain_train.tsv --dev "
+    line += "WORK/cola/in_domain_dev-out_of_domain_dev.tsv --epochs 3 --learning-rate 5e-05 --threads 1 --seed 1 "
+    assert run["command"] == line + "--output WORK/cola/usual/ms_bert/1"
+
+
+def test_development_files_are_put_one_after_the_other(command):
+    command("--contenders", "ms_bert", "--seeds", 1)
+    (line,) = command.ran
+    lines = open(line[line.index("--dev") + 1]).read().splitlines()
+    assert [text.split("\t")[-1] for text in lines] == ["A sentence of file 1.", "A sentence of file 2."]
+
+
+def test_what_an_interrupted_run_left_is_in_nobodys_way(command):
+    (command.work / "cola/usual/ms_bert/1/checkpoints").mkdir(parents=True)
+    command("--contenders", "ms_bert", "--seeds", 1)
+    assert len(real_tasks.read(command.results)) == 1
+
+
+def test_a_run_that_fails_is_named_and_what_was_measured_is_kept(command):
+    with pytest.raises(SystemExit, match="cola/usual/ms_bert/9 ended with exit code 3"):
+        command("--contenders", "ms_bert", "--seeds", 1, 9)
+    assert list(real_tasks.read(command.results)) == ["cola/usual/ms_bert/1"]
+
+
+def test_missing_data_and_models_are_named_before_anything_runs(command, data, capsys):
+    with pytest.raises(SystemExit, match="begins with the model chinese; give --model chinese=FOLDER"):
+        command("--recipe", "chinese")
+    (data / DEV[1]).unlink()
+    with pytest.raises(SystemExit, match=r"out_of_domain_dev.tsv is missing; name the folder of the data with --data"):
+        command()
+    with pytest.raises(SystemExit, match="2"):
+        command("--model", "nowhere")
+    assert "nowhere is not NAME=FOLDER of a model" in capsys.readouterr().err and not command.ran
+
+
+@pytest.mark.slow
+def test_the_trainer_writes_the_measures_of_the_task(tmp_path, request):
+    """Sentences with a good word or a bad one, which even this model tells apart."""
+    request.addfinalizer(functools.partial(torch.set_num_threads, torch.get_num_threads()))
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", *(f"w{i}" for i in range(20))]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    transformers.BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "model")
+    config = transformers.BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    transformers.BertModel(config).save_pretrained(tmp_path / "model")
+    rows = [f"w{i % 20} {('good', 'bad')[i % 2]} w{i % 7}\t{1 - i % 2}" for i in range(80)]
+    for name, part in (("train", rows[:64]), ("dev", rows[64:])):
+        (tmp_path / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *part]))
+    line = f"--task sst2 --model {tmp_path}/model --train {tmp_path}/train.tsv --dev {tmp_path}/dev.tsv --epochs 4 "
+    line += f"--learning-rate 3e-2 --batch-size 16 --longest 16 --threads 1 --seed 1 --output {tmp_path}/run"
+    trainer.main(shlex.split(line))
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["examples"] == 16 and results["metrics"] == {"accuracy": {"value": 1.0}}
+    assert results["step"] in (4, 8, 12, 16)
