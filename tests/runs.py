@@ -2,9 +2,15 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from safetensors.numpy import save_file
+
+from conversion import pretrained
+from conversion.parameters import ARCHITECTURES, BACKBONE, shapes
 
 
 def small_run(corpus: Path, cache: Path, config: Path) -> list[str]:
@@ -96,3 +102,22 @@ def content(folder: Path) -> dict[str, bytes]:
     last = sorted((folder / "checkpoints").iterdir())[-1]
     files = [folder / "metrics.jsonl", folder / "model.safetensors", *sorted(last.iterdir())]
     return {path.name if path.parent == folder else f"{last.name}/{path.name}": path.read_bytes() for path in files}
+
+
+def headed(undisturbed: Path, folder: Path, task) -> Path:
+    """The folder of a model with a head for a task, as a run on it leaves it, of random weights.
+
+    Args:
+        undisturbed: the folder of a pre-trained model.
+    """
+    found = pretrained.read(undisturbed)
+    config = found.config.replace(**task.config())
+    parts = (*BACKBONE, *ARCHITECTURES[task.architecture].parts)
+    fit = found.fit(shapes(config, parts, task.architecture), task.architecture)
+    folder.mkdir(parents=True)
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        shutil.copy(undisturbed / name, folder / name)
+    (folder / "config.json").write_text(json.dumps({"architectures": [task.architecture], **config.to_dict()}))
+    (folder / "task.json").write_text(json.dumps(task.remembered()))
+    save_file(fit.values(seed=1), folder / "model.safetensors", {"format": "pt"})
+    return folder

@@ -224,13 +224,13 @@ def read(data: DataOptions, progress: Progress) -> tuple[DownstreamTask, dict[st
 
     assert data.train is not None  # `parse` asks for it
     train = examples(data.train, "train")
+    task = kind.of(data, train.examples)  # before some are kept out, for a rare label may be among them
     if data.dev is not None:
         dev = examples(data.dev, "validation")
     else:
         kept, held = _divided(train.examples, data.dev_share)
         train, dev = Read(kept, train.skipped), Read(held)
     tests = {source: examples(source, "test") for source in data.test}
-    task = kind.of(data, train.examples)
     if getattr(task, "pooling", "cls") != data.pooling:
         raise UserError(f"--pooling {data.pooling} is for tasks on texts such as classification, not for {task.name}.")
     return task, {"train": train, "dev": dev, **tests}

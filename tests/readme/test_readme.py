@@ -15,6 +15,11 @@ from conversion import __main__ as conversion
 from ms_bert.commands import embedding, finetuning, prediction, pretraining, similarity
 from ms_bert.framework import MindSpore
 from ms_bert.options import Options
+from ms_bert.tasks.answer_selection import AnswerSelection
+from ms_bert.tasks.classification import Classification
+from ms_bert.tasks.multiple_choice import MultipleChoice
+from ms_bert.tasks.question_answering import QuestionAnswering
+from ms_bert.tasks.tagging import Tagging
 from pt_reference.framework import PyTorch
 from tests import runs
 
@@ -132,24 +137,23 @@ def test_the_python_works_as_it_stands(undisturbed, tmp_path):
         assert done.returncode == 0, done.stderr
 
 
-@pytest.fixture(scope="session")
-def fine_tuned(undisturbed, tmp_path_factory) -> Path:
-    """The folder of a run on a few sentences."""
-    folder = tmp_path_factory.mktemp("sst2")
-    rows = [f"the class {word}\t{label}\n" for word, label in (("works", 1), ("fails", 0), ("returns", 1))]
-    (folder / "train.tsv").write_text("sentence\tlabel\n" + "".join(4 * rows))
-    data = ("--train", folder / "train.tsv", "--dev", folder / "train.tsv", "--longest", 16, "--epochs", 1)
-    options = ("--task", "sst2", "--model", undisturbed, *data, "--output", folder / "run")
-    result = runs.run(*options, package="pt_reference", command="finetune")
-    assert result.returncode == 0, result.stderr
-    return folder / "run"
+# The folders of fine-tuned models that the pages name.
+FINE_TUNED = {
+    "sst2": Classification(("negative", "positive"), ("accuracy",), 16, "sst2"),
+    "ner": Tagging.made({"B-person", "I-person", "O"}, "bio", "O", 32),
+    "squad": QuestionAnswering.of_model(40),
+    "mc": MultipleChoice((), ("accuracy",), 32),
+    "rank": AnswerSelection(("irrelevant", "relevant"), ("map", "mrr"), 32),
+}
 
 
 @pytest.mark.parametrize("page", [page.name for page in (ROOT / "docs").glob("*.md")])
-def test_the_python_of_a_page_works_from_top_to_bottom(page, undisturbed, fine_tuned, tmp_path):
+def test_the_python_of_a_page_works_from_top_to_bottom(page, undisturbed, tmp_path):
     shutil.copytree(undisturbed, tmp_path / "runs" / "base")
-    shutil.copytree(fine_tuned, tmp_path / "runs" / "sst2")
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    for name, task in FINE_TUNED.items():
+        if f"runs/{name}" in text:
+            runs.headed(undisturbed, tmp_path / "runs" / name, task)
     script = "\n".join(re.findall(r"```python\n(.*?)```", text, re.S))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
