@@ -4,6 +4,16 @@ import pytest
 
 from conversion.agreement import cases
 from conversion.agreement.suite import Reference
+from ms_bert.data import packing
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_graphs():
+    """Packed batches of one shape, so that MindSpore compiles one graph of a run; runs in processes of their own have
+    as many as usual."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "SHAPES", 1)
+        yield
 
 
 @pytest.fixture(scope="session")

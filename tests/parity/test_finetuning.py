@@ -126,7 +126,7 @@ def test_transformers_loads_the_folder_and_computes_the_same(tuned):
     assert np.abs(shares - found).max() < 1e-5
 
 
-@pytest.mark.parametrize("first, then", [*zip(PACKAGES, PACKAGES), PACKAGES])
+@pytest.mark.parametrize("first, then", [("ms_bert", "ms_bert"), PACKAGES])
 def test_a_killed_run_goes_on_to_the_same_end(first, then, command, data, tuned, tmp_path):
     folder = tmp_path / "run"
     test = ("--test", data / "other.tsv")
@@ -212,21 +212,21 @@ def test_a_run_stops_when_its_patience_ends(command, tmp_path, capsys):
 
 def test_several_seeds_are_runs_of_their_own_and_a_summary(command, tmp_path, capsys):
     folder = tmp_path / "runs"
-    few = [*map(str, command), "--steps", "6", "--seeds", "3", "--seed", "4", "--output", str(folder)]
+    few = [*map(str, command), "--steps", "6", "--seeds", "2", "--seed", "4", "--output", str(folder)]
     assert finetuning.main(PyTorch(), "finetune", "", few) == 0
     results = json.loads((folder / "results.json").read_text())
-    values = [json.loads((folder / f"seed-{n}/results.json").read_text())["metrics"]["accuracy"] for n in (4, 5, 6)]
+    values = [json.loads((folder / f"seed-{n}/results.json").read_text())["metrics"]["accuracy"] for n in (4, 5)]
     assert list(results["metrics"]["accuracy"]["by_seed"].values()) == [value["value"] for value in values]
     assert results["metrics"]["accuracy"]["mean"] == pytest.approx(np.mean([value["value"] for value in values]))
-    losses = [metrics(folder / f"seed-{n}")[1]["loss"] for n in (4, 5, 6)]
-    assert len(set(losses)) == 3 and (folder / results["median_run"] / MODEL).exists()
-    assert "on average over 3 seeds" in capsys.readouterr().out
-    kept = (folder / "seed-6/predictions.jsonl").read_bytes()
+    losses = [metrics(folder / f"seed-{n}")[1]["loss"] for n in (4, 5)]
+    assert len(set(losses)) == 2 and (folder / results["median_run"] / MODEL).exists()
+    assert "on average over 2 seeds" in capsys.readouterr().out
+    kept = (folder / "seed-5/predictions.jsonl").read_bytes()
     before = (folder / "results.json").read_bytes()
-    shutil.rmtree(folder / "seed-6")  # as if it was stopped after the second
+    shutil.rmtree(folder / "seed-5")  # as if it was stopped after the first
     (folder / "results.json").unlink()
     assert finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder)]) == 0
-    assert (folder / "seed-6/predictions.jsonl").read_bytes() == kept
+    assert (folder / "seed-5/predictions.jsonl").read_bytes() == kept
     assert (folder / "results.json").read_bytes() == before
     wrong = [*few[:-1], str(tmp_path / "wrong"), "--columns", "text=review"]
     assert finetuning.main(PyTorch(), "finetune", "", wrong) == 2 and not (tmp_path / "wrong").exists()
@@ -445,7 +445,8 @@ def test_each_layer_has_its_own_rate_and_what_is_frozen_stays(optimizer, vocabul
     config = BertConfig(**CONFIG).replace(**task.config())
     use_device("CPU")
     changes = {}
-    for decay, frozen in ((1.0, None), (0.5, 0)):
+    # PyTorch's with equal rates says what those with others must be, for the first step of both is the same.
+    for kind, decay, frozen in ((TorchTrainer, 1.0, None), (TorchTrainer, 0.5, 0), (MindSporeTrainer, 0.5, 0)):
         options = FinetuningOptions(
             steps=9,
             batch_size=8,
@@ -455,16 +456,15 @@ def test_each_layer_has_its_own_rate_and_what_is_frozen_stays(optimizer, vocabul
             weight_decay=0.0,
             clip_norm=0.0,  # the norm is that of what is trained
         )
-        for kind in (MindSporeTrainer, TorchTrainer):
-            trainer = kind(config, FinetuneOptions(training=options), task)
-            before = {name: value.copy() for name, value in trainer.state()[0].items()}
-            trainer.train_step(batch, 0, 1e-2)
-            after, moments, scalars = trainer.state()
-            changes[kind, decay] = {name: np.abs(value - before[name]).mean() for name, value in after.items()}
-            trainer.load(after, moments, scalars)  # a checkpoint holds all moments, whatever is trained
-            assert moments.keys() == {f"{moment}.{name}" for moment in "mv" for name in after}
-            assert all(moments[f"m.{name}"].any() or not change for name, change in changes[kind, decay].items())
+        trainer = kind(config, FinetuneOptions(training=options), task)
+        before = {name: value.copy() for name, value in trainer.state()[0].items()}
+        trainer.train_step(batch, 0, 1e-2)
+        after, moments, scalars = trainer.state()
+        changes[kind, decay] = {name: np.abs(value - before[name]).mean() for name, value in after.items()}
+        trainer.load(after, moments, scalars)  # a checkpoint holds all moments, whatever is trained
+        assert moments.keys() == {f"{moment}.{name}" for moment in "mv" for name in after}
+        assert all(moments[f"m.{name}"].any() or not change for name, change in changes[kind, decay].items())
     for kind in (MindSporeTrainer, TorchTrainer):
-        for name, change in changes[kind, 1.0].items():
+        for name, change in changes[TorchTrainer, 1.0].items():
             share = 0.0 if "embeddings" in name else 0.5 if "layer.0." in name else 1.0
-            assert changes[kind, 0.5][name] == pytest.approx(share * change, rel=2e-3), name
+            assert changes[kind, 0.5][name] == pytest.approx(share * change, rel=2e-3, abs=1e-6), name
