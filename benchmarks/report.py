@@ -298,6 +298,50 @@ def _finetuning_speed(results: Path) -> str:
     )
 
 
+# Of BERT-base, in percent: MRPC and SST-2 of table 5, and the F1 of named entities of table 7 (Devlin et al., 2019).
+_PAPERS_MODELS = {"default": (86.7, 92.7), "no NSP": (86.5, 92.6), "LTR & no NSP": (77.5, 92.1)}
+_PAPERS_FEATURES = {
+    "embeddings": 91.0,
+    "second-to-last layer": 95.6,
+    "last layer": 94.9,
+    "sum of the last four layers": 95.9,
+    "concatenation of the last four layers": 96.1,
+}
+
+
+def _ablations(results: Path) -> str:
+    """The scores of models that were pre-trained and fine-tuned differently, and the paper's."""
+    if not (results / "ablations.json").exists():
+        return NOTHING
+    found = load(results, "ablations")
+    losses = {one["model"]: one["held_out"] for one in found if one["kind"] == "pretraining"}
+    scores: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for one in found:
+        if one["kind"] == "finetuning":
+            row = scores.setdefault((one["model"], one["pooling"]), {})
+            for measure, value in one["metrics"].items():
+                row.setdefault(f"{one['task']} {measure}", []).append(100 * value)
+    measures = list(dict.fromkeys(name for row in scores.values() for name in row))
+    named = [name.replace("_", " ") for name in measures]
+    rows = [("pre-training", "held-out loss", "pooling", *named, "MRPC, paper", "SST-2, paper")]
+    rows.append(("---",) * len(rows[0]))
+    for (model, pooling), row in sorted(scores.items(), key=lambda item: list(losses).index(item[0][0])):
+        name = "lm" if "held_out_lm_loss" in losses[model] else "mlm"
+        loss = f"{name.upper()} {losses[model][f'held_out_{name}_loss']:.3f}"
+        papers = (f"{value:.1f}" for value in _PAPERS_MODELS[model])
+        rows.append((model, loss, pooling, *(_mean(row.get(name, [])) for name in measures), *papers))
+    accuracies: dict[str, dict[str, float]] = {}
+    for one in found:
+        if one["kind"] == "features":
+            accuracies.setdefault(one["features"], {})[one["model"]] = 100 * one["accuracy"]
+    features = [("features", *losses, "CoNLL-2003 F1, paper"), ("---",) * (2 + len(losses))]
+    for name, row in accuracies.items():
+        cells = (f"{row[model]:.1f}" if model in row else "" for model in losses)
+        features.append((name, *cells, f"{_PAPERS_FEATURES[name]:.1f}"))
+    tables = ("\n".join(f"| {' | '.join(row)} |" for row in table) for table in (rows, features))
+    return "\n\n".join([_paragraph(f"On {_machine(results, 'ablations')}."), *tables])
+
+
 # What the README shows, by the names of the blocks.
 BLOCKS = {
     "learning": _learning,
@@ -307,7 +351,12 @@ BLOCKS = {
     "speed": _speed,
     "measured": _measured,
 }
-PAGE_BLOCKS = {"scores": _real_tasks, "recipes": _recipes, "fine-tuning speed": _finetuning_speed}
+PAGE_BLOCKS = {
+    "scores": _real_tasks,
+    "recipes": _recipes,
+    "fine-tuning speed": _finetuning_speed,
+    "ablations": _ablations,
+}
 
 
 def _paragraph(*parts: str) -> str:

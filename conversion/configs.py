@@ -19,7 +19,7 @@ _GOOGLE_FIELDS = (
     "initializer_range",
 )
 # What Google's code has fixed: it has no field for it, so that another value cannot be told.
-_GOOGLE_FIXED = {"layer_norm_eps": 1e-12, "pad_token_id": 0}
+_GOOGLE_FIXED = {"layer_norm_eps": 1e-12, "pad_token_id": 0, "is_decoder": False}
 # Google's "gelu" was the erf form when the published weights were trained, and is the tanh form since 2019 (commit
 # bee6030). Transformers reads it as erf, and so does everybody who took the weights from there; so it does here.
 _GOOGLE_ACTS = ("gelu", "relu")
@@ -83,10 +83,10 @@ def google(config: BertConfig) -> tuple[bytes, list[str]]:
     """
     fields = config.to_dict()
     for name, value in _GOOGLE_FIXED.items():
-        if fields[name] != value:
+        if getattr(config, name) != value:
             raise UserError(
-                f"{name} is {shown(fields[name])}, but Google's BERT always has {value}; a TensorFlow checkpoint of "
-                "this model would compute something else, so convert it to another format."
+                f"{name} is {shown(getattr(config, name))}, but Google's BERT always has {shown(value)}; a TensorFlow "
+                "checkpoint of this model would compute something else, so convert it to another format."
             )
     if config.hidden_act not in _GOOGLE_ACTS:
         raise UserError(

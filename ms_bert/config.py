@@ -51,7 +51,6 @@ _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads
 # null and an empty object change nothing anywhere. Some stand in files of other models that call themselves a BERT.
 _ONLY: dict[str, tuple] = {
     "position_embedding_type": ("absolute",),
-    "is_decoder": (False,),
     "add_cross_attention": (False,),
     "tie_word_embeddings": (True,),
     "is_encoder_decoder": (False,),
@@ -114,6 +113,7 @@ class BertConfig:
 
     Attributes:
         pad_token_id: None where there is no padding; no number depends on it.
+        is_decoder: a token attends to those before it and itself only, as in a left-to-right language model.
         id2label: names of a downstream head's labels, by "0", "1", ... label2id: the same the other way round.
 
     Raises:
@@ -134,6 +134,7 @@ class BertConfig:
     layer_norm_eps: Annotated[float, Range(_LEAST, 1)] = 1e-12
     pad_token_id: Annotated[int | None, Range(0, _MOST_VALUES)] = 0
     classifier_dropout: Annotated[float | None, _Dropout] = None
+    is_decoder: bool = False
     problem_type: str | None = None
     id2label: dict[str, str] | None = None
     label2id: dict[str, int] | None = None
@@ -162,8 +163,8 @@ class BertConfig:
 
     def to_dict(self) -> dict:
         """The fields as config.json has them; those that are unset by default are left out where they are."""
-        unset = {field.name for field in dataclasses.fields(self) if field.default is None}
-        fields = {k: v for k, v in dataclasses.asdict(self).items() if v is not None or k not in unset}
+        unset = {name: value for name, value in _DEFAULTS.items() if value is None or value is False}
+        fields = {k: v for k, v in dataclasses.asdict(self).items() if k not in unset or v is not unset[k]}
         return {"model_type": "bert", "position_embedding_type": "absolute", **fields}
 
     @classmethod
@@ -185,6 +186,8 @@ class BertConfig:
             raise UserError(f"{source}: model_type is {shown(model)}, which is not a BERT; name the config of a BERT.")
         hints = checked.hints(cls)  # type: ignore[arg-type] # a class can be hashed, whatever its instances can
         own = {name: checked.from_json(fields[name], hints[name]) for name in hints if name in fields}
+        if own.get("is_decoder", False) is None:
+            del own["is_decoder"]
         act = own.get("hidden_act")
         if isinstance(act, str):
             own["hidden_act"] = _SAME_ACTS.get(act, act)

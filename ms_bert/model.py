@@ -130,7 +130,7 @@ class BertSelfAttention(nn.Cell):
         self.rate = config.attention_probs_dropout_prob
         self.first_column = first_column
         self.projections = numerics.operations.projections
-        self.attention = numerics.operations.attention(self.heads)
+        self.attention = numerics.operations.attention(self.heads, config.is_decoder)
 
     def construct(self, hidden_states, sequence_ids, dropout_keys):
         end = self.first_column + self.heads * sequence_ids.shape[1]
@@ -209,7 +209,7 @@ class BertLayer(nn.Cell):
         self.output = BertSelfOutput(config, numerics, config.intermediate_size, columns.hidden(2 * index + 2))
         self.whole = None
         if numerics.inference and numerics.operations.encoder_layer is not None:
-            settings = config.num_attention_heads, config.layer_norm_eps, config.hidden_act
+            settings = config.num_attention_heads, config.layer_norm_eps, config.hidden_act, config.is_decoder
             self.whole = numerics.operations.encoder_layer(*settings)
 
     def construct(self, hidden_states, sequence_ids, dropout_keys):

@@ -74,6 +74,9 @@ class ExampleOptions:
 
     seq_length: Annotated[int, Range(8, 2**16)] = 128
     """Tokens per example, including [CLS] and [SEP]."""
+    objective: Literal["masked", "left-to-right"] = "masked"
+    """What is predicted: masked tokens, from those on both sides; or each next token, from those before it.
+    With left-to-right attention is causal (`is_decoder` in config.json), and --no-nsp is needed."""
     masking: Literal["token", "whole-word", "ngram"] = "token"
     """What is masked: single tokens, all tokens of a word, or spans of 1 to 3 words."""
     segmenter: Literal["none", "rjieba"] = "none"
@@ -105,10 +108,23 @@ class ExampleOptions:
             "--segmenter and --dictionary find words, but --masking token masks single tokens",
             "choose --masking whole-word",
         )
+        if self.objective == "left-to-right":
+            require(
+                not self.nsp,
+                "--objective left-to-right has no next-sentence prediction, for [CLS] sees no token after it",
+                "add --no-nsp",
+            )
+            require(
+                self.masking == "token" and self.max_predictions is None,
+                "--objective left-to-right masks nothing",
+                "leave out --masking and --max-predictions",
+            )
 
     @property
     def prediction_slots(self) -> int:
-        """P, the masked slots of an example."""
+        """P, the masked slots of an example; where it is read from left to right, those of all its tokens."""
+        if self.objective == "left-to-right":
+            return self.seq_length
         return self.max_predictions or max(1, -int(-self.seq_length * self.mask_rate // 1))
 
 

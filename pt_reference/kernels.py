@@ -37,9 +37,9 @@ class Operations:
     """(x (N, in), and weight and bias of query, key and value) -> three linear layers of x, each (N, out)."""
 
     attention: Callable
-    """heads -> the attention of so many: (query, key, value (B * S, H), sequence_ids (B, S), rate, row_keys,
+    """(heads, causal) -> the attention of so many: (query, key, value (B * S, H), sequence_ids (B, S), rate, row_keys,
     column_keys (heads * S,)) -> softmax(Q K^T / sqrt(d) + mask) V (B * S, H), and the probabilities before dropout
-    (B, heads, S, S), or () where they are never formed."""
+    (B, heads, S, S), or () where they are never formed. Causal: a token attends to none after it."""
 
     linear_activation: Callable
     """'gelu', 'gelu_new' or 'relu' -> the linear layer that ends in it: (x (N, in), weight, bias) -> (N, out)."""
@@ -122,17 +122,18 @@ def dropout(x, rate, row_keys, column_keys):
     return x * (keep * (1.0 / (1.0 - rate)))
 
 
-def attention_mask(sequence_ids):
-    """(B, S) int32 -> (B, 1, S, S) bool: True within a sequence."""
-    return (sequence_ids[:, :, None] == sequence_ids[:, None, :])[:, None]
+def attention_mask(sequence_ids, causal=False):
+    """(B, S) int32 -> (B, 1, S, S) bool: True within a sequence; if causal, not to the later tokens of it."""
+    same = (sequence_ids[:, :, None] == sequence_ids[:, None, :])[:, None]
+    return same.tril() if causal else same
 
 
-def attention(query, key, value, sequence_ids, heads, rate, row_keys, column_keys):
+def attention(query, key, value, sequence_ids, heads, rate, row_keys, column_keys, causal=False):
     """softmax(Q K^T / sqrt(d) + mask) V, a token attending to its own sequence only (Vaswani et al., 2017, 3.2.1).
 
     Args:
         query, key, value: (B * S, H). sequence_ids: (B, S) int32, 0 = padding.
-        heads: number of heads. rate: dropout of the probabilities.
+        heads: number of heads. rate: dropout of the probabilities. causal: a token attends to no later one.
         row_keys: (B * S, 1) int32. column_keys: (heads * S,) int32. See `dropout`.
 
     Returns:
@@ -141,27 +142,27 @@ def attention(query, key, value, sequence_ids, heads, rate, row_keys, column_key
     b, s = sequence_ids.shape
     q, k, v = _by_head(query, b, heads), _by_head(key, b, heads), _by_head(value, b, heads)
     scores = wide(q * (1.0 / q.shape[-1] ** 0.5) @ k.transpose(2, 3))  # (B, heads, S, S)
-    probabilities = torch.softmax(scores.masked_fill(~attention_mask(sequence_ids), -1e9), -1)
+    probabilities = torch.softmax(scores.masked_fill(~attention_mask(sequence_ids, causal), -1e9), -1)
     kept = probabilities
     if rate > 0.0:
         kept = dropout(kept, rate, row_keys.view(b, 1, s, 1), column_keys.view(heads, 1, s))
     return _by_row(kept.to(query.dtype) @ v), probabilities
 
 
-def fused_attention(query, key, value, sequence_ids, heads, rate, row_keys, column_keys):
+def fused_attention(query, key, value, sequence_ids, heads, rate, row_keys, column_keys, causal=False):
     """`attention` as torch's scaled_dot_product_attention; the probabilities are not given, so () stands for them.
 
     On a GPU the fused kernel draws its dropout bits from torch's generator, which the trainer seeds for each step: as
     repeatable as `dropout`, though not the same. Torch has no such kernel for the CPU: there, `attention` drops.
     """
     if rate > 0.0 and query.device.type == "cpu":
-        return attention(query, key, value, sequence_ids, heads, rate, row_keys, column_keys)[0], ()
+        return attention(query, key, value, sequence_ids, heads, rate, row_keys, column_keys, causal)[0], ()
     b = len(sequence_ids)
     context = functional.scaled_dot_product_attention(
         _by_head(query, b, heads),
         _by_head(key, b, heads),
         _by_head(value, b, heads),
-        attn_mask=attention_mask(sequence_ids),
+        attn_mask=attention_mask(sequence_ids, causal),
         dropout_p=rate,
     )
     return _by_row(context), ()
@@ -242,9 +243,9 @@ def composed(
     def projections(x, query, query_bias, key, key_bias, value, value_bias):
         return linear(x, query, query_bias), linear(x, key, key_bias), linear(x, value, value_bias)
 
-    def attention_of(heads):
+    def attention_of(heads, causal=False):
         def attend(query, key, value, sequence_ids, rate, row_keys, column_keys):
-            return attention(query, key, value, sequence_ids, heads, rate, row_keys, column_keys)
+            return attention(query, key, value, sequence_ids, heads, rate, row_keys, column_keys, causal)
 
         return attend
 

@@ -126,7 +126,7 @@ class BertSelfAttention(nn.Module):
         self.rate = config.attention_probs_dropout_prob
         self.first_column = first_column
         self.projections = numerics.operations.projections
-        self.attention = numerics.operations.attention(self.heads)
+        self.attention = numerics.operations.attention(self.heads, config.is_decoder)
 
     def forward(self, hidden_states, sequence_ids, dropout_keys):
         end = self.first_column + self.heads * sequence_ids.shape[1]

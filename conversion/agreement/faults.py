@@ -173,13 +173,13 @@ def _with(**fields) -> Callable[[Operations], Operations]:
     return lambda right: dataclasses.replace(right, **fields)
 
 
-def _unscaled_attention(query, key, value, sequence_ids, heads, rate, row_keys, column_keys):
+def _unscaled_attention(query, key, value, sequence_ids, heads, rate, row_keys, column_keys, causal):
     d = query.shape[-1] // heads
-    return stock.attention(query * d**0.5, key, value, sequence_ids, heads, rate, row_keys, column_keys)
+    return stock.attention(query * d**0.5, key, value, sequence_ids, heads, rate, row_keys, column_keys, causal)
 
 
-def _reused_attention(query, key, value, sequence_ids, heads, rate, row_keys, column_keys):
-    return stock.attention(query, key, key, sequence_ids, heads, rate, row_keys, column_keys)
+def _reused_attention(query, key, value, sequence_ids, heads, rate, row_keys, column_keys, causal):
+    return stock.attention(query, key, key, sequence_ids, heads, rate, row_keys, column_keys, causal)
 
 
 def _unbiased_layer_norm(x, weight, bias, epsilon):

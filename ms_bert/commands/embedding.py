@@ -93,6 +93,8 @@ class Embedder:
         self._steps += (Normalize(),) if normalize else ()
         strategies = folder.strategies if folder is not None and whole else _strategies(pooling)
         _check(path, strategies, layers, special_tokens, config.num_hidden_layers)
+        if config.is_decoder and {"cls", POOLER} & set(strategies):
+            raise UserError(f"{path} is read from left to right (is_decoder): [CLS] sees no word; use --pooling mean.")
         if longest is not None and not 3 <= longest <= positions:
             raise UserError(
                 f"--longest is {longest}, but {path} takes from 3 to {positions} tokens; choose a number within."

@@ -23,7 +23,8 @@ def evaluate_checkpoint(framework: Framework, options: Options) -> int:
     Raises:
         UserError: it cannot be read or lacks a head, or an option will not do.
     """
-    progress, path, task = Progress(), options.run.evaluate, PreTraining()
+    progress, path = Progress(), options.run.evaluate
+    task = PreTraining(objective=options.examples.objective)
     training.check_threads(options.run.threads)
     framework.check(options)
     options = dataclasses.replace(options, model=dataclasses.replace(options.model, init=path))

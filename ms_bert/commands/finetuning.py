@@ -156,6 +156,11 @@ def _run(
         task = _remembered(resume, task)
         config = configs.read(resume).config
     _check_config(options, config, vocabulary, task.longest)
+    if config.is_decoder and not task.per_token:
+        remedy = "add --pooling mean" if hasattr(task, "pooling") else f"{task.name} needs another model"
+        raise UserError(
+            f"{start.model} is read from left to right (is_decoder): [CLS] sees no word of a text; {remedy}."
+        )
     for name, labelled in found.items():
         if name != "train":
             task.check_scored(labelled.examples)

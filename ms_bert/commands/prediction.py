@@ -148,6 +148,7 @@ class MaskFiller:
     ):
         path = Path(path)
         found = pretrained.read(path)
+        _check_both_sides(path, found)
         kind, fields = masked_words.ARCHITECTURE, (*INPUTS, masked_words.POSITIONS)
         needed = ARCHITECTURES[kind].parts
         self._model = Inference(found, path, framework, kind, needed, fields, device, precision, threads)
@@ -202,6 +203,7 @@ class NextSentence:
     ):
         path, kind = Path(path), next_sentence.ARCHITECTURE
         found = pretrained.read(path)
+        _check_both_sides(path, found)
         needed = ARCHITECTURES[kind].parts
         self._model = Inference(found, path, framework, kind, needed, INPUTS, device, precision, threads)
         self.longest = found.config.max_position_embeddings
@@ -221,6 +223,15 @@ class NextSentence:
         sequences = encoded(pairs, self._model.vocabulary, self.longest)
         told = next_sentence.answers(self._model.logits(sequences))
         return [{**answer, "truncated": True} if cut else answer for answer, cut in zip(told, sequences.cut)]
+
+
+def _check_both_sides(path: Path, found: Pretrained) -> None:
+    """Raise UserError where no token sees what stands after it."""
+    if found.config.is_decoder:
+        raise UserError(
+            f"{path} is read from left to right (is_decoder), but this is asked of tokens that see both sides; name "
+            "another model."
+        )
 
 
 def _task(path: Path, found: Pretrained) -> DownstreamTask:

@@ -138,6 +138,13 @@ def _config(options: Options, initial: Pretrained | None, vocabulary: Vocabulary
         )
     if options.examples.nsp and config.type_vocab_size < 2:
         raise UserError("the config's type_vocab_size is 1, but sentence pairs need 2; use --no-nsp or another config.")
+    if options.examples.objective == "left-to-right":
+        config = config.replace(is_decoder=True)
+    elif config.is_decoder:
+        raise UserError(
+            f"{source} has a left-to-right model (is_decoder), whose tokens see none after them; add --objective "
+            "left-to-right --no-nsp."
+        )
     config = config.with_dropout(options.model.dropout)
     if options.run.resume:
         _check_config(options.run.resume, config)
@@ -159,6 +166,7 @@ def _check_config(path: Path, config: BertConfig) -> None:
         "hidden_dropout_prob",
         "attention_probs_dropout_prob",
         "layer_norm_eps",
+        "is_decoder",
     ):
         if begun.get(name, getattr(config, name)) != getattr(config, name):
             raise UserError(

@@ -79,7 +79,7 @@ def _run(framework: Framework, options: Options, progress: Progress, begun: bool
     framework.check(options)
     prepared = prepare(options, progress, begun=begun)
     store, batch_size, seed = prepared.store, options.training.batch_size, options.training.seed
-    task = PreTraining(store.unigram_entropy)
+    task = PreTraining(store.unigram_entropy, options.examples.objective)
     trainer = framework.trainer(prepared.config, options, task)
     if prepared.fit is not None:
         trainer.load_weights(prepared.fit.values(seed, options.model.truncated_normal))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator
 import numpy as np
 
 from ms_bert.data.masking import mask
+from ms_bert.data.next_words import next_words
 from ms_bert.data.pairs import PairSampler
 from ms_bert.data.store import Split
 from ms_bert.data.tokenizer import Vocabulary
@@ -65,6 +66,7 @@ class BatchMaker:
 
         `sequence_ids` is 1 ... N for the tokens of a row's sequences and 0 for padding; positions begin anew with each
         sequence. Label 0 says that B is the next sentence, 1 that it is not. Without NSP, next_sentence_weights is 0.
+        Where the objective is left-to-right nothing is masked, and the masked slots are those of the next tokens.
         """
         rows, vocabulary, sequences = self.batch_size, self.vocabulary, self.options.pack
         shape = rows, self.options.seq_length
@@ -98,6 +100,8 @@ class BatchMaker:
             made["next_sentence_labels"][:, number] = segments.is_random
             made["next_sentence_weights"][:, number] = self.options.nsp * there[:, 0]
             begin = np.where(there, b_end + 1, begin)
+        if self.options.objective == "left-to-right":
+            return {"input_ids": input_ids, **next_words(input_ids, made["sequence_ids"]), **made}
         rng = generator(self.seed, self.stream, step)
         return {**mask(rng, input_ids, text, self.options, vocabulary, self.words), **made}
 

@@ -13,7 +13,7 @@ ATTENTION_MULTIPLE = 16  # of which head size and sequence length must be multip
 _generate_mask = DropoutGenMaskExt()
 
 
-def attention(query, key, value, sequence_ids, heads, rate, row_keys, column_keys):
+def attention(query, key, value, sequence_ids, heads, rate, row_keys, column_keys, causal=False):
     """`stock.attention` as one `flash_attention_score`; the probabilities are never formed, so () stands for them.
 
     The NPU draws its dropout bits itself, from a seed and an offset taken from the keys: they are as repeatable
@@ -22,7 +22,7 @@ def attention(query, key, value, sequence_ids, heads, rate, row_keys, column_key
     b, s = sequence_ids.shape
     width = query.shape[-1]
     # flash_attention_score's mask says what to discard.
-    discard = ops.not_equal(ops.expand_dims(sequence_ids, 2), ops.expand_dims(sequence_ids, 1))  # (B, S, S)
+    discard = ops.logical_not(stock.attended(sequence_ids, causal))  # (B, S, S)
     drop_mask = None
     if rate > 0.0:
         # Neither may be negative.

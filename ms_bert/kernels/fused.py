@@ -232,9 +232,9 @@ class Attention(nn.Cell):
     Padding gets a context of 0.
     """
 
-    def __init__(self, heads: int):
+    def __init__(self, heads: int, causal: bool = False):
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         # The second output: two numbers of each row of scores.
         self.operation = _operation(
             "attention", 2, lambda q, k, v, ids, *_: (q, (ids[0], heads, ids[1], 2)), _attention_bprop
@@ -242,7 +242,7 @@ class Attention(nn.Cell):
 
     def construct(self, query, key, value, sequence_ids, rate, row_keys, column_keys):
         row_keys, column_keys = _drawn(rate, row_keys, column_keys)
-        settings = _settings(*dropout_settings(rate), self.heads)
+        settings = _settings(*dropout_settings(rate), self.heads, self.causal)
         return self.operation(query, key, value, int32(sequence_ids), row_keys, column_keys, settings)[0], ()
 
 
@@ -259,7 +259,7 @@ class EncoderLayer(nn.Cell):
     """A whole encoder layer without dropout and without a gradient: hidden states (N, H) -> (N, H).
 
     Args:
-        heads, epsilon, activation: of the layer, the latter one of ACTIVATIONS.
+        heads, epsilon, activation: of the layer, the latter one of ACTIVATIONS. causal: its attention is.
 
     Args of the call:
         hidden_states: (N, H) float32. sequence_ids: (B, S) int32.
@@ -267,9 +267,9 @@ class EncoderLayer(nn.Cell):
         narrowing linear layer, and of the last LayerNorm: 16 in all.
     """
 
-    def __init__(self, heads: int, epsilon: float, activation: str):
+    def __init__(self, heads: int, epsilon: float, activation: str, causal: bool = False):
         super().__init__()
-        self.settings = Tensor([heads, epsilon, ACTIVATIONS.index(activation)], ms.float32)
+        self.settings = Tensor([heads, epsilon, ACTIVATIONS.index(activation), causal], ms.float32)
         # The second output is memory to work in.
         self.operation = _operation(
             "encoder_layer", 2, lambda x, *others: (x, (x[0] * (5 * x[1] + others[11][0] + 2 * heads + 1),)), _no_bprop

@@ -39,9 +39,9 @@ class Operations:
     """(x (N, in), and weight and bias of query, key and value) -> three linear layers of x, each (N, out)."""
 
     attention: Callable
-    """heads -> the attention of so many: (query, key, value (B * S, H), sequence_ids (B, S), rate, row_keys,
+    """(heads, causal) -> the attention of so many: (query, key, value (B * S, H), sequence_ids (B, S), rate, row_keys,
     column_keys (heads * S,)) -> softmax(Q K^T / sqrt(d) + mask) V (B * S, H), and the probabilities before dropout
-    (B, heads, S, S) float32, or () where they are never formed."""
+    (B, heads, S, S) float32, or () where they are never formed. Causal: a token attends to none after it."""
 
     linear_activation: Callable
     """'gelu', 'gelu_new' or 'relu' -> the linear layer that ends in it: (x (N, in), weight, bias) -> (N, out)."""
@@ -73,9 +73,10 @@ class Operations:
     float32. Returns what depends on it."""
 
     encoder_layer: Callable | None = None
-    """(heads, epsilon, activation) -> a whole encoder layer without dropout and without gradients: (hidden_states
-    (B * S, H), sequence_ids (B, S), and weight and bias of query, key, value, output, of the LayerNorm after it, of the
-    widening and the narrowing linear layer, and of the last LayerNorm) -> (B * S, H). None: there is none."""
+    """(heads, epsilon, activation, causal) -> a whole encoder layer without dropout and without gradients:
+    (hidden_states (B * S, H), sequence_ids (B, S), and weight and bias of query, key, value, output, of the LayerNorm
+    after it, of the widening and the narrowing linear layer, and of the last LayerNorm) -> (B * S, H). None: there is
+    none."""
 
     probabilities: bool = True
     """Whether `attention` gives its probabilities."""

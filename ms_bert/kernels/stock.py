@@ -87,18 +87,26 @@ def dropout_threshold(rate):
     return int(-(2**31) + rate * 2**32)
 
 
-def attention_mask(sequence_ids):
-    """(B, S) int32 -> additive mask (B, 1, S, S) float32: 0 within a sequence, -1e9 across."""
+def attended(sequence_ids, causal=False):
+    """(B, S) int32 -> (B, S, S) bool: True within a sequence; if causal, not to the later tokens of it."""
     same = ops.equal(ops.expand_dims(sequence_ids, 2), ops.expand_dims(sequence_ids, 1))
-    return ops.expand_dims((1.0 - ops.cast(same, ms.float32)) * -1e9, 1)
+    if not causal:
+        return same
+    places = ops.arange(0, sequence_ids.shape[1], 1, dtype=ms.int32)
+    return ops.logical_and(same, ops.expand_dims(places, 1) >= ops.expand_dims(places, 0))
 
 
-def attention(query, key, value, sequence_ids, heads, rate, row_keys, column_keys):
+def attention_mask(sequence_ids, causal=False):
+    """The additive mask (B, 1, S, S) float32: 0 where a token attends to another, else -1e9; see `attended`."""
+    return ops.expand_dims((1.0 - ops.cast(attended(sequence_ids, causal), ms.float32)) * -1e9, 1)
+
+
+def attention(query, key, value, sequence_ids, heads, rate, row_keys, column_keys, causal=False):
     """softmax(Q K^T / sqrt(d) + mask) V, a token attending to its own sequence only (Vaswani et al., 2017, 3.2.1).
 
     Args:
         query, key, value: (B * S, H). sequence_ids: (B, S) int32, 0 = padding.
-        heads: number of heads. rate: dropout of the probabilities.
+        heads: number of heads. rate: dropout of the probabilities. causal: a token attends to no later one.
         row_keys: (B * S, 1) int32. column_keys: (heads * S,) int32. See `dropout`.
 
     Returns:
@@ -110,7 +118,7 @@ def attention(query, key, value, sequence_ids, heads, rate, row_keys, column_key
     k = ops.transpose(ops.reshape(key, (b, s, heads, d)), (0, 2, 1, 3))
     v = ops.transpose(ops.reshape(value, (b, s, heads, d)), (0, 2, 1, 3))
     scores = ops.cast(_scores(q * (1.0 / d**0.5), k), ms.float32)  # (B, heads, S, S)
-    probabilities = _softmax(scores + attention_mask(sequence_ids))
+    probabilities = _softmax(scores + attention_mask(sequence_ids, causal))
     kept = probabilities
     if rate > 0.0:
         kept = dropout(kept, rate, ops.reshape(row_keys, (b, 1, s, 1)), ops.reshape(column_keys, (heads, 1, s)))
@@ -210,9 +218,9 @@ def composed(
     def projections(x, query, query_bias, key, key_bias, value, value_bias):
         return linear(x, query, query_bias), linear(x, key, key_bias), linear(x, value, value_bias)
 
-    def attention_of(heads):
+    def attention_of(heads, causal=False):
         def attend(query, key, value, sequence_ids, rate, row_keys, column_keys):
-            return attention(query, key, value, sequence_ids, heads, rate, row_keys, column_keys)
+            return attention(query, key, value, sequence_ids, heads, rate, row_keys, column_keys, causal)
 
         return attend
 

@@ -1,10 +1,13 @@
-"""Pre-training: masked language model and next-sentence prediction (Devlin et al., 2019, 3.1)."""
+"""Pre-training: masked language model and next-sentence prediction (Devlin et al., 2019, 3.1).
+
+Or, to compare with, a left-to-right language model (ibid., 5.1).
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from ms_bert.data.batches import FIELDS
 from ms_bert.tasks import Added, Curve, Metrics, Panel, Sums
@@ -16,9 +19,12 @@ class PreTraining:
 
     Attributes:
         unigram_entropy: of the held-out text, nats, which the MLM loss is drawn beside; None: it is not known.
+        objective: as in ExampleOptions. The metrics of a left-to-right language model are called lm_loss and so on,
+            for they cannot be compared with those of a masked one.
     """
 
     unigram_entropy: float | None = None
+    objective: Literal["masked", "left-to-right"] = "masked"
 
     name: ClassVar[str] = "pre-training"
     architecture: ClassVar[str] = "BertForPreTraining"
@@ -35,11 +41,16 @@ class PreTraining:
     count: ClassVar[str] = "masked_count"
     measure: ClassVar[None] = None
 
+    @property
+    def head(self) -> str:
+        """What the predictions of tokens are called."""
+        return "mlm" if self.objective == "masked" else "lm"
+
     def metrics(self, sums: Sums) -> Metrics:
         """mlm_loss (nats), mlm_accuracy (0..1) and, where there is NSP, nsp_loss and nsp_accuracy."""
         means = {
-            "mlm_loss": sums["masked_loss"] / sums["masked_count"],
-            "mlm_accuracy": sums["masked_correct"] / sums["masked_count"],
+            f"{self.head}_loss": sums["masked_loss"] / sums["masked_count"],
+            f"{self.head}_accuracy": sums["masked_correct"] / sums["masked_count"],
         }
         if sums["next_sentence_count"]:
             means["nsp_loss"] = sums["next_sentence_loss"] / sums["next_sentence_count"]
@@ -49,32 +60,35 @@ class PreTraining:
     def shown(self, metrics: Metrics) -> str:
         parts = [
             f"{head.upper()} {metrics[f'{head}_loss']:.3f} {metrics[f'{head}_accuracy']:.1%}"
-            for head in ("mlm", "nsp")
+            for head in (self.head, "nsp")
             if f"{head}_loss" in metrics
         ]
         return " ".join(parts)
 
     def evaluation(self, held_out) -> Added:
-        return Added(lambda sums: {**self.metrics(sums), "mlm_perplexity": perplexity(self.metrics(sums)["mlm_loss"])})
+        loss, name = f"{self.head}_loss", f"{self.head}_perplexity"
+        return Added(lambda sums: {**self.metrics(sums), name: perplexity(self.metrics(sums)[loss])})
 
     def told(self, metrics: Metrics) -> str:
         nsp = ""
         if "nsp_loss" in metrics:
             nsp = f", NSP loss {metrics['nsp_loss']:.3f} accuracy {metrics['nsp_accuracy']:.1%}"
-        return (
-            f"MLM loss {metrics['mlm_loss']:.3f} accuracy {metrics['mlm_accuracy']:.1%} "
-            f"perplexity {metrics['mlm_perplexity']:.1f}{nsp}"
-        )
+        loss, accuracy, found = (metrics[f"{self.head}_{what}"] for what in ("loss", "accuracy", "perplexity"))
+        return f"{self.head.upper()} loss {loss:.3f} accuracy {accuracy:.1%} perplexity {found:.1f}{nsp}"
 
     def panels(self) -> tuple[Panel, ...]:
         entropy = None if self.unigram_entropy is None else (self.unigram_entropy, "unigram entropy")
+        title = "Masked language model" if self.objective == "masked" else "Left-to-right language model"
         return (
-            Panel("Masked language model", "loss (nats)", (Curve("mlm_loss", "tab:blue"),), entropy),
+            Panel(title, "loss (nats)", (Curve(f"{self.head}_loss", "tab:blue"),), entropy),
             Panel("Next sentence", "loss (nats)", (Curve("nsp_loss", "tab:orange"),), (math.log(2), "chance")),
             Panel(
                 "Accuracy",
                 "share of predictions",
-                (Curve("mlm_accuracy", "tab:blue", "MLM"), Curve("nsp_accuracy", "tab:orange", "NSP")),
+                (
+                    Curve(f"{self.head}_accuracy", "tab:blue", self.head.upper()),
+                    Curve("nsp_accuracy", "tab:orange", "NSP"),
+                ),
                 limits=(0, 1),
             ),
         )

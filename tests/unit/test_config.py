@@ -138,6 +138,7 @@ def test_another_models_config_is_refused_in_a_sentence(name):
         ({"id2label": {"0": None}}, "expected an object with text"),
         ({"id2label": {"0": "\ud800"}}, "expected an object with text"),
         ({"problem_type": 5}, "problem_type is 5"),
+        ({"is_decoder": "yes"}, "is_decoder is 'yes', expected true or false"),
         ({"model_type": ["bert"]}, "model_type is ['bert']"),
     ],
 )
@@ -163,7 +164,7 @@ def test_the_ids_of_other_tokens_are_not_taken_for_a_misspelt_pad_token_id():
 
 
 def test_all_faults_are_told_at_once_and_many_are_counted():
-    wrong = {"hidden_size": "x", "is_decoder": True, "layer_norm_eps": None, "num_labels": -1}
+    wrong = {"hidden_size": "x", "prenorm": True, "layer_norm_eps": None, "num_labels": -1}
     with pytest.raises(UserError) as caught:
         BertConfig.from_dict({**BASE, **wrong})
     assert all(name in str(caught.value) for name in wrong)

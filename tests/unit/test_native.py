@@ -258,8 +258,9 @@ def packed(batch, tokens):
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("tokens, heads, size", [(1, 1, 1), (5, 3, 7), (61, 2, 32), (530, 2, 33)])
-def test_attention(tokens, heads, size, rate):
+def test_attention(tokens, heads, size, causal, rate):
     batch = 4
     ids, shape = packed(batch, tokens), (batch * tokens, heads * size)
     q, k, v, dc = (numbers(*shape, seed=i) for i in range(4))
@@ -267,12 +268,13 @@ def test_attention(tokens, heads, size, rate):
     exact = doubles(q, k, v)
     split = [x.reshape(batch, tokens, heads, size).transpose(1, 2) for x in exact]
     mask = torch.from_numpy((ids[:, :, None] == ids[:, None, :]) & (ids[:, :, None] > 0))[:, None]
+    mask = mask.tril() if causal else mask
     scores = (split[0] @ split[1].transpose(2, 3)) / size**0.5
     p = torch.where(mask, scores, -torch.inf).softmax(-1).nan_to_num(0.0)
     if rate:
         p = p * factors(row_keys.reshape(batch, 1, tokens, 1), column_keys.reshape(heads, 1, tokens), rate)
     context = (p @ split[2]).transpose(1, 2).reshape(shape)
-    drawn, settings = (row_keys, column_keys), np.array([*dropout_settings(rate), heads], np.float32)
+    drawn, settings = (row_keys, column_keys), np.array([*dropout_settings(rate), heads, causal], np.float32)
     found = call("attention", [q, k, v, ids, *drawn, settings], shape, (batch, heads, tokens, 2))
     assert_close(found[:1], [context])
     assert not found[0][ids.reshape(-1) == 0].any()
@@ -294,22 +296,22 @@ def test_attention_hides_no_nan_and_gives_padding_none():
     ids = np.array([[1, 1, 2, 2, 2, 0]], np.int32)
     q, k, v = (numbers(6, 8, seed=i) for i in range(3))
     k[1, 0], v[1, 0] = np.nan, np.inf
-    settings = np.array([*dropout_settings(0.0), 1], np.float32)
+    settings = np.array([*dropout_settings(0.0), 1, 0], np.float32)
     found = call("attention", [q, k, v, ids, *NO_KEYS, settings], (6, 8), (1, 1, 6, 2))[0]
     assert np.isnan(found[:2]).any(1).all() and not found[5].any()
 
 
-@pytest.mark.parametrize("activation", range(3))
+@pytest.mark.parametrize("activation, causal", [(0, False), (1, False), (2, True)])
 @pytest.mark.parametrize("tokens, heads, size, inner", [(1, 1, 1, 1), (13, 3, 5, 31), (130, 2, 24, 70)])
-def test_a_layer_is_its_sublayers_one_after_the_other(tokens, heads, size, inner, activation):
+def test_a_layer_is_its_sublayers_one_after_the_other(tokens, heads, size, inner, activation, causal):
     batch, width = 4, heads * size
     ids, rows = packed(batch, tokens), batch * tokens
-    x, settings = numbers(rows, width), np.array([heads, 1e-6, activation], np.float32)
+    x, settings = numbers(rows, width), np.array([heads, 1e-6, activation, causal], np.float32)
     shapes = [*[(width, width), (width,)] * 4, (width,), (width,), (inner, width), (inner,), (width, inner)]
     w = [numbers(*shape, seed=i) for i, shape in enumerate([*shapes, (width,), (width,), (width,)])]
     found = call("encoder_layer", [x, ids, *w, settings], x.shape, (rows * (5 * width + inner + 2 * heads + 1),))[0]
     projected = call("projections", [x, *w[:6]], *[x.shape] * 3)
-    no_dropout = [*NO_KEYS, np.array([*dropout_settings(0.0), heads], np.float32)]
+    no_dropout = [*NO_KEYS, np.array([*dropout_settings(0.0), heads, causal], np.float32)]
     context = call("attention", [*projected, ids, *no_dropout], x.shape, (batch, heads, tokens, 2))[0]
     last = [*NO_KEYS, np.array([*dropout_settings(0.0), 1e-6], np.float32)]
     kept = x.shape, x.shape, (rows,)
@@ -436,7 +438,7 @@ print((y == 9).all(), len(os.listdir("/proc/self/task")) < 64)
 
 def test_the_number_of_threads_changes_no_bit():
     x, w, b, dy = numbers(300, 200), numbers(530, 200), numbers(530), numbers(300, 530, seed=1)
-    ids, settings = packed(4, 75), np.array([*dropout_settings(0.0), 4], np.float32)
+    ids, settings = packed(4, 75), np.array([*dropout_settings(0.0), 4, 0], np.float32)
     labels = np.arange(300, dtype=np.int32)
     results = []
     for threads in (1, 2, 3, 7):

@@ -35,10 +35,13 @@ def graph_of(config: BertConfig, architecture: str, tensors: Tensors) -> onnx.Mo
     """The model that computes with these weights, yet without them, from INPUTS to the outputs of its class.
 
     Raises:
-        UserError: the architecture is unknown; weights are missing, too many, or of the wrong shape or dtype.
+        UserError: the architecture is unknown; attention is causal; weights are missing, too many, or of the wrong
+            shape or dtype.
     """
     if architecture not in ARCHITECTURES:
         raise UserError(f"there is no ONNX graph for {architecture}; choose one of {', '.join(ARCHITECTURES)}.")
+    if config.is_decoder:
+        raise UserError("the ONNX graph has no causal attention, which is_decoder asks for; choose another format.")
     dtype = _common_dtype(tensors)
     builder = _GraphBuilder(config, dtype, tensors)
     outputs = _build(builder, architecture)

@@ -1,6 +1,6 @@
 // softmax(Q K^T / sqrt(d) + mask) V on rows (batch * tokens, heads * d), without transposes; a token attends to its own
-// sequence only. Scores exist for a few queries of one head at a time; the backward pass computes them anew from two
-// numbers a row (after Dao et al., 2022).
+// sequence only and, where that is causal, to none after itself. Scores exist for a few queries of one head at a time;
+// the backward pass computes them anew from two numbers a row (after Dao et al., 2022).
 #pragma once
 
 #include <cmath>
@@ -15,10 +15,10 @@ class Attention {
  public:
   Attention(int64_t batch, int64_t tokens, int64_t heads, int64_t width, const float *query, const float *key,
             const float *value, const int32_t *ids, Dropout dropout, const int32_t *row_keys,
-            const int32_t *column_keys)
+            const int32_t *column_keys, bool causal)
       : tokens_(tokens), heads_(heads), width_(width), size_(width / heads), tasks_(batch * heads),
         scale_(1.0f / std::sqrt(static_cast<float>(width / heads))), query_(query), key_(key), value_(value), ids_(ids),
-        dropout_(dropout), row_keys_(row_keys), column_keys_(column_keys) {
+        dropout_(dropout), row_keys_(row_keys), column_keys_(column_keys), causal_(causal) {
     // A block of scores takes 128 KiB, so that it stays in a second-level cache; no two rows share a set of the first.
     stride_ = (tokens + 15) / 16 * 16 + 16;
     block_ = std::min(tokens, std::max<int64_t>(2 * MR, (1 << 15) / stride_ / MR * MR));
@@ -43,7 +43,7 @@ class Attention {
         gemm(high, keys.count, size_, at(query_, row + first, column), across(key_, row + keys.first, column), scores,
              stride_, false, workspace());
         for (int64_t i = 0; i < high; i++) {
-          const Row r{*this, task, row, first + i, ids, keys};
+          const Row r{*this, task, row, first + i, ids, keys, seen_by(first + i, keys)};
           float *own = statistic + 2 * (first + i);
           r.softmax(scores + i * stride_, own);
         }
@@ -84,7 +84,7 @@ class Attention {
         gemm(high, keys.count, size_, q, across(key_, row + keys.first, column), scores, stride_, false, ws);
         gemm(high, keys.count, size_, dc, across(value_, row + keys.first, column), slopes, stride_, false, ws);
         for (int64_t i = 0; i < high; i++) {
-          const Row r{*this, task, row, first + i, ids, keys};
+          const Row r{*this, task, row, first + i, ids, keys, seen_by(first + i, keys)};
           r.slopes(scores + i * stride_, slopes + i * stride_, statistic + 2 * (first + i));
         }
         gemm(keys.count, size_, high, transposed(scores, stride_), dc, dv, width_, true, ws);
@@ -105,6 +105,7 @@ class Attention {
     int64_t task, begin, token;
     const int32_t *ids;
     Range keys;
+    int64_t seen;  // of the keys, the first so many
 
     MS_BERT_INLINE Ints same(int64_t j, int n) const {
       return get(ids + keys.first + j, n) == ids[token] && ids[token] != 0;
@@ -123,7 +124,7 @@ class Attention {
         return;
       }
       Floats most = all(least);
-      along(keys.count, [&](int64_t j, int n) {
+      along(seen, [&](int64_t j, int n) {
         const Floats x = select(same(j, n), get(scores + j, n) * all_.scale_, all(least));
         put(scores + j, x, n);
         const Floats there = get(scores + j, n, least);
@@ -131,11 +132,12 @@ class Attention {
       });
       const float top = largest(most);
       Floats total{};
-      along(keys.count, [&](int64_t j, int n) {
+      along(seen, [&](int64_t j, int n) {
         const Floats e = exponential(get(scores + j, n, least) - top);
         total += e;
         put(scores + j, all_.dropout_.on ? e * factors(j, n) : e, n);
       });
+      std::fill(scores + seen, scores + keys.count, 0.0f);
       statistic[0] = top;
       statistic[1] = 1.0f / sum(total);
     }
@@ -150,7 +152,7 @@ class Attention {
       }
       const bool drops = all_.dropout_.on;
       Floats total{};
-      along(keys.count, [&](int64_t j, int n) {
+      along(seen, [&](int64_t j, int n) {
         const Floats e = exponential(get(scores + j, n) * all_.scale_ - statistic[0]) * statistic[1];
         const Floats p = select(same(j, n), e, Floats{});
         const Floats dp = drops ? get(slopes + j, n) * factors(j, n) : get(slopes + j, n);
@@ -159,25 +161,32 @@ class Attention {
         put(slopes + j, dp, n);
       });
       const float mean = sum(total);
-      along(keys.count, [&](int64_t j, int n) {
+      along(seen, [&](int64_t j, int n) {
         const Floats p = get(scores + j, n);
         put(slopes + j, p * (get(slopes + j, n) - mean) * all_.scale_, n);
         if (drops) put(scores + j, p * factors(j, n), n);
       });
+      std::fill(scores + seen, scores + keys.count, 0.0f);
+      std::fill(slopes + seen, slopes + keys.count, 0.0f);
     }
   };
 
-  // The keys from the first to the last of the sequences of some queries; count 0: the queries are all padding.
+  // The keys from the first to the last that some queries see; count 0: the queries are all padding.
   Range keys_of(const int32_t *ids, int64_t first, int64_t count) const {
     int32_t least = INT32_MAX, most = INT32_MIN;
     for (int64_t i = first; i < first + count; i++)
       if (ids[i] != 0) least = std::min(least, ids[i]), most = std::max(most, ids[i]);
     if (least > most) return {0, 0};
     const auto inside = [&](int64_t j) { return ids[j] != 0 && ids[j] >= least && ids[j] <= most; };
-    int64_t begin = 0, end = tokens_;
+    int64_t begin = 0, end = causal_ ? first + count : tokens_;
     while (!inside(begin)) begin++;
     while (!inside(end - 1)) end--;
     return {begin, end - begin};
+  }
+
+  // How many of the keys stand no later than a query that is no padding.
+  int64_t seen_by(int64_t token, Range keys) const {
+    return causal_ ? std::min(keys.count, token + 1 - keys.first) : keys.count;
   }
 
   Matrix at(const float *x, int64_t row, int64_t column) const { return {x + row * width_ + column, width_, 1}; }
@@ -192,6 +201,7 @@ class Attention {
   const int32_t *ids_;
   Dropout dropout_;
   const int32_t *row_keys_, *column_keys_;
+  bool causal_;
 };
 
 }  // namespace MS_BERT_ISA

@@ -104,7 +104,7 @@ Attention attention_of(const Arrays &a, int query, int ids, int keys) {
   const float *settings = a.floats(keys + 2);
   return Attention(a.size(ids, 0), a.size(ids, 1), static_cast<int64_t>(settings[3]), a.size(query, 1), a.floats(query),
                    a.floats(query + 1), a.floats(query + 2), a.ints(ids), Dropout(settings), a.ints(keys),
-                   a.ints(keys + 1));
+                   a.ints(keys + 1), settings[4] != 0.0f);
 }
 
 void attention(const Arrays &a) { attention_of(a, 0, 3, 4).forward(a.out(7), a.out(8)); }
@@ -118,8 +118,9 @@ void encoder_layer(const Arrays &a) {
   const auto dense = [&](int i) { return Dense{a.floats(i), a.floats(i + 1)}; };
   const auto norm = [&](int i) { return Norm{a.floats(i), a.floats(i + 1), settings[1]}; };
   const int64_t heads = static_cast<int64_t>(settings[0]);
-  const EncoderLayer layer{a.size(1, 0), a.size(1, 1), heads,     a.size(0, 1), a.size(12, 0), dense(2), dense(4),
-                           dense(6),     dense(8),     dense(12), dense(14),    norm(10),      norm(16)};
+  const EncoderLayer layer{a.size(1, 0),        a.size(1, 1), heads,    a.size(0, 1), a.size(12, 0),
+                           settings[3] != 0.0f, dense(2),     dense(4), dense(6),     dense(8),
+                           dense(12),           dense(14),    norm(10), norm(16)};
   const auto forward = settings[2] == 0.0f   ? &EncoderLayer::forward<Gelu>
                        : settings[2] == 1.0f ? &EncoderLayer::forward<GeluNew>
                                              : &EncoderLayer::forward<Relu>;

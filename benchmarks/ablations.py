@@ -1,0 +1,190 @@
+"""What do next-sentence prediction, seeing both sides, and tuning all layers give? The ablations of BERT's paper.
+
+Its tables 5 and 7 (Devlin et al., 2019, 5.1 and 5.3), at a size that one machine trains in a day. Models that differ in
+how they were pre-trained, on the same text and for as many steps, are fine-tuned with several seeds. Of models that are
+left as they are, the hidden states of several layers are the features of a logistic regression.
+
+The runs are kept in the cache, in a folder of the commit, so that an interrupted measurement goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.machine import describe
+from benchmarks.real_tasks import TASKS
+from ms_bert.commands.seeds import RESULTS
+from ms_bert.data import labelled
+from ms_bert.data.files import write_atomically
+from ms_bert.embed import load
+from ms_bert.options import cache_folder
+from ms_bert.run.folder import METRICS, RUN, THROUGHPUT, read_log
+
+CORPUS = "corpus_en/corpus.txt.xz"
+DEFAULT, NO_NSP, LEFT_TO_RIGHT = "default", "no NSP", "LTR & no NSP"
+MODELS = {
+    DEFAULT: (),
+    NO_NSP: ("--no-nsp",),
+    LEFT_TO_RIGHT: ("--no-nsp", "--objective", "left-to-right"),
+}
+# How each model is pooled when it is fine-tuned: of one that is read from left to right, [CLS] sees no word.
+POOLINGS = {DEFAULT: ("cls", "mean"), NO_NSP: ("cls", "mean"), LEFT_TO_RIGHT: ("mean",)}
+TUNED = ("mrpc", "sst2")
+# Of the feature-based approach: which layers, and whether their vectors are added up instead of put side by side.
+FEATURES = {
+    "embeddings": ((0,), False),
+    "second-to-last layer": ((-2,), False),
+    "last layer": ((-1,), False),
+    "sum of the last four layers": ((-1, -2, -3, -4), True),
+    "concatenation of the last four layers": ((-1, -2, -3, -4), False),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much is trained.
+
+    Attributes:
+        pretraining, finetuning: options of the commands. seeds: of fine-tuning. sentences: of SST-2, drawn at random.
+    """
+
+    pretraining: tuple[str, ...]
+    finetuning: tuple[str, ...]
+    seeds: tuple[int, ...]
+    sentences: int
+
+
+FULL = Size(
+    pretraining=(
+        *("--preset", "mini", "--steps", "12000", "--learning-rate", "1e-3", "--warmup-steps", "600"),
+        *("--pack", "2", "--eval-every", "2000", "--checkpoint-every", "500", "--sentences", "line"),
+    ),
+    finetuning=("--epochs", "4", "--learning-rate", "3e-4"),
+    seeds=(1, 2, 3, 4, 5),
+    sentences=10000,
+)
+
+
+def measure(output: Path, data: Path | None = None, size: Size = FULL, work: Path | None = None) -> Iterator[dict]:
+    """A result for each model that was pre-trained, each run that was fine-tuned, and each choice of features.
+
+    Args:
+        data: the folder of the text and of the labelled data. work: of the runs; None: one in the cache.
+    """
+    files = [CORPUS, *(file for task in TUNED for file in (*TASKS[task].train, *TASKS[task].dev))]
+    missing = [file for file in files if data is None or not (data / file).is_file()]
+    if missing or data is None:
+        raise SystemExit(f"{missing[0]} is missing; name the folder of the data with --data.")
+    work = work or cache_folder() / "benchmarks" / f"ablations-{str(describe()['commit'])[:12]}"
+    work.mkdir(parents=True, exist_ok=True)
+    return _measured(data, size, work)
+
+
+def _measured(data: Path, size: Size, work: Path) -> Iterator[dict]:
+    for model, options in MODELS.items():
+        line = ["--corpus", data / CORPUS, *size.pretraining, *options]
+        run = Run("ms_bert.pretrain", line, work / _name(model), {data: "DATA", work: "WORK"})
+        yield {"kind": "pretraining", "model": model, **run.done(), "held_out": run.held_out()}
+    trains = {"sst2": _some(data / TASKS["sst2"].train[0], size.sentences, work / "sst2.tsv")}
+    # By seeds first: so there is something to compare early.
+    for seed, task, model in itertools.product(size.seeds, TUNED, MODELS):
+        train, dev = trains.get(task, data / TASKS[task].train[0]), data / TASKS[task].dev[0]
+        for pooling in POOLINGS[model]:
+            line = [*TASKS[task].options, "--model", work / _name(model), "--train", train, "--dev", dev]
+            line += [*size.finetuning, "--pooling", pooling, "--seed", seed]
+            path = work / _name(f"{task} {model} {pooling} {seed}")
+            run = Run("ms_bert.finetune", line, path, {data: "DATA", work: "WORK"})
+            about = {"kind": "finetuning", "task": task, "model": model, "pooling": pooling, "seed": seed}
+            yield {**about, **run.done(), "metrics": run.metrics()}
+    dev = data / TASKS["sst2"].dev[0]
+    for model in MODELS:
+        yield from _features(work / _name(model), model, trains["sst2"], dev)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A command and the folder it makes.
+
+    Attributes:
+        module: of the command. options: without those of the folder. places: folders, by what stands for them.
+    """
+
+    module: str
+    options: Sequence
+    path: Path
+    places: dict[Path, str]
+
+    def done(self) -> dict:
+        """Begin or go on, to the end; the command, and the seconds of training."""
+        line = ["-m", self.module, *map(str, self.options)]
+        where = ["--resume"] if (self.path / RUN).is_file() else [*line[2:], "--output"]
+        if not (self.path / RESULTS).exists():
+            if code := subprocess.run([sys.executable, *line[:2], *where, str(self.path)]).returncode:
+                raise SystemExit(f"{self.path} ended with exit code {code}; the next call goes on with it.")
+        command = shlex.join(["python", *line])
+        for place, name in self.places.items():
+            command = command.replace(str(place), name)
+        seconds = sum(line.get("seconds", 0.0) for line in read_log(self.path, THROUGHPUT))
+        return {"command": command, "training_seconds": round(seconds, 1)}
+
+    def held_out(self) -> dict:
+        """The last evaluation of a pre-training."""
+        lines = read_log(self.path, METRICS)
+        last = [line for line in lines if any(name.startswith("held_out") for name in line)][-1]
+        return {name: value for name, value in last.items() if name.startswith("held_out") or name == "step"}
+
+    def metrics(self) -> dict:
+        """The scores of a fine-tuned model."""
+        found = json.loads((self.path / RESULTS).read_text())["metrics"]
+        return {name: score["value"] for name, score in found.items()}
+
+
+def _name(text: str) -> str:
+    """As a folder's name."""
+    return text.replace(" & ", "-").replace(" ", "-").lower()
+
+
+def _some(source: Path, count: int, path: Path) -> Path:
+    """A file with so many lines of another, drawn at random, below its header."""
+    header, *lines = source.read_text(encoding="utf-8").splitlines()
+    chosen = np.random.default_rng(0).permutation(len(lines))[:count]
+    write_atomically(path, "".join(f"{line}\n" for line in (header, *(lines[i] for i in sorted(chosen)))).encode())
+    return path
+
+
+def _features(path: Path, model: str, train: Path, dev: Path) -> Iterator[dict]:
+    """The accuracy of logistic regressions on vectors of sentences, the means of their tokens."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    layers = sorted({layer for chosen, _ in FEATURES.values() for layer in chosen})
+    embed = load(path, "mean", layers=layers)
+    (texts, labels), (dev_texts, dev_labels) = _sentences(train), _sentences(dev)
+    vectors, dev_vectors = (embed(part).reshape(len(part), len(layers), -1) for part in (texts, dev_texts))
+    for features, (chosen, added) in FEATURES.items():
+        places = [layers.index(layer) for layer in chosen]
+
+        def features_of(of_layers: np.ndarray, places=places, added=added) -> np.ndarray:
+            picked = of_layers[:, places]
+            return picked.sum(1) if added else picked.reshape(len(picked), -1)
+
+        regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, C=0.1))
+        regression.fit(features_of(vectors), labels)
+        accuracy = float(regression.score(features_of(dev_vectors), dev_labels))
+        yield {"kind": "features", "task": "sst2", "model": model, "features": features, "accuracy": accuracy}
+
+
+def _sentences(path: Path) -> tuple[list[str], list[str]]:
+    """The texts and the labels of SST-2."""
+    rows = [row.values for row in labelled.read(str(path), quoted=False)]
+    return [row["sentence"] for row in rows], [row["label"] for row in rows]
