@@ -27,8 +27,12 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.S)
 LINES = [line for kind, block in BLOCKS if not kind for line in block.splitlines()]
-COMMANDS = [line for line in LINES if re.match(r"python -m (ms_bert|pt_reference)\.pretrain", line)]
-PAGES = "".join(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md")))
+OTHERS = {f"docs/{page.name}": page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs").glob("*.md"))}
+PAGES = "".join(OTHERS.values())
+WITH_PYTHON = [name for name, text in {"README.md": README, **OTHERS}.items() if "```python" in text]
+COMMANDS = [
+    line for line in (*LINES, *PAGES.splitlines()) if re.match(r"python -m (ms_bert|pt_reference)\.pretrain", line)
+]
 USES = [
     line.split(" | ")[-1]
     for text in (README, PAGES)
@@ -122,21 +126,6 @@ def test_the_conversions_of_a_run_work_as_they_stand(undisturbed, tmp_path):
     assert "byte for byte" in run_block("python -m conversion convert runs/base", tmp_path)
 
 
-def test_the_python_works_as_it_stands(undisturbed, tmp_path):
-    shutil.copytree(undisturbed, tmp_path / "runs" / "base")
-    scripts = [block for kind, block in BLOCKS if kind == "python"]
-    assert scripts
-    for script in scripts:
-        done = subprocess.run(
-            [sys.executable, "-c", script],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-
-
 # The folders of fine-tuned models that the pages name.
 FINE_TUNED = {
     "sst2": Classification(("negative", "positive"), ("accuracy",), 16, "sst2"),
@@ -147,10 +136,10 @@ FINE_TUNED = {
 }
 
 
-@pytest.mark.parametrize("page", [page.name for page in (ROOT / "docs").glob("*.md")])
+@pytest.mark.parametrize("page", WITH_PYTHON)
 def test_the_python_of_a_page_works_from_top_to_bottom(page, undisturbed, tmp_path):
+    text = (ROOT / page).read_text(encoding="utf-8")
     shutil.copytree(undisturbed, tmp_path / "runs" / "base")
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     for name, task in FINE_TUNED.items():
         if f"runs/{name}" in text:
             runs.headed(undisturbed, tmp_path / "runs" / name, task)
