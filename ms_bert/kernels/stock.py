@@ -131,7 +131,7 @@ def log_softmax(logits):
 def cross_entropy(logits, labels):
     """-log softmax(logits)[label] for each row, in float32: (N, C), (N,) int32 -> (N,)."""
     logits = ops.cast(logits, ms.float32)
-    # Over a vocabulary the form of `log_softmax` takes four times as long, and what it gains is nothing beside the loss.
+    # Over a vocabulary `log_softmax` takes four times as long, and what it gains is nothing beside the loss.
     log_probabilities = log_softmax(logits) if logits.shape[-1] < 64 else _log_softmax(logits)
     return -ops.squeeze(ops.gather_elements(log_probabilities, 1, ops.expand_dims(labels, 1)), 1)
 

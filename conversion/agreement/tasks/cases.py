@@ -221,6 +221,7 @@ def _problems() -> list[Labelled]:
             "classification of the mean",
             dataclasses.replace(classification, pooling="mean"),
             _classification(random.Random(2)),
+            balanced=True,
         ),
         Labelled("regression", regression, _regression(random.Random(3))),
         Labelled("multi-label", multi_label, _multi_label(random.Random(4))),
@@ -246,9 +247,7 @@ def _problems() -> list[Labelled]:
             "tagging", Tagging(TAGS, Tagging.span_measures, LONGEST, "", "bio"), _tagging(random.Random(8)), parts=2
         ),
         Labelled("question-answering", answering, _answering(random.Random(9))),
-        Labelled(
-            "multiple-choice", MultipleChoice((), ("accuracy",), LONGEST), _choices(random.Random(10)), parts=2
-        ),
+        Labelled("multiple-choice", MultipleChoice((), ("accuracy",), LONGEST), _choices(random.Random(10)), parts=2),
         Labelled(
             "answer-selection",
             AnswerSelection(("irrelevant", "relevant"), ("map", "mrr"), LONGEST),

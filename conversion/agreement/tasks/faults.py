@@ -34,7 +34,8 @@ class Fault:
 
     Attributes:
         what: is wrong, in a phrase. problem: by name, which shows it.
-        labelled, sequences, batch: from what is right to what the trainer gets. kind: the loss instead of the right one.
+        labelled, sequences, batch: from what is right to what the trainer gets. kind: the loss in place of the right
+            one.
     """
 
     what: str
@@ -340,13 +341,13 @@ FAULTS = {
     "no-square-of-t": Fault("T^2 is left out", "distilled classification", kind=_NoSquare),
     "divergence-reversed": Fault("KL the other way round", "distilled classification", kind=_OtherWayRound),
     "no-temperature": Fault("the logits are not divided by T", "distilled classification", kind=_NoTemperature),
-    "teacher-entropy-kept": Fault(
-        "cross-entropy for KL", "distilled classification", kind=_CrossEntropyOfTheTeacher
-    ),
+    "teacher-entropy-kept": Fault("cross-entropy for KL", "distilled classification", kind=_CrossEntropyOfTheTeacher),
     "teacher-by-name": Fault(
         "the teacher's columns are in another order", "distilled classification", sequences=_teacher_by_name
     ),
-    "one-of-all-labels": Fault("one softmax for a teacher of many labels", "distilled multi-label", kind=_OneOfAllLabels),
+    "one-of-all-labels": Fault(
+        "one softmax for a teacher of many labels", "distilled multi-label", kind=_OneOfAllLabels
+    ),
     "label-at-the-last-piece": Fault(
         "a word is tagged by its last piece", "tagging", sequences=_of_tokens(_at_the_last_piece)
     ),
@@ -355,7 +356,9 @@ FAULTS = {
     "start-shifted": Fault(
         "an answer begins a token late", "question-answering", sequences=_of_tokens(_rolled("starts", 1))
     ),
-    "end-exclusive": Fault("an answer ends a token late", "question-answering", sequences=_of_tokens(_rolled("ends", 1))),
+    "end-exclusive": Fault(
+        "an answer ends a token late", "question-answering", sequences=_of_tokens(_rolled("ends", 1))
+    ),
     "first-answer-only": Fault(
         "of several right answers only the first", "question-answering", sequences=_of_tokens(_first_answer_only)
     ),
@@ -370,7 +373,9 @@ FAULTS = {
         batch=_changed(**{GROUPS: lambda batch: batch[GROUPS] > 0}),
     ),
     "choice-shifted": Fault(
-        "the choice behind the right one", "multiple-choice", sequences=_of_sequences(labels=lambda labels: np.roll(labels, 1))
+        "the choice behind the right one",
+        "multiple-choice",
+        sequences=_of_sequences(labels=lambda labels: np.roll(labels, 1)),
     ),
     "empty-places-as-choices": Fault(
         "empty places are choices of the first question",

@@ -21,7 +21,7 @@ CHECKS = ("forward", "losses", "gradients", "step adamw")
 
 
 def computed(trainer: Trainer, labelled: Labelled, problem: Problem, sequences: Sequences, batch: Batch) -> dict:
-    """By check: the logits in the order of the sequences; the sums; the gradient of each parameter; what a step changes.
+    """By check: the logits in the order of the sequences, the sums, each parameter's gradient, what a step changes.
 
     Args:
         trainer: of the labelled problem's task. batch: of the sequences.
