@@ -21,7 +21,7 @@ from ms_bert.heads import (
     BertForTokenClassification,
     named,
 )
-from ms_bert.kernels.stock import correct, means, share_correct, wide
+from ms_bert.kernels.stock import correct, log_softmax, means, share_correct, wide
 from ms_bert.model import BertForPreTraining, gather_positions
 from ms_bert.tasks import Task
 from ms_bert.tasks.answer_selection import AnswerSelection
@@ -204,7 +204,7 @@ def or_zero(x):
 
 def divergence(logits, teacher, temperature):
     """T^2 KL(softmax(teacher / T) || softmax(logits / T)) over the last axis, float32 (Hinton et al., 2015, 2.1)."""
-    student, target = ops.log_softmax(logits / temperature, -1), ops.log_softmax(teacher / temperature, -1)
+    student, target = log_softmax(logits / temperature), log_softmax(teacher / temperature)
     return temperature * temperature * (ops.exp(target) * (target - student)).sum(-1)
 
 

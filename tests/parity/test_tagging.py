@@ -3,21 +3,14 @@
 import json
 import random
 
-import numpy as np
 import pytest
 import torch
 import transformers
 
 from ms_bert.commands import finetuning, prediction
-from ms_bert.config import BertConfig
-from ms_bert.data.packing import TrainingBatches, Unpacked
-from ms_bert.finetuning_options import FinetuneOptions, FinetuningOptions
 from ms_bert.framework import MindSpore
 from ms_bert.predict import load
-from ms_bert.tasks import sentences
-from ms_bert.tasks.tagging import Tagging
 from pt_reference.framework import PyTorch
-from pt_reference.training.trainer import TorchTrainer
 
 pytestmark = pytest.mark.slow
 
@@ -162,37 +155,3 @@ def test_what_cannot_be_evaluated_is_one_sentence_before_a_folder_is_made(conten
     (told,) = capsys.readouterr().err.splitlines()
     assert told.startswith("finetune: ") and words in told
     assert not (tmp_path / "run").exists()
-
-
-def test_the_loss_of_a_packed_batch_is_that_of_transformers_on_padded_rows(vocabulary, tmp_path):
-    """Labels are aligned as transformers' run_ner aligns them: on the first piece of a word, -100 elsewhere."""
-    (tmp_path / "a.conll").write_text(conll(12, 0, seed=7).replace("class\t", "unclassed\t"))
-    given = sentences.read(str(tmp_path / "a.conll"))[0]
-    options = FinetuneOptions(training=FinetuningOptions(steps=1, batch_size=12))
-    task = Tagging(("B-LOC", "B-PER", "I-LOC", "I-PER", "O"), Tagging.span_measures, 64, "", "bio")
-    made = task.sequences(given, vocabulary)
-    assert len(made) == 12
-    batch = TrainingBatches(made, 64, 12, seed=1)(0)
-    config = BertConfig(**CONFIG).replace(**task.config())
-    trainer = TorchTrainer(config, options, task)
-    model = transformers.BertForTokenClassification(transformers.BertConfig(**json.loads(config.to_json()))).eval()
-    weights = {name: torch.from_numpy(value.copy()) for name, value in trainer.state()[0].items()}
-    model.load_state_dict(weights, strict=True)
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=vocabulary.tokenizer, pad_token="[PAD]")
-    tokens = tokenizer([list(one.words) for one in given], is_split_into_words=True, padding=True, return_tensors="pt")
-    labels = torch.full(tokens["input_ids"].shape, -100)
-    for row, one in enumerate(given):
-        before = None
-        for place, word in enumerate(tokens.word_ids(row)):
-            if word is not None and word != before:
-                labels[row, place] = task.labels.index(one.tags[word])
-            before = word
-    expected = model(**tokens, labels=labels)
-    inside = tokens["attention_mask"].bool()
-    assert (torch.from_numpy(made.ids) == tokens["input_ids"][inside]).all()
-    sums, (logits,) = trainer.evaluate(batch)
-    assert sums["loss"] / sums["count"] == pytest.approx(expected.loss.item(), rel=1e-5)
-    assert sums["count"] == int((labels >= 0).sum()) == 72
-    unpacked = Unpacked(made, per_token=True)
-    unpacked.add(batch, logits)
-    assert np.abs(unpacked.values - expected.logits[inside].detach().numpy()).max() < 1e-5

@@ -43,7 +43,10 @@ ALLOWED = {
         "initialize": TENSORS,
     },
     "heads.py": {},
-    "training/losses.py": dict.fromkeys(("own_tokens", "token_losses", "ChoiceLoss.losses"), TENSORS),
+    "training/losses.py": {
+        **dict.fromkeys(("own_tokens", "token_losses", "ChoiceLoss.losses"), TENSORS),
+        "divergence": "MindSpore's own log-softmax is rough on the CPU",
+    },
     "training/step.py": {
         "(module)": OWN_UPDATE,
         **dict.fromkeys(("Update", "Update.__init__", "Update.construct", "Update.__call__"), OWN_UPDATE),
