@@ -59,7 +59,7 @@ def data(tmp_path_factory):
 def command(data, undisturbed, cache):
     return [
         *("--model", undisturbed, "--train", data / "train.tsv", "--dev", data / "dev.tsv", "--cache", cache),
-        *("--longest", 32, "--batch-size", 8, "--epochs", 3, "--learning-rate", 1e-2, "--log-every", 5),
+        *("--longest", 32, "--batch-size", 8, "--epochs", 3, "--learning-rate", 1e-2, "--log-every", 5, "--threads", 1),
     ]
 
 
