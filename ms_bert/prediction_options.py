@@ -121,6 +121,10 @@ class SimilarityOptions(VectorOptions):
     texts: Positional[tuple[str, ...]] = ()
     """A text, and those that it is compared with; the latter may come from --input.
     Without any, the pairs of --input are compared."""
+    columns: tuple[str, ...] = ()
+    """Columns of --input as ROLE=NAME; the roles are text, text2 (the second text of a pair) and label
+    (a number for each pair, with which the similarities are correlated).
+    For roles that are not given, columns with usual names are used."""
     top: Annotated[int, Range(0, 10**9)] = 0
     """Only show so many of the most similar texts. 0: all."""
 
