@@ -269,8 +269,8 @@ class _TrustingUpdate(Update):
 class _HeedlessUpdate(Update):
     """It scales the loss in float16, and updates whatever comes of it."""
 
-    def __init__(self, parameters, options, operations):
-        super().__init__(parameters, options, operations)
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
         self.scaled = False
 
 
