@@ -24,7 +24,7 @@ class Optimizer(nn.Cell):
     """What the three optimizers share: the moments, and the count of updates.
 
     Args:
-        shares: of the learning rate, for each parameter.
+        shares: of the learning rate, for each parameter; None: 1.
 
     Args of the call:
         gradients: as many as parameters, float32. factor: () float32, by which they are to be multiplied. rate: ()
@@ -32,9 +32,11 @@ class Optimizer(nn.Cell):
         happen.
     """
 
-    def __init__(self, parameters, options: TrainingOptions, operations: Operations, shares: Sequence[float]):
+    def __init__(
+        self, parameters, options: TrainingOptions, operations: Operations, shares: Sequence[float] | None = None
+    ):
         super().__init__(auto_prefix=False)
-        self.shares = tuple(shares)
+        self.shares = tuple(shares or [1.0] * len(parameters))
         self.p = ParameterTuple(parameters)
         self.m = ParameterTuple([Parameter(ops.zeros_like(p), name=f"m.{p.name}") for p in parameters])
         self.v = ParameterTuple([Parameter(ops.zeros_like(p), name=f"v.{p.name}") for p in parameters])
@@ -81,11 +83,13 @@ def or_zero(keep, x):
 class Adam(Optimizer):
     """What AdamW and AdamWeightDecay share: `Operations.adam_update`, each with its own numbers."""
 
-    def __init__(self, parameters, options: TrainingOptions, operations: Operations, shares: Sequence[float]):
+    def __init__(
+        self, parameters, options: TrainingOptions, operations: Operations, shares: Sequence[float] | None = None
+    ):
         super().__init__(parameters, options, operations, shares)
         self.adam_update = operations.adam_update
         # Neighbours of one share, which the operation updates at once: (share, first, end).
-        runs = [(share, len(list(run))) for share, run in itertools.groupby(shares)]
+        runs = [(share, len(list(run))) for share, run in itertools.groupby(self.shares)]
         ends = itertools.accumulate(size for _, size in runs)
         self.runs = tuple((share, end - size, end) for (share, size), end in zip(runs, ends))
 

@@ -40,7 +40,6 @@ class Update(nn.Cell):
         self, parameters, options: TrainingOptions, operations: Operations, shares: Sequence[float] | None = None
     ):
         super().__init__(auto_prefix=False)
-        shares = shares or [1.0] * len(parameters)
         self.optimizer = self.optimizers[options.optimizer](parameters, options, operations, shares)
         self.sum_of_squares = operations.sum_of_squares
         self.clip_norm = options.clip_norm

@@ -17,11 +17,13 @@ class Optimizer:
     """What the three optimizers share: the moments by parameter name, and the count of updates.
 
     Args:
-        shares: of the learning rate, by parameter name.
+        shares: of the learning rate, by parameter name; None: 1.
     """
 
-    def __init__(self, parameters: dict[str, nn.Parameter], options: TrainingOptions, shares: dict[str, float]):
-        self.p, self.shares = parameters, shares
+    def __init__(
+        self, parameters: dict[str, nn.Parameter], options: TrainingOptions, shares: dict[str, float] | None = None
+    ):
+        self.p, self.shares = parameters, shares or dict.fromkeys(parameters, 1.0)
         self.m = {name: torch.zeros_like(p) for name, p in parameters.items()}
         self.v = {name: torch.zeros_like(p) for name, p in parameters.items()}
         self.updates = 0
@@ -41,11 +43,13 @@ class AdamW(Optimizer):
     It is torch's own, in its fused form.
     """
 
-    def __init__(self, parameters: dict[str, nn.Parameter], options: TrainingOptions, shares: dict[str, float]):
+    def __init__(
+        self, parameters: dict[str, nn.Parameter], options: TrainingOptions, shares: dict[str, float] | None = None
+    ):
         super().__init__(parameters, options, shares)
         groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
         for name, p in parameters.items():
-            groups.setdefault((is_decayed(name), shares[name]), []).append(p)
+            groups.setdefault((is_decayed(name), self.shares[name]), []).append(p)
         self.torch = torch.optim.AdamW(
             [{"params": group, "decayed": decayed, "share": share} for (decayed, share), group in groups.items()],
             lr=options.learning_rate,

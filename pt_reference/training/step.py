@@ -33,7 +33,6 @@ class Update:
         shares: dict[str, float] | None = None,
     ):
         self.parameters = list(parameters.values())
-        shares = shares or dict.fromkeys(parameters, 1.0)
         self.optimizer = self.optimizers[options.optimizer](parameters, options, shares)
         self.sum_of_squares = operations.sum_of_squares
         self.clip_norm = options.clip_norm
