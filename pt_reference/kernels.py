@@ -190,11 +190,16 @@ def correct(logits, labels):
     return right.double() if logits.dtype == torch.float64 else right.float()
 
 
+def own_tokens(sequence_ids, count):
+    """(B, S) int32 -> (B, count, S) float32, 1 where a token is of the first, second, ... sequence of its row."""
+    numbers = torch.arange(1, count + 1, device=sequence_ids.device)[:, None]
+    return wide(sequence_ids[:, None] == numbers)
+
+
 def means(values, sequence_ids, count):
     """The mean of values (B, S, C) over the tokens of each of `count` = N sequences of a row -> (B * N, C) float32."""
     values = wide(values)
-    numbers = torch.arange(1, count + 1, device=sequence_ids.device)[:, None]
-    inside = (sequence_ids[:, None] == numbers).to(values.dtype)  # (B, N, S)
+    inside = own_tokens(sequence_ids, count).to(values.dtype)
     sizes = inside.sum(-1, keepdim=True).clamp(min=1.0)
     return ((inside / sizes) @ values).view(-1, values.shape[-1])
 

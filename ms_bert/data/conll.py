@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ms_bert.data.labelled import text_lines
+from ms_bert.data.labelled import none_of, text_lines
 from ms_bert.data.reading import endings
 from ms_bert.errors import UserError, listed, shown
 
@@ -69,8 +69,7 @@ def read(
                 raise UserError(f"{error}; mend the row, or leave such sentences out with --skip-bad.") from None
             skipped[error.reason] += 1
     if not found:
-        reasons = ", ".join(f"{reason}: {number}" for reason, number in (skipped or {}).items())
-        raise UserError(f"no sentence of {source} can be used ({reasons}); name another file.")
+        raise none_of(f"no sentence of {source} can be used", skipped, "name another file")
     return found, layout.told
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import io
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -98,6 +98,16 @@ def of_pipe(file: IO[bytes], unfold: Unfold | None = None) -> list[Row]:
         rows = list(_json_rows(source, io.TextIOWrapper(file, encoding="utf-8-sig"), False, unfold))
     _require(rows, source, "holds no rows", "write an object of JSON a line to it")
     return rows
+
+
+def none_of(what: str, skipped: Mapping[str, int] | None, remedy: str) -> UserError:
+    """That nothing is left of a source.
+
+    Args:
+        what: the beginning of the sentence. skipped: how many were left out, by reason. remedy: what to do.
+    """
+    reasons = ", ".join(f"{reason}: {number}" for reason, number in (skipped or {}).items())
+    return UserError(f"{what}{f' ({reasons})' if reasons else ''}; {remedy}.")
 
 
 def columns(rows: Sequence[Row]) -> list[str]:

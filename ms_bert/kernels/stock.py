@@ -149,10 +149,15 @@ def correct(logits, labels):
     return ops.cast(ops.equal(ops.argmax(logits, -1), labels), ms.float32)
 
 
+def own_tokens(sequence_ids, count):
+    """(B, S) int32 -> (B, count, S) float32, 1 where a token is of the first, second, ... sequence of its row."""
+    numbers = ops.reshape(ops.arange(1, count + 1, 1, dtype=ms.int32), (1, count, 1))
+    return wide(ops.equal(ops.expand_dims(sequence_ids, 1), numbers))
+
+
 def means(values, sequence_ids, count):
     """The mean of values (B, S, C) over the tokens of each of `count` = N sequences of a row -> (B * N, C) float32."""
-    numbers = ops.reshape(ops.arange(1, count + 1, 1, dtype=ms.int32), (1, -1, 1))
-    inside = ops.cast(ops.equal(ops.expand_dims(sequence_ids, 1), numbers), ms.float32)  # (B, N, S)
+    inside = own_tokens(sequence_ids, count)
     sizes = ops.maximum(inside.sum(-1, keepdims=True), ms.Tensor(1.0, ms.float32))
     return ops.reshape(ops.matmul(inside / sizes, wide(values)), (-1, values.shape[-1]))
 

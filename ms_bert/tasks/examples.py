@@ -199,9 +199,7 @@ def fitting(
                 raise UserError(f"{row.place} {error}{instead}.") from None
             skipped[error.reason] += 1
     if not made:
-        reasons = ", ".join(f"{reason}: {number}" for reason, number in (skipped or {}).items())
-        why = f" ({reasons})" if reasons else ""
-        raise UserError(f"no row of {source} can be used{why}; name other columns or another file.")
+        raise labelled.none_of(f"no row of {source} can be used", skipped, "name other columns or another file")
     return made
 
 

@@ -60,9 +60,7 @@ def read(
                 ) from None
             skipped[error.reason] += 1
     if not any(sentence.words for sentence in found):
-        reasons = ", ".join(f"{reason}: {number}" for reason, number in skipped.items())
-        why = f" ({reasons})" if reasons else ""
-        raise UserError(f"no row of {source} has words with tags{why}; name other columns or another file.")
+        raise labelled.none_of(f"no row of {source} has words with tags", skipped, "name other columns or another file")
     return found, skipped, f"words from {text}" + (f", tags from {label}" if label is not None else "")
 
 

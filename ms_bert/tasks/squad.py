@@ -11,7 +11,7 @@ from typing import Any
 from ms_bert.data import labelled
 from ms_bert.data.records import kind
 from ms_bert.errors import UserError, listed, shown
-from ms_bert.tasks.examples import Unfit
+from ms_bert.tasks.examples import Unfit, by_role
 
 # By which names columns are known, without regard to case; the first that is there is taken.
 _COLUMNS = {
@@ -94,9 +94,7 @@ def read(
                 ) from None
             skipped[error.reason] += 1
     if not made:
-        reasons = ", ".join(f"{reason}: {number}" for reason, number in skipped.items())
-        why = f" ({reasons})" if reasons else ""
-        raise UserError(f"no question of {source} can be used{why}; name another file.")
+        raise labelled.none_of(f"no question of {source} can be used", skipped, "name another file")
     return made, skipped
 
 
@@ -106,18 +104,8 @@ def find_columns(source: str, names: Collection[str], named: Mapping[str, str], 
     Raises:
         UserError: a column is missing, or a role is unknown.
     """
-    roles: dict[str, str] = {}
-    for role, name in named.items():
-        if role not in _COLUMNS:
-            raise UserError(f"--columns names {shown(role)}, which is no role; expected {listed(_COLUMNS)}.")
-        if name not in names:
-            raise labelled.no_column(source, names, shown(name), role)
-        roles[role] = name
-    by_name = {name.lower(): name for name in reversed(list(names)) if name not in roles.values()}
+    roles = by_role(source, names, named, _COLUMNS)
     for role, usual in _COLUMNS.items():
-        found = next((by_name[name] for name in usual if name in by_name), None)
-        if role not in roles and found is not None:
-            roles[role] = found
         if role not in roles and (role in ("question", "context") or (labels and role == "answers")):
             raise UserError(
                 f"{source} is neither SQuAD's json nor has it a column that is known as {role} ({', '.join(usual)}), "

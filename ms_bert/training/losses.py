@@ -21,7 +21,7 @@ from ms_bert.heads import (
     BertForTokenClassification,
     named,
 )
-from ms_bert.kernels.stock import correct, log_softmax, means, share_correct, wide
+from ms_bert.kernels.stock import correct, log_softmax, means, own_tokens, share_correct, wide
 from ms_bert.model import BertForPreTraining, gather_positions
 from ms_bert.tasks import Task
 from ms_bert.tasks.answer_selection import AnswerSelection
@@ -291,12 +291,6 @@ class SpanLoss(nn.Cell):
         end_losses, end_right = token_losses(end, ends, own)
         sums = weighted_sums(0.5 * (start_losses + end_losses), start_right * end_right, weights)
         return sums[0] / total * scale, ops.stack(sums), (ops.stack((start, end), -1),)
-
-
-def own_tokens(sequence_ids, count):
-    """(B, S) int32 -> (B, count, S) float32, 1 where a token is of the first, second, ... sequence of its row."""
-    numbers = ops.reshape(ops.cast(ops.arange(1, count + 1), ms.int32), (1, count, 1))
-    return wide(ops.equal(ops.expand_dims(sequence_ids, 1), numbers))
 
 
 def token_losses(logits, targets, own):

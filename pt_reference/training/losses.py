@@ -29,7 +29,7 @@ from pt_reference.heads import (
     BertForTokenClassification,
     named,
 )
-from pt_reference.kernels import correct, means, share_correct, wide
+from pt_reference.kernels import correct, means, own_tokens, share_correct, wide
 from pt_reference.model import BertForPreTraining, gather_positions
 
 
@@ -291,12 +291,6 @@ class SpanLoss(nn.Module):
         end_losses, end_right = token_losses(end, ends, own)
         sums = weighted_sums(0.5 * (start_losses + end_losses), start_right * end_right, weights)
         return sums[0] / total * scale, torch.stack(sums).detach(), (torch.stack((start, end), -1),)
-
-
-def own_tokens(sequence_ids, count):
-    """(B, S) int32 -> (B, count, S) float32, 1 where a token is of the first, second, ... sequence of its row."""
-    numbers = torch.arange(1, count + 1, device=sequence_ids.device)[None, :, None]
-    return wide(sequence_ids[:, None] == numbers)
 
 
 def token_losses(logits, targets, own):
