@@ -81,6 +81,7 @@ TASKS = {
 RECIPES = {
     "usual": Recipe(),
     "mean": Recipe(twins=("--pooling", "mean")),
+    "mean-1e-4": Recipe(learning_rate=1e-4, twins=("--pooling", "mean")),
     "chinese": Recipe(model="chinese"),
 }
 
