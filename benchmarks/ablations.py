@@ -80,7 +80,7 @@ def measure(output: Path, data: Path | None = None, size: Size = FULL, work: Pat
     Args:
         data: the folder of the text and of the labelled data. work: of the runs; None: one in the cache.
     """
-    files = [CORPUS, *(file for task in TUNED for file in (*TASKS[task].train, *TASKS[task].dev))]
+    files = [CORPUS, *(file for task in TUNED for file in TASKS[task].files)]
     missing = [file for file in files if data is None or not (data / file).is_file()]
     if missing or data is None:
         raise SystemExit(f"{missing[0]} is missing; name the folder of the data with --data.")

@@ -40,11 +40,17 @@ class Task:
     Attributes:
         train, dev: files below the folder of data; of several, one is put after the other. Without dev, a tenth of
             train is, the same for all. options: of the command.
+        divided: a file of SQuAD's shape, of which every fourth article is put to dev and the others to train.
     """
 
     train: tuple[str, ...]
     dev: tuple[str, ...]
     options: tuple[str, ...]
+    divided: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (*self.train, *self.dev, *self.divided)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +82,8 @@ TASKS = {
     ),
     "wnut17": Task(("wnut17/wnut17train.conll",), ("wnut17/emerging.dev.conll",), ("--task", "tagging")),
     "policyqa": Task(("policyqa/dev.json",), ("policyqa/test.json",), ("--task", "question-answering")),
+    # It has no training data of its own.
+    "xquad": Task(("policyqa/dev.json",), (), ("--task", "question-answering"), divided=("xquad/xquad.en.json",)),
     "dream": Task(("dream/train.json",), ("dream/dev.json",), ("--task", "multiple-choice")),
 }
 RECIPES = {
@@ -121,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"the recipe {given.recipe} begins with the model {recipe.model}; give --model {recipe.model}=FOLDER"
         )
     for run in chosen:
-        for file in (*TASKS[run.task].train, *TASKS[run.task].dev):
+        for file in TASKS[run.task].files:
             if not (given.data / file).is_file():
                 raise SystemExit(f"{given.data / file} is missing; name the folder of the data with --data.")
     for run in chosen:
@@ -145,7 +153,7 @@ def measured(run: Run, data: Path, models: dict[str, Path], work: Path, threads:
         shutil.rmtree(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     task = TASKS[run.task]
-    files = [_joined([data / name for name in part], work / run.task) for part in (task.train, task.dev)]
+    files = _files(task, data, work / run.task)
     line = ["-m", CONTENDERS[run.contender], *run.arguments(model, *files, output, threads)]
     begun = time.perf_counter()
     if code := subprocess.run([sys.executable, *line]).returncode:
@@ -165,14 +173,38 @@ def measured(run: Run, data: Path, models: dict[str, Path], work: Path, threads:
     }
 
 
+def _files(task: Task, data: Path, folder: Path) -> tuple[Path, Path | None]:
+    """The files to train on and to evaluate on; None: a part of the first. Those that are made lie in `folder`."""
+    train, dev = ([data / name for name in part] for part in (task.train, task.dev))
+    for name in task.divided:
+        articles = json.loads((data / name).read_bytes())["data"]
+        parts = [[one for i, one in enumerate(articles) if (i % 4 == 3) is held] for held in (False, True)]
+        for files, part, chosen in zip((train, dev), ("train", "dev"), parts):
+            path = folder / part / Path(name).name
+            _write(path, json.dumps({"version": "1.1", "data": chosen}).encode())
+            files.append(path)
+    one = _joined(train, folder)
+    assert one is not None
+    return one, _joined(dev, folder)
+
+
 def _joined(files: list[Path], folder: Path) -> Path | None:
-    """One file with the lines of all."""
+    """One file with what all have: their lines, or their articles, of SQuAD's shape."""
     if len(files) < 2:
         return files[0] if files else None
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{'-'.join(file.stem for file in files)}{files[0].suffix}"
-    write_atomically(path, b"".join(file.read_bytes().rstrip(b"\n") + b"\n" for file in files))
+    contents = [file.read_bytes() for file in files]
+    if path.suffix == ".json":
+        articles = [article for content in contents for article in json.loads(content)["data"]]
+        _write(path, json.dumps({"version": "1.1", "data": articles}).encode())
+    else:
+        _write(path, b"".join(content.rstrip(b"\n") + b"\n" for content in contents))
     return path
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content)
 
 
 def _portable(text: str, places: dict[Path, str]) -> str:
@@ -191,8 +223,7 @@ def write(path: Path, results: dict[str, dict]) -> None:
     """Each in a line of its own, in the order of the keys, so that those of several machines are easily merged."""
     lines = ",\n".join(f"    {json.dumps(key)}: {json.dumps(results[key])}" for key in sorted(results))
     question = json.dumps(__doc__.splitlines()[0])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, f'{{\n  "question": {question},\n  "result": {{\n{lines}\n  }}\n}}\n'.encode())
+    _write(path, f'{{\n  "question": {question},\n  "result": {{\n{lines}\n  }}\n}}\n'.encode())
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -84,6 +84,22 @@ def test_development_files_are_put_one_after_the_other(command):
     assert [text.split("\t")[-1] for text in lines] == ["A sentence of file 1.", "A sentence of file 2."]
 
 
+def test_articles_without_a_division_are_divided_and_none_is_lost(tmp_path):
+    def saved(name, first, count):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"data": [{"title": str(i)} for i in range(first, first + count)]}))
+
+    def titles(path):
+        return [article["title"] for article in json.loads(path.read_text())["data"]]
+
+    saved("policyqa/dev.json", 0, 3)
+    saved("xquad/xquad.en.json", 10, 9)
+    train, dev = real_tasks._files(real_tasks.TASKS["xquad"], tmp_path, tmp_path / "work")
+    assert titles(dev) == ["13", "17"]
+    assert titles(train) == ["0", "1", "2", "10", "11", "12", "14", "15", "16", "18"]
+
+
 def test_what_an_interrupted_run_left_is_in_nobodys_way(command):
     (command.work / "cola/usual/ms_bert/1/checkpoints").mkdir(parents=True)
     command("--contenders", "ms_bert", "--seeds", 1)
