@@ -63,13 +63,16 @@ class Inference:
         """Made when it is needed: what a user asks is read before, and may be wrong."""
         return self._make()
 
-    def logits(self, sequences: Sequences, per_token: bool = False) -> np.ndarray:
+    def logits(self, sequences: Sequences, per_token: bool = False, headed: bool = True) -> np.ndarray:
         """(n, C) float32 of the sequences, or (T, C) of their tokens; whatever the other sequences are.
+
+        Args:
+            headed: C may be as few as the outputs of a head; hidden states have many.
 
         Raises:
             UserError: some are not finite.
         """
-        batches, made = RowBatches(sequences, per_token), Unpacked(sequences, per_token)
+        batches, made = RowBatches(sequences, alone=per_token and headed), Unpacked(sequences, per_token)
         for number in range(len(batches)):
             batch = batches(number)
             found = self._compute(batch)

@@ -201,8 +201,8 @@ class RowBatches:
     So what a model gives for one does not depend on which others there are: matrix products round by their shape.
 
     Args:
-        alone: give each a batch of its own, too. oneDNN rounds a product with few columns, as that of a head on tokens,
-            also by the place of the row.
+        alone: give each a batch of its own, too. oneDNN rounds a product with 2 or 3 columns, as that of a head on
+            tokens, also by the place of the row.
     """
 
     def __init__(self, sequences: Sequences, alone: bool = False):
