@@ -6,12 +6,17 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
+from ms_bert.commands.augmenting import Augmenter
 from ms_bert.data import tokenizer
 from ms_bert.data.augmentation import CANDIDATES, POSITIONS, WAYS, Augmentation, Guesses, Layout, guesses
 from ms_bert.data.packing import INPUTS, NUMBERS, WEIGHTS, TrainingBatches
 from ms_bert.data.sequences import Sequences, encoded
 from ms_bert.data.tokenizer import SPECIAL_TOKENS, Vocabulary
+from ms_bert.errors import UserError
+from ms_bert.finetuning_options import DataOptions, FinetuneOptions, FinetuningOptions, FinetuningRun, StartOptions
+from ms_bert.run.progress import Progress
 
 WORDS = ["the", "model", "reads", "a", "book", "of", "old", "tales", "and", "then", "sleeps", "."]
 TOKENS = [*SPECIAL_TOKENS, *WORDS, "attack", "##er", "##s", *"我来到北京清华大学"]
@@ -272,3 +277,39 @@ def test_a_pass_masks_few_words_and_the_model_takes_each_batch(small):
 def test_without_words_nothing_is_asked(small):
     made = guesses(encoded([("",), ("attackers",)], small, 40), small, 40, lambda batch: pytest.fail("asked"))
     assert made.ids.shape == (0, CANDIDATES)
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"augment": ["dropped", "turned"]}, "--augment is ['dropped', 'turned']; choose a list of guesses or dropped"),
+        ({"augment": ["dropped"], "augment_share": 0}, "--augment-share is 0.0; choose a number from 0.001 to 1"),
+        ({"augment_model": "bert"}, "--augment-model bert is what guesses words, but nothing is to be guessed"),
+    ],
+)
+def test_options_that_change_nothing_are_a_sentence(changes, words):
+    with pytest.raises(UserError) as caught:
+        FinetuneOptions.from_dict({"training": changes}, "run.json")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("task", ["tagging", "question-answering", "multiple-choice"])
+def test_a_task_without_labels_of_whole_texts_is_refused(task, small):
+    options = FinetuneOptions(data=DataOptions(task=task), training=FinetuningOptions(augment=("dropped",)))
+    with pytest.raises(UserError, match=f"such as classification, not for {task}; leave it out"):
+        Augmenter(options, None, small)
+
+
+def test_guesses_for_other_data_are_refused_and_damaged_ones_made_again(small, sequences, known, tmp_path):
+    training = FinetuningOptions(augment=("guesses",))
+    options = FinetuneOptions(training=training, run=FinetuningRun(resume=tmp_path))
+    (tmp_path / "guesses.safetensors").write_bytes(save({"ids": known.ids[1:], "shares": known.shares[1:]}))
+    with pytest.raises(UserError, match="has guesses for other data; restore the data"):
+        Augmenter(options, None, small)(None, sequences, Progress())
+    (tmp_path / "guesses.safetensors").write_bytes(save({"ids": known.ids, "shares": known.shares})[:-1])
+    missing = dataclasses.replace(options, start=StartOptions(model=tmp_path / "gone"))
+    with pytest.raises(UserError, match="gone"):  # it would be asked again
+        Augmenter(missing, None, small)
