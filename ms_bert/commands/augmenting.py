@@ -81,19 +81,23 @@ class Augmenter:
     def _told(self, sequences: Sequences, changed: Sequences) -> str:
         """How many sequences of the first epoch are changed, and the shortest of them."""
 
-        def tokens(of: Sequences, number: int) -> list[int]:
-            return of.ids[of.starts[number] : of.starts[number + 1]].tolist()
+        def tokens(of: Sequences, number: int) -> np.ndarray:
+            return of.ids[of.starts[number] : of.starts[number + 1]]
 
-        found = [n for n in range(len(sequences)) if tokens(sequences, n) != tokens(changed, n)]
+        def texts(of: Sequences, number: int) -> str:
+            parts = np.split(tokens(of, number), np.flatnonzero(tokens(of, number) == self._vocabulary.sep))
+            return shown(" | ".join(self._vocabulary.tokenizer.decode(part.tolist()) for part in parts[:-1]))
+
+        found = [n for n in range(len(sequences)) if not np.array_equal(tokens(sequences, n), tokens(changed, n))]
         line = f"{len(found):,} of {len(sequences):,} training texts are changed in the first epoch"
         if not found:
             return line
         shortest = min(found, key=lambda n: sequences.lengths[n])
-        before, after = (shown(self._vocabulary.tokenizer.decode(tokens(of, shortest))) for of in (sequences, changed))
-        return f"{line}, such as {before}, which becomes {after}"
+        return f"{line}, such as {texts(sequences, shortest)}, which becomes {texts(changed, shortest)}"
 
     def _guesses(self, model: Pretrained, framework: Framework, sequences: Sequences, progress: Progress) -> Guesses:
-        options, path, config = self._options, model.checkpoint.source.path, model.config
+        options, config = self._options, model.config
+        path = options.training.augment_model or options.start.model
         if sequences.lengths.max() > config.max_position_embeddings:
             raise UserError(
                 f"{path}, which guesses words, takes at most {config.max_position_embeddings} tokens, but the longest "
@@ -136,13 +140,11 @@ def _guessing(options: FinetuneOptions, initial: Pretrained | None, vocabulary: 
         UserError: it cannot be read, has no MLM head, sees one side of a word only, or has another vocabulary.
     """
     named, start = options.training.augment_model, options.start
-    if named is None and initial is not None:
-        found = initial
-    else:
-        path = named or start.model
-        assert path is not None  # `parse` asks for it
+    path, remedy = named or start.model, "name another one with --augment-model, or leave out guesses"
+    assert path is not None  # `parse` asks for it
+    found = initial
+    if named is not None or found is None:
         found = pretrained.read(path, None if named else start.config)
-    path, remedy = found.checkpoint.source.path, "name another one with --augment-model, or leave out guesses"
     if not set(found.checkpoint.parts) >= ARCHITECTURES[ARCHITECTURE].parts:
         raise UserError(f"{path} has no MLM head, by which words are guessed for --augment; {remedy}.")
     if found.config.is_decoder:

@@ -23,7 +23,7 @@ import numpy as np
 from ms_bert.data.batches import Batch
 from ms_bert.data.packing import ROW, EvaluationBatches
 from ms_bert.data.sequences import Sequences
-from ms_bert.data.tokenizer import CONTINUATION, SPECIAL_TOKENS, Vocabulary
+from ms_bert.data.tokenizer import CONTINUATION, Vocabulary
 from ms_bert.data.words import Words
 from ms_bert.options import ExampleOptions
 from ms_bert.randomness import AUGMENTATION, generator
@@ -43,7 +43,7 @@ class Layout:
         firsts: (W,) int64, the token with which each word begins. lengths: (W,) int64, its tokens.
         owners: (W,) int64, the sequence that it is of. free: (W,) bool, whether it may be changed: it is not special.
         texts: (W,) int64, the number of its text; begins: (texts,) int64, the word with which each text begins.
-        guessed: (G,) int64, the words that are guessed: those of one piece that the vocabulary knows.
+        guessed: (G,) int64, the words that are guessed: those that are an entry of the vocabulary, see `entries`.
     """
 
     def __init__(self, sequences: Sequences, vocabulary: Vocabulary):
@@ -58,7 +58,16 @@ class Layout:
         begins[1:] |= ~self.free[:-1]
         self.texts = np.cumsum(begins) - 1
         self.begins = np.flatnonzero(begins)
-        self.guessed = np.flatnonzero(self.free & (self.lengths == 1) & (ids[self.firsts] != vocabulary.unk))
+        self.guessed = np.flatnonzero(self.free & (self.lengths == 1) & entries(vocabulary)[ids[self.firsts]])
+
+
+def entries(vocabulary: Vocabulary) -> np.ndarray:
+    """(V,) bool, which entries of a vocabulary are words: neither pieces that continue one, nor punctuation, nor
+    anything in brackets, as special tokens and unused places are."""
+    found = np.zeros(vocabulary.size, bool)
+    for token, number in vocabulary.tokenizer.get_vocab(with_added_tokens=True).items():
+        found[number] = any(map(str.isalnum, token)) and not token.startswith((CONTINUATION, "["))
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +159,7 @@ def guesses(
     """Ask a masked language model for the words of sequences.
 
     Each word of `Layout.guessed` is masked once, every seventh of a sequence in one pass, so that the model sees what
-    stands around it. A guess begins a word, as what it replaces does.
+    stands around it. A guess is a word too, see `entries`.
 
     Args:
         positions: of the model. logits: the model, of a batch with POSITIONS (B, P): (B * P, V) float32.
@@ -158,9 +167,7 @@ def guesses(
     words = Layout(sequences, vocabulary)
     tokens = words.firsts[words.guessed]
     original = sequences.ids[tokens]
-    begins = np.zeros(vocabulary.size, bool)
-    for token, number in vocabulary.tokenizer.get_vocab(with_added_tokens=True).items():
-        begins[number] = not token.startswith(CONTINUATION) and token not in SPECIAL_TOKENS
+    no_words = ~entries(vocabulary)
     kept = min(CANDIDATES, vocabulary.size)
     made = Guesses(np.zeros((len(tokens), kept), np.int32), np.zeros((len(tokens), kept), np.float32))
     for batch, rows, columns in _questions(sequences, words, tokens, vocabulary.mask, positions):
@@ -169,7 +176,7 @@ def guesses(
         table = logits(batch).reshape(count, width, -1)[rows, _numbered(rows), : vocabulary.size].astype(np.float64)
         shares = np.exp(table - table.max(1, keepdims=True))
         shares /= shares.sum(1, keepdims=True)
-        shares[:, ~begins] = 0
+        shares[:, no_words] = 0
         shares[np.arange(len(slots)), original[slots]] = 0
         best = np.sort(np.argpartition(-shares, kept - 1)[:, :kept])
         best = np.take_along_axis(best, np.argsort(-np.take_along_axis(shares, best, 1), kind="stable"), 1)

@@ -10,7 +10,7 @@ from safetensors.numpy import save
 
 from ms_bert.commands.augmenting import Augmenter
 from ms_bert.data import tokenizer
-from ms_bert.data.augmentation import CANDIDATES, POSITIONS, WAYS, Augmentation, Guesses, Layout, guesses
+from ms_bert.data.augmentation import CANDIDATES, POSITIONS, WAYS, Augmentation, Guesses, Layout, entries, guesses
 from ms_bert.data.packing import INPUTS, NUMBERS, WEIGHTS, TrainingBatches
 from ms_bert.data.sequences import Sequences, encoded
 from ms_bert.data.tokenizer import SPECIAL_TOKENS, Vocabulary
@@ -131,7 +131,8 @@ def test_guesses_take_the_place_of_words_of_one_piece_by_their_probability(seque
             slot = int(np.searchsorted(tokens, place))
             found[known.ids[slot].tolist().index(after.ids[place])] += 1
     assert found[2] == 0 and found[0] / found[1] == pytest.approx(2, abs=0.5) and sum(found.values()) > 500
-    assert not np.isin(sequences.ids[tokens], [small.unk, small.cls, small.sep]).any()
+    kinds = {small.tokenizer.id_to_token(i) for i in set(sequences.ids[tokens].tolist())}
+    assert kinds == {*WORDS, *"我来到北京清华大学"} - {"."}
 
 
 def test_each_way_changes_its_share_of_half_of_the_texts(small, known):
@@ -247,7 +248,7 @@ def test_a_model_is_asked_for_each_word_once(small):
     assert sum(masks for masks, _ in model.masks) == len(tokens) > 100
     first = model.masks[0]  # a pass over all
     assert first[1] >= 3 * len(TEXTS) and made.ids.shape == made.shares.shape == (len(tokens), CANDIDATES)
-    special = {small.pad, small.cls, small.sep, small.unk, small.mask}
+    special = {small.pad, small.cls, small.sep, small.unk, small.mask, small.tokenizer.token_to_id(".")}
     for slot, place in enumerate(tokens.tolist()):
         before, itself, after = given.ids[place - 1 : place + 2].tolist()
         fits = [i not in special | {itself} and not small.continues_word[i] for i in (before, after)]
@@ -272,6 +273,13 @@ def test_a_pass_masks_few_words_and_the_model_takes_each_batch(small):
 
     guesses(given, small, 40, logits)
     assert max(share for _, share in seen) < 0.2 and len({shape for shape, _ in seen}) == 1
+
+
+def test_entries_are_words(tmp_path):
+    tokens = [*SPECIAL_TOKENS, "[unused1]", "book", "##s", "é", "我", "##我", "7", ".", "—", "。", "don't", "["]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens))
+    kept = [token for token, is_word in zip(tokens, entries(tokenizer.load(tmp_path / "vocab.txt"))) if is_word]
+    assert kept == ["book", "é", "我", "7", "don't"]
 
 
 def test_without_words_nothing_is_asked(small):
