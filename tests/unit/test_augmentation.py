@@ -16,6 +16,7 @@ from ms_bert.data.sequences import Sequences, encoded
 from ms_bert.data.tokenizer import SPECIAL_TOKENS, Vocabulary
 from ms_bert.errors import UserError
 from ms_bert.finetuning_options import DataOptions, FinetuneOptions, FinetuningOptions, FinetuningRun, StartOptions
+from ms_bert.run.folder import check_free
 from ms_bert.run.progress import Progress
 
 WORDS = ["the", "model", "reads", "a", "book", "of", "old", "tales", "and", "then", "sleeps", "."]
@@ -321,3 +322,12 @@ def test_guesses_for_other_data_are_refused_and_damaged_ones_made_again(small, s
     missing = dataclasses.replace(options, start=StartOptions(model=tmp_path / "gone"))
     with pytest.raises(UserError, match="gone"):  # it would be asked again
         Augmenter(missing, None, small)
+
+
+def test_a_run_that_was_killed_while_its_folder_was_made_is_begun_anew(tmp_path):
+    for name in ("guesses.safetensors", "teacher.safetensors", "task.json"):
+        (tmp_path / name).write_bytes(b"")
+    check_free(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="is not an empty folder"):
+        check_free(tmp_path)
