@@ -3,7 +3,8 @@
 In each epoch chance leaves half of the sequences as they are and changes each of the others in one of the ways that
 were chosen, as EDA changes a text in one way at a time (Wei & Zou, 2019):
 
-- guesses: a word is replaced by what a masked language model guesses in its place (Kobayashi, 2018; Wu et al., 2019);
+- guesses: a word is replaced by what a masked language model guesses in its place, which does not know the label
+  (Kobayashi, 2018; by BERT in TinyBERT's augmentation; Jiao et al., 2020);
 - dropped: a word is left out (EDA's random deletion);
 - swapped: two neighbouring words change places (EDA swaps any two of a text).
 
