@@ -90,7 +90,10 @@ RECIPES = {
     "usual": Recipe(),
     "mean": Recipe(twins=("--pooling", "mean")),
     "mean-1e-4": Recipe(learning_rate=1e-4, twins=("--pooling", "mean")),
+    # As the one before, on changed texts; MiniLM has no MLM head, so that it guesses no words.
+    "augmented": Recipe(learning_rate=1e-4, twins=("--pooling", "mean", "--augment", "dropped", "swapped")),
     "chinese": Recipe(model="chinese"),
+    "chinese-augmented": Recipe(model="chinese", twins=("--augment", "guesses", "dropped", "swapped")),
 }
 
 

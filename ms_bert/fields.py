@@ -100,6 +100,8 @@ def expected(hint) -> str:
         return " or ".join(expected(kind) for kind in arguments if kind is not type(None))
     if origin is typing.Literal:
         return " or ".join(arguments)
+    if origin is tuple and typing.get_origin(arguments[0]) is typing.Literal:
+        return f"a list of {expected(arguments[0])}"
     if origin is dict:
         return f"an object with {expected(arguments[1])} each"
     return _WORDS[origin or hint]

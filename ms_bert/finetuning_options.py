@@ -147,10 +147,27 @@ class FinetuningOptions(TrainingOptions):
     """By which the logits are divided when a model is compared with its --teacher."""
     teacher_share: Annotated[float, Range(0, 1)] = 0.5
     """Weight of the distance from the --teacher in the loss; the rest is that of the labels."""
+    augment: tuple[Literal["guesses", "dropped", "swapped"], ...] = ()
+    """Change texts of the training data (augmentation): words are replaced by a masked language model's guesses,
+    dropped, or swapped with their neighbours. In each epoch chance leaves half of the texts as they are
+    and changes each of the others in one of the ways that are named."""
+    augment_share: Annotated[float, Range(0.001, 1)] = 0.1
+    """Share of the words of a changed text that --augment replaces, drops or swaps, on average."""
+    augment_model: Optional[Path] = None
+    """What guesses for --augment guesses: a checkpoint with an MLM head and the same vocabulary
+    (default: the one of --model)."""
     warmup_share: Annotated[float, Range(0, 1)] = 0.1
     """Share of the steps over which the learning rate rises from 0."""
     warmup_steps: Suppress[Annotated[int, STEPS_OR_NONE]] = 0
     decay_steps: Suppress[Annotated[Optional[int], STEPS]] = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(
+            self.augment_model is None or "guesses" in self.augment,
+            f"--augment-model {self.augment_model} is what guesses words, but nothing is to be guessed",
+            "add --augment guesses, or leave it out",
+        )
 
     def rate_share(self, name: str, layers: int) -> float:
         """Layer-wise decay (Sun et al., 2019, 5.3.3): decay ** (layers above it); 0 for what is frozen."""

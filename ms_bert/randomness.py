@@ -10,7 +10,7 @@ import numpy as np
 from ms_bert.config import BertConfig
 
 # One stream a purpose; a new purpose takes a new number, for a number's meaning is part of every saved run.
-PAIRS, MASKING, DROPOUT, ORDER, WEIGHTS = range(1, 6)
+PAIRS, MASKING, DROPOUT, ORDER, WEIGHTS, AUGMENTATION = range(1, 7)
 HELD_OUT = 16  # added to PAIRS, MASKING and ORDER for evaluation
 BOOTSTRAP = 32  # samples for confidence intervals
 

@@ -19,6 +19,7 @@ from conversion import configs, pretrained
 from conversion.parameters import ARCHITECTURES, BACKBONE, shapes
 from conversion.pretrained import Pretrained
 from ms_bert.commands import command, seeds, training
+from ms_bert.commands.augmenting import Augmenter
 from ms_bert.commands.framework import Framework
 from ms_bert.commands.seeds import RESULTS
 from ms_bert.commands.teaching import taught
@@ -146,6 +147,7 @@ def _run(
         assert start.model is not None
         initial = pretrained.read(start.model, start.config)
     vocabulary = _vocabulary(options, initial)
+    augmenter = Augmenter(options, initial, vocabulary)
     task, found = read(data, progress)
     if initial is not None:
         task = _with_labels_of(task, initial)
@@ -173,11 +175,12 @@ def _run(
     described = {"data": {name: part.described() for name, part in parts.items()}}
     examples = {name: read.examples for name, read in found.items()}
     task, files = taught(framework, options, task, examples, {k: v.sequences for k, v in parts.items()}, progress)
+    augmented, guessed = augmenter(framework, train.sequences, progress)
     seed, accumulate = options.training.seed, options.training.accumulate
     positions = config.max_position_embeddings
     weights = task.weights_of(train.sequences) if options.training.class_weights == "balanced" else None
     batches = TrainingBatches(
-        train.sequences, positions, options.training.batch_size, seed, accumulate, weights, task.together
+        train.sequences, positions, options.training.batch_size, seed, accumulate, weights, task.together, augmented
     )
     resolved = dataclasses.replace(
         options,
@@ -207,7 +210,7 @@ def _run(
         resolved.training,
         resolved.run,
         described,
-        {TASK: _task_file(task), **files},
+        {TASK: _task_file(task), **files, **guessed},
         options.run.patience,
     )
     return whole, dict(zip(data.test, tests))

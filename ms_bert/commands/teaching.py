@@ -15,12 +15,11 @@ from ms_bert.commands.prediction import Predictor
 from ms_bert.data.sequences import Sequences
 from ms_bert.errors import UserError
 from ms_bert.finetuning_options import FinetuneOptions
+from ms_bert.run import folder
 from ms_bert.run.progress import Progress
 from ms_bert.tasks.classification import SentenceTask
 from ms_bert.tasks.distillation import TEACHER, Distillation, in_order_of
 from ms_bert.tasks.downstream import DownstreamTask
-
-FILE = "teacher.safetensors"  # of a run's folder, so that it goes on without the teacher
 
 
 def taught(
@@ -61,7 +60,7 @@ def taught(
         sequences[name].of_sequences[TEACHER] = values
     distillation = Distillation(training.temperature, training.teacher_share)
     content = {name: np.ascontiguousarray(values) for name, values in logits.items()}
-    return dataclasses.replace(task, distillation=distillation), {FILE: save(content)}
+    return dataclasses.replace(task, distillation=distillation), {folder.TEACHER: save(content)}
 
 
 def _remembered(options: FinetuneOptions, sequences: Mapping[str, Sequences]) -> dict[str, np.ndarray] | None:
@@ -69,7 +68,7 @@ def _remembered(options: FinetuneOptions, sequences: Mapping[str, Sequences]) ->
     if options.run.resume is None:
         return None
     try:
-        found = load_file(options.run.resume / FILE)
+        found = load_file(options.run.resume / folder.TEACHER)
     except (OSError, SafetensorError):
         return None
     same = found.keys() == sequences.keys() and all(len(found[name]) == len(of) for name, of in sequences.items())

@@ -11,7 +11,7 @@ import collections
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -74,7 +74,8 @@ class TrainingBatches:
         sequences: at least 1. positions: of the model. batch_size: sequences of a step. seed: of the order. parts: a
             batch's rows can be divided into so many, of equally many sequences but for one (--accumulate).
             weights: of each sequence's loss, (n,) float32; None: 1. together: sequences of one owner lie in one part of
-            one step, and what is ordered and counted are the owners instead.
+            one step, and what is ordered and counted are the owners instead. augmented: the sequences of an epoch, as
+            many in the same order, none of them longer; None: they are always the same.
 
     Attributes:
         steps_per_epoch. tokens: S, of a row.
@@ -89,21 +90,16 @@ class TrainingBatches:
         parts: int = 1,
         weights: np.ndarray | None = None,
         together: bool = False,
+        augmented: Callable[[int], Sequences] | None = None,
     ):
-        self.sequences, self.batch_size, self.seed, self.parts, self.weights = (
-            sequences,
-            batch_size,
-            seed,
-            parts,
-            weights,
-        )
+        self.batch_size, self.seed, self.parts, self.weights = batch_size, seed, parts, weights
+        self._of_epoch = functools.lru_cache(2)(augmented or (lambda epoch: sequences))
         self._groups = grouped(sequences, together)
         self.steps_per_epoch = -(-len(self._groups) // batch_size)
         lengths = sequences.lengths
         self.tokens = row_length(int(lengths.max()), positions)
         most = -(-batch_size // parts) * max(map(len, self._groups))
         self.most = int(min(most, self.tokens // lengths.min()))
-        self._lengths = lengths.tolist()
         self._order = functools.lru_cache(2)(self._permutation)
         needed = [max(map(len, self._rows(step))) for step in range(self.steps_per_epoch)]
         self._heights = best_heights(collections.Counter(needed), SHAPES)
@@ -114,7 +110,8 @@ class TrainingBatches:
         """See `filled`; the rows of each part lie together."""
         parts = self._rows(step)
         shape = (self._height(max(map(len, parts))), self.tokens)
-        made = [filled(self.sequences, rows, shape, self.most, self.weights) for rows in parts]
+        sequences = self._of_epoch(step // self.steps_per_epoch)
+        made = [filled(sequences, rows, shape, self.most, self.weights) for rows in parts]
         return {name: np.concatenate([part[name] for part in made]) for name in made[0]}
 
     def samples(self) -> list[Batch]:
@@ -130,10 +127,11 @@ class TrainingBatches:
         """The rows of each part of a step."""
         epoch, within = divmod(step, self.steps_per_epoch)
         numbers = self._order(epoch)[within * self.batch_size : (within + 1) * self.batch_size]
+        lengths = self._of_epoch(epoch).lengths
         made = []
         for part in np.array_split(numbers, self.parts):
             chosen = [number for group in part.tolist() for number in self._groups[group]]
-            rows = packed([self._lengths[number] for number in chosen], self.tokens, self.most)
+            rows = packed(lengths[chosen].tolist(), self.tokens, self.most)
             made.append([[chosen[index] for index in row] for row in rows])
         return made
 

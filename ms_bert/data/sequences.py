@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -43,7 +44,7 @@ class Sequences:
         """How many examples lost tokens."""
         return len(np.unique(self.owners[self.cut]))
 
-    @property
+    @functools.cached_property
     def lengths(self) -> np.ndarray:
         """(n,) int64."""
         return np.diff(self.starts)

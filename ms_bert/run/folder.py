@@ -3,6 +3,7 @@
     config.json tokenizer.json tokenizer_config.json vocab.txt    as Hugging Face expects them
     model.safetensors                                             the newest weights, or those of the best evaluation
     task.json                                                     of a fine-tuned model: labels, lengths, metrics
+    teacher.safetensors guesses.safetensors                       what other models said of the training data
     run.json                                                      every option, versions, data, parameters
     metrics.jsonl                                                 a line a logged step and a line an evaluation
     throughput.jsonl                                              the times of the logged steps
@@ -29,10 +30,11 @@ from ms_bert.errors import UserError
 from ms_bert.run import checkpoints
 
 TASK = "task.json"  # of a fine-tuned model: what predictions need besides the model
+TEACHER, GUESSES = "teacher.safetensors", "guesses.safetensors"  # what other models said, so that it goes on without
 FORMAT = 1  # of run.json; it was not numbered before
 RUN, METRICS, THROUGHPUT, CURVES = "run.json", "metrics.jsonl", "throughput.jsonl", "curves.png"
 _CONFIG, _VOCABULARY = "config.json", "vocab.txt"
-_WRITTEN_BEFORE_RUN = {_CONFIG, "tokenizer.json", "tokenizer_config.json", _VOCABULARY, TASK}
+_WRITTEN_BEFORE_RUN = {_CONFIG, "tokenizer.json", "tokenizer_config.json", _VOCABULARY, TASK, TEACHER, GUESSES}
 
 
 class RunFolder:

@@ -72,6 +72,7 @@ class AnswerSelection(DownstreamTask):
 
     name: ClassVar[str] = "answer-selection"
     architecture: ClassVar[str] = "BertForSequenceClassification"
+    augmented: ClassVar[bool] = True
 
     def config(self) -> dict[str, Any]:
         return {**super().config(), "problem_type": "single_label_classification"}

@@ -37,6 +37,7 @@ class SentenceTask(DownstreamTask):
     pooling: str = "cls"
     distillation: Distillation | None = None
 
+    augmented: ClassVar[bool] = True
     problem_type: ClassVar[str]
     general_measures: ClassVar[tuple[str, ...]]  # where no dataset of GLUE says which
 

@@ -53,7 +53,8 @@ class DownstreamTask:
             user asked for the task.
         per_token: whether a model gives logits (T, C) of tokens, or (n, C) of sequences. usual_longest: where the user
             does not say. together: whether the loss takes all sequences of an example at once, so that they must lie in
-            one batch; --batch-size counts examples then.
+            one batch; --batch-size counts examples then. augmented: whether words of its texts may be others in each
+            epoch (--augment): a label is of a whole sequence, and each sequence is judged by itself.
     """
 
     labels: tuple[str, ...]
@@ -66,6 +67,7 @@ class DownstreamTask:
     per_token: ClassVar[bool] = False
     usual_longest: ClassVar[int] = 128
     together: ClassVar[bool] = False
+    augmented: ClassVar[bool] = False
     fields: ClassVar[tuple[str, ...]] = (*INPUTS, "labels", WEIGHTS)
     weights: ClassVar[tuple[str, ...]] = (WEIGHTS,)
     sums: ClassVar[tuple[str, ...]] = ("loss", "correct", "count")

@@ -39,6 +39,10 @@ NOT_IN_THE_GRAPH = (
     "seed",
     "epochs",
     "warmup_share",
+    "teacher",  # whose logits are a field of the batch
+    "augment",
+    "augment_share",
+    "augment_model",
 )
 HASHES = "hashes.json"
 told = False  # whether this process has told MindSpore its place

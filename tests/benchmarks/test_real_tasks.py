@@ -11,6 +11,8 @@ import transformers
 
 from benchmarks import real_tasks
 from benchmarks.contenders import trainer
+from ms_bert.commands import finetuning
+from pt_reference.framework import PyTorch
 
 DEV = "cola/in_domain_dev.tsv", "cola/out_of_domain_dev.tsv"
 
@@ -110,6 +112,16 @@ def test_a_run_that_fails_is_named_and_what_was_measured_is_kept(command):
     with pytest.raises(SystemExit, match="cola/usual/ms_bert/9 ended with exit code 3"):
         command("--contenders", "ms_bert", "--seeds", 1, 9)
     assert list(real_tasks.read(command.results)) == ["cola/usual/ms_bert/1"]
+
+
+@pytest.mark.parametrize("recipe", real_tasks.RECIPES)
+def test_the_command_knows_the_options_of_a_recipe(recipe, tmp_path):
+    run = real_tasks.Run("mrpc", recipe, "pt_reference", 1)
+    line = run.arguments(tmp_path, tmp_path / "train.tsv", None, tmp_path / "run", threads=1)
+    given = finetuning.parse(PyTorch(), "finetune", "", line)
+    assert given.training.learning_rate == real_tasks.RECIPES[recipe].learning_rate
+    assert bool(given.training.augment) == ("augmented" in recipe)
+    assert (given.data.pooling == "mean") == ("mean" in line)
 
 
 def test_missing_data_and_models_are_named_before_anything_runs(command, data, capsys):

@@ -10,14 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import transformers
+from safetensors.numpy import load
 
 from ms_bert.commands import finetuning, prediction
+from ms_bert.commands.augmenting import Augmenter
 from ms_bert.config import BertConfig
 from ms_bert.data.packing import TrainingBatches
 from ms_bert.device import use_device
 from ms_bert.errors import UserError
-from ms_bert.finetuning_options import FinetuneOptions, FinetuningOptions
+from ms_bert.finetuning_options import FinetuneOptions, FinetuningOptions, FinetuningRun, StartOptions
+from ms_bert.framework import MindSpore
 from ms_bert.run.checkpoints import MODEL
+from ms_bert.run.progress import Progress
 from ms_bert.tasks import masked_words
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression
 from ms_bert.tasks.distillation import in_order_of
@@ -190,6 +194,9 @@ def test_the_command_predicts_from_arguments_files_and_a_pipe(tuned, data, tmp_p
         (("--task", "sst2"), "line 2 has the label 'bad'"),
         (("--longest", "400"), "40 positions"),
         (("--model", "nowhere"), "nowhere"),
+        (("--task", "tagging", "--augment", "dropped"), "is for tasks with labels of whole texts"),
+        (("--augment", "dropped", "--augment-model", "nowhere"), "add --augment guesses, or leave it out"),
+        (("--augment", "guesses", "--augment-model", "nowhere"), "nowhere"),
     ],
 )
 def test_what_cannot_be_trained_is_one_sentence_before_a_folder_is_made(changes, words, command, tmp_path, capsys):
@@ -358,6 +365,94 @@ def test_a_student_goes_on_without_its_teacher(command, tuned, tmp_path):
     assert finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder)]) == 0
     assert (folder / "predictions.jsonl").read_bytes() == before
     assert "teacher" not in (folder / "task.json").read_text()
+
+
+# Texts that are changed
+
+
+CHANGED = ("--augment", "guesses", "dropped", "swapped", "--augment-share", "0.3")
+
+
+@pytest.fixture(scope="module")
+def killed(command, undisturbed, tmp_path_factory) -> tuple[Path, Path]:
+    """The folders of two runs on changed texts: of one to its end, and of one that was killed. What guessed their words
+    is gone."""
+    folder = tmp_path_factory.mktemp("changed")
+    guesser, whole, part = folder / "guesser", folder / "whole", folder / "part"
+    shutil.copytree(undisturbed, guesser)
+    line = [*command, *CHANGED, "--augment-model", guesser]
+    told = finetune(*line, "--output", whole, package="pt_reference").stdout
+    assert "training texts are changed in the first epoch, such as" in told and f"passes of {guesser}" in told
+    process = runs.start(*line, "--output", part, package="pt_reference", command="finetune")
+    log, deadline = part / "metrics.jsonl", time.monotonic() + 120
+    while not (log.exists() and '"step": 30' in log.read_text()):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    shutil.rmtree(guesser)
+    return whole, part
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_killed_run_on_changed_texts_goes_on_to_the_same_end(package, killed, tuned, tmp_path):
+    whole, part = killed
+    folder = tmp_path / "run"
+    shutil.copytree(part, folder)
+    finetune("--resume", folder, package=package)
+    if package == "pt_reference":
+        for name in ("metrics.jsonl", MODEL, "predictions.jsonl", "results.json", "guesses.safetensors"):
+            assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+    losses = [[line["loss"] for line in metrics(path) if "loss" in line] for path in (folder, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+    plain = [line["loss"] for line in metrics(tuned["pt_reference"]) if "loss" in line]
+    assert losses[1][-1] != pytest.approx(plain[-1], rel=2e-3)  # as on texts that are not changed
+    options = json.loads((folder / "run.json").read_text())["options"]["training"]
+    assert options["augment"] == ["guesses", "dropped", "swapped"] and options["augment_share"] == 0.3
+    assert metrics(folder)[0] == metrics(tuned["pt_reference"])[0]  # nothing of the development data is changed
+
+
+def test_both_frameworks_guess_alike_and_make_the_same_batches(undisturbed, vocabulary):
+    task, label = TASKS["classification"]
+    rng = random.Random(7)
+    sequences = task.sequences([example(rng, label(rng)) for _ in range(40)], vocabulary)
+    training = FinetuningOptions(augment=("guesses", "dropped", "swapped"), augment_share=0.4, batch_size=8)
+    options = FinetuneOptions(training=training, start=StartOptions(model=undisturbed), run=FinetuningRun(threads=1))
+    made, kept = [], []
+    for framework in (MindSpore(), PyTorch()):
+        augmented, files = Augmenter(options, None, vocabulary)(framework, sequences, Progress())
+        made.append(TrainingBatches(sequences, 40, 8, seed=1, augmented=augmented))
+        kept.append(load(files["guesses.safetensors"]))
+    assert (kept[0]["ids"] == kept[1]["ids"]).all() and kept[0]["shares"] == pytest.approx(kept[1]["shares"], rel=1e-3)
+    changed = 0
+    for step in range(3 * made[0].steps_per_epoch):
+        one, other = (batches(step) for batches in made)
+        assert one.keys() == other.keys() and all((one[name] == other[name]).all() for name in one)
+        plain = TrainingBatches(sequences, 40, 8, seed=1)(step)
+        changed += not np.array_equal(one["input_ids"], plain["input_ids"])
+    assert changed > 10
+
+
+def test_what_cannot_guess_is_named_before_the_data_is_read(command, undisturbed, tuned, tmp_path, capsys):
+    other, reader = tmp_path / "other", tmp_path / "reader"
+    for folder in (other, reader):
+        shutil.copytree(undisturbed, folder)
+    content = (other / "tokenizer.json").read_text()
+    assert '"##ing"' in content
+    (other / "tokenizer.json").write_text(content.replace('"##ing"', '"##gni"'))
+    config = json.loads((reader / "config.json").read_text())
+    (reader / "config.json").write_text(json.dumps({**config, "is_decoder": True}))
+    for arguments, words in (
+        (("--model", tuned["ms_bert"]), "has no MLM head"),
+        (("--augment-model", tuned["ms_bert"]), "has no MLM head"),
+        (("--augment-model", other), "has another vocabulary than --model"),
+        (("--augment-model", reader), "is read from left to right"),
+    ):
+        line = [*command, *CHANGED, "--train", "missing.tsv", *arguments, "--output", tmp_path / "run"]
+        assert finetuning.main(PyTorch(), "finetune", "", list(map(str, line))) == 2
+        (told,) = capsys.readouterr().err.splitlines()
+        assert told.startswith("finetune: ") and words in told and "--augment-model" in told
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "lamb"])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ms_bert.config import PRESETS
+from ms_bert.finetuning_options import FinetuneOptions, FinetuningOptions
 from ms_bert.options import MindSporeOptions, Options
 from ms_bert.training import graph_cache
 from ms_bert.training.graph_cache import PLACE, SWITCH, kept, key
@@ -53,6 +54,11 @@ def test_another_graph_has_another_name(other):
 
 def test_a_longer_run_of_the_same_shape_has_the_same_name():
     assert name(CONFIG, with_training(steps=7, seed=3, learning_rate=1e-5, warmup_steps=9)) == name(CONFIG, BEGUN)
+
+
+def test_what_changes_the_batches_alone_has_the_same_name():
+    training = FinetuningOptions(teacher=Path("large"), augment=("guesses", "dropped"), augment_model=Path("base"))
+    assert name(CONFIG, FinetuneOptions(training=training)) == name(CONFIG, FinetuneOptions())
 
 
 def test_another_source_or_library_has_another_name(monkeypatch):
