@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from ms_bert.config import PRESETS
+from ms_bert.finetuning_options import FinetuneOptions, FinetuningOptions
 from ms_bert.options import MindSporeOptions, Options
+from ms_bert.tasks.classification import Classification
+from ms_bert.tasks.pretraining import PRETRAINING
 from ms_bert.training import graph_cache
 from ms_bert.training.graph_cache import PLACE, SWITCH, kept, key
 from tests import runs
@@ -24,7 +27,11 @@ BEGUN = Options()
 SHAPES = [{"input_ids": (32, 128)}]
 
 
-def name(config, options, task="pre-training", shapes=SHAPES) -> str:
+CLASSIFICATION = Classification(("a", "b"), ("accuracy",))
+OF_THE_MEAN = dataclasses.replace(CLASSIFICATION, pooling="mean")
+
+
+def name(config, options, task=PRETRAINING, shapes=SHAPES) -> str:
     return key(config, options, task, shapes)
 
 
@@ -36,9 +43,9 @@ def with_training(**changes) -> Options:
     "other",
     [
         (CONFIG.replace(hidden_dropout_prob=0.2), BEGUN),
-        (CONFIG, BEGUN, "classification"),
-        (CONFIG, BEGUN, "pre-training", [{"input_ids": (32, 64)}]),
-        (CONFIG, BEGUN, "pre-training", [*SHAPES, {"input_ids": (40, 128)}]),
+        (CONFIG, BEGUN, CLASSIFICATION),
+        (CONFIG, BEGUN, PRETRAINING, [{"input_ids": (32, 64)}]),
+        (CONFIG, BEGUN, PRETRAINING, [*SHAPES, {"input_ids": (40, 128)}]),
         (CONFIG.replace(num_hidden_layers=3), BEGUN),
         (CONFIG, with_training(batch_size=8)),
         (CONFIG, dataclasses.replace(BEGUN, mindspore=MindSporeOptions(kernels="stock"))),
@@ -53,6 +60,18 @@ def test_another_graph_has_another_name(other):
 
 def test_a_longer_run_of_the_same_shape_has_the_same_name():
     assert name(CONFIG, with_training(steps=7, seed=3, learning_rate=1e-5, warmup_steps=9)) == name(CONFIG, BEGUN)
+
+
+def test_a_task_with_another_model_has_another_name():
+    assert name(CONFIG, BEGUN, CLASSIFICATION) != name(CONFIG, BEGUN, OF_THE_MEAN)
+
+
+def test_where_a_teacher_lies_is_not_in_a_name_but_how_it_is_learned_from_is():
+    def taught(**changes) -> str:
+        return name(CONFIG, FinetuneOptions(training=FinetuningOptions(teacher=Path("a"), **changes)), CLASSIFICATION)
+
+    elsewhere = FinetuneOptions(training=FinetuningOptions(teacher=Path("b")))
+    assert taught() == name(CONFIG, elsewhere, CLASSIFICATION) != taught(temperature=3.0)
 
 
 def test_another_source_or_library_has_another_name(monkeypatch):
