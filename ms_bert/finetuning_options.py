@@ -111,6 +111,9 @@ class StartOptions:
     """A config.json, or a folder with one, instead of the one beside the checkpoint."""
     vocab: Optional[Path] = None
     """A vocab.txt, a tokenizer.json or a folder with one, instead of the one beside the checkpoint."""
+    keep_layers: tuple[int, ...] = ()
+    """Begin with these encoder layers of the model only, such as 1 3 5; the lowest is 1, and they keep their order
+    (default: all)."""
     reinitialized_layers: Annotated[Optional[int], Range(0, 1024)] = None
     """Initialise the pooler and this many of the top layers at random.
     0: the pooler only (default: what the checkpoint has is kept)."""

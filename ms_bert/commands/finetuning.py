@@ -29,7 +29,7 @@ from ms_bert.data.packing import EvaluationBatches, TrainingBatches
 from ms_bert.data.sequences import Sequences
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError
-from ms_bert.finetuning_options import DataOptions, FinetuneOptions, depth
+from ms_bert.finetuning_options import DataOptions, FinetuneOptions, StartOptions, depth
 from ms_bert.randomness import HELD_OUT, ORDER, permuted
 from ms_bert.run import checkpoints
 from ms_bert.run.folder import TASK
@@ -141,10 +141,11 @@ def _run(
     training.check_threads(options.run.threads)
     framework.check(options)
     start, data, resume = options.start, options.data, options.run.resume
-    initial = None
+    initial: Pretrained | None = None
+    kept = ""
     if not begun:
         assert start.model is not None
-        initial = pretrained.read(start.model, start.config)
+        initial, kept = _kept(pretrained.read(start.model, start.config), start)
     vocabulary = _vocabulary(options, initial)
     task, found = read(data, progress)
     if initial is not None:
@@ -190,7 +191,7 @@ def _run(
         fit = initial.fit(parameters, task.architecture, same_labels)
         if start.reinitialized_layers is not None:
             fit = fit.without(_top(config.num_hidden_layers, start.reinitialized_layers), "the pooler and top layers")
-        progress.say(training.origin(initial, fit))
+        progress.say(training.origin(initial, fit, kept))
         trainer.load_weights(fit.values(seed))
     held_out, *tests = (
         EvaluationBatches(part.sequences, positions, accumulate, together=task.together)
@@ -211,6 +212,24 @@ def _run(
         options.run.patience,
     )
     return whole, dict(zip(data.test, tests))
+
+
+def _kept(initial: Pretrained, start: StartOptions) -> tuple[Pretrained, str]:
+    """The model to begin with as --keep-layers leaves it, and what was kept, in words.
+
+    Raises:
+        UserError: it has no such layers.
+    """
+    layers, count = start.keep_layers, initial.config.num_hidden_layers
+    if not layers:
+        return initial, ""
+    if list(layers) != sorted(set(layers) & set(range(1, count + 1))):
+        raise UserError(
+            f"--keep-layers is {' '.join(map(str, layers))}, but {start.model} has the layers 1 to {count}; name some "
+            "of these, each once, from the lowest to the highest."
+        )
+    told = f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))} of {count} kept"
+    return initial.with_layers([layer - 1 for layer in layers]), told
 
 
 def read(data: DataOptions, progress: Progress) -> tuple[DownstreamTask, dict[str, Read]]:
