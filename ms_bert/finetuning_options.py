@@ -150,10 +150,21 @@ class FinetuningOptions(TrainingOptions):
     """By which the logits are divided when a model is compared with its --teacher."""
     teacher_share: Annotated[float, Range(0, 1)] = 0.5
     """Weight of the distance from the --teacher in the loss; the rest is that of the labels."""
+    teacher_states: Annotated[float, Range(0, 10**6)] = 0.0
+    """Weight of the distance from the hidden states of the --teacher, layer by layer, which is added to the loss
+    (Patient Knowledge Distillation). 0: they are not compared."""
     warmup_share: Annotated[float, Range(0, 1)] = 0.1
     """Share of the steps over which the learning rate rises from 0."""
     warmup_steps: Suppress[Annotated[int, STEPS_OR_NONE]] = 0
     decay_steps: Suppress[Annotated[Optional[int], STEPS]] = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(
+            self.teacher is not None or not self.teacher_states,
+            f"--teacher-states is {self.teacher_states}, but there is no --teacher",
+            "name one, or leave --teacher-states out",
+        )
 
     def rate_share(self, name: str, layers: int) -> float:
         """Layer-wise decay (Sun et al., 2019, 5.3.3): decay ** (layers above it); 0 for what is frozen."""

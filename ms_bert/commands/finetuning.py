@@ -173,7 +173,8 @@ def _run(
         progress.say(f"{name}: {_told(part)}")
     described = {"data": {name: part.described() for name, part in parts.items()}}
     examples = {name: read.examples for name, read in found.items()}
-    task, files = taught(framework, options, task, examples, {k: v.sequences for k, v in parts.items()}, progress)
+    sequences = {name: part.sequences for name, part in parts.items()}
+    task, files = taught(framework, options, task, config, examples, sequences, progress)
     seed, accumulate = options.training.seed, options.training.accumulate
     positions = config.max_position_embeddings
     weights = task.weights_of(train.sequences) if options.training.class_weights == "balanced" else None
