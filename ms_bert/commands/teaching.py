@@ -71,12 +71,13 @@ def taught(
                 f"{training.teacher} was fine-tuned for {teacher.task.name}, but the training data is for {task.name}; "
                 "name another --teacher."
             )
-        if distillation.states:
-            _check_states(options, config, teacher.pretrained.config, task.pooling)
-        progress.say(f"asking the teacher {training.teacher}")
+        layers = _compared(options, config, teacher.pretrained.config, task.pooling)
+        numbers = f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
+        told = f" for its logits and the states of {numbers}" if layers else ""
+        progress.say(f"asking the teacher {training.teacher}{told}")
         said = {LOGITS: {name: _logits(teacher, task, of) for name, of in examples.items()}}
-        if distillation.states:
-            said[STATES] = _states(framework, options, config, teacher, task.pooling, examples)
+        if layers:
+            said[STATES] = _states(framework, options, config, teacher, layers, task.pooling, examples)
     for field, by_name in said.items():
         for name, values in by_name.items():
             sequences[name].of_sequences[field] = values
@@ -110,9 +111,15 @@ def _logits(teacher: Predictor, task: DownstreamTask, examples: Sequence[Any]) -
     return np.ascontiguousarray(in_order_of(task.labels, teacher.task.labels, teacher.logits(examples)))
 
 
-def _check_states(options: FinetuneOptions, config: BertConfig, teacher: BertConfig, pooling: str) -> None:
-    """Raise UserError unless a model's hidden states can be compared with those of a teacher."""
+def _compared(options: FinetuneOptions, config: BertConfig, teacher: BertConfig, pooling: str) -> tuple[int, ...]:
+    """The layers of a teacher whose hidden states a model's are compared with, from 1; none without --teacher-states.
+
+    Raises:
+        UserError: they cannot be compared.
+    """
     path, layers = options.training.teacher, config.num_hidden_layers
+    if not options.training.teacher_states:
+        return ()
     if layers < 2:
         raise UserError(
             "--teacher-states compares all layers but the last, and the model has only one; leave it out, or name a "
@@ -134,6 +141,7 @@ def _check_states(options: FinetuneOptions, config: BertConfig, teacher: BertCon
             f"{path} is read from left to right (is_decoder): its [CLS] sees no word of a text; leave --teacher-states "
             "out, or add --pooling mean."
         )
+    return matched_layers(layers, teacher.num_hidden_layers)
 
 
 def _states(
@@ -141,13 +149,13 @@ def _states(
     options: FinetuneOptions,
     config: BertConfig,
     teacher: Predictor,
+    layers: Sequence[int],
     pooling: str,
     examples: Mapping[str, Sequence[Any]],
 ) -> Said:
-    """A vector of length 1 of each text and matched layer, as wide as the model's own: (n, L, H)."""
+    """A vector of length 1 of each text and each of these layers, as wide as the model's own: (n, L, H)."""
     path, found = options.training.teacher, teacher.pretrained
     assert path is not None
-    layers = matched_layers(config.num_hidden_layers, found.config.num_hidden_layers)
     model = Inference(
         found.first_layers(layers[-1]),
         path,
@@ -156,7 +164,7 @@ def _states(
         needed=(),
         device=options.run.device,
         threads=options.run.threads,
-        arguments={"layers": layers},
+        arguments={"layers": tuple(layers)},
     )
     pooled, unit = Pooling((pooling,)), Normalize()
 

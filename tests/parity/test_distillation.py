@@ -133,10 +133,11 @@ def test_layers_that_there_are_not_are_refused(layers, command, model, tmp_path,
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_a_run_remembers_the_states_that_transformers_has(pooling, command, model, data, tmp_path):
+def test_a_run_remembers_the_states_that_transformers_has(pooling, command, model, data, tmp_path, capsys):
     teacher, student = model(5, 32, seed=2), model(3, 32, pooling)
     few = ("--pooling", pooling, "--teacher-states", 1, "--steps", 1)
     folder = trained(*command, "--model", student, "--teacher", teacher, *few, "--output", tmp_path / "run")
+    assert f"asking the teacher {teacher} for its logits and the states of layers 2, 3\n" in capsys.readouterr().out
     kept = load_file(folder / FILE)
     assert kept.keys() == {f"teacher_{what}/{part}" for what in ("logits", "states") for part in ("train", "dev")}
     network = transformers.AutoModelForSequenceClassification.from_pretrained(teacher).eval()
