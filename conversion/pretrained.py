@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from ms_bert.errors import UserError, listed
 from ms_bert.randomness import initial_weights
 
 _EMBEDDINGS = "embeddings.word_embeddings.weight"  # how a model's prefix of what is below the heads is found
+_OF_LAYER = re.compile(r"(bert\.encoder\.layer\.)(\d+)(\..+)")  # canonical names; the number of the layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +72,23 @@ class Pretrained:
 
     def first_layers(self, count: int) -> Pretrained:
         """The same of a model with its first `count` layers only, at least 1: their hidden states are the same."""
-        config = self.config.replace(num_hidden_layers=count)
-        deeper = self._parameters().keys() - parameters(count).keys()
-        weights = {name: tensor for name, tensor in self.checkpoint.weights.items() if name not in deeper}
+        return self.with_layers(range(count))
+
+    def with_layers(self, layers: Sequence[int]) -> Pretrained:
+        """The same of a model that is made of some of its encoder layers, in this order.
+
+        Args:
+            layers: at least one, numbered from 0, none of them twice.
+        """
+        config = self.config.replace(num_hidden_layers=len(layers))
+        places = {layer: place for place, layer in enumerate(layers)}
+        weights: dict[str, Tensor] = {}
+        for name, tensor in self.checkpoint.weights.items():
+            layer = _OF_LAYER.match(name)
+            if layer is None:
+                weights[name] = tensor
+            elif int(layer[2]) in places:
+                weights[f"{layer[1]}{places[int(layer[2])]}{layer[3]}"] = tensor
         return Pretrained(dataclasses.replace(self.checkpoint, weights=weights, config=config), config)
 
     def _parameters(self) -> dict[str, tuple[str, str]]:

@@ -38,7 +38,6 @@ _WORDS = {
     float: "a number",
     str: "text in UTF-8",
     Path: "a path in UTF-8",
-    tuple: "a list of texts in UTF-8",
 }
 
 
@@ -102,6 +101,8 @@ def expected(hint) -> str:
         return " or ".join(arguments)
     if origin is tuple and typing.get_origin(arguments[0]) is typing.Literal:
         return f"a list of {expected(arguments[0])}"
+    if origin is tuple:
+        return {str: "a list of texts in UTF-8", int: "a list of whole numbers"}[arguments[0]]
     if origin is dict:
         return f"an object with {expected(arguments[1])} each"
     return _WORDS[origin or hint]

@@ -111,6 +111,9 @@ class StartOptions:
     """A config.json, or a folder with one, instead of the one beside the checkpoint."""
     vocab: Optional[Path] = None
     """A vocab.txt, a tokenizer.json or a folder with one, instead of the one beside the checkpoint."""
+    keep_layers: tuple[int, ...] = ()
+    """Begin with these encoder layers of the model only, such as 1 3 5; the lowest is 1, and they keep their order
+    (default: all)."""
     reinitialized_layers: Annotated[Optional[int], Range(0, 1024)] = None
     """Initialise the pooler and this many of the top layers at random.
     0: the pooler only (default: what the checkpoint has is kept)."""
@@ -147,6 +150,9 @@ class FinetuningOptions(TrainingOptions):
     """By which the logits are divided when a model is compared with its --teacher."""
     teacher_share: Annotated[float, Range(0, 1)] = 0.5
     """Weight of the distance from the --teacher in the loss; the rest is that of the labels."""
+    teacher_states: Annotated[float, Range(0, 10**6)] = 0.0
+    """Weight of the distance from the hidden states of the --teacher, layer by layer, which is added to the loss
+    (Patient Knowledge Distillation). 0: they are not compared."""
     augment: tuple[Literal["guesses", "dropped", "swapped"], ...] = ()
     """Change texts of the training data (augmentation): words are replaced by a masked language model's guesses,
     dropped, or swapped with their neighbours. In each epoch chance leaves half of the texts as they are
@@ -167,6 +173,11 @@ class FinetuningOptions(TrainingOptions):
             self.augment_model is None or "guesses" in self.augment,
             f"--augment-model {self.augment_model} is what guesses words, but nothing is to be guessed",
             "add --augment guesses, or leave it out",
+        )
+        require(
+            self.teacher is not None or not self.teacher_states,
+            f"--teacher-states is {self.teacher_states}, but there is no --teacher",
+            "name one, or leave --teacher-states out",
         )
 
     def rate_share(self, name: str, layers: int) -> float:

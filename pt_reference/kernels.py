@@ -204,6 +204,12 @@ def means(values, sequence_ids, count):
     return ((inside / sizes) @ values).view(-1, values.shape[-1])
 
 
+def unit(x):
+    """Vectors (..., H) divided by their length, in float32 or float64; what is 0 stays 0."""
+    x = wide(x)
+    return x / torch.sqrt(torch.square(x).sum(-1, keepdim=True) + 1e-24)
+
+
 def share_correct(logits, labels):
     """The share of labels whose logit has the right sign: (N, C), (N, C) 0 or 1 -> (N,) float32 or float64."""
     right = (logits > 0.0) == (labels > 0.5)

@@ -30,7 +30,7 @@ from ms_bert.data.packing import EvaluationBatches, TrainingBatches
 from ms_bert.data.sequences import Sequences
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError
-from ms_bert.finetuning_options import DataOptions, FinetuneOptions, depth
+from ms_bert.finetuning_options import DataOptions, FinetuneOptions, StartOptions, depth
 from ms_bert.randomness import HELD_OUT, ORDER, permuted
 from ms_bert.run import checkpoints
 from ms_bert.run.folder import TASK
@@ -142,10 +142,11 @@ def _run(
     training.check_threads(options.run.threads)
     framework.check(options)
     start, data, resume = options.start, options.data, options.run.resume
-    initial = None
+    initial: Pretrained | None = None
+    kept = ""
     if not begun:
         assert start.model is not None
-        initial = pretrained.read(start.model, start.config)
+        initial, kept = _kept(pretrained.read(start.model, start.config), start)
     vocabulary = _vocabulary(options, initial)
     augmenter = Augmenter(options, initial, vocabulary)
     task, found = read(data, progress)
@@ -174,7 +175,8 @@ def _run(
         progress.say(f"{name}: {_told(part)}")
     described = {"data": {name: part.described() for name, part in parts.items()}}
     examples = {name: read.examples for name, read in found.items()}
-    task, files = taught(framework, options, task, examples, {k: v.sequences for k, v in parts.items()}, progress)
+    sequences = {name: part.sequences for name, part in parts.items()}
+    task, files = taught(framework, options, task, config, examples, sequences, progress)
     augmented, guessed = augmenter(framework, train.sequences, progress)
     seed, accumulate = options.training.seed, options.training.accumulate
     positions = config.max_position_embeddings
@@ -193,7 +195,7 @@ def _run(
         fit = initial.fit(parameters, task.architecture, same_labels)
         if start.reinitialized_layers is not None:
             fit = fit.without(_top(config.num_hidden_layers, start.reinitialized_layers), "the pooler and top layers")
-        progress.say(training.origin(initial, fit))
+        progress.say(training.origin(initial, fit, kept))
         trainer.load_weights(fit.values(seed))
     held_out, *tests = (
         EvaluationBatches(part.sequences, positions, accumulate, together=task.together)
@@ -214,6 +216,24 @@ def _run(
         options.run.patience,
     )
     return whole, dict(zip(data.test, tests))
+
+
+def _kept(initial: Pretrained, start: StartOptions) -> tuple[Pretrained, str]:
+    """The model to begin with as --keep-layers leaves it, and what was kept, in words.
+
+    Raises:
+        UserError: it has no such layers.
+    """
+    layers, count = start.keep_layers, initial.config.num_hidden_layers
+    if not layers:
+        return initial, ""
+    if list(layers) != sorted(set(layers) & set(range(1, count + 1))):
+        raise UserError(
+            f"--keep-layers is {' '.join(map(str, layers))}, but {start.model} has the layers 1 to {count}; name some "
+            "of these, each once, from the lowest to the highest."
+        )
+    told = f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))} of {count} kept"
+    return initial.with_layers([layer - 1 for layer in layers]), told
 
 
 def read(data: DataOptions, progress: Progress) -> tuple[DownstreamTask, dict[str, Read]]:

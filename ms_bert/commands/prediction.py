@@ -59,7 +59,7 @@ class Predictor:
         device, precision, threads: as the options of the commands.
 
     Attributes:
-        task: what is predicted, with its labels.
+        task: what is predicted, with its labels. pretrained: the checkpoint.
 
     Raises:
         UserError: it cannot be read, or has no head for a task that is known here.
@@ -74,7 +74,7 @@ class Predictor:
         threads: int | None = None,
     ):
         path = Path(path)
-        found = pretrained.read(path)
+        self.pretrained = found = pretrained.read(path)
         self.task = _task(path, found)
         needed = ARCHITECTURES[self.task.architecture].parts
         self._model = Inference(

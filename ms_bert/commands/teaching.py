@@ -11,65 +11,175 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from ms_bert.commands.framework import Framework
+from ms_bert.commands.inference import Inference
 from ms_bert.commands.prediction import Predictor
+from ms_bert.config import BertConfig
 from ms_bert.data.sequences import Sequences
 from ms_bert.errors import UserError
 from ms_bert.finetuning_options import FinetuneOptions
 from ms_bert.run import folder
 from ms_bert.run.progress import Progress
 from ms_bert.tasks.classification import SentenceTask
-from ms_bert.tasks.distillation import TEACHER, Distillation, in_order_of
+from ms_bert.tasks.distillation import (
+    LOGITS,
+    STATES,
+    Distillation,
+    in_order_of,
+    matched_layers,
+    narrowed,
+    narrowing,
+)
 from ms_bert.tasks.downstream import DownstreamTask
+from ms_bert.tasks.embedding import ARCHITECTURE, Normalize, Pooling
+
+TRAIN = "train"  # the name of the training data, by which a wider teacher is narrowed
+CHUNK = 256  # texts whose hidden states are held at a time
+
+Said = dict[str, np.ndarray]  # what a teacher says of labelled data, (n, ...) float32, by the name of the data
 
 
 def taught(
     framework: Framework,
     options: FinetuneOptions,
     task: DownstreamTask,
+    config: BertConfig,
     examples: Mapping[str, Sequence[Any]],
     sequences: Mapping[str, Sequences],
     progress: Progress,
 ) -> tuple[DownstreamTask, dict[str, bytes]]:
     """The task as it is learned from --teacher, and the files by which a run remembers what the teacher says; without
-    a teacher the task itself and none. The logits are put into the sequences as targets.
+    a teacher the task itself and none. What it says is put into the sequences as targets.
 
     Args:
-        examples, sequences: by the same names.
+        config: of the model that learns. examples, sequences: by the same names, one of them TRAIN.
 
     Raises:
-        UserError: the teacher cannot be read, or was fine-tuned for another task or other labels.
+        UserError: the teacher cannot be read, was fine-tuned for another task or other labels, or has no hidden states
+            that those of the model can be compared with.
     """
     training = options.training
     if training.teacher is None:
         return task, {}
     if not isinstance(task, SentenceTask):
         raise UserError(f"--teacher is for classification and regression of texts, not for {task.name}; leave it out.")
-    logits = _remembered(options, sequences)
-    if logits is None:
+    distillation = Distillation(training.temperature, training.teacher_share, training.teacher_states)
+    said = _remembered(options, distillation.fields, sequences)
+    if said is None:
         teacher = Predictor(training.teacher, framework, options.run.device, threads=options.run.threads)
         if type(teacher.task) is not type(task):
             raise UserError(
                 f"{training.teacher} was fine-tuned for {teacher.task.name}, but the training data is for {task.name}; "
                 "name another --teacher."
             )
-        progress.say(f"asking the teacher {training.teacher}")
-        logits = {
-            name: in_order_of(task.labels, teacher.task.labels, teacher.logits(of)) for name, of in examples.items()
-        }
-    for name, values in logits.items():
-        sequences[name].of_sequences[TEACHER] = values
-    distillation = Distillation(training.temperature, training.teacher_share)
-    content = {name: np.ascontiguousarray(values) for name, values in logits.items()}
+        layers = _compared(options, config, teacher.pretrained.config, task.pooling)
+        numbers = f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
+        told = f" for its logits and the states of {numbers}" if layers else ""
+        progress.say(f"asking the teacher {training.teacher}{told}")
+        said = {LOGITS: {name: _logits(teacher, task, of) for name, of in examples.items()}}
+        if layers:
+            said[STATES] = _states(framework, options, config, teacher, layers, task.pooling, examples)
+    for field, by_name in said.items():
+        for name, values in by_name.items():
+            sequences[name].of_sequences[field] = values
+    content = {_key(field, name): values for field, by_name in said.items() for name, values in by_name.items()}
     return dataclasses.replace(task, distillation=distillation), {folder.TEACHER: save(content)}
 
 
-def _remembered(options: FinetuneOptions, sequences: Mapping[str, Sequences]) -> dict[str, np.ndarray] | None:
-    """What the teacher said when the run began; None: it must be asked."""
+def _key(field: str, name: str) -> str:
+    """Of a tensor of the file."""
+    return f"{field}/{name}"
+
+
+def _remembered(
+    options: FinetuneOptions, fields: Sequence[str], sequences: Mapping[str, Sequences]
+) -> dict[str, Said] | None:
+    """What the teacher said when the run began, by field; None: it must be asked."""
     if options.run.resume is None:
         return None
     try:
         found = load_file(options.run.resume / folder.TEACHER)
     except (OSError, SafetensorError):
         return None
-    same = found.keys() == sequences.keys() and all(len(found[name]) == len(of) for name, of in sequences.items())
-    return found if same else None
+    expected = {_key(field, name): len(of) for field in fields for name, of in sequences.items()}
+    if {key: len(values) for key, values in found.items()} != expected:
+        return None
+    return {field: {name: found[_key(field, name)] for name in sequences} for field in fields}
+
+
+def _logits(teacher: Predictor, task: DownstreamTask, examples: Sequence[Any]) -> np.ndarray:
+    """(n, C), in the order of the task's labels."""
+    return np.ascontiguousarray(in_order_of(task.labels, teacher.task.labels, teacher.logits(examples)))
+
+
+def _compared(options: FinetuneOptions, config: BertConfig, teacher: BertConfig, pooling: str) -> tuple[int, ...]:
+    """The layers of a teacher whose hidden states a model's are compared with, from 1; none without --teacher-states.
+
+    Raises:
+        UserError: they cannot be compared.
+    """
+    path, layers = options.training.teacher, config.num_hidden_layers
+    if not options.training.teacher_states:
+        return ()
+    if layers < 2:
+        raise UserError(
+            "--teacher-states compares all layers but the last, and the model has only one; leave it out, or name a "
+            "deeper --model."
+        )
+    if layers > teacher.num_hidden_layers:
+        raise UserError(
+            f"--teacher-states needs a teacher of no fewer layers than the model, but {path} has "
+            f"{teacher.num_hidden_layers} and the model {layers}; name another --teacher, or --keep-layers."
+        )
+    if teacher.hidden_size < config.hidden_size:
+        raise UserError(
+            f"--teacher-states needs a teacher no narrower than the model, but the hidden states of {path} have "
+            f"{teacher.hidden_size} numbers and the model's {config.hidden_size}; name another --teacher, or leave "
+            "--teacher-states out."
+        )
+    if teacher.is_decoder and pooling == "cls":
+        raise UserError(
+            f"{path} is read from left to right (is_decoder): its [CLS] sees no word of a text; leave --teacher-states "
+            "out, or add --pooling mean."
+        )
+    return matched_layers(layers, teacher.num_hidden_layers)
+
+
+def _states(
+    framework: Framework,
+    options: FinetuneOptions,
+    config: BertConfig,
+    teacher: Predictor,
+    layers: Sequence[int],
+    pooling: str,
+    examples: Mapping[str, Sequence[Any]],
+) -> Said:
+    """A vector of length 1 of each text and each of these layers, as wide as the model's own: (n, L, H)."""
+    path, found = options.training.teacher, teacher.pretrained
+    assert path is not None
+    model = Inference(
+        found.first_layers(layers[-1]),
+        path,
+        framework,
+        ARCHITECTURE,
+        needed=(),
+        device=options.run.device,
+        threads=options.run.threads,
+        arguments={"layers": tuple(layers)},
+    )
+    pooled, unit = Pooling((pooling,)), Normalize()
+
+    def vectors(of: Sequence[Any]) -> np.ndarray:
+        made = np.empty((len(of), len(layers), found.config.hidden_size), np.float32)
+        for begin in range(0, len(of), CHUNK):
+            sequences = teacher.task.sequences(of[begin : begin + CHUNK], model.vocabulary, labelled=False)
+            states = np.split(model.logits(sequences, per_token=True, headed=False), sequences.starts[1:-1])
+            rows = made[begin : begin + CHUNK]
+            rows[:] = unit(np.stack([pooled(of_text) for of_text in states]).reshape(rows.shape))
+        return made
+
+    said = {name: vectors(of) for name, of in examples.items()}
+    if found.config.hidden_size > config.hidden_size:
+        train = said[TRAIN]
+        projections = [narrowing(train[:, layer], config.hidden_size) for layer in range(len(layers))]
+        said = {name: narrowed(of, projections) for name, of in said.items()}
+    return said

@@ -241,11 +241,15 @@ def train(loop: Loop, framework: Framework, options: TrainerOptions) -> int:
     return 0
 
 
-def origin(initial: Pretrained, fit: Fit) -> str:
-    """Where the weights come from, in a line."""
+def origin(initial: Pretrained, fit: Fit, kept: str = "") -> str:
+    """Where the weights come from, in a line.
+
+    Args:
+        kept: what was taken of the checkpoint, if not all, in words.
+    """
     source = initial.checkpoint.source
     said = f"weights of {source.path} ({source.container}, {initial.checkpoint.spelling.family})"
-    return f"{said}; {told}" if (told := fit.told()) else said
+    return "; ".join(filter(None, (said, kept, fit.told())))
 
 
 def read_task(path: Path) -> DownstreamTask:

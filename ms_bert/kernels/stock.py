@@ -162,6 +162,12 @@ def means(values, sequence_ids, count):
     return ops.reshape(ops.matmul(inside / sizes, wide(values)), (-1, values.shape[-1]))
 
 
+def unit(x):
+    """Vectors (..., H) divided by their length, in float32; what is 0 stays 0."""
+    x = wide(x)
+    return x / ops.sqrt(ops.square(x).sum(-1, keepdims=True) + 1e-24)
+
+
 def share_correct(logits, labels):
     """The share of labels whose logit has the right sign: (N, C) float32, (N, C) 0 or 1 -> (N,) float32."""
     return ops.cast(ops.equal(logits > 0.0, labels > 0.5), ms.float32).mean(-1)

@@ -12,7 +12,7 @@ from ms_bert.data.sequences import Sequences, encoded
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError, listed
 from ms_bert.tasks import Metrics, Sums, glue, pictures
-from ms_bert.tasks.distillation import TEACHER, Distillation
+from ms_bert.tasks.distillation import Distillation
 from ms_bert.tasks.downstream import DownstreamTask, Read, balanced, in_order_of_names, lines
 from ms_bert.tasks.examples import Example, named_columns, read
 from ms_bert.tasks.metrics import METRICS, by_class, calibration, confusion, interval
@@ -87,7 +87,7 @@ class SentenceTask(DownstreamTask):
 
     @property
     def fields(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (*DownstreamTask.fields, *([] if self.distillation is None else [TEACHER]))
+        return (*DownstreamTask.fields, *(() if self.distillation is None else self.distillation.fields))
 
     def remembered(self) -> dict[str, Any]:
         return {name: value for name, value in super().remembered().items() if name != "distillation"}

@@ -27,6 +27,7 @@ from ms_bert.config import BertConfig
 from ms_bert.data.files import file_hash
 from ms_bert.kernels import native
 from ms_bert.options import TrainerOptions
+from ms_bert.tasks import Task
 
 KEPT = 16  # folders, the last used ones; each holds 0.1 MB a layer
 SWITCH, PLACE = "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"
@@ -39,7 +40,7 @@ NOT_IN_THE_GRAPH = (
     "seed",
     "epochs",
     "warmup_share",
-    "teacher",  # whose logits are a field of the batch
+    "teacher",  # only what is learned from it, which the fields of a batch and other options tell
     "augment",
     "augment_share",
     "augment_model",
@@ -50,7 +51,7 @@ MAKING, COPY = ".making-", "ms_bert-graphs-"  # what folders in work are called,
 DAY = 24 * 3600  # after which such a folder belongs to a process that was killed
 
 
-def key(config: BertConfig, options: TrainerOptions, task: str, shapes: Sequence[dict]) -> str:
+def key(config: BertConfig, options: TrainerOptions, task: Task, shapes: Sequence[dict]) -> str:
     """A name for the training steps of a task with these options, by this code on this MindSpore.
 
     Args:
@@ -64,7 +65,7 @@ def key(config: BertConfig, options: TrainerOptions, task: str, shapes: Sequence
         "config": config.to_dict(),
         "training": training,
         "kernels": options.mindspore.kernels,
-        "task": task,
+        "task": [task.name, task.architecture],
         "shapes": shapes,
         "device": options.run.device,
         "versions": [mindspore.__version__, sys.version],

@@ -21,7 +21,7 @@ from ms_bert.heads import (
     BertForTokenClassification,
     named,
 )
-from ms_bert.kernels.stock import correct, log_softmax, means, own_tokens, share_correct, wide
+from ms_bert.kernels.stock import correct, log_softmax, means, own_tokens, share_correct, unit, wide
 from ms_bert.model import BertForPreTraining, gather_positions
 from ms_bert.tasks import Task
 from ms_bert.tasks.answer_selection import AnswerSelection
@@ -191,10 +191,72 @@ class DistilledLoss(nn.Cell):
         logits = self.model(input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys)
         rows, count = weights.shape
         given, logits = self.of_task.of_sequences(logits, sequence_ids, rows, count)
-        losses, right = self.of_task.losses(logits, ops.reshape(labels, (rows * count, -1)))
-        distances = self.of_task.distance(logits, ops.reshape(teacher_logits, (rows * count, -1)), self.temperature)
-        sums = weighted_sums((1.0 - self.share) * losses + self.share * distances, right, weights)
+        losses, right = self.mixed(logits, labels, teacher_logits)
+        sums = weighted_sums(losses, right, weights)
         return sums[0] / total * scale, ops.stack(sums), (given,)
+
+    def mixed(self, logits, labels, teacher):
+        """logits (B * N, C), labels (B, N, ...) and a teacher's logits (B, N, C) -> as `losses` of SentenceLoss."""
+        losses, right = self.of_task.losses(logits, ops.reshape(labels, (logits.shape[0], -1)))
+        distances = self.of_task.distance(logits, ops.reshape(teacher, (logits.shape[0], -1)), self.temperature)
+        return (1.0 - self.share) * losses + self.share * distances, right
+
+
+class PatientLoss(DistilledLoss):
+    """DistilledLoss, and the distance of the hidden states from the teacher's, times a weight (Sun et al., 2019).
+
+    Of each layer but the last a sequence has a vector, the state of [CLS], or the mean of its tokens where the model
+    classifies tokens. The distance is the squared length of the difference of this vector, divided by its length, and
+    the teacher's: from 0 to 4; the mean over the layers, where arXiv 1908.09355, 3.2, has the sum.
+    """
+
+    def __init__(self, model, kind: type[SentenceLoss], distillation: Distillation):
+        super().__init__(model, kind, distillation)
+        self.weight = distillation.states
+
+    def construct(
+        self,
+        input_ids,
+        sequence_ids,
+        token_type_ids,
+        position_ids,
+        cls_positions,
+        labels,
+        weights,
+        teacher_logits,
+        teacher_states,
+        total,
+        scale,
+        dropout_keys=None,
+    ):
+        hidden, pooled, (_, layers) = self.model.bert(
+            input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys
+        )
+        logits = self.model.head(hidden, pooled, input_ids.shape[1], dropout_keys)
+        vectors = self.vectors(layers, sequence_ids, cls_positions, logits.ndim == 3)
+        rows, count = weights.shape
+        given, logits = self.of_task.of_sequences(logits, sequence_ids, rows, count)
+        losses, right = self.mixed(logits, labels, teacher_logits)
+        losses = losses + self.weight * self.state_distance(vectors, teacher_states)
+        sums = weighted_sums(losses, right, weights)
+        return sums[0] / total * scale, ops.stack(sums), (given,)
+
+    def vectors(self, layers, sequence_ids, cls_positions, of_tokens):
+        """The intermediates of BertModel's layers -> of each sequence a vector for each but the last (B * N, L, H)."""
+        rows, tokens = sequence_ids.shape
+        made = ()
+        for _, _, states in layers[:-1]:
+            if of_tokens:
+                vector = means(ops.reshape(states, (rows, tokens, -1)), sequence_ids, cls_positions.shape[1])
+            else:
+                vector = wide(gather_positions(states, cls_positions, tokens))
+            made += (vector,)
+        return ops.stack(made, 1)
+
+    def state_distance(self, vectors, teacher):
+        """vectors (B * N, L, H), a teacher's of length 1 (B, N, L, H) -> (B * N,)."""
+        teacher = wide(ops.reshape(teacher, (vectors.shape[0], vectors.shape[1], -1)))
+        return ops.square(unit(vectors) - teacher).sum(-1).mean(-1)
 
 
 def or_zero(x):
@@ -342,4 +404,5 @@ def objective(task: Task) -> Objective:
     distillation = getattr(task, "distillation", None)
     if distillation is None:
         return found
-    return found._replace(loss=functools.partial(DistilledLoss, kind=found.loss, distillation=distillation))
+    loss = PatientLoss if distillation.states else DistilledLoss
+    return found._replace(loss=functools.partial(loss, kind=found.loss, distillation=distillation))

@@ -86,7 +86,7 @@ class MindSporeTrainer:
         compiling: contextlib.AbstractContextManager = contextlib.nullcontext()
         if self.graphs is not None:
             shapes = [{name: batch[name].shape for name in self.task.fields} for batch in batches]
-            name = graph_cache.key(self.config, self.options, self.task.name, shapes)
+            name = graph_cache.key(self.config, self.options, self.task, shapes)
             compiling = graph_cache.kept(self.graphs, name)
         with compiling:
             for batch in batches:

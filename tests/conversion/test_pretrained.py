@@ -151,6 +151,20 @@ def test_another_shape_than_the_models_is_told_in_a_sentence(folder):
     assert "more; use the config that belongs to it" in str(told.value) and len(str(told.value)) < 500
 
 
+def test_a_model_of_some_layers_has_their_weights_in_their_order_and_all_else(tmp_path):
+    config = CONFIG.replace(num_hidden_layers=12)
+    given = random_weights(config, special=False)
+    made = pretrained.read(write_folder(tmp_path / "source", given, config)).with_layers([1, 4, 11])
+    assert made.config.num_hidden_layers == made.checkpoint.config.num_hidden_layers == 3
+    fit = made.fit(shapes(made.config, (*BACKBONE, *ARCHITECTURES["BertForPreTraining"].parts)), "BertForPreTraining")
+    assert fit.told() is None and not fit.unused
+    kept = {"0": "1", "1": "4", "2": "11"}
+    for name, value in fit.values(seed=1).items():
+        layer, dot, rest = name.removeprefix("bert.encoder.layer.").partition(".")
+        was = f"bert.encoder.layer.{kept[layer]}.{rest}" if name.startswith("bert.encoder.layer.") else name
+        assert np.array_equal(value, given[was]), name
+
+
 @pytest.mark.parametrize("lost", ["bert.encoder.layer.1.output.dense.bias", "cls.predictions.bias"])
 def test_half_a_part_is_refused(lost, weights, tmp_path):
     half = {name: value for name, value in weights.items() if name != lost}

@@ -12,6 +12,8 @@ import pytest
 from ms_bert.config import PRESETS
 from ms_bert.finetuning_options import FinetuneOptions, FinetuningOptions
 from ms_bert.options import MindSporeOptions, Options
+from ms_bert.tasks.classification import Classification
+from ms_bert.tasks.pretraining import PRETRAINING
 from ms_bert.training import graph_cache
 from ms_bert.training.graph_cache import PLACE, SWITCH, kept, key
 from tests import runs
@@ -25,7 +27,11 @@ BEGUN = Options()
 SHAPES = [{"input_ids": (32, 128)}]
 
 
-def name(config, options, task="pre-training", shapes=SHAPES) -> str:
+CLASSIFICATION = Classification(("a", "b"), ("accuracy",))
+OF_THE_MEAN = dataclasses.replace(CLASSIFICATION, pooling="mean")
+
+
+def name(config, options, task=PRETRAINING, shapes=SHAPES) -> str:
     return key(config, options, task, shapes)
 
 
@@ -37,9 +43,9 @@ def with_training(**changes) -> Options:
     "other",
     [
         (CONFIG.replace(hidden_dropout_prob=0.2), BEGUN),
-        (CONFIG, BEGUN, "classification"),
-        (CONFIG, BEGUN, "pre-training", [{"input_ids": (32, 64)}]),
-        (CONFIG, BEGUN, "pre-training", [*SHAPES, {"input_ids": (40, 128)}]),
+        (CONFIG, BEGUN, CLASSIFICATION),
+        (CONFIG, BEGUN, PRETRAINING, [{"input_ids": (32, 64)}]),
+        (CONFIG, BEGUN, PRETRAINING, [*SHAPES, {"input_ids": (40, 128)}]),
         (CONFIG.replace(num_hidden_layers=3), BEGUN),
         (CONFIG, with_training(batch_size=8)),
         (CONFIG, dataclasses.replace(BEGUN, mindspore=MindSporeOptions(kernels="stock"))),
@@ -59,6 +65,18 @@ def test_a_longer_run_of_the_same_shape_has_the_same_name():
 def test_what_changes_the_batches_alone_has_the_same_name():
     training = FinetuningOptions(teacher=Path("large"), augment=("guesses", "dropped"), augment_model=Path("base"))
     assert name(CONFIG, FinetuneOptions(training=training)) == name(CONFIG, FinetuneOptions())
+
+
+def test_a_task_with_another_model_has_another_name():
+    assert name(CONFIG, BEGUN, CLASSIFICATION) != name(CONFIG, BEGUN, OF_THE_MEAN)
+
+
+def test_where_a_teacher_lies_is_not_in_a_name_but_how_it_is_learned_from_is():
+    def taught(**changes) -> str:
+        return name(CONFIG, FinetuneOptions(training=FinetuningOptions(teacher=Path("a"), **changes)), CLASSIFICATION)
+
+    elsewhere = FinetuneOptions(training=FinetuningOptions(teacher=Path("b")))
+    assert taught() == name(CONFIG, elsewhere, CLASSIFICATION) != taught(temperature=3.0)
 
 
 def test_another_source_or_library_has_another_name(monkeypatch):

@@ -113,7 +113,8 @@ def _ranks(values: list[float]) -> list[float]:
 
 
 def _regression(labelled: Labelled, rows: list[Row], values: list[np.ndarray]):
-    told, gold = [float(z[0]) for z in values], [float(np.float32(row.target)) for row in rows]
+    # One logit of a sequence, or one of each of its tokens.
+    told, gold = [float(z.mean()) for z in values], [float(np.float32(row.target)) for row in rows]
     scores = {"pearson": _correlation(told, gold), "spearman": _correlation(_ranks(told), _ranks(gold))}
     return scores, [{"value": value} for value in told]
 

@@ -27,7 +27,7 @@ from ms_bert.finetuning_options import FinetuneOptions, FinetuningOptions
 from ms_bert.tasks import answer_selection, multiple_choice, squad
 from ms_bert.tasks.answer_selection import AnswerSelection
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression
-from ms_bert.tasks.distillation import TEACHER, Distillation
+from ms_bert.tasks.distillation import LOGITS, STATES, Distillation
 from ms_bert.tasks.downstream import DownstreamTask
 from ms_bert.tasks.examples import Example
 from ms_bert.tasks.multiple_choice import MultipleChoice
@@ -55,7 +55,8 @@ class Labelled:
 
     Attributes:
         name: of the problem. parts: in which the step is computed. teacher: logits of sequences (n, C) float32 to be
-            learned from. balanced: whether all labels weigh alike.
+            learned from. balanced: whether all labels weigh alike. layers: of the model. states: vectors of length 1 of
+            a teacher's hidden states (n, layers - 1, H) float32 to be learned from.
     """
 
     name: str
@@ -64,10 +65,12 @@ class Labelled:
     parts: int = 1
     teacher: np.ndarray | None = None
     balanced: bool = False
+    layers: int = CONFIG.num_hidden_layers
+    states: np.ndarray | None = None
 
     @property
     def config(self) -> BertConfig:
-        return CONFIG.replace(**self.task.config())
+        return CONFIG.replace(num_hidden_layers=self.layers, **self.task.config())
 
     @property
     def options(self) -> FinetuneOptions:
@@ -79,7 +82,9 @@ class Labelled:
     def sequences(self) -> Sequences:
         made = self.task.sequences(self.examples, vocabulary())
         if self.teacher is not None:
-            made.of_sequences[TEACHER] = self.teacher
+            made.of_sequences[LOGITS] = self.teacher
+        if self.states is not None:
+            made.of_sequences[STATES] = self.states
         return made
 
     def batch(self, sequences: Sequences) -> Batch:
@@ -134,6 +139,11 @@ def _classification(rng: random.Random) -> list[Example]:
 
 def _teacher(width: int) -> np.ndarray:
     return (3 * np.random.default_rng(2).normal(size=(8, width))).astype(np.float32)
+
+
+def _teacher_states(layers: int) -> np.ndarray:
+    vectors = np.random.default_rng(3).normal(size=(8, layers - 1, CONFIG.hidden_size))
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 
 
 def _multi_label(rng: random.Random) -> list[Example]:
@@ -212,6 +222,7 @@ def _problems() -> list[Labelled]:
         stride=6,
     )
     taught = Distillation(temperature=3.0, share=0.25)
+    patient = dataclasses.replace(taught, states=2.5)
     classification = Classification(LABELS, ("accuracy", "f1_macro"), LONGEST)
     regression = Regression((), ("pearson", "spearman"), LONGEST)
     multi_label = MultiLabel(LABELS, MultiLabel.general_measures, LONGEST)
@@ -242,6 +253,23 @@ def _problems() -> list[Labelled]:
             dataclasses.replace(multi_label, distillation=taught),
             _multi_label(random.Random(7)),
             teacher=_teacher(3),
+        ),
+        Labelled(
+            "distilled classification with states",
+            dataclasses.replace(classification, distillation=patient),
+            _classification(random.Random(12)),
+            teacher=_teacher(3),
+            layers=3,
+            states=_teacher_states(3),
+        ),
+        Labelled(
+            "distilled regression of the mean with states",
+            dataclasses.replace(regression, distillation=patient, pooling="mean"),
+            _regression(random.Random(13)),
+            parts=2,
+            teacher=_teacher(1),
+            layers=3,
+            states=_teacher_states(3),
         ),
         Labelled(
             "tagging", Tagging(TAGS, Tagging.span_measures, LONGEST, "", "bio"), _tagging(random.Random(8)), parts=2

@@ -17,10 +17,10 @@ from conversion.agreement.tasks.cases import Labelled, vocabulary
 from ms_bert.data.batches import Batch
 from ms_bert.data.packing import WEIGHTS
 from ms_bert.data.sequences import Sequences
-from ms_bert.tasks.distillation import TEACHER
+from ms_bert.tasks.distillation import LOGITS, STATES
 from ms_bert.tasks.multiple_choice import GROUPS
 from ms_bert.tasks.tagging import LABEL_WEIGHTS
-from pt_reference.kernels import means
+from pt_reference.kernels import means, unit
 from pt_reference.training import losses
 
 
@@ -35,7 +35,7 @@ class Fault:
     Attributes:
         what: is wrong, in a phrase. problem: by name, which shows it.
         labelled, sequences, batch: from what is right to what the trainer gets. kind: the loss in place of the right
-            one.
+            one. distilled: the loss of a teacher's task in place of the right one.
     """
 
     what: str
@@ -44,11 +44,12 @@ class Fault:
     sequences: Callable[[Sequences], Sequences] = _same
     batch: Callable[[Batch], Batch] = _same
     kind: Callable | None = None
+    distilled: Callable | None = None
 
     @property
     def is_of_data(self) -> bool:
         """Whether the right trainer of any framework shows it."""
-        return self.kind is None
+        return self.kind is None and self.distilled is None
 
     def given(self, labelled: Labelled) -> tuple[Sequences, Batch]:
         """The sequences and the batch that a trainer gets."""
@@ -58,12 +59,14 @@ class Fault:
 
     def objective(self, labelled: Labelled) -> losses.Objective | None:
         """Of the PyTorch twin; None: the right one."""
-        if self.kind is None:
+        if self.is_of_data:
             return None
         right, distillation = losses.objective(labelled.task), getattr(labelled.task, "distillation", None)
         if distillation is None:
             return right._replace(loss=self.kind)
-        return right._replace(loss=functools.partial(losses.DistilledLoss, kind=self.kind, distillation=distillation))
+        kind = self.kind or losses.OBJECTIVES[labelled.task.name].loss
+        made = functools.partial(self.distilled or losses.DistilledLoss, kind=kind, distillation=distillation)
+        return right._replace(loss=made)
 
 
 # Faults of the targets.
@@ -79,7 +82,7 @@ def _labels_reversed(labelled: Labelled) -> Labelled:
 
 def _teacher_by_name(sequences: Sequences) -> Sequences:
     """The columns in the order of the labels' names."""
-    return _of_sequences(**{TEACHER: lambda values: values[:, [1, 2, 0]]})(sequences)
+    return _of_sequences(**{LOGITS: lambda values: values[:, [1, 2, 0]]})(sequences)
 
 
 def _of_sequences(**changes) -> Callable[[Sequences], Sequences]:
@@ -231,6 +234,58 @@ class _CrossEntropyOfTheTeacher(losses.ClassificationLoss):
         return -(temperature**2) * (target * student).sum(-1)
 
 
+class _NotNormalized(losses.PatientLoss):
+    def state_distance(self, vectors, teacher):
+        return (vectors - teacher.view(vectors.shape)).square().sum(-1).mean(-1)
+
+
+class _LayerAbove(losses.PatientLoss):
+    """The last layer is compared and the first is not."""
+
+    def vectors(self, layers, *others):
+        return super().vectors(layers[1:] + layers[:1], *others)
+
+
+class _AttendedStates(losses.PatientLoss):
+    """The states between a layer's halves, after its attention."""
+
+    def vectors(self, layers, *others):
+        return super().vectors(tuple((p, output, attended) for p, attended, output in layers), *others)
+
+
+class _ClsForTheMean(losses.PatientLoss):
+    def vectors(self, layers, sequence_ids, cls_positions, of_tokens):
+        return super().vectors(layers, sequence_ids, cls_positions, not of_tokens)
+
+
+class _StatesLeftOut(losses.PatientLoss):
+    def state_distance(self, vectors, teacher):
+        return 0.0 * super().state_distance(vectors, teacher)
+
+
+class _WeightLeftOut(losses.PatientLoss):
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, **named)
+        self.weight = 1.0
+
+
+class _SumOfLayers(losses.PatientLoss):
+    def state_distance(self, vectors, teacher):
+        return super().state_distance(vectors, teacher) * vectors.shape[1]
+
+
+class _MeanOfDimensions(losses.PatientLoss):
+    """torch.nn.functional.mse_loss for the squared length of the difference."""
+
+    def state_distance(self, vectors, teacher):
+        return super().state_distance(vectors, teacher) / vectors.shape[2]
+
+
+class _NoSquareOfLength(losses.PatientLoss):
+    def state_distance(self, vectors, teacher):
+        return torch.linalg.vector_norm(unit(vectors) - teacher.view(vectors.shape), dim=-1).mean(-1)
+
+
 class _AbsoluteError(losses.RegressionLoss):
     def losses(self, logits, labels):
         squares, right = super().losses(logits, labels)
@@ -284,6 +339,8 @@ class _StartOnly(losses.SpanLoss):
         return super().forward(ids, sequence_ids, types, positions, cls, starts, starts, *rest)
 
 
+_STATES = "distilled classification with states"
+_STATES_OF_MEAN = "distilled regression of the mean with states"
 FAULTS = {
     "labels-reversed": Fault("the labels are numbered from the last", "classification", _labels_reversed),
     "labels-by-name": Fault(
@@ -345,6 +402,28 @@ FAULTS = {
     "teacher-by-name": Fault(
         "the teacher's columns are in another order", "distilled classification", sequences=_teacher_by_name
     ),
+    "states-not-normalized": Fault("the states are not divided by their length", _STATES, distilled=_NotNormalized),
+    "states-of-the-layer-above": Fault(
+        "each layer is compared with that below it of the teacher", _STATES, distilled=_LayerAbove
+    ),
+    "states-in-reverse": Fault(
+        "the teacher's layers are in the order from the highest",
+        _STATES,
+        sequences=_of_sequences(**{STATES: lambda values: np.ascontiguousarray(values[:, ::-1])}),
+    ),
+    "states-of-another-sequence": Fault(
+        "each sequence learns the states of the one before",
+        _STATES_OF_MEAN,
+        sequences=_of_sequences(**{STATES: lambda values: np.roll(values, 1, 0)}),
+    ),
+    "states-after-attention": Fault("the states within a layer", _STATES, distilled=_AttendedStates),
+    "states-left-out": Fault("the states do not count", _STATES, distilled=_StatesLeftOut),
+    "weight-of-states-left-out": Fault("the states weigh 1", _STATES, distilled=_WeightLeftOut),
+    "sum-of-layers": Fault("the sum over the layers for their mean", _STATES, distilled=_SumOfLayers),
+    "mean-of-dimensions": Fault("the mean over the numbers of a state", _STATES, distilled=_MeanOfDimensions),
+    "length-for-its-square": Fault("the distance for its square", _STATES, distilled=_NoSquareOfLength),
+    "cls-for-the-mean": Fault("[CLS] for the mean of the tokens", _STATES_OF_MEAN, distilled=_ClsForTheMean),
+    "mean-for-cls": Fault("the mean of the tokens for [CLS]", _STATES, distilled=_ClsForTheMean),
     "one-of-all-labels": Fault(
         "one softmax for a teacher of many labels", "distilled multi-label", kind=_OneOfAllLabels
     ),

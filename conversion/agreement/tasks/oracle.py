@@ -48,21 +48,26 @@ class Oracle:
         self.rows = ROWS[labelled.task.name](labelled)
         self.exact = self._computed()
 
-    def _logits(self, row: Row) -> torch.Tensor:
-        """(C,) of a sequence, or (S, C) of its tokens."""
+    def _seen(self, row: Row) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """The logits (C,) of a sequence, or (S, C) of its tokens, and the states (S, H) of embeddings and layers."""
         given = {"input_ids": torch.tensor([row.ids]), "token_type_ids": torch.tensor([row.types])}
         name = self.labelled.task.architecture
         if name == "BertForMultipleChoice":
-            return self.model(**{key: value[None] for key, value in given.items()}).logits[0]
-        found = self.model(**given)
+            return self.model(**{key: value[None] for key, value in given.items()}).logits[0], ()
+        found = self.model(**given, output_hidden_states=True)
+        states = tuple(of_layer[0] for of_layer in found.hidden_states)
         if name == "BertForQuestionAnswering":
-            return torch.stack((found.start_logits[0], found.end_logits[0]), -1)
-        return found.logits[0]
+            return torch.stack((found.start_logits[0], found.end_logits[0]), -1), states
+        return found.logits[0], states
 
     def _computed(self) -> dict[str, Tensors]:
-        logits = [self._logits(row) for row in self.rows]
+        logits, states = zip(*map(self._seen, self.rows))
         of_token = logits[0].ndim == 2
-        losses = LOSSES[self.labelled.task.name](self.labelled, self.rows, logits)
+        losses = LOSSES[self.labelled.task.name](self.labelled, self.rows, list(logits))
+        if self.labelled.states is not None:
+            apart = [states_apart(self.labelled, number, of_row) for number, of_row in enumerate(states)]
+            weight = self.labelled.task.distillation.states
+            losses = [(loss + weight * far, *others) for (loss, *others), far in zip(losses, apart)]
         total = sum(loss * weight for loss, _, weight in losses)
         count = sum(weight for _, _, weight in losses)
         (total / count).backward()
@@ -217,15 +222,29 @@ def _mixed(labelled: Labelled, loss: torch.Tensor, number: int, distance) -> tor
     return (1 - distillation.share) * loss + distillation.share * distance(teacher, distillation.temperature)
 
 
+def states_apart(labelled: Labelled, number: int, states: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """How far the directions of a sequence's vectors are from a teacher's, without the embeddings and the last layer:
+    |a - b|^2 = |a|^2 + |b|^2 - 2 a b, of which |a| is 1."""
+    terms = []
+    for layer, of_tokens in enumerate(states[1:-1]):
+        vector = of_tokens[0] if labelled.task.pooling == "cls" else of_tokens.sum(0) / len(of_tokens)
+        teacher = torch.from_numpy(labelled.states[number, layer]).double()
+        terms.append(1 + teacher @ teacher - 2 * (vector @ teacher) / torch.linalg.vector_norm(vector))
+    return sum(terms) / len(terms)
+
+
+def _of_sequence(z: torch.Tensor) -> torch.Tensor:
+    """The logits (C,) of a sequence; where each of its tokens has some (S, C), their mean."""
+    return z if z.ndim == 1 else z.sum(0) / len(z)
+
+
 def _negative_entropy(p: torch.Tensor) -> torch.Tensor:
     return (p * p.log()).sum()
 
 
 def one_label(labelled: Labelled, rows: list[Row], logits: list[torch.Tensor]) -> list[Loss]:
     names, found = [row.target for row in rows], []
-    for number, (row, z) in enumerate(zip(rows, logits)):
-        if z.ndim == 2:
-            z = z.sum(0) / len(row.ids)
+    for number, (row, z) in enumerate(zip(rows, map(_of_sequence, logits))):
         label = labelled.task.labels.index(row.target)
 
         def distance(teacher, t, z=z):
@@ -242,7 +261,7 @@ def one_label(labelled: Labelled, rows: list[Row], logits: list[torch.Tensor]) -
 def a_number(labelled: Labelled, rows: list[Row], logits: list[torch.Tensor]) -> list[Loss]:
     return [
         (_mixed(labelled, (z[0] - row.target) ** 2, number, lambda teacher, t, z=z: (z[0] - teacher[0]) ** 2), 0.0, 1.0)
-        for number, (row, z) in enumerate(zip(rows, logits))
+        for number, (row, z) in enumerate(zip(rows, map(_of_sequence, logits)))
     ]
 
 

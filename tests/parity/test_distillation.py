@@ -1,0 +1,242 @@
+"""A model learns from a teacher's hidden states, and begins with some of a model's layers."""
+
+import json
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.numpy import load_file, save_file
+
+from conversion.parameters import ARCHITECTURES, BACKBONE, shapes
+from ms_bert.commands import finetuning
+from ms_bert.config import BertConfig
+from ms_bert.randomness import initial_weights
+from ms_bert.run.checkpoints import MODEL
+from ms_bert.tasks.classification import Classification
+from pt_reference.framework import PyTorch
+from tests import runs
+from tests.parity.test_finetuning import BAD, GOOD, PACKAGES, finetune, metrics, sentence
+
+pytestmark = pytest.mark.slow
+FILE = "teacher.safetensors"
+LONGEST = 24
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """The models are so small that threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder, rng = tmp_path_factory.mktemp("data"), random.Random(1)
+    for name, count in (("train", 64), ("dev", 16)):
+        lines = []
+        for _ in range(count):
+            label = rng.choice(("good", "bad"))
+            lines.append(f"{sentence(rng, GOOD if label == 'good' else BAD)}\t{label}\n")
+        (folder / f"{name}.tsv").write_text("sentence\tlabel\n" + "".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(undisturbed, tmp_path_factory):
+    """Makes the folder of a classifier of so many layers of some width, of random weights that differ by the seed."""
+    folder = tmp_path_factory.mktemp("models")
+
+    def made(layers: int, width: int, pooling: str = "cls", seed: int = 1, **changes) -> Path:
+        path = folder / f"{layers}-{width}-{pooling}-{seed}-{'-'.join(changes)}"
+        if path.exists():
+            return path
+        task = Classification(("bad", "good"), ("accuracy",), LONGEST, pooling=pooling)
+        config = BertConfig(
+            vocab_size=600,
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            intermediate_size=48,
+            max_position_embeddings=40,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        ).replace(**task.config(), **changes)
+        wanted = shapes(config, (*BACKBONE, *ARCHITECTURES[task.architecture].parts))
+        path.mkdir()
+        for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+            shutil.copy(undisturbed / name, path / name)
+        (path / "config.json").write_text(json.dumps({"architectures": [task.architecture], **config.to_dict()}))
+        (path / "task.json").write_text(json.dumps(task.remembered()))
+        weights = {name: initial_weights(name, shape, 0.2, seed, False) for name, shape in wanted.items()}
+        save_file(weights, path / MODEL, {"format": "pt"})
+        return path
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def command(data, cache) -> list[str]:
+    line = [
+        *("--train", data / "train.tsv", "--dev", data / "dev.tsv", "--cache", cache, "--longest", LONGEST),
+        *("--batch-size", 8, "--steps", 16, "--learning-rate", 1e-3, "--log-every", 1, "--threads", 1),
+    ]
+    return [*map(str, line)]
+
+
+def trained(*arguments) -> Path:
+    """The folder of a run of PyTorch in this process."""
+    line = [*map(str, arguments)]
+    assert finetuning.main(PyTorch(), "finetune", "", line) == 0
+    return Path(line[line.index("--output") + 1])
+
+
+def assert_refused(capsys, folder: Path, words: str, *arguments) -> None:
+    """One sentence with these words, before there is a folder."""
+    assert finetuning.main(PyTorch(), "finetune", "", [*map(str, arguments), "--output", str(folder)]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("finetune: ") and words in told
+    assert not folder.exists()
+
+
+# Some layers of a model
+
+
+def test_a_model_begins_with_the_layers_that_are_kept(command, model, tmp_path, capsys):
+    begun = model(4, 32)
+    still = ("--steps", 1, "--learning-rate", 1e-12, "--weight-decay", 0)
+    folder = trained(*command, "--model", begun, "--keep-layers", 1, 3, *still, "--output", tmp_path / "run")
+    assert f"weights of {begun}" in (said := capsys.readouterr().out) and "; layers 1, 3 of 4 kept\n" in said
+    assert "BERT of 2 layers" in said
+    assert json.loads((folder / "config.json").read_text())["num_hidden_layers"] == 2
+    before, after = load_file(begun / MODEL), load_file(folder / MODEL)
+    assert len(after) == len(before) - 2 * 16
+    for name, value in after.items():
+        was = before[name.replace("layer.1.", "layer.2.")]
+        assert value == pytest.approx(was, abs=1e-6), name
+
+
+@pytest.mark.parametrize("layers", [(5,), (0, 1), (2, 1), (1, 1), (-1,)])
+def test_layers_that_there_are_not_are_refused(layers, command, model, tmp_path, capsys):
+    words = f"--keep-layers is {' '.join(map(str, layers))}, but"
+    assert_refused(capsys, tmp_path / "run", words, *command, "--model", model(4, 32), "--keep-layers", *layers)
+
+
+# Hidden states of a teacher
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_a_run_remembers_the_states_that_transformers_has(pooling, command, model, data, tmp_path, capsys):
+    teacher, student = model(5, 32, seed=2), model(3, 32, pooling)
+    few = ("--pooling", pooling, "--teacher-states", 1, "--steps", 1)
+    folder = trained(*command, "--model", student, "--teacher", teacher, *few, "--output", tmp_path / "run")
+    assert f"asking the teacher {teacher} for its logits and the states of layers 2, 3\n" in capsys.readouterr().out
+    kept = load_file(folder / FILE)
+    assert kept.keys() == {f"teacher_{what}/{part}" for what in ("logits", "states") for part in ("train", "dev")}
+    network = transformers.AutoModelForSequenceClassification.from_pretrained(teacher).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(teacher)
+    for part, count in (("train", 64), ("dev", 16)):
+        states, logits = kept[f"teacher_states/{part}"], kept[f"teacher_logits/{part}"]
+        assert states.shape == (count, 2, 32) and states.dtype == np.float32
+        rows = [line.split("\t")[0] for line in (data / f"{part}.tsv").read_text().splitlines()[1:]]
+        for row, found, its in list(zip(rows, states, logits))[:12]:
+            given = tokenizer(row, truncation=True, max_length=LONGEST, return_tensors="pt")
+            seen = network(**given, output_hidden_states=True)
+            assert its == pytest.approx(seen.logits[0].detach().numpy(), abs=1e-4)
+            for layer, vector in zip((2, 3), found):  # of five, for the first two of three
+                tokens = seen.hidden_states[layer][0].detach().numpy()
+                expected = tokens[0] if pooling == "cls" else tokens.mean(0)
+                assert vector == pytest.approx(expected / np.linalg.norm(expected), abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def learned(command, model, tmp_path_factory) -> dict[str, Path]:
+    """A run of each framework that learns from a deeper and wider teacher, and what it is told."""
+    folder = tmp_path_factory.mktemp("learned")
+    for package in PACKAGES:
+        finetune(*_patient(command, model), "--output", folder / package, package=package)
+    return {package: folder / package for package in PACKAGES}
+
+
+def _patient(command, model) -> list:
+    teacher = ("--teacher", model(6, 40, "mean", seed=2), "--teacher-states", 2)
+    return [*command, "--model", model(3, 32, "mean"), *teacher, "--pooling", "mean", "--checkpoint-every", 4]
+
+
+def test_both_frameworks_learn_alike_from_states(learned):
+    one, other = (metrics(learned[package]) for package in PACKAGES)
+    assert len(one) == len(other) == 16 + 3
+    for mine, theirs in zip(one, other):
+        for name in ("loss", "gradient_norm", "held_out_loss"):
+            assert (name in mine) == (name in theirs)
+            assert name not in mine or mine[name] == pytest.approx(theirs[name], rel=1e-4), name
+    first, last = (line["held_out_loss"] for line in (one[0], one[-1]))
+    assert last < 0.9 * first
+    kept = [load_file(learned[package] / FILE) for package in PACKAGES]
+    assert kept[0].keys() == kept[1].keys()
+    assert all(value == pytest.approx(kept[1][name], abs=1e-5) for name, value in kept[0].items())
+    states = kept[0]["teacher_states/train"]
+    assert states.shape == (64, 2, 32) and np.linalg.norm(states, axis=-1) == pytest.approx(1, abs=1e-6)
+
+
+def test_a_killed_run_goes_on_without_its_teacher_to_the_same_bytes(learned, command, model, tmp_path):
+    package, folder, teacher = "ms_bert", tmp_path / "run", tmp_path / "teacher"
+    line = _patient(command, model)
+    shutil.copytree(line[line.index("--teacher") + 1], teacher)
+    line[line.index("--teacher") + 1] = teacher
+    process = runs.start(*map(str, line), "--output", str(folder), package=package, command="finetune")
+    log, deadline = folder / "metrics.jsonl", time.monotonic() + 120
+    while not (log.exists() and '"step": 5' in log.read_text()):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    shutil.rmtree(teacher)
+    finetune("--resume", folder, package=package)
+    for name in ("metrics.jsonl", MODEL, "predictions.jsonl", "results.json", "config.json", "task.json", FILE):
+        assert (folder / name).read_bytes() == (learned[package] / name).read_bytes(), name
+
+
+def test_a_model_that_is_its_own_teacher_is_at_no_distance_from_it(command, model, tmp_path):
+    begun = model(3, 32)
+    losses = []
+    for weight in (0, 1000):
+        arguments = ("--model", begun, "--teacher", begun, "--teacher-states", weight, "--steps", 4)
+        folder = trained(*command, *arguments, "--output", tmp_path / str(weight))
+        losses.append([line["held_out_loss"] for line in metrics(folder) if "held_out_loss" in line])
+    assert losses[1][0] == pytest.approx(losses[0][0], rel=1e-5)
+    assert losses[1][-1] != pytest.approx(losses[0][-1], rel=1e-5)  # and it counts as soon as there is one
+
+
+@pytest.mark.parametrize(
+    "student, teacher, words",
+    [
+        ((3, 32), (4, 16), "but the hidden states of {} have 16 numbers and the model's 32; name another"),
+        ((3, 32), (2, 32), "but {} has 2 and the model 3; name another --teacher, or --keep-layers."),
+        ((1, 32), (2, 32), "--teacher-states compares all layers but the last, and the model has only one"),
+    ],
+)
+def test_a_teacher_whose_states_cannot_be_compared_is_refused(
+    student, teacher, words, command, model, tmp_path, capsys
+):
+    one, other = model(*student), model(*teacher)
+    arguments = (*command, "--model", one, "--teacher", other, "--teacher-states", 1)
+    assert_refused(capsys, tmp_path / "run", words.format(other), *arguments)
+
+
+def test_a_teacher_whose_cls_sees_no_word_is_refused(command, model, tmp_path, capsys):
+    teacher = model(4, 32, "mean", is_decoder=True)
+    arguments = (*command, "--model", model(3, 32), "--teacher", teacher, "--teacher-states", 1)
+    assert_refused(capsys, tmp_path / "run", "its [CLS] sees no word of a text; leave --teacher-states", *arguments)
+
+
+def test_states_of_no_teacher_are_refused_before_anything_is_read(command, model, tmp_path, capsys):
+    words = "--teacher-states is 1.0, but there is no --teacher; name one"
+    assert_refused(capsys, tmp_path / "run", words, *command, "--model", model(3, 32), "--teacher-states", 1)
