@@ -150,7 +150,7 @@ class AnswerSelection(DownstreamTask):
         lengths = np.array([len(question.candidates) for question in sequences.examples if self._is_scored(question)])
         return [
             pictures.grouped("The first relevant candidate", "rank", {"share of the questions": shares}, counts),
-            pictures.by_length(lengths, values["map"], "average precision", "candidates"),
+            pictures.by_length(lengths, values["map"], "average precision", "candidates", "number of candidates"),
         ]
 
     def answers(self, sequences: Sequences, logits: np.ndarray) -> list[dict[str, Any]]:

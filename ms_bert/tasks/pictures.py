@@ -171,21 +171,27 @@ def ranges(numbers: np.ndarray) -> list[str]:
     return made
 
 
-def by_length(lengths: np.ndarray, values: np.ndarray, unit: str, of: str = "tokens") -> Drawing:
-    """The mean of a value of each example, by the length of its text, in bins of equally many examples.
+def by_length(
+    lengths: np.ndarray, values: np.ndarray, unit: str, of: str = "tokens", length: str = "length"
+) -> Drawing:
+    """The mean of a value of each example, by the length of its text, in bins of as equally many examples as can be
+    where those of one length are in one bin.
 
     Args:
-        lengths: (n,), numbers of what `of` says. values: (n,).
+        lengths: (n,), numbers of what `of` says. values: (n,). length: what the lengths are called.
     """
 
     def draw(axes) -> None:
         order = np.argsort(lengths, kind="stable")
-        parts = [part for part in np.array_split(order, min(_BINS, max(1, len(order) // 20))) if len(part)]
+        ascending, count = lengths[order], min(_BINS, max(1, len(order) // 20))
+        ends = np.linspace(0, len(order), count + 1).astype(int)[1:-1]
+        ends = np.unique(np.searchsorted(ascending, ascending[ends]))
+        parts = np.split(order, ends[ends > 0])
         middles, means = (np.array([each[part].mean() for part in parts]) for each in (lengths, values))
         # Of a mean: its standard error times 1.96.
         spread = np.array([1.96 * values[part].std() / np.sqrt(len(part)) for part in parts])
         axes.errorbar(middles, means, yerr=spread, color="tab:blue", marker="o", capsize=3)
-        axes.set(title=f"{unit[0].upper()}{unit[1:]} by length", xlabel=f"{of} (mean of a bin)", ylabel=unit)
+        axes.set(title=f"{unit[0].upper()}{unit[1:]} by {length}", xlabel=f"{of} (mean of a bin)", ylabel=unit)
         axes.grid(alpha=0.3)
 
     return draw

@@ -11,7 +11,7 @@ from matplotlib import font_manager
 from ms_bert.data.sequences import Sequences
 from ms_bert.tasks import pictures
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression
-from ms_bert.tasks.pictures import MOST_NAMES, bars, confusion, drawn, grouped, ranges
+from ms_bert.tasks.pictures import MOST_NAMES, bars, by_length, confusion, drawn, grouped, ranges
 from tests.unit import drawings
 
 LABELS = ("no", "yes", "a label whose name is very long")
@@ -56,6 +56,16 @@ def test_groups_have_a_bar_of_each_value_that_they_have():
     assert drawings.bars(drawing) == {"1 (3)": [0.5, 0.25], "2 (0)": [1.0], "3–4 (1,200)": [0.0, 0.75]}
     assert [text.get_text() for text in drawings.axes_of(drawing).get_legend().texts] == ["recall", "precision"]
     assert drawn([grouped("Nothing", "", {"F1": {}}, {})]).startswith(b"\x89PNG")
+
+
+def test_examples_of_one_length_are_in_one_bin():
+    lengths = np.array([7] * 50 + [3] * 45 + [9, 1, 9, 9, 1])
+    values = np.where(lengths == 7, 0.5, lengths / 10)
+    (line,) = drawings.axes_of(by_length(lengths, values, "F1")).get_lines()[:1]
+    assert line.get_xdata().tolist() == pytest.approx([1, 3, (50 * 7 + 27) / 53])
+    assert line.get_ydata().tolist() == pytest.approx([0.1, 0.3, (50 * 0.5 + 2.7) / 53])
+    (line,) = drawings.axes_of(by_length(np.arange(100), np.arange(100), "F1")).get_lines()[:1]
+    assert line.get_xdata().tolist() == [9.5, 29.5, 49.5, 69.5, 89.5]
 
 
 def test_ranges_double():
