@@ -48,7 +48,7 @@ def main() -> int:
         metavar="FOLDER",
         help="folder of labelled data, each in a subfolder by its name, for questions that take some: finetuning_speed "
         "reads sst2/train.tsv, and makes sentences of the same lengths without it; sentence_vectors reads "
-        "mrpc/msr_paraphrase_test.txt; ablations reads all of corpus_en, mrpc and sst2",
+        "mrpc/msr_paraphrase_test.txt; ablations reads all of corpus_en, mrpc, sst2 and wnut17",
     )
     arguments = parser.parse_args()
     for question in arguments.questions:

@@ -1,8 +1,9 @@
 """What do next-sentence prediction, seeing both sides, and tuning all layers give? The ablations of BERT's paper.
 
-Its tables 5 and 7 (Devlin et al., 2019, 5.1 and 5.3), at a size that one machine trains in a day. Models that differ in
-how they were pre-trained, on the same text and for as many steps, are fine-tuned with several seeds. Of models that are
-left as they are, the hidden states of several layers are the features of a logistic regression.
+Its tables 5 and 7 (Devlin et al., 2019, 5.1 and 5.3), at a size that two cores train in about four hours. Models that
+differ in how they were pre-trained, on the same text and for as many steps, are fine-tuned with several seeds; one of
+them with a BiLSTM on top, too. Of models that are left as they are, the hidden states of several layers are the
+features of a BiLSTM and of a logistic regression.
 
 The runs are kept in the cache, in a folder of the commit, so that an interrupted measurement goes on where it was.
 """
@@ -12,10 +13,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,10 +38,15 @@ MODELS = {
     NO_NSP: ("--no-nsp",),
     LEFT_TO_RIGHT: ("--no-nsp", "--objective", "left-to-right"),
 }
-# How each model is pooled when it is fine-tuned: of one that is read from left to right, [CLS] sees no word.
-POOLINGS = {DEFAULT: ("cls", "mean"), NO_NSP: ("cls", "mean"), LEFT_TO_RIGHT: ("mean",)}
-TUNED = ("mrpc", "sst2")
-# Of the feature-based approach: which layers, and whether their vectors are added up instead of put side by side.
+# A model of these that is fine-tuned with a BiLSTM on top, and its name then.
+BILSTM, BELOW_BILSTM = f"{LEFT_TO_RIGHT} + BiLSTM", LEFT_TO_RIGHT
+# How texts are pooled when it is fine-tuned: of a model that is read from left to right, [CLS] sees no word.
+POOLINGS = {DEFAULT: ("cls", "mean"), NO_NSP: ("cls", "mean"), LEFT_TO_RIGHT: ("mean",), BILSTM: ("mean",)}
+ON_TEXTS, ON_WORDS = ("mrpc", "sst2"), "wnut17"
+TUNED = (*ON_TEXTS, ON_WORDS)
+FINETUNE, WITH_BILSTM = "ms_bert.finetune", "benchmarks.contenders.bilstm"
+# Of the feature-based approach: which layers, and whether their vectors are added up instead of put side by side; by a
+# BiLSTM with weights that are learned.
 FEATURES = {
     "embeddings": ((0,), False),
     "second-to-last layer": ((-2,), False),
@@ -54,23 +61,29 @@ class Size:
     """How much is trained.
 
     Attributes:
-        pretraining, finetuning: options of the commands. seeds: of fine-tuning. sentences: of SST-2, drawn at random.
+        pretraining, finetuning, features: options of the commands; features: of a BiLSTM on a model that is left as it
+            is. epochs: of fine-tuning, by task. seeds: of what is fine-tuned. sentences: of SST-2, drawn at random.
     """
 
     pretraining: tuple[str, ...]
     finetuning: tuple[str, ...]
+    features: tuple[str, ...]
+    epochs: Mapping[str, float]
     seeds: tuple[int, ...]
     sentences: int
 
 
+# About 1.6 hours of pre-training, 1.5 of fine-tuning, and 0.9 on features, on two cores with AVX2.
 FULL = Size(
     pretraining=(
-        *("--preset", "mini", "--steps", "12000", "--learning-rate", "1e-3", "--warmup-steps", "600"),
-        *("--pack", "2", "--eval-every", "2000", "--checkpoint-every", "500", "--sentences", "line"),
+        *("--preset", "mini", "--steps", "2000", "--learning-rate", "1e-3", "--warmup-steps", "200"),
+        *("--pack", "2", "--eval-every", "500", "--checkpoint-every", "250", "--sentences", "line"),
     ),
-    finetuning=("--epochs", "4", "--learning-rate", "3e-4"),
-    seeds=(1, 2, 3, 4, 5),
-    sentences=10000,
+    finetuning=("--learning-rate", "3e-4"),
+    features=("--epochs", "8", "--learning-rate", "1e-3"),
+    epochs={"mrpc": 2, "sst2": 3, "wnut17": 5},
+    seeds=(1, 2),
+    sentences=5000,
 )
 
 
@@ -90,21 +103,35 @@ def measure(output: Path, data: Path | None = None, size: Size = FULL, work: Pat
 
 
 def _measured(data: Path, size: Size, work: Path) -> Iterator[dict]:
+    places = {data: "DATA", work: "WORK"}
     for model, options in MODELS.items():
         line = ["--corpus", data / CORPUS, *size.pretraining, *options]
-        run = Run("ms_bert.pretrain", line, work / _name(model), {data: "DATA", work: "WORK"})
+        run = Run("ms_bert.pretrain", (), line, work / _name(model), places)
         yield {"kind": "pretraining", "model": model, **run.done(), "held_out": run.held_out()}
     trains = {"sst2": _some(data / TASKS["sst2"].train[0], size.sentences, work / "sst2.tsv")}
-    # By seeds first: so there is something to compare early.
-    for seed, task, model in itertools.product(size.seeds, TUNED, MODELS):
+
+    def finetuned(name: str, task: str, model: str, seed: int, options: Sequence, top: Sequence | None = None) -> dict:
+        """A model with a head for a task, in a folder by a name; top: options of a BiLSTM, if there is one."""
         train, dev = trains.get(task, data / TASKS[task].train[0]), data / TASKS[task].dev[0]
-        for pooling in POOLINGS[model]:
-            line = [*TASKS[task].options, "--model", work / _name(model), "--train", train, "--dev", dev]
-            line += [*size.finetuning, "--pooling", pooling, "--seed", seed]
-            path = work / _name(f"{task} {model} {pooling} {seed}")
-            run = Run("ms_bert.finetune", line, path, {data: "DATA", work: "WORK"})
-            about = {"kind": "finetuning", "task": task, "model": model, "pooling": pooling, "seed": seed}
-            yield {**about, **run.done(), "metrics": run.metrics()}
+        line = [*TASKS[task].options, "--model", work / _name(model), "--train", train, "--dev", dev]
+        line += [*options, "--seed", seed]
+        run = Run(FINETUNE if top is None else WITH_BILSTM, top or (), line, work / _name(f"{task} {name}"), places)
+        return {**run.done(), "metrics": run.metrics()}
+
+    # By seeds first: so there is something to compare early.
+    for seed, task, model in itertools.product(size.seeds, TUNED, POOLINGS):
+        below, top = (BELOW_BILSTM, ()) if model == BILSTM else (model, None)
+        for pooling in POOLINGS[model] if task in ON_TEXTS else ("",):
+            options = [*size.finetuning, "--epochs", size.epochs[task], *(["--pooling", pooling] if pooling else [])]
+            found = finetuned(f"{model} {pooling} {seed}", task, below, seed, options, top)
+            yield {"kind": "finetuning", "task": task, "model": model, "pooling": pooling, "seed": seed, **found}
+    for seed, task, features in itertools.product(size.seeds, (ON_WORDS, "sst2"), FEATURES):
+        layers, added = FEATURES[features]
+        top = ("--depth", 2, "--features", *layers, *(["--added"] if added else []))
+        options = [*size.features, *(["--pooling", "mean"] if task in ON_TEXTS else [])]
+        found = finetuned(f"{DEFAULT} {features} {seed}", task, DEFAULT, seed, options, top)
+        about = {"kind": "features", "task": task, "model": DEFAULT, "classifier": "BiLSTM"}
+        yield {**about, "features": features, "seed": seed, **found}
     dev = data / TASKS["sst2"].dev[0]
     for model in MODELS:
         yield from _features(work / _name(model), model, trains["sst2"], dev)
@@ -115,22 +142,24 @@ class Run:
     """A command and the folder it makes.
 
     Attributes:
-        module: of the command. options: without those of the folder. places: folders, by what stands for them.
+        module: of the command. always: options that a run which goes on does not remember. options: others, without
+            those of the folder. places: folders, by what stands for them.
     """
 
     module: str
+    always: Sequence
     options: Sequence
     path: Path
     places: dict[Path, str]
 
     def done(self) -> dict:
         """Begin or go on, to the end; the command, and the seconds of training."""
-        line = ["-m", self.module, *map(str, self.options)]
-        where = ["--resume"] if (self.path / RUN).is_file() else [*line[2:], "--output"]
+        begun, options = ["-m", self.module, *map(str, self.always)], list(map(str, self.options))
+        where = ["--resume"] if (self.path / RUN).is_file() else [*options, "--output"]
         if not (self.path / RESULTS).exists():
-            if code := subprocess.run([sys.executable, *line[:2], *where, str(self.path)]).returncode:
+            if code := subprocess.run([sys.executable, *begun, *where, str(self.path)]).returncode:
                 raise SystemExit(f"{self.path} ended with exit code {code}; the next call goes on with it.")
-        command = shlex.join(["python", *line])
+        command = shlex.join(["python", *begun, *options])
         for place, name in self.places.items():
             command = command.replace(str(place), name)
         seconds = sum(line.get("seconds", 0.0) for line in read_log(self.path, THROUGHPUT))
@@ -150,7 +179,7 @@ class Run:
 
 def _name(text: str) -> str:
     """As a folder's name."""
-    return text.replace(" & ", "-").replace(" ", "-").lower()
+    return "-".join(re.findall(r"[\w.]+", text.lower()))
 
 
 def _some(source: Path, count: int, path: Path) -> Path:
@@ -181,7 +210,8 @@ def _features(path: Path, model: str, train: Path, dev: Path) -> Iterator[dict]:
         regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, C=0.1))
         regression.fit(features_of(vectors), labels)
         accuracy = float(regression.score(features_of(dev_vectors), dev_labels))
-        yield {"kind": "features", "task": "sst2", "model": model, "features": features, "accuracy": accuracy}
+        about = {"kind": "features", "task": "sst2", "model": model, "classifier": "logistic regression"}
+        yield {**about, "features": features, "metrics": {"accuracy": accuracy}}
 
 
 def _sentences(path: Path) -> tuple[list[str], list[str]]:

@@ -20,10 +20,11 @@ from ms_bert.data.records import kind as kind_of
 from ms_bert.data.sequences import Sequences, encoded
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError, shown
-from ms_bert.tasks import Metrics
+from ms_bert.tasks import Metrics, pictures
 from ms_bert.tasks.downstream import DownstreamTask, Read, balanced, of_owners
 from ms_bert.tasks.examples import Unfit, by_role, class_name, fitting, named_columns
 from ms_bert.tasks.metrics import interval_of_mean
+from ms_bert.tasks.pictures import Drawing
 
 if TYPE_CHECKING:
     from ms_bert.finetuning_options import DataOptions
@@ -138,6 +139,20 @@ class AnswerSelection(DownstreamTask):
                 "only_relevant": sum(all(question.relevant) for question in examples),
             },
         }
+
+    def drawings(self, sequences: Sequences, logits: np.ndarray) -> list[Drawing]:
+        """At which rank the first relevant candidate stands, and how good rankings are by their length."""
+        values = self._of_questions(sequences, logits)
+        found = np.sort(np.round(1 / values["mrr"][values["mrr"] > 0]).astype(np.int64))
+        counts = dict(Counter(pictures.ranges(found)))
+        if none := len(values["mrr"]) - len(found):
+            counts["none"] = none
+        shares = {name: count / len(values["mrr"]) for name, count in counts.items()}
+        lengths = np.array([len(question.candidates) for question in sequences.examples if self._is_scored(question)])
+        return [
+            pictures.grouped("The first relevant candidate", "rank", {"share of the questions": shares}, counts),
+            pictures.by_length(lengths, values["map"], "average precision", "candidates", "number of candidates"),
+        ]
 
     def answers(self, sequences: Sequences, logits: np.ndarray) -> list[dict[str, Any]]:
         """ranking: the candidates, the best first and equal ones in their order: the number of each, from 0, its text,

@@ -23,10 +23,11 @@ from ms_bert.data.records import kind as kind_of
 from ms_bert.data.sequences import Sequences, encoded_choices
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError, listed, shown
-from ms_bert.tasks import Metrics
+from ms_bert.tasks import Metrics, pictures
 from ms_bert.tasks.downstream import DownstreamTask, Read, of_owners
 from ms_bert.tasks.examples import Unfit, by_role, class_name, fitting, named_columns
-from ms_bert.tasks.metrics import METRICS, interval
+from ms_bert.tasks.metrics import METRICS, calibration, interval
+from ms_bert.tasks.pictures import Drawing
 
 if TYPE_CHECKING:
     from ms_bert.finetuning_options import DataOptions
@@ -135,6 +136,24 @@ class MultipleChoice(DownstreamTask):
             for number in np.unique(numbers)
         }
         return {"chance": float((1 / numbers).mean()), "by_choices": by_choices}
+
+    def drawings(self, sequences: Sequences, logits: np.ndarray) -> list[Drawing]:
+        """The calibration, and how right the model is by length and, where that differs, by the number of choices."""
+        right = _answers(sequences) == _guesses(sequences, logits)
+        shares = np.array([max(told["probabilities"]) for told in self.answers(sequences, logits)])
+        told = calibration(shares, right)
+        lengths = np.array([own.max() for own in of_owners(sequences, sequences.lengths)])
+        made = [
+            pictures.calibration(told["bins"], told["expected_calibration_error"]),
+            pictures.by_length(lengths, right, "accuracy", "tokens with the longest choice"),
+        ]
+        by_choices = self.details(sequences, logits)["by_choices"]
+        if len(by_choices) > 1:
+            values = {"accuracy": {number: of["accuracy"] for number, of in by_choices.items()}}
+            values["chance"] = {number: 1 / int(number) for number in by_choices}
+            counts = {number: of["questions"] for number, of in by_choices.items()}
+            made.append(pictures.grouped("Questions by number of choices", "choices", values, counts))
+        return made
 
     def answers(self, sequences: Sequences, logits: np.ndarray) -> list[dict[str, Any]]:
         """answer: the number of a choice, from 0; text: of it; probabilities: of all choices."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,20 +15,61 @@ Drawing = Callable[[Any], None]
 
 MOST_NAMES = 30  # labels of a diagram: more cannot be read
 _BINS = 10
+_COLORS = ("tab:blue", "tab:orange", "tab:green")
+
+# With letters that matplotlib's own font lacks: Chinese, Japanese, Korean. Those that are installed are used.
+_FONTS = (
+    *(f"{family} {script}" for family in ("Noto Sans CJK", "Noto Sans", "Source Han Sans") for script in ("SC", "TC")),
+    *("Noto Sans CJK JP", "Noto Sans CJK KR", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Microsoft YaHei", "SimHei"),
+    *("PingFang SC", "Hiragino Sans GB", "Heiti SC", "Arial Unicode MS", "Droid Sans Fallback"),
+)
 
 
 def drawn(drawings: Sequence[Drawing]) -> bytes:
     """The drawings side by side, as a PNG file; at least one."""
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.5 * len(drawings), 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, drawing in zip(figure.subplots(1, len(drawings), squeeze=False)[0], drawings):
-        drawing(axes)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
+    # A name with two dollar signs is no formula.
+    with rc_context({"font.family": list(_fonts()), "text.parse_math": False}):
+        figure = Figure(figsize=(5.5 * len(drawings), 4.6), layout="constrained")
+        FigureCanvasAgg(figure)
+        for axes, drawing in zip(figure.subplots(1, len(drawings), squeeze=False)[0], drawings):
+            drawing(axes)
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=110)
     return picture.getvalue()
+
+
+@functools.cache
+def _fonts() -> dict[str, frozenset[int]]:
+    """The fonts to draw with, each for what those before it lack, and the letters that each has."""
+    from matplotlib import font_manager, rcParamsDefault
+
+    usual = rcParamsDefault["font.sans-serif"][0]
+    there = {font.name for font in font_manager.fontManager.ttflist}
+    found = {}
+    for name in (usual, *(name for name in _FONTS if name in there)):
+        path = font_manager.findfont(font_manager.FontProperties(family=[name]))
+        found[name] = frozenset(font_manager.get_font(path).get_charmap())
+    return found
+
+
+def _shown(name: str, longest: int = 24) -> str:
+    """A name as a diagram can show it: not longer than so many Latin letters, and with \\uXXXX, as results.json has it,
+    for what no font has."""
+    parts = [
+        letter
+        if letter.isprintable() and any(ord(letter) in has for has in _fonts().values())
+        else letter.encode("unicode_escape").decode()
+        for letter in name
+    ]
+    # Chinese letters are as wide as two others.
+    ends = np.cumsum([2 if unicodedata.east_asian_width(part[0]) in "FW" else len(part) for part in parts])
+    if not len(ends) or ends[-1] <= longest:
+        return "".join(parts)
+    return "".join(parts[: int(np.searchsorted(ends, longest - 1, "right"))]) + "…"
 
 
 def confusion(counts: np.ndarray, names: Sequence[str]) -> Drawing:
@@ -39,10 +82,12 @@ def confusion(counts: np.ndarray, names: Sequence[str]) -> Drawing:
     def draw(axes) -> None:
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        short = [name if len(name) <= 16 else f"{name[:15]}…" for name in names]
+        short = [_shown(name, 16) for name in names]
         axes.set(title="Confusion", xlabel="predicted", ylabel="label")
-        axes.set_xticks(range(len(names)), short, rotation=45 if len(names) > 3 else 0)
-        axes.set_yticks(range(len(names)), short)
+        slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len("".join(short)) > 30 else {}
+        size = 10 if len(names) <= 20 else 7
+        axes.set_xticks(range(len(names)), short, fontsize=size, **slanted)
+        axes.set_yticks(range(len(names)), short, fontsize=size)
         if len(names) <= 12:
             for (row, column), count in np.ndenumerate(counts):
                 color = "white" if shares[row, column] > 0.5 else "black"
@@ -80,32 +125,73 @@ def calibration(bins: Sequence[Mapping[str, float]], error: float) -> Drawing:
 
 def bars(title: str, unit: str, values: Mapping[str, float], counts: Mapping[str, int]) -> Drawing:
     """A bar from 0 to 1 for each name, with how many examples it is of; of many names those with most examples."""
+    names = sorted(values, key=lambda name: -counts[name])[:MOST_NAMES]
+    if len(names) < len(values):
+        title = f"{title}, the {len(names)} most frequent of {len(values)}"
+    return grouped(title, "", {unit: values}, {name: counts[name] for name in names})
+
+
+def grouped(title: str, group: str, values: Mapping[str, Mapping[str, float]], counts: Mapping[str, int]) -> Drawing:
+    """For each group of examples a bar from 0 to 1 of each value.
+
+    Args:
+        group: what the groups are. values: by name of the value, by name of the group; none where it is not defined.
+        counts: of examples in each group, in the order in which they are drawn, from the top.
+    """
 
     def draw(axes) -> None:
-        names = sorted(values, key=lambda name: -counts[name])[:MOST_NAMES][::-1]
-        axes.barh(range(len(names)), [values[name] for name in names], color="tab:blue")
-        axes.set_yticks(range(len(names)), [f"{name} ({counts[name]:,})" for name in names], fontsize=9)
-        axes.set(title=title, xlabel=unit, xlim=(0, 1))
+        places, height = np.arange(len(counts)), 0.8 / len(values)
+        for number, (name, of_groups) in enumerate(values.items()):
+            own = [(place, of_groups[group]) for place, group in zip(places, counts) if group in of_groups]
+            where, widths = zip(*own) if own else ((), ())
+            middles = np.array(where) + (number - (len(values) - 1) / 2) * height
+            axes.barh(middles, widths, height, color=_COLORS[number], label=name)
+        shown = [f"{_shown(name)} ({count:,})" for name, count in counts.items()]
+        axes.set_yticks(places, shown, fontsize=9)
+        axes.set(title=title, ylabel=group, xlim=(0, 1))
+        axes.set_ylim(max(len(counts), 3) - 0.4, -0.6)  # from the top, and no bar wider than a third of the height
         axes.grid(axis="x", alpha=0.3)
+        if len(values) > 1:
+            # Below the axis, in place of its name: the bars leave no room.
+            below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.06), "ncols": len(values)}
+            axes.legend(frameon=False, fontsize=9, **below)
+        else:
+            axes.set_xlabel(*values)
 
     return draw
 
 
-def by_length(lengths: np.ndarray, values: np.ndarray, unit: str) -> Drawing:
-    """The mean of a value of each example, by the length of its text, in bins of equally many examples.
+def ranges(numbers: np.ndarray) -> list[str]:
+    """For each of numbers (n,) from 1 on the range that it is in: 1, 2, 3–4, 5–8, 9–16, ..."""
+    made = []
+    for number in numbers.tolist():
+        last = 1 << (number - 1).bit_length()
+        first = last // 2 + 1
+        made.append(str(last) if last <= 2 else f"{first}–{last}")
+    return made
+
+
+def by_length(
+    lengths: np.ndarray, values: np.ndarray, unit: str, of: str = "tokens", length: str = "length"
+) -> Drawing:
+    """The mean of a value of each example, by the length of its text, in bins of as equally many examples as can be
+    where those of one length are in one bin.
 
     Args:
-        lengths: (n,), tokens. values: (n,).
+        lengths: (n,), numbers of what `of` says. values: (n,). length: what the lengths are called.
     """
 
     def draw(axes) -> None:
         order = np.argsort(lengths, kind="stable")
-        parts = [part for part in np.array_split(order, min(_BINS, max(1, len(order) // 20))) if len(part)]
-        middles, means = (np.array([of[part].mean() for part in parts]) for of in (lengths, values))
+        ascending, count = lengths[order], min(_BINS, max(1, len(order) // 20))
+        ends = np.linspace(0, len(order), count + 1).astype(int)[1:-1]
+        ends = np.unique(np.searchsorted(ascending, ascending[ends]))
+        parts = np.split(order, ends[ends > 0])
+        middles, means = (np.array([each[part].mean() for part in parts]) for each in (lengths, values))
         # Of a mean: its standard error times 1.96.
         spread = np.array([1.96 * values[part].std() / np.sqrt(len(part)) for part in parts])
         axes.errorbar(middles, means, yerr=spread, color="tab:blue", marker="o", capsize=3)
-        axes.set(title=f"{unit.capitalize()} by length", xlabel="tokens (mean of a bin)", ylabel=unit)
+        axes.set(title=f"{unit[0].upper()}{unit[1:]} by {length}", xlabel=f"{of} (mean of a bin)", ylabel=unit)
         axes.grid(alpha=0.3)
 
     return draw

@@ -16,12 +16,13 @@ from ms_bert.data.sequences import Sequences
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.data.windows import Windows, tokens_of, windows
 from ms_bert.errors import UserError, shown
-from ms_bert.tasks import Metrics, squad
+from ms_bert.tasks import Metrics, pictures, squad
 from ms_bert.tasks.answer_scores import By, best_threshold, compared_by, exact_match, f1
 from ms_bert.tasks.answer_spans import Span, Spans, spans
 from ms_bert.tasks.downstream import DownstreamTask, Read, lines
 from ms_bert.tasks.examples import named_columns
 from ms_bert.tasks.metrics import interval_of_mean
+from ms_bert.tasks.pictures import Drawing
 from ms_bert.tasks.squad import Question
 
 if TYPE_CHECKING:
@@ -162,6 +163,34 @@ class QuestionAnswering(DownstreamTask):
                 scores = {key: float(found[key][chosen].mean()) for key in ("f1", "exact_match") if chosen.any()}
                 told[name] = {"examples": int(chosen.sum()), **scores}
         return told
+
+    def drawings(self, sequences: Sequences, logits: np.ndarray) -> list[Drawing]:
+        """How right answers are by their length, and by the length of the passage."""
+        assert isinstance(sequences, Windows)
+        found = self._judged(sequences, logits)
+        sizes = np.array([self._length(example) for example in sequences.examples])
+        groups = np.array(pictures.ranges(sizes), dtype=object)
+        groups[sizes == 0] = _NOT_NAMED
+        # By length, those without an answer last.
+        names = [groups[number] for number in np.argsort(np.where(sizes == 0, sizes.max() + 1, sizes), kind="stable")]
+        counts = {name: int((groups == name).sum()) for name in dict.fromkeys(names)}
+        scores = {
+            told: {name: float(found[key][groups == name].mean()) for name in counts}
+            for told, key in (("exact match", "exact_match"), ("F1", "f1"))
+        }
+        tokens = np.zeros(len(sequences.examples))
+        tokens[sequences.owners] = [len(sequences.offsets[passage]) for passage in sequences.passages]
+        return [
+            pictures.grouped("Questions by length of the answer", self.by, scores, counts),
+            pictures.by_length(tokens, found["f1"], "F1", "tokens of the passage"),
+        ]
+
+    def _length(self, example: Question) -> int:
+        """Words or characters of the first right answer, at least 1; 0: there is none."""
+        if not example.answers:
+            return 0
+        text = example.answers[0].text
+        return max(1, len(text.split()) if self.by == "words" else len(text))
 
     def tuned(self, sequences: Sequences, logits: np.ndarray):
         """With the threshold that is best for F1, if the examples are of both kinds: else nothing can be learned."""

@@ -56,6 +56,12 @@ def spans(tags: Sequence[str], scheme: str) -> list[Span]:
     return found
 
 
+def type_of(tag: str, scheme: str) -> str:
+    """The type of the span that a word is in; OUTSIDE, if it is in none."""
+    letter, kind = _parts(tag, scheme)
+    return OUTSIDE if letter == OUTSIDE else kind
+
+
 def strict_spans(tags: Sequence[str], scheme: str) -> list[Span]:
     """Those of `spans` whose tags are what the scheme prescribes for them."""
     found, before = [], Span("", -1, -1)

@@ -14,11 +14,12 @@ from ms_bert.data.packing import INPUTS
 from ms_bert.data.sequences import Sequences
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError, listed, shown
-from ms_bert.tasks import Metrics, Sums, sentences, tag_scores, word_windows
+from ms_bert.tasks import Metrics, Sums, pictures, sentences, tag_scores, word_windows
 from ms_bert.tasks.downstream import DownstreamTask, Read, lines
 from ms_bert.tasks.examples import named_columns
-from ms_bert.tasks.metrics import METRICS, by_class, interval, interval_of_ratio
-from ms_bert.tasks.spans import NONE, OUTSIDE, misfits, scheme_of, spans, strict_spans
+from ms_bert.tasks.metrics import METRICS, by_class, confusion, interval, interval_of_ratio
+from ms_bert.tasks.pictures import Drawing
+from ms_bert.tasks.spans import NONE, OUTSIDE, misfits, scheme_of, spans, strict_spans, type_of
 from ms_bert.tasks.word_windows import WordSequences
 
 if TYPE_CHECKING:
@@ -160,6 +161,48 @@ class Tagging(DownstreamTask):
             "sentences_in_windows": int((windows > 1).sum()),
             **table,
         }
+
+    def drawings(self, sequences: Sequences, logits: np.ndarray) -> list[Drawing]:
+        """F1 by type, and how right entities are by their length; or F1 by tag; and which are taken for which."""
+        gold, guessed = self._gold_and_guessed(sequences, logits)
+        told = self.details(sequences, logits)
+        kind, table = ("tag", told["labels"]) if self.scheme == NONE else ("type", told["types"])
+        support = {name: int(of["support"]) for name, of in table.items()}
+        made = [pictures.bars(f"F1 by {kind}", "F1", {name: of["f1"] for name, of in table.items()}, support)]
+        if self.scheme != NONE:
+            made.append(self._by_length(gold, guessed))
+        names = sorted(support, key=lambda name: -support[name]) + ([] if self.scheme == NONE else [OUTSIDE])
+        if 1 < len(names) <= pictures.MOST_NAMES:
+            made.append(pictures.confusion(confusion(*self._kinds(gold, guessed, names), len(names)), names))
+        return made
+
+    def _by_length(self, gold: tag_scores.Tags, guessed: tag_scores.Tags) -> Drawing:
+        """The recall of the spans that there are, and the precision of those that the model finds, by their words."""
+        there, found = (
+            {(n, span) for n, sentence in enumerate(tags) for span in spans(sentence, self.scheme)}
+            for tags in (gold, guessed)
+        )
+        shares: dict[str, dict[str, float]] = {}
+        counts: Counter[str] = Counter()
+        for name, own in (("recall", there), ("precision", found)):
+            sizes = pictures.ranges(np.array([span.end - span.start for _, span in own], np.int64))
+            all_of, right = Counter(sizes), Counter(size for size, one in zip(sizes, own) if one in there & found)
+            shares[name] = {size: right[size] / number for size, number in all_of.items()}
+            counts.update({size: number if own is there else 0 for size, number in all_of.items()})
+        ordered = {size: counts[size] for size in sorted(counts, key=lambda size: int(size.split("–")[0]))}
+        return pictures.grouped("Entities by length", "words", shares, ordered)
+
+    def _kinds(
+        self, gold: tag_scores.Tags, guessed: tag_scores.Tags, names: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Of each word the number of its type, or of its tag where they are no spans, for both: (W,) int64."""
+        numbers = {name: number for number, name in enumerate(names)}
+        kinds = {tag: tag if self.scheme == NONE else type_of(tag, self.scheme) for tag in self.labels}
+        gold_kinds, guessed_kinds = (
+            np.array([numbers[kinds[tag]] for sentence in tags for tag in sentence], np.int64)
+            for tags in (gold, guessed)
+        )
+        return gold_kinds, guessed_kinds
 
     def _gold_and_guessed(self, sequences: Sequences, logits: np.ndarray) -> tuple[tag_scores.Tags, tag_scores.Tags]:
         assert isinstance(sequences, WordSequences)

@@ -1,29 +1,43 @@
 """The ablations train what they say, go on where they were interrupted, and stand in a table beside the paper's."""
 
+import importlib
 import json
+import lzma
 import types
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from benchmarks import ablations, report
+from ms_bert.commands import finetuning
+from ms_bert.run import loop
 from ms_bert.run.folder import METRICS, RUN, THROUGHPUT
+from tests.runs import small_run, write_config
 
-SIZE = ablations.Size(("--steps", "4"), ("--epochs", "1"), seeds=(1, 2), sentences=2)
+SIZE = ablations.Size(
+    ("--steps", "4"), ("--warmup-share", "0"), ("--epochs", "1"), dict.fromkeys(ablations.TUNED, 1), (1, 2), 6
+)
+RUNS = {"fine-tuned": 2 * 6 + 4, "on features": 2 * 5}  # of a seed
 
 
 @pytest.fixture
 def data(tmp_path):
+    pair = "1\t1\t2\ta good film\tthis film is good\n0\t3\t4\ta bad film\ta good one\n"
+    words = "Ann\tB-person\nsaw\tO\nLos\tB-location\nAngeles\tI-location\n\nit\tO\nis\tO\nParis\tB-location\n\n"
+    sentences = "a good film\t1\na bad film\t0\n"
     files = {
-        ablations.CORPUS: "",
-        "mrpc/msr_paraphrase_train.txt": "",
-        "mrpc/msr_paraphrase_test.txt": "",
-        "sst2/train.tsv": "sentence\tlabel\n" + 'a "good film\t1\na bad film\t0\n' * 3,
-        "sst2/dev.tsv": "sentence\tlabel\ngood\t1\nbad\t0\n",
+        ablations.CORPUS: lzma.compress("a good film\nthis film is bad\nit is Paris\n\n".encode() * 60),
+        "mrpc/msr_paraphrase_train.txt": f"Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n{pair * 4}",
+        "mrpc/msr_paraphrase_test.txt": f"Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n{pair}",
+        "sst2/train.tsv": f"sentence\tlabel\n{sentences * 4}",
+        "sst2/dev.tsv": f"sentence\tlabel\n{sentences}",
+        "wnut17/wnut17train.conll": words * 4,
+        "wnut17/emerging.dev.conll": words,
     }
-    for name, text in files.items():
+    for name, content in files.items():
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "data" / name).write_text(text)
+        (tmp_path / "data" / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     return tmp_path / "data"
 
 
@@ -42,8 +56,8 @@ def ran(monkeypatch):
         name = "lm" if folder.name.startswith("ltr") else "mlm"
         (folder / METRICS).write_text(json.dumps({"step": 4, f"held_out_{name}_loss": 3.0}) + "\n")
         (folder / THROUGHPUT).write_text('{"step": 2, "seconds": 1.5}\n{"step": 4, "seconds": 1.5}\n')
-        if "ms_bert.finetune" in line:
-            scores = {"accuracy": {"value": 0.8, "low": 0.7, "high": 0.9}}
+        if "ms_bert.pretrain" not in line:
+            scores = {name: {"value": 0.8, "low": 0.7, "high": 0.9} for name in ("accuracy", "f1")}
             (folder / "results.json").write_text(json.dumps({"metrics": scores}))
         return types.SimpleNamespace(returncode=0)
 
@@ -66,13 +80,14 @@ def test_what_was_interrupted_goes_on_and_what_is_there_is_not_measured_again(da
     found = measure()
     resumed = tmp_path / "work" / "no-nsp"
     assert ["-m", "ms_bert.pretrain", "--resume", str(resumed)] in ran
-    assert len([one for one in found if one["kind"] == "finetuning"]) == len(SIZE.seeds) * 2 * 5
-    tuned = [line for line in ran if line[1] == "ms_bert.finetune"]
-    assert len(tuned) == len(SIZE.seeds) * 2 * 5 and measure() == found
-    assert [line for line in ran if line[1] == "ms_bert.finetune"] == tuned
+    kinds = [one["kind"] for one in found]
+    assert [kinds.count(kind) for kind in ("finetuning", "features")] == [len(SIZE.seeds) * n for n in RUNS.values()]
+    tuned = [line for line in ran if line[1] != "ms_bert.pretrain"]
+    assert len(tuned) == len({line[-1] for line in tuned}) == len(SIZE.seeds) * sum(RUNS.values())
+    assert measure() == found and [line for line in ran if line[1] != "ms_bert.pretrain"] == tuned
     # A left-to-right model is never asked by its [CLS]; no path of this machine is kept.
     left = [line for line in tuned if any(part.endswith("ltr-no-nsp") for part in line)]
-    assert left and all(line[line.index("--pooling") + 1] == "mean" for line in left)
+    assert left and all("tagging" in line or line[line.index("--pooling") + 1] == "mean" for line in left)
     assert str(tmp_path) not in json.dumps(found)
 
 
@@ -88,8 +103,72 @@ def test_the_tables_have_the_papers_numbers_beside_ours(data, ran, tmp_path):
     machine = {"cores": 2, "cpu": "processor"}
     (tmp_path / "ablations.json").write_text(json.dumps({"machine": machine, "result": result}))
     lines = report._ablations(tmp_path).splitlines()
-    assert "| no NSP | MLM 3.000 | cls | 80.0 ± 0.0 (2) | 80.0 ± 0.0 (2) | 86.5 | 92.6 |" in lines
-    assert "| LTR & no NSP | LM 3.000 | mean | 80.0 ± 0.0 (2) | 80.0 ± 0.0 (2) | 77.5 | 92.1 |" in lines
-    assert any(line.startswith("| concatenation of the last four layers | ") for line in lines)
-    assert set(report._PAPERS_MODELS) == set(ablations.MODELS)
+    ours = "80.0 ± 0.0 (2)"
+    assert f"| no NSP | MLM 3.000 | cls | {ours} | 86.5 | {ours} | 92.6 | {ours} | 83.9 | 84.9 | 87.9 |" in lines
+    name = "LTR & no NSP + BiLSTM"
+    assert f"| {name} | LM 3.000 | mean | {ours} | 75.7 | {ours} | 91.6 | {ours} | 82.1 | 84.1 | 84.9 |" in lines
+    (last,) = [line for line in lines if line.startswith("| last layer | ")]
+    assert last.endswith(f" | {ours} | {ours} | 94.9 |") and last.count("(1)") == 3
+    assert lines[-1] == f"| all, fine-tuned | {ours} | {ours} | {ours} |  | {ours} | 96.4 |"
+    assert set(report._PAPERS_MODELS) == set(ablations.POOLINGS)
     assert set(report._PAPERS_FEATURES) == set(ablations.FEATURES)
+
+
+def test_all_is_trained_as_it_says(data, tmp_path, monkeypatch):
+    """The whole measurement at a tiny size, by PyTorch and in this process."""
+
+    def run(line):
+        twin = importlib.import_module(line[2].replace("ms_bert.", "pt_reference."))
+        return types.SimpleNamespace(returncode=twin.main([*line[3:], "--threads", "1"]))
+
+    config = write_config(tmp_path, num_hidden_layers=4)
+    options = small_run(data / ablations.CORPUS, tmp_path / "cache", config)[2:]
+    options[options.index("--vocab-size") + 1] = "120"
+    size = ablations.Size(
+        (*options, "--steps", "2", "--warmup-steps", "1", "--seq-length", "16", "--eval-every", "0"),
+        ("--longest", "16", "--learning-rate", "1e-3"),
+        ("--longest", "16", "--learning-rate", "1e-2", "--epochs", "1"),
+        dict.fromkeys(ablations.TUNED, 1),
+        seeds=(1,),
+        sentences=6,
+    )
+    monkeypatch.setattr(ablations.subprocess, "run", run)
+    for module, name in ((loop.curves, "draw"), (finetuning, "drawn")):  # pictures take most of the time
+        monkeypatch.setattr(module, name, lambda *_: b"")
+    monkeypatch.setattr(ablations, "load", importlib.import_module("pt_reference.embed").load)
+    work = tmp_path / "work"
+    found = list(ablations.measure(tmp_path, data, size, work))
+    assert len(found) == 3 + sum(RUNS.values()) + 3 * 5
+    assert all(np.isfinite(list(one["metrics"].values())).all() for one in found if one["kind"] != "pretraining")
+
+    def weights(folder):
+        return load_file(work / folder / "model.safetensors")
+
+    with_bilstm, below = weights("wnut17-ltr-no-nsp-bilstm-1"), weights("ltr-no-nsp")
+    assert any(name.startswith("lstm.") for name in with_bilstm)
+    assert (
+        with_bilstm["bert.encoder.layer.0.output.dense.weight"] != below["bert.encoder.layer.0.output.dense.weight"]
+    ).any()
+    frozen, default = weights("wnut17-default-sum-of-the-last-four-layers-1"), weights("default")
+    own = {name for name in frozen if name.startswith("bert.")}
+    assert len(own) > 50 and all((frozen[name] == default[name]).all() for name in own)
+    assert frozen["shares"].shape == (4,) and (frozen["shares"] != 0).all()
+    command = ["--depth", "2", "--features", "-1", "-2", "-3", "-4", "--added"]
+    assert any(
+        one.get("command", "").startswith(f"python -m {ablations.WITH_BILSTM} {' '.join(command)}") for one in found
+    )
+
+
+def test_the_page_says_how_much_is_trained():
+    full, page = ablations.FULL, " ".join(report.PAGE.read_text(encoding="utf-8").split())
+    steps = int(full.pretraining[full.pretraining.index("--steps") + 1])
+    rate, epochs = (full.features[full.features.index(name) + 1] for name in ("--learning-rate", "--epochs"))
+    for said in (
+        f"for {steps:,} steps of 32 rows of 128 tokens",
+        f"fine-tuned with {('no', 'one', 'two', 'three')[len(full.seeds)]} seeds",
+        f"MRPC, {full.epochs['mrpc']} epochs",
+        f"{full.sentences:,} sentences of SST-2, {full.epochs['sst2']} epochs",
+        f"WNUT-17, {full.epochs['wnut17']} epochs",
+        f"{epochs} epochs at a rate of {rate}",
+    ):
+        assert said in page, said

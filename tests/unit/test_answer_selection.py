@@ -12,6 +12,8 @@ from ms_bert.errors import UserError
 from ms_bert.finetuning_options import DataOptions
 from ms_bert.prediction_options import PredictOptions
 from ms_bert.tasks.answer_selection import AnswerSelection, Question, average_precision, reciprocal_rank
+from ms_bert.tasks.pictures import drawn
+from tests.unit import drawings
 
 TASK = AnswerSelection(("irrelevant", "relevant"), ("map", "mrr"), 24)
 ALL = AnswerSelection(("irrelevant", "relevant"), ("map", "mrr"), 24, scored_questions="all")
@@ -263,3 +265,14 @@ def test_what_cannot_be_asked_is_one_sentence():
     for given, words in (("qa", "was given as 'qa'"), (("q", []), "the question has no candidates; give it at least")):
         with pytest.raises(UserError, match=words):
             TASK.example(given)
+
+
+def test_the_ranks_of_the_first_relevant_candidates_are_drawn(scored):
+    ranks, by_candidates = TASK.drawings(scored, logits(MARGINS))
+    assert drawings.bars(ranks) == {"1 (1)": [0.5], "2 (1)": [0.5]}
+    ranks, by_candidates = ALL.drawings(scored, logits(MARGINS))
+    assert drawings.bars(ranks) == {"1 (2)": [0.5], "2 (1)": [0.25], "none (1)": [0.25]}
+    assert drawings.axes_of(by_candidates).get_xlabel() == "candidates (mean of a bin)"
+    (line,) = drawings.axes_of(by_candidates).get_lines()[:1]
+    assert line.get_xdata() == [2.0]  # of 3, 2, 2 and 1
+    assert drawn([ranks, by_candidates]).startswith(b"\x89PNG")

@@ -12,6 +12,8 @@ from ms_bert.errors import UserError
 from ms_bert.finetuning_options import DataOptions
 from ms_bert.prediction_options import PredictOptions
 from ms_bert.tasks.multiple_choice import MultipleChoice, Question
+from ms_bert.tasks.pictures import drawn
+from tests.unit import drawings
 
 TASK = MultipleChoice((), ("accuracy",), 24)
 SWAG = (
@@ -270,3 +272,21 @@ def test_skipped_rows_are_counted_by_reason(tmp_path):
     assert read(tmp_path / "a.jsonl", records, skip_bad=True).skipped == Counter(
         {"an answer that is no choice": 1, "too few choices": 1}
     )
+
+
+def test_questions_are_drawn_by_the_number_of_their_choices_if_that_differs(scored, vocabulary):
+    logits = np.array([[3.0], [2.0], [9.0], [-1.0], [8.0], [0.0], [0.0]], np.float32)
+    calibrated, by_length, by_choices = TASK.drawings(scored, logits)
+    assert drawings.bars(by_choices) == {"2 (2)": [0.5, 0.5], "3 (1)": [0.0, pytest.approx(1 / 3)]}
+    (points,) = drawings.axes_of(calibrated).collections
+    share = np.exp([3.0, 2.0]) / np.exp([3.0, 2.0]).sum()
+    middle = np.exp([9.0, -1.0, 8.0]) / np.exp([9.0, -1.0, 8.0]).sum()
+    # In the bins of 0.5 and of 0.7: one wrong guess, and one right and one wrong.
+    assert points.get_offsets().tolist() == [
+        [pytest.approx(0.5), 0.0],
+        [pytest.approx((share[0] + middle[0]) / 2, abs=1e-6), 0.5],
+    ]
+    assert drawings.axes_of(by_length).get_lines()[0].get_xdata() == [pytest.approx(scored.lengths.mean())]
+    alike = TASK.sequences([Question("", "q", ("a", "b"), 0, "")], vocabulary)
+    assert len(TASK.drawings(alike, logits[:2])) == 2
+    assert drawn([calibrated, by_length, by_choices]).startswith(b"\x89PNG")

@@ -9,9 +9,11 @@ import pytest
 from ms_bert.errors import UserError
 from ms_bert.finetuning_options import DataOptions
 from ms_bert.prediction_options import PredictOptions
+from ms_bert.tasks.pictures import drawn
 from ms_bert.tasks.question_answering import QuestionAnswering
 from ms_bert.tasks.registry import KINDS
 from ms_bert.tasks.squad import Answer, Question
+from tests.unit import drawings
 
 CONTEXT = "The import statement finds a module, and then it binds the result of that search to a name in the scope."
 TASK = QuestionAnswering((), ("f1", "exact_match"), 24, longest_question=6, longest_answer=8, stride=6)
@@ -232,3 +234,40 @@ def test_answers_are_shown_as_lines_objects_and_rows(vocabulary):
     header, row, none = NULL.table(made.examples, found)
     assert header == ["id", "question", "answer", "score", "start", "end"]
     assert row[2] == "a module" and row[4:] == [27, 35] and none[2] == "" and none[4:] == [None, None]
+
+
+def test_answers_are_drawn_by_their_length_and_those_of_none_last(vocabulary):
+    long = "a module, and then"
+    questions = [
+        question("it", "a name in the scope"),
+        question(),
+        question(long),
+        question("a module"),
+        question(long),
+    ]
+    made = NULL.sequences(questions, vocabulary)
+    task = dataclasses.replace(NULL, threshold=0.0)
+    by_length, by_passage = task.drawings(made, saying(made, "it", "", "a module", "a module", ""))
+    assert drawings.bars(by_length) == {
+        "1 (1)": [1.0, 1.0],
+        "2 (1)": [1.0, 1.0],
+        "3–4 (2)": [0.0, pytest.approx(0.25)],  # of one 2 * 1 / (1 + 3) without the article, of the other nothing
+        "(no answer) (1)": [1.0, 1.0],
+    }
+    axes = drawings.axes_of(by_length)
+    assert axes.get_ylabel() == "words" and [text.get_text() for text in axes.get_legend().texts] == [
+        "exact match",
+        "F1",
+    ]
+    tokens = len(vocabulary.tokenizer.encode(CONTEXT, add_special_tokens=False).ids)
+    (line,) = drawings.axes_of(by_passage).get_lines()[:1]
+    assert line.get_xdata() == [tokens] and line.get_ydata() == [pytest.approx(0.7)]
+    assert drawn([by_length, by_passage]).startswith(b"\x89PNG")
+
+
+def test_chinese_answers_are_drawn_by_their_characters(vocabulary):
+    task = dataclasses.replace(TASK, by="characters")
+    asked = Question("什么？", "模块的名字", (Answer("名字", 3),), "", "")
+    made = task.sequences([asked], vocabulary)
+    by_length, _ = task.drawings(made, np.zeros((len(made.ids), 2), np.float32))
+    assert list(drawings.bars(by_length)) == ["2 (1)"] and drawings.axes_of(by_length).get_ylabel() == "characters"

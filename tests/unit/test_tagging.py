@@ -9,8 +9,10 @@ import pytest
 from ms_bert.data.conll import Sentence
 from ms_bert.errors import UserError
 from ms_bert.finetuning_options import DataOptions
+from ms_bert.tasks.pictures import drawn
 from ms_bert.tasks.tagging import LABEL_WEIGHTS, Tagging
 from ms_bert.tasks.word_windows import divided, found_words, sequences, windows
+from tests.unit import drawings
 
 NER = Tagging(("B-LOC", "B-PER", "I-LOC", "I-PER", "O"), Tagging.span_measures, 16, "", "bio")
 POS = Tagging(("DET", "NOUN", "VERB"), Tagging.word_measures, 16, "", "none", "NOUN")
@@ -236,3 +238,40 @@ def test_an_answer_about_given_words_and_parts_of_speech(vocabulary):
     assert empty["words"] == empty["tags"] == []
     with pytest.raises(UserError, match="is neither a text nor a list of words"):
         POS.example([1, 2])
+
+
+def test_entities_are_drawn_by_type_and_length_and_as_what_they_are_taken(vocabulary):
+    given = [sentence("class/B-PER of/I-PER module/O name/B-LOC"), sentence("in/B-LOC class/I-LOC is/O")]
+    made = NER.sequences(given, vocabulary)
+    logits = logits_of(NER, made, "B-PER I-PER O O B-LOC I-PER B-PER".split())
+    by_type, by_length, words = NER.drawings(made, logits)
+    # There are PER 0-1, LOC, LOC 0-1; found are PER 0-1, LOC, PER, PER.
+    assert drawings.bars(by_type) == {"LOC (2)": [0.0], "PER (1)": [pytest.approx(1 / 2)]}
+    assert drawings.bars(by_length) == {"1 (1)": [0.0, 0.0], "2 (2)": [0.5, 1.0]}
+    found = {pair: number for pair, number in drawings.confusion(words).items() if number != "0"}
+    assert found == {
+        ("PER", "PER"): "2",
+        ("LOC", "LOC"): "1",
+        ("LOC", "PER"): "1",
+        ("LOC", "O"): "1",
+        ("O", "O"): "1",
+        ("O", "PER"): "1",
+    }
+    assert drawn([by_type, by_length, words]).startswith(b"\x89PNG")
+
+
+def test_a_type_that_is_only_found_is_drawn_and_where_there_is_none_nothing_fails(vocabulary):
+    made = NER.sequences([sentence("class/O of/O module/O")], vocabulary)
+    by_type, by_length, words = NER.drawings(made, logits_of(NER, made, "O B-PER O".split()))
+    assert drawings.bars(by_type) == {"PER (0)": [0.0]} and drawings.bars(by_length) == {"1 (0)": [0.0]}
+    assert drawings.confusion(words)["O", "PER"] == "1"
+    nothing = NER.drawings(made, logits_of(NER, made, "O O O".split()))
+    assert [drawings.bars(drawing) for drawing in nothing] == [{}, {}]  # one kind of word is no confusion
+    assert drawn(nothing).startswith(b"\x89PNG")
+
+
+def test_parts_of_speech_are_drawn_by_tag(vocabulary):
+    made = POS.sequences([sentence("the/DET class/NOUN is/VERB name/NOUN")], vocabulary)
+    by_tag, words = POS.drawings(made, logits_of(POS, made, "DET NOUN NOUN NOUN".split()))
+    assert drawings.bars(by_tag) == {"NOUN (2)": [pytest.approx(0.8)], "DET (1)": [1.0], "VERB (1)": [0.0]}
+    assert drawings.confusion(words)["VERB", "NOUN"] == "1" and drawings.axes_of(by_tag).get_title() == "F1 by tag"
