@@ -11,10 +11,14 @@ from benchmarks.contenders import FIRST
 from ms_bert.config import PRESETS
 
 README, PAGE = (path.read_text(encoding="utf-8") for path in (report.README, report.PAGE))
-# Three times as fast as the stock operations would be the machine's peak, or beyond it.
+# Three times as fast as the stock operations would be the machine's peak, or beyond it. A step on short sentences is
+# mostly matrix products and the optimizer, which sorted batches have as well; packed rows are filled up to one of four
+# shapes, which is a tenth more tokens.
 NOT_MET = {
     "pretraining, mini, 16 x 128: ms_bert stock / ms_bert fused, seconds",
     "pretraining, base, 8 x 128: ms_bert stock / ms_bert fused, seconds",
+    "fine-tuning: times as fast as transformers, sorted, ms_bert fused",
+    "fine-tuning: times as fast as transformers, sorted, pt_reference",
 }
 
 
