@@ -10,7 +10,7 @@ from conversion import pretrained
 from conversion.parameters import ARCHITECTURES
 from conversion.pretrained import Pretrained
 from ms_bert.commands.framework import Framework
-from ms_bert.data import tokenizer
+from ms_bert.commands.inference import vocabulary_of
 from ms_bert.data.augmentation import GUESSES, PASSES, POSITIONS, Augmentation, Guesses, guesses
 from ms_bert.data.batches import Batch
 from ms_bert.data.packing import INPUTS
@@ -151,9 +151,6 @@ def _guessing(options: FinetuneOptions, initial: Pretrained | None, vocabulary: 
         raise UserError(
             f"{path} is read from left to right (is_decoder), but words are guessed from both sides; {remedy}."
         )
-    if named is not None:
-        if not found.checkpoint.tokenizer:
-            raise UserError(f"no vocabulary was found beside {path}; put its tokenizer there.")
-        if tokenizer.load(found.checkpoint.source.home).to_vocab_txt() != vocabulary.to_vocab_txt():
-            raise UserError(f"--augment-model {path} has another vocabulary than --model; name one with the same.")
+    if named is not None and vocabulary_of(found).to_vocab_txt() != vocabulary.to_vocab_txt():
+        raise UserError(f"--augment-model {path} has another vocabulary than --model; name one with the same.")
     return found

@@ -159,7 +159,7 @@ class Embedder:
             states = [*self._model.logits(sequences)]
             kept = [(0, 0)] * len(texts)
         else:
-            states = np.split(self._model.logits(sequences, per_token=True, headed=False), sequences.starts[1:-1])
+            states = np.split(self._model.logits(sequences, per_token=True), sequences.starts[1:-1])
             kept = [self._pooling.kept(length) for length in sequences.lengths.tolist()]
         vectors = []
         for of_text in states[: len(texts)]:

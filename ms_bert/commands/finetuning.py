@@ -232,8 +232,7 @@ def _kept(initial: Pretrained, start: StartOptions) -> tuple[Pretrained, str]:
             f"--keep-layers is {' '.join(map(str, layers))}, but {start.model} has the layers 1 to {count}; name some "
             "of these, each once, from the lowest to the highest."
         )
-    told = f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))} of {count} kept"
-    return initial.with_layers([layer - 1 for layer in layers]), told
+    return initial.with_layers([layer - 1 for layer in layers]), f"{training.named_layers(layers)} of {count} kept"
 
 
 def read(data: DataOptions, progress: Progress) -> tuple[DownstreamTask, dict[str, Read]]:

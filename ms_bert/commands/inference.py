@@ -22,7 +22,8 @@ class Inference:
 
     Args:
         found: the checkpoint. path: as the user named it. framework: computes. architecture: a class of `heads`.
-        needed: parts that the checkpoint must have besides the backbone. fields: of a batch, which the model takes.
+        needed: parts that the checkpoint must have besides the backbone; without any, the model gives hidden states.
+        fields: of a batch, which the model takes.
         device, precision, threads: as the options of the commands. arguments: of the class.
 
     Attributes:
@@ -45,15 +46,15 @@ class Inference:
         threads: int | None = None,
         arguments: Mapping[str, Any] | None = None,
     ):
-        if not found.checkpoint.tokenizer:
-            raise UserError(f"no vocabulary was found beside {found.checkpoint.source.path}; put its tokenizer there.")
+        self.vocabulary = vocabulary_of(found)
         if missing := [part for part in needed if part not in found.checkpoint.parts]:
             raise UserError(
                 f"{path} has no {' and '.join(missing)}, which this prediction needs; name a model that has it, or "
                 "fine-tune this one first."
             )
         self._path = path
-        self.vocabulary = tokenizer.load(found.checkpoint.source.home)
+        # A head may have two or three outputs for each token, which round by their place; hidden states have many.
+        self._headed = bool(needed)
         self._make = functools.partial(
             framework.compute, architecture, found, device, precision, threads, fields, arguments or {}
         )
@@ -63,16 +64,13 @@ class Inference:
         """Made when it is needed: what a user asks is read before, and may be wrong."""
         return self._make()
 
-    def logits(self, sequences: Sequences, per_token: bool = False, headed: bool = True) -> np.ndarray:
+    def logits(self, sequences: Sequences, per_token: bool = False) -> np.ndarray:
         """(n, C) float32 of the sequences, or (T, C) of their tokens; whatever the other sequences are.
-
-        Args:
-            headed: C may be as few as the outputs of a head; hidden states have many.
 
         Raises:
             UserError: some are not finite.
         """
-        batches, made = RowBatches(sequences, alone=per_token and headed), Unpacked(sequences, per_token)
+        batches, made = RowBatches(sequences, alone=per_token and self._headed), Unpacked(sequences, per_token)
         for number in range(len(batches)):
             batch = batches(number)
             found = self._compute(batch)
@@ -84,3 +82,14 @@ class Inference:
                 exit_code=1,
             )
         return made.values
+
+
+def vocabulary_of(found: Pretrained) -> tokenizer.Vocabulary:
+    """That of a checkpoint.
+
+    Raises:
+        UserError: it has none.
+    """
+    if not found.checkpoint.tokenizer:
+        raise UserError(f"no vocabulary was found beside {found.checkpoint.source.path}; put its tokenizer there.")
+    return tokenizer.load(found.checkpoint.source.home)

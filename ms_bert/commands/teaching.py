@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save
 from ms_bert.commands.framework import Framework
 from ms_bert.commands.inference import Inference
 from ms_bert.commands.prediction import Predictor
+from ms_bert.commands.training import named_layers
 from ms_bert.config import BertConfig
 from ms_bert.data.sequences import Sequences
 from ms_bert.errors import UserError
@@ -72,8 +73,7 @@ def taught(
                 "name another --teacher."
             )
         layers = _compared(options, config, teacher.pretrained.config, task.pooling)
-        numbers = f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
-        told = f" for its logits and the states of {numbers}" if layers else ""
+        told = f" for its logits and the states of {named_layers(layers)}" if layers else ""
         progress.say(f"asking the teacher {training.teacher}{told}")
         said = {LOGITS: {name: _logits(teacher, task, of) for name, of in examples.items()}}
         if layers:
@@ -172,7 +172,7 @@ def _states(
         made = np.empty((len(of), len(layers), found.config.hidden_size), np.float32)
         for begin in range(0, len(of), CHUNK):
             sequences = teacher.task.sequences(of[begin : begin + CHUNK], model.vocabulary, labelled=False)
-            states = np.split(model.logits(sequences, per_token=True, headed=False), sequences.starts[1:-1])
+            states = np.split(model.logits(sequences, per_token=True), sequences.starts[1:-1])
             rows = made[begin : begin + CHUNK]
             rows[:] = unit(np.stack([pooled(of_text) for of_text in states]).reshape(rows.shape))
         return made

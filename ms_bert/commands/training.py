@@ -252,6 +252,11 @@ def origin(initial: Pretrained, fit: Fit, kept: str = "") -> str:
     return "; ".join(filter(None, (said, kept, fit.told())))
 
 
+def named_layers(layers: Sequence[int]) -> str:
+    """As a line says which: layer 2, or layers 1, 3, 5."""
+    return f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
+
+
 def read_task(path: Path) -> DownstreamTask:
     """The task that a run's folder is of.
 

@@ -19,7 +19,7 @@ from ms_bert.tasks.downstream import DownstreamTask, Read, lines
 from ms_bert.tasks.examples import named_columns
 from ms_bert.tasks.metrics import METRICS, by_class, confusion, interval, interval_of_ratio
 from ms_bert.tasks.pictures import Drawing
-from ms_bert.tasks.spans import NONE, OUTSIDE, misfits, scheme_of, spans, strict_spans, type_of
+from ms_bert.tasks.spans import NONE, OUTSIDE, Span, misfits, scheme_of, spans, strict_spans, type_of
 from ms_bert.tasks.word_windows import WordSequences
 
 if TYPE_CHECKING:
@@ -182,14 +182,18 @@ class Tagging(DownstreamTask):
             {(n, span) for n, sentence in enumerate(tags) for span in spans(sentence, self.scheme)}
             for tags in (gold, guessed)
         )
-        shares: dict[str, dict[str, float]] = {}
-        counts: Counter[str] = Counter()
-        for name, own in (("recall", there), ("precision", found)):
-            sizes = pictures.ranges(np.array([span.end - span.start for _, span in own], np.int64))
-            all_of, right = Counter(sizes), Counter(size for size, one in zip(sizes, own) if one in there & found)
-            shares[name] = {size: right[size] / number for size, number in all_of.items()}
-            counts.update({size: number if own is there else 0 for size, number in all_of.items()})
-        ordered = {size: counts[size] for size in sorted(counts, key=lambda size: int(size.split("–")[0]))}
+
+        def words(one: tuple[int, Span]) -> int:
+            return one[1].end - one[1].start
+
+        each = sorted(there | found, key=words)
+        sizes = dict(zip(each, pictures.ranges(np.array([words(one) for one in each], np.int64))))
+        of_gold, of_guesses, right = (Counter(sizes[one] for one in own) for own in (there, found, there & found))
+        shares = {
+            name: {size: right[size] / number for size, number in counts.items()}
+            for name, counts in (("recall", of_gold), ("precision", of_guesses))
+        }
+        ordered = {size: of_gold[size] for size in dict.fromkeys(sizes.values())}
         return pictures.grouped("Entities by length", "words", shares, ordered)
 
     def _kinds(
