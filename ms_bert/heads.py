@@ -9,7 +9,16 @@ from mindspore import nn, ops
 
 from ms_bert import model
 from ms_bert.config import BertConfig
-from ms_bert.model import BertLMPredictionHead, BertModel, BertWithMaskedHead, Linear, Numerics, filled_in, in_force
+from ms_bert.model import (
+    BertLMPredictionHead,
+    BertModel,
+    BertWithMaskedHead,
+    Linear,
+    Numerics,
+    filled_in,
+    gather_positions,
+    in_force,
+)
 from ms_bert.randomness import DropoutColumns
 
 
@@ -19,7 +28,12 @@ def named(architecture: str) -> type[nn.Cell]:
 
 
 class BertWithHead(nn.Cell):
-    """A BertModel, `bert`, and a head on it; a subclass makes both and says what `head` computes."""
+    """A BertModel, `bert`, and a head on it; a subclass makes both and says what `head` computes.
+
+    Where the head takes the pooled output alone, reads_tokens = False saves the rest of the last layer: hidden is ().
+    """
+
+    reads_tokens = True
 
     def construct(
         self,
@@ -30,8 +44,9 @@ class BertWithHead(nn.Cell):
         cls_positions=None,
         dropout_keys=None,
     ):
+        read = None if self.reads_tokens else ()
         hidden, pooled, _ = self.bert(
-            input_ids, attention_mask, token_type_ids, position_ids, cls_positions, dropout_keys
+            input_ids, attention_mask, token_type_ids, position_ids, cls_positions, dropout_keys, read
         )
         return self.head(hidden, pooled, input_ids.shape[1], dropout_keys)
 
@@ -93,6 +108,8 @@ class BertOnlyNSPHead(nn.Cell):
 class BertForNextSentencePrediction(BertWithHead):
     """Whether the second sentence follows the first: logits (B * N, 2); class 0 is "is next"."""
 
+    reads_tokens = False
+
     def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
         self.bert = BertModel(config, numerics)
@@ -104,6 +121,8 @@ class BertForNextSentencePrediction(BertWithHead):
 
 class BertForSequenceClassification(BertWithHead):
     """Classification of a sentence or a pair, or regression with one label: logits (B * N, num_labels)."""
+
+    reads_tokens = False
 
     def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
@@ -149,6 +168,8 @@ class BertForMultipleChoice(BertWithHead):
         choices: C. With 1 each sequence is scored by itself, (B * N, 1), so that rows may hold choices of any number.
     """
 
+    reads_tokens = False
+
     def __init__(self, config: BertConfig, numerics: Numerics, choices: int = 1):
         super().__init__()
         self.bert = BertModel(config, numerics)
@@ -185,6 +206,6 @@ class BertHiddenStates(nn.Cell):
             hidden, _ = layer(hidden, attention_mask, None)
             states += (hidden,)
         if self.pooled:
-            return self.bert.pooler(hidden, cls_positions, input_ids.shape[1])
+            return self.bert.pooler(gather_positions(hidden, cls_positions, input_ids.shape[1]))
         chosen = ops.concat([states[i] for i in self.layers], -1)
         return ops.reshape(chosen, (input_ids.shape[0], input_ids.shape[1], -1))

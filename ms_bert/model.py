@@ -174,15 +174,20 @@ class BertSelfOutput(nn.Cell):
 
 
 class BertAttention(nn.Cell):
-    """Self-attention and its output projection."""
+    """Self-attention and its output projection, the latter of the tokens at some positions only; None: of all."""
 
     def __init__(self, config: BertConfig, numerics: Numerics, first_column: int, first_output_column: int):
         super().__init__()
         self.self = BertSelfAttention(config, numerics, first_column)  # Hugging Face's name for it
         self.output = BertSelfOutput(config, numerics, config.hidden_size, first_output_column)
 
-    def construct(self, hidden_states, sequence_ids, dropout_keys):
+    def construct(self, hidden_states, sequence_ids, dropout_keys, positions=None):
         context, probabilities = self.self(hidden_states, sequence_ids, dropout_keys)
+        tokens = sequence_ids.shape[1]
+        if positions is not None:
+            context = gather_positions(context, positions, tokens)
+            hidden_states = gather_positions(hidden_states, positions, tokens)
+        dropout_keys = keys_at(dropout_keys, positions, tokens)
         return self.output(context, hidden_states, dropout_keys), probabilities
 
 
@@ -199,7 +204,11 @@ class BertIntermediate(nn.Cell):
 
 
 class BertLayer(nn.Cell):
-    """One encoder layer (post-LayerNorm): attention, then feed-forward."""
+    """One encoder layer (post-LayerNorm): attention, then feed-forward.
+
+    With positions (B, K) all tokens are attended to, and what follows the attention is computed for these alone, in
+    their order: all that the call returns but the probabilities is (B * K, H).
+    """
 
     def __init__(self, config: BertConfig, numerics: Numerics, index: int):
         super().__init__()
@@ -212,10 +221,12 @@ class BertLayer(nn.Cell):
             settings = config.num_attention_heads, config.layer_norm_eps, config.hidden_act, config.is_decoder
             self.whole = numerics.operations.encoder_layer(*settings)
 
-    def construct(self, hidden_states, sequence_ids, dropout_keys):
+    def construct(self, hidden_states, sequence_ids, dropout_keys, positions=None):
         if self.whole is not None:
-            return self.inferred(hidden_states, sequence_ids), ((), ())
-        attended, probabilities = self.attention(hidden_states, sequence_ids, dropout_keys)
+            output = self.inferred(hidden_states, sequence_ids)
+            return output if positions is None else gather_positions(output, positions, sequence_ids.shape[1]), ((), ())
+        attended, probabilities = self.attention(hidden_states, sequence_ids, dropout_keys, positions)
+        dropout_keys = keys_at(dropout_keys, positions, sequence_ids.shape[1])
         output = self.output(self.intermediate(attended), attended, dropout_keys)
         return output, (probabilities, attended)
 
@@ -245,7 +256,7 @@ class BertLayer(nn.Cell):
 
 
 class BertEncoder(nn.Cell):
-    """The stack of layers."""
+    """The stack of layers, the last one at some positions only; None: at all."""
 
     whole = False  # whether each layer is one operation, for inference
 
@@ -269,27 +280,28 @@ class BertEncoder(nn.Cell):
         if not self.whole or value != self.compile_phase:
             nn.Cell.compile_phase.fset(self, value)
 
-    def construct(self, hidden_states, sequence_ids, dropout_keys):
+    def construct(self, hidden_states, sequence_ids, dropout_keys, positions=None):
         if self.whole and dropout_keys is not None:
             raise ValueError("a model that is built for inference has no dropout; build it without inference=True.")
         intermediates = ()
-        for layer in self.layer:
-            hidden_states, (probabilities, attended) = layer(hidden_states, sequence_ids, dropout_keys)
+        for i, layer in enumerate(self.layer):
+            wanted = positions if i == len(self.layer) - 1 else None
+            hidden_states, (probabilities, attended) = layer(hidden_states, sequence_ids, dropout_keys, wanted)
             if not self.whole:
                 intermediates += ((probabilities, attended, hidden_states),)
         return hidden_states, intermediates
 
 
 class BertPooler(nn.Cell):
-    """tanh(dense([CLS])) for each sequence: (B * S, H), cls_positions (B, N) -> (B * N, H)."""
+    """tanh(dense([CLS])) for each sequence: the last hidden states of its first token (B * N, H) -> (B * N, H)."""
 
     def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
         self.dense = Linear(config.hidden_size, config.hidden_size, numerics)
         self.tanh = numerics.operations.tanh
 
-    def construct(self, sequence_output, cls_positions, tokens):
-        return self.tanh(self.dense(gather_positions(sequence_output, cls_positions, tokens)))
+    def construct(self, first):
+        return self.tanh(self.dense(first))
 
 
 class BertModel(nn.Cell):
@@ -305,10 +317,13 @@ class BertModel(nn.Cell):
         token_type_ids: (B, S) int32; by default 0. position_ids: (B, S) int32; by default 0..S-1.
         cls_positions: (B, N) int32, where each sequence begins; by default at 0.
         dropout_keys: row keys (B * S, 1) and column keys (C,), odd int32; None turns dropout off.
+        read_positions: (B, K) int32, the tokens whose last hidden states are read, or () for none; by default all.
+        After its attention the last layer computes these and those at cls_positions alone, to the same numbers.
 
     Returns:
-        sequence_output (B * S, H), pooled_output (B * N, H), and the intermediates: embeddings (B * S, H) and for each
-        layer (attention probabilities (B, heads, S, S), attention output (B * S, H), feed-forward output (B * S, H)).
+        sequence_output (B * S, H), with read_positions (B * K, H) or (); pooled_output (B * N, H); the intermediates:
+        embeddings (B * S, H) and for each layer (attention probabilities (B, heads, S, S), attention output (B * S, H),
+        feed-forward output (B * S, H)), in the last layer of what it computes.
         What the caller does not use costs nothing: the compiler drops it.
     """
 
@@ -327,16 +342,19 @@ class BertModel(nn.Cell):
         position_ids=None,
         cls_positions=None,
         dropout_keys=None,
+        read_positions=None,
     ):
         attention_mask, token_type_ids, position_ids, cls_positions = filled_in(
             input_ids, attention_mask, token_type_ids, position_ids, cls_positions
         )
         embeddings = self.embeddings(input_ids, token_type_ids, position_ids, dropout_keys)
-        sequence_output, layers = self.encoder(embeddings, attention_mask, dropout_keys)
-        pooled_output = ()
-        if self.pooler is not None:
-            pooled_output = self.pooler(sequence_output, cls_positions, input_ids.shape[1])
-        return sequence_output, pooled_output, (embeddings, layers)
+        positions = together(read_positions, cls_positions)
+        hidden, layers = self.encoder(embeddings, attention_mask, dropout_keys, positions)
+        if positions is None:
+            read, first = hidden, gather_positions(hidden, cls_positions, input_ids.shape[1])
+        else:
+            read, first = parted(hidden, positions.shape[1], cls_positions.shape[1])
+        return read, () if self.pooler is None else self.pooler(first), (embeddings, layers)
 
 
 class BertPredictionHeadTransform(nn.Cell):
@@ -377,7 +395,8 @@ class BertPreTrainingHeads(nn.Cell):
 class BertWithMaskedHead(nn.Cell):
     """A BertModel, `bert`, and a head on masked tokens; a subclass makes both and says what `head` computes.
 
-    Call as BertModel, with masked_positions (B, P) int32 before dropout_keys; by default they are all S positions.
+    Call as BertModel, with masked_positions (B, P) int32 before dropout_keys; by default they are all S positions. The
+    last layer computes these and [CLS] alone.
     """
 
     def construct(
@@ -390,13 +409,10 @@ class BertWithMaskedHead(nn.Cell):
         masked_positions=None,
         dropout_keys=None,
     ):
-        sequence_output, pooled_output, _ = self.bert(
-            input_ids, attention_mask, token_type_ids, position_ids, cls_positions, dropout_keys
+        hidden, pooled, _ = self.bert(
+            input_ids, attention_mask, token_type_ids, position_ids, cls_positions, dropout_keys, masked_positions
         )
-        masked = sequence_output
-        if masked_positions is not None:
-            masked = gather_positions(sequence_output, masked_positions, input_ids.shape[1])
-        return self.head(masked, pooled_output, input_ids.shape[1], dropout_keys)
+        return self.head(hidden, pooled, input_ids.shape[1], dropout_keys)
 
     def head(self, hidden, pooled, tokens, dropout_keys=None):
         """hidden (B * P, H), pooled (B * N, H), or () without a pooler, and `tokens` = S -> the logits."""
@@ -442,6 +458,28 @@ def filled_in(input_ids, attention_mask, token_type_ids, position_ids, cls_posit
     if cls_positions is None:
         cls_positions = ops.zeros((input_ids.shape[0], 1), ms.int32)
     return attention_mask, token_type_ids, position_ids, cls_positions
+
+
+def keys_at(dropout_keys, positions, tokens):
+    """The dropout keys of all tokens, or those at positions (B, K) of each row of `tokens` = S: they drop the same."""
+    if dropout_keys is None or positions is None:
+        return dropout_keys
+    return gather_positions(dropout_keys[0], positions, tokens), dropout_keys[1]
+
+
+def together(read_positions, cls_positions):
+    """What BertModel's last layer computes: (B, K), or () for none, and (B, N) -> (B, K + N); None: all."""
+    if read_positions is None:
+        return None
+    return cls_positions if isinstance(read_positions, tuple) else ops.concat((read_positions, cls_positions), 1)
+
+
+def parted(hidden, computed, count):
+    """(B * computed, H) -> of each row all but the last `count` = N, or () where these are all, and the last N."""
+    width = hidden.shape[-1]
+    hidden = ops.reshape(hidden, (-1, computed, width))
+    read = () if computed == count else ops.reshape(hidden[:, : computed - count], (-1, width))
+    return read, ops.reshape(hidden[:, computed - count :], (-1, width))
 
 
 def gather_positions(sequence_output, positions, tokens):

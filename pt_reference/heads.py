@@ -18,6 +18,7 @@ from pt_reference.model import (
     Linear,
     Numerics,
     filled_in,
+    gather_positions,
     in_force,
 )
 
@@ -28,7 +29,12 @@ def named(architecture: str) -> type[nn.Module]:
 
 
 class BertWithHead(nn.Module):
-    """A BertModel, `bert`, and a head on it; a subclass makes both and says what `head` computes."""
+    """A BertModel, `bert`, and a head on it; a subclass makes both and says what `head` computes.
+
+    Where the head takes the pooled output alone, reads_tokens = False saves the rest of the last layer: hidden is ().
+    """
+
+    reads_tokens = True
 
     def forward(
         self,
@@ -39,8 +45,9 @@ class BertWithHead(nn.Module):
         cls_positions=None,
         dropout_keys=None,
     ):
+        read = None if self.reads_tokens else ()
         hidden, pooled, _ = self.bert(
-            input_ids, attention_mask, token_type_ids, position_ids, cls_positions, dropout_keys
+            input_ids, attention_mask, token_type_ids, position_ids, cls_positions, dropout_keys, read
         )
         return self.head(hidden, pooled, input_ids.shape[1], dropout_keys)
 
@@ -102,6 +109,8 @@ class BertOnlyNSPHead(nn.Module):
 class BertForNextSentencePrediction(BertWithHead):
     """Whether the second sentence follows the first: logits (B * N, 2); class 0 is "is next"."""
 
+    reads_tokens = False
+
     def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
         self.bert = BertModel(config, numerics)
@@ -113,6 +122,8 @@ class BertForNextSentencePrediction(BertWithHead):
 
 class BertForSequenceClassification(BertWithHead):
     """Classification of a sentence or a pair, or regression with one label: logits (B * N, num_labels)."""
+
+    reads_tokens = False
 
     def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
@@ -158,6 +169,8 @@ class BertForMultipleChoice(BertWithHead):
         choices: C. With 1 each sequence is scored by itself, (B * N, 1), so that rows may hold choices of any number.
     """
 
+    reads_tokens = False
+
     def __init__(self, config: BertConfig, numerics: Numerics, choices: int = 1):
         super().__init__()
         self.bert = BertModel(config, numerics)
@@ -194,6 +207,6 @@ class BertHiddenStates(nn.Module):
             hidden, _ = layer(hidden, attention_mask, None)
             states += (hidden,)
         if self.pooled:
-            return self.bert.pooler(hidden, cls_positions, input_ids.shape[1])
+            return self.bert.pooler(gather_positions(hidden, cls_positions, input_ids.shape[1]))
         chosen = torch.concat([states[i] for i in self.layers], -1)
         return chosen.view(input_ids.shape[0], input_ids.shape[1], -1)

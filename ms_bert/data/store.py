@@ -53,15 +53,18 @@ class Column:
             self._map = pa.memory_map(str(path))
             file = pa.ipc.open_file(self._map)
             batches = [file.get_batch(i) for i in range(file.num_record_batches)]
-        except (OSError, pa.ArrowInvalid) as error:
+            kind = np.dtype(
+                str(file.schema.field(0).type)
+            )  # not to_pandas_dtype, which takes a second to import pandas
+        except (OSError, pa.ArrowInvalid, TypeError) as error:
             raise Damaged(f"{path} of the token store cannot be read ({error})") from None
-        kind = file.schema.field(0).type.to_pandas_dtype()
         self._length = sum(len(batch) for batch in batches)
         whole = self._map.read_buffer()
-        item = np.dtype(kind).itemsize
-        self._values = np.frombuffer(whole, kind, count=len(whole) // item)
+        self._values = np.frombuffer(whole, kind, count=len(whole) // kind.itemsize)
         # Buffers lie on multiples of 8 bytes in the file, hence on whole items.
-        self._base = np.array([(b.column(0).buffers()[1].address - whole.address) // item for b in batches], np.int64)
+        self._base = np.array(
+            [(b.column(0).buffers()[1].address - whole.address) // kind.itemsize for b in batches], np.int64
+        )
 
     def __len__(self) -> int:
         return self._length

@@ -62,10 +62,9 @@ class PreTrainingLoss(nn.Cell):
         scale,
         dropout_keys=None,
     ):
-        hidden, pooled, _ = self.model.bert(
-            input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys
+        masked, pooled, _ = self.model.bert(
+            input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys, masked_positions
         )
-        masked = gather_positions(hidden, masked_positions, input_ids.shape[1])
         head, word_embeddings = self.model.cls.predictions, self.model.bert.embeddings.word_embeddings.weight
         labels = ops.reshape(masked_labels, (-1,))
         # The scores are never given: the operation may turn them into their gradient where they are.

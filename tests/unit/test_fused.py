@@ -113,8 +113,8 @@ def test_a_stock_model_for_inference_computes_layer_by_layer(inputs, batch):
 class Louder(BertLayer):
     """A user's own layer, which computes twice what it should."""
 
-    def construct(self, hidden_states, sequence_ids, dropout_keys):
-        attended, probabilities = self.attention(hidden_states, sequence_ids, dropout_keys)
+    def construct(self, hidden_states, sequence_ids, dropout_keys, positions=None):
+        attended, probabilities = self.attention(hidden_states, sequence_ids, dropout_keys, positions)
         return 2.0 * self.output(self.intermediate(attended), attended, dropout_keys), (probabilities, attended)
 
 

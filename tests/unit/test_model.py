@@ -5,19 +5,28 @@ import math
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 
 from ms_bert.config import PRESETS
 from ms_bert.device import use_device
 from ms_bert.heads import BertForMaskedLM, BertForMultipleChoice, named
-from ms_bert.kernels import stock
-from ms_bert.model import BertForPreTraining, BertModel, Numerics, initialize, named_intermediates
+from ms_bert.kernels import native, stock
+from ms_bert.model import (
+    BertForPreTraining,
+    BertModel,
+    Numerics,
+    gather_positions,
+    initialize,
+    named_intermediates,
+)
 from ms_bert.randomness import DropoutColumns, dropout_keys
 from ms_bert.training.optimizers import one_minus_power
 
 from .bert import CONFIG, LENGTHS, MASKED_POSITIONS, B, S, ragged_inputs, random_weights
 
 pytestmark = pytest.mark.slow
+
+needs_fused = pytest.mark.skipif(native.why_not() is not None, reason="the library of fused kernels is missing")
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -316,6 +325,43 @@ def test_dropout_is_on_with_keys_and_off_without(inputs):
     assert (evaluated == call(model, inputs)[0].asnumpy()).all()
     assert (train(0) == train(0)).all()
     assert np.abs(train(0) - train(1)).max() > 0.1 and np.abs(train(0) - evaluated).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "kernels, positions",
+    [
+        ("stock", MASKED_POSITIONS),
+        pytest.param("fused", MASKED_POSITIONS, marks=needs_fused),
+        pytest.param("fused", None, marks=needs_fused),
+    ],
+)
+def test_a_last_layer_of_what_is_read_computes_and_learns_the_same(inputs, kernels, positions):
+    """Against the rows of the whole last layer, or, where nothing is read, against the pooled output alone."""
+    model = randomize(BertModel(CONFIG, Numerics(kernels=kernels)))
+    read = () if positions is None else Tensor(positions)
+    drawn = dropout_keys(1, 0, B * S, DropoutColumns(CONFIG).total)
+
+    class Loss(nn.Cell):
+        def __init__(self, chosen):
+            super().__init__()
+            self.model, self.chosen = model, chosen
+
+        def construct(self, a, b, c, d, e, row_keys, column_keys):
+            hidden, pooled, _ = self.model(a, b, c, d, e, (row_keys, column_keys), read if self.chosen else None)
+            loss = ops.sum(ops.square(pooled))
+            if positions is None:
+                return loss, pooled, pooled
+            if not self.chosen:
+                hidden = gather_positions(hidden, read, S)
+            return loss + ops.sum(ops.square(hidden)), pooled, hidden
+
+    found = []
+    for chosen in (False, True):
+        gradient = ms.value_and_grad(Loss(chosen), None, model.trainable_params(), has_aux=True)
+        (_, *values), slopes = call(gradient, inputs, *drawn)
+        found.append([*values, *slopes])
+    for whole, part in zip(*found, strict=True):
+        assert np.allclose(part.asnumpy(), whole.asnumpy(), rtol=1e-4, atol=1e-5 * np.abs(values[0].asnumpy()).max())
 
 
 def test_the_dropout_columns_of_all_places_are_disjoint():

@@ -12,7 +12,14 @@ from ms_bert.device import use_device
 from ms_bert.kernels import stock
 from ms_bert.randomness import DropoutColumns, dropout_keys
 from pt_reference import heads, kernels
-from pt_reference.model import BertForPreTraining, BertModel, Numerics, initialize, named_intermediates
+from pt_reference.model import (
+    BertForPreTraining,
+    BertModel,
+    Numerics,
+    gather_positions,
+    initialize,
+    named_intermediates,
+)
 
 from .bert import CONFIG, LENGTHS, MASKED_POSITIONS, B, S, ragged_inputs, random_weights
 
@@ -237,6 +244,26 @@ def test_dropout_is_on_with_keys_and_off_without(inputs):
     evaluated = call(model, inputs)[0]
     assert torch.equal(train[0], train[1])
     assert (train[0] - train[2]).abs().max() > 0.1 and (train[0] - evaluated).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("positions", [MASKED_POSITIONS, None])
+def test_a_last_layer_of_what_is_read_computes_and_learns_the_same(inputs, positions, recompute):
+    """Against the rows of the whole last layer, or, where nothing is read, against the pooled output alone."""
+    read = () if positions is None else torch.from_numpy(positions)
+    found = []
+    for chosen in (False, True):
+        model = randomize(BertModel(CONFIG, Numerics("float64", recompute=recompute))).double()
+        hidden, pooled, (_, layers) = model(*inputs.values(), keys(0), read if chosen else None)
+        values = [pooled]
+        if positions is not None:
+            values.append(hidden if chosen else gather_positions(hidden, read, S))
+        sum(value.square().sum() for value in values).backward()
+        found.append([*values, *(p.grad for p in model.parameters())])
+        rows = B * S if not chosen else len(pooled) + (0 if positions is None else positions.size)
+        assert len(layers[-1][2]) == rows and len(layers[0][2]) == B * S
+    for whole, part in zip(*found):
+        assert torch.allclose(part, whole, rtol=1e-10, atol=1e-12)
 
 
 def test_recomputation_changes_no_gradient(inputs):

@@ -104,6 +104,22 @@ inline void pack_b(Matrix b, int depth, int columns, float *to) {
   }
 }
 
+// Pack the first MR rows, or all where there are fewer, of A (rows, depth), whose columns lie in one piece each: a
+// column after the other. Where there are enough rows, whole vectors are copied, of which the next column overwrites
+// the rest.
+inline void pack_a(Matrix a, int rows, int depth, float *to) {
+  constexpr int COPIED = (MR + W - 1) / W * W;
+  static_assert(KC * MR + COPIED - MR <= MR * STRIDE, "the last column's rest lies in the workspace too");
+  for (int k = 0; k < depth; k++, to += MR) {
+    const float *column = a.data + k * a.column;
+    if (rows >= COPIED) {
+      for (int i = 0; i < COPIED; i += W) store(to + i, load(column + i));
+    } else {
+      for (int i = 0; i < std::min(MR, rows); i++) to[i] = column[i];
+    }
+  }
+}
+
 // C (rows, columns), rows ldc apart, = A (rows, depth) B (depth, columns), or added to it.
 inline void gemm(int rows, int columns, int depth, Matrix a, Matrix b, float *c, int64_t ldc, bool add, Workspace &ws) {
   for (int n = 0; n < columns; n += NC) {
@@ -120,8 +136,7 @@ inline void gemm(int rows, int columns, int depth, Matrix a, Matrix b, float *c,
           for (int i = 0; i < high; i++) memcpy(ws.a + i * STRIDE, part.data + i * part.row, deep * sizeof(float));
           compute = tile_of<STRIDE, 1>(high);
         } else {
-          for (int j = 0; j < deep; j++)
-            for (int i = 0; i < high; i++) ws.a[j * MR + i] = part.data[j * part.column + i];
+          pack_a(part, rows - m, deep, ws.a);
           compute = tile_of<1, MR>(high);
         }
         for (int j = 0; j < block; j += NR) {
