@@ -13,7 +13,7 @@ NATIVE := $(wildcard ms_bert/kernels/native/*.h ms_bert/kernels/native/*.cpp)
 
 TESTS := tests/faults tests/parity tests/unit tests/conversion tests/benchmarks tests/readme
 
-.PHONY: pretrain test quick lint sanitize clean
+.PHONY: pretrain test full quick lint sanitize clean
 
 pretrain: $(VENV)/installed
 	$(BIN)/python -m ms_bert.pretrain
@@ -23,9 +23,13 @@ pretrain: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
+# The same, and more cases of some tests.
+full: $(VENV)/installed-test
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -m "" $(TESTS)
+
 # The tests to run while one works: those of modules by themselves, without what is marked as slow.
 quick: $(VENV)/installed-test
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m "not slow" tests/unit tests/conversion
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m "not slow and not full" tests/unit tests/conversion
 
 lint: $(LINT)/installed
 	$(LINT)/bin/ruff check --quiet .

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from ms_bert import __version__
+from ms_bert.commands import huge_pages
 from ms_bert.errors import shown
 
 PROGRAM = "ms-bert"
@@ -24,11 +25,13 @@ class Command:
     Attributes:
         module: its `main(arguments, program)` runs the command; it is imported when the command is called, not before.
         help: what it does. one_of_many: `main` runs several commands, and takes the command's name before its options.
+        trains: it is faster with huge pages.
     """
 
     module: str
     help: str
     one_of_many: bool = False
+    trains: bool = False
 
     def run(self, name: str, arguments: Sequence[str]) -> int:
         main = importlib.import_module(self.module).main
@@ -38,10 +41,12 @@ class Command:
 
 
 COMMANDS = {
-    "pretrain": Command("ms_bert.pretrain", "train a BERT from text in MindSpore"),
-    "pretrain-torch": Command("pt_reference.pretrain", "the same in PyTorch: same options, batches and run folder"),
-    "finetune": Command("ms_bert.finetune", "fine-tune a BERT on labelled texts in MindSpore"),
-    "finetune-torch": Command("pt_reference.finetune", "the same in PyTorch"),
+    "pretrain": Command("ms_bert.pretrain", "train a BERT from text in MindSpore", trains=True),
+    "pretrain-torch": Command(
+        "pt_reference.pretrain", "the same in PyTorch: same options, batches and run folder", trains=True
+    ),
+    "finetune": Command("ms_bert.finetune", "fine-tune a BERT on labelled texts in MindSpore", trains=True),
+    "finetune-torch": Command("pt_reference.finetune", "the same in PyTorch", trains=True),
     "predict": Command("ms_bert.predict", "predict with a fine-tuned BERT in MindSpore"),
     "predict-torch": Command("pt_reference.predict", "the same in PyTorch"),
     "embed": Command("ms_bert.embed", "turn texts into vectors with a BERT in MindSpore"),
@@ -75,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         meant = f"did you mean {nearest[0]}?" if nearest else f"choose one of {', '.join(COMMANDS)}."
         print(f"{PROGRAM}: there is no command {shown(name)}; {meant}", file=sys.stderr)
         return 2
+    if arguments is None and COMMANDS[name].trains:
+        huge_pages.restart_with()
     return COMMANDS[name].run(name, rest)
 
 

@@ -1,5 +1,6 @@
 """Whole runs as a user starts them, in processes of their own, on a model so small that only start-up costs."""
 
+import functools
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from safetensors.numpy import save_file
 
 from conversion import pretrained
 from conversion.parameters import ARCHITECTURES, BACKBONE, shapes
+from tests.forks import Forks
 
 
 def small_run(corpus: Path, cache: Path, config: Path) -> list[str]:
@@ -63,13 +65,21 @@ def write_config(folder: Path, **changes) -> Path:
     return path
 
 
+@functools.cache
+def forks(package: str) -> Forks:
+    return Forks(package)
+
+
 def run(*arguments, package: str = "ms_bert", command: str = "pretrain", **options) -> subprocess.CompletedProcess:
-    """The command of a package, to its end."""
+    """The command of a package, to its end; with options of subprocess.run in a process that imports all anew."""
+    arguments = [str(argument) for argument in arguments]
+    if not options:
+        return forks(package).run(f"{package}.{command}", arguments, timeout=200)
     # Importing MindSpore sets OMP_NUM_THREADS=1 behind os.environ's back, and torch rounds by the number of threads:
     # a process gets the environment that is seen.
     options.setdefault("env", dict(os.environ))
     return subprocess.run(
-        [sys.executable, "-m", f"{package}.{command}", *map(str, arguments)],
+        [sys.executable, "-m", f"{package}.{command}", *arguments],
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -25,6 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ms_bert.commands import huge_pages
+
 THREADS = len(os.sched_getaffinity(0))
 FIRST = "ms_bert fused"  # whom all others are compared with
 SCORES_ALL = "transformers"  # whose MLM head does not leave out the tokens that are not masked
@@ -112,12 +114,15 @@ class Process:
 
     def __init__(self, name: str, work: Work, environment: dict[str, str] | None = None):
         self.name = name
+        # As the twins' commands start; transformers' Trainer, which keeps its memory, was no faster with huge pages.
+        twin = work.kind != "inference" and name.startswith(("ms_bert", "pt_reference"))
+        memory = huge_pages.environment() if twin else {}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.contenders", name, json.dumps(dataclasses.asdict(work))],
             text=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "GLOG_v": "3", "OMP_NUM_THREADS": str(THREADS), **(environment or {})},
+            env={**os.environ, "GLOG_v": "3", "OMP_NUM_THREADS": str(THREADS), **memory, **(environment or {})},
         )
         begun = self._answer()
         self.first_seconds, self.loss = begun["seconds"], begun["loss"]

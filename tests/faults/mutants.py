@@ -42,14 +42,14 @@ def warm() -> None:
     import conversion.formats.onnx_graph.bert
     import conversion.formats.onnx_graph.runtime
     import ms_bert.commands.pretraining
-    import ms_bert.pretrain
+    import ms_bert.framework
     import pt_reference.training.trainer
 
     assert datasets and matplotlib and numpy and onnxruntime and pt_reference
     torch.set_num_threads(1)
     # tyro keeps what it finds out about the options.
     conversion.__main__.parse(["convert", "a", "b"])
-    ms_bert.commands.pretraining.parse(ms_bert.pretrain.MindSpore, "python -m tests", "", [])
+    ms_bert.commands.pretraining.parse(ms_bert.framework.MindSpore, "python -m tests", "", [])
     sys.dont_write_bytecode = True
     gc.collect()
     gc.freeze()

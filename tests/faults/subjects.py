@@ -39,8 +39,8 @@ from ms_bert.data.store import SPLITS, open_store
 from ms_bert.errors import UserError
 from ms_bert.options import ExampleOptions, ModelOptions, Options, RunOptions, TextOptions, TrainingOptions
 from ms_bert.run import checkpoints
+from pt_reference.framework import PyTorch
 from pt_reference.model import BertForPreTraining
-from pt_reference.pretrain import PyTorch
 from tests.conversion.bert import CONFIG, random_weights, write_folder
 from tests.faults.bench import REMADE, Believed, Command, Subject
 from tests.faults.mutations import FORMS, NATURES, NUMBERS, REALS, TEXTS, VALUES, Mutation, fifo

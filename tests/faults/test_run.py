@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from ms_bert.framework import MindSpore
 from ms_bert.options import Options
-from ms_bert.pretrain import MindSpore
 from tests import runs
 
 torch = pytest.importorskip("torch")

@@ -20,7 +20,7 @@ pytest.importorskip("torch")
 
 
 def main(*arguments) -> int:
-    from pt_reference.pretrain import PyTorch
+    from pt_reference.framework import PyTorch
 
     return pretraining.main(PyTorch(), "pretrain", "", [*map(str, arguments), "--threads", "1"])
 

@@ -29,7 +29,17 @@ CONTENDERS = {
 }
 # Each shape is a compilation: these two are compiled for all shapes by `python -m conversion verify --full` only.
 NEEDS_KERNELS = pytest.mark.skipif(native.why_not() is not None, reason=f"the C++ kernels: {native.why_not()}")
+# What takes long to compile and has tests of its own kind besides.
+FULL = (
+    ("PyTorch compiled float32", "gradients"),
+    ("MindSpore float16", "gradients"),
+    ("MindSpore float16", "evaluation"),
+)
 ONE_SHAPE = ("MindSpore float16", "PyTorch compiled float32")
+
+
+def marks_of(name, group) -> list:
+    return [*([NEEDS_KERNELS] if "fused" in name else []), *([pytest.mark.full] if (name, group) in FULL else [])]
 
 
 def assert_agree(findings: list[Finding]) -> None:
@@ -40,7 +50,9 @@ def assert_agree(findings: list[Finding]) -> None:
 @pytest.mark.parametrize(
     "name, group",
     [
-        pytest.param(name, group, marks=NEEDS_KERNELS if "fused" in name else ())
+        pytest.param(
+            name, group, marks=[*[NEEDS_KERNELS] * ("fused" in name), *[pytest.mark.full] * ((name, group) in FULL)]
+        )
         for name, (_, groups) in CONTENDERS.items()
         for group in groups
     ],

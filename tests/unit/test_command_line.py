@@ -34,7 +34,7 @@ def test_every_promised_option_is_in_the_help(capsys):
 
 def test_help_and_mistakes_import_no_framework():
     script = (
-        "import sys; from ms_bert.commands import pretraining; from ms_bert.pretrain import MindSpore\n"
+        "import sys; from ms_bert.commands import pretraining; from ms_bert.framework import MindSpore\n"
         "try: pretraining.parse(MindSpore, 'pretrain', '', ['--help'])\n"
         "except SystemExit: pass\n"
         "import ms_bert.config, ms_bert.data.batches, ms_bert.run.loop, ms_bert.pretrain\n"

@@ -11,8 +11,8 @@ import pytest
 from ms_bert import fields
 from ms_bert.commands import pretraining
 from ms_bert.errors import UserError
+from ms_bert.framework import MindSpore
 from ms_bert.options import Options, TextOptions, TrainingOptions
-from ms_bert.pretrain import MindSpore
 from ms_bert.randomness import ORDER, PAIRS, generator, permuted
 from ms_bert.run.recipe import learning_rate
 

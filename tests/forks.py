@@ -1,0 +1,108 @@
+"""Commands in processes that import nothing: forks of one that has imported a framework and what else is slow.
+
+`python -m tests.forks PACKAGE` imports for a package, then forks for each command that `Forks.run` sends it. A fork is
+a process of its own, which the interpreter ends as any other; only what a fresh one would import is there already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from ms_bert.commands import huge_pages
+from ms_bert.device import quiet_logs
+
+IMPORTED = {
+    "ms_bert": ("mindspore", "ms_bert.training.trainer", "ms_bert.pretrained"),
+    "pt_reference": ("torch", "torch._dynamo", "pt_reference.training.trainer", "pt_reference.pretrained"),
+}
+FOR_BOTH = ("matplotlib.backends.backend_agg", "matplotlib.figure", "scipy.stats", "sklearn.metrics")
+
+
+class Forks:
+    """The process that forks for the commands of a package; it ends with this one."""
+
+    def __init__(self, package: str):
+        self._socket, theirs = socket.socketpair()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, package], stdin=theirs, env=dict(os.environ), start_new_session=True
+        )
+        theirs.close()
+        self._answers = self._socket.makefile("r")
+
+    def run(self, module: str, arguments: list[str], timeout: float) -> subprocess.CompletedProcess:
+        """`python -m module arguments...`, to its end."""
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            asked = {"module": module, "arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
+            message = json.dumps(asked).encode()
+            socket.send_fds(self._socket, [len(message).to_bytes(8, "big")], [out.fileno(), err.fileno()])
+            self._socket.sendall(message)
+            child = int(self._answers.readline())
+            self._socket.settimeout(timeout)
+            try:
+                code = int(self._answers.readline())
+            except TimeoutError:
+                os.kill(child, signal.SIGKILL)
+                raise subprocess.TimeoutExpired(["python", "-m", module, *arguments], timeout) from None
+            finally:
+                self._socket.settimeout(None)
+            for file in (out, err):
+                file.seek(0)
+            return subprocess.CompletedProcess(
+                ["python", "-m", module, *arguments], code, out.read().decode(), err.read().decode()
+            )
+
+
+def serve(package: str) -> dict | None:
+    """Fork for each command that is asked for. In a fork: what it was asked; in the first process, at the end, None."""
+    quiet_logs()  # MindSpore reads it as it is imported
+    for name in (*IMPORTED[package], *FOR_BOTH):
+        importlib.import_module(name)
+    connection = socket.socket(fileno=os.dup(0))
+    while True:
+        size, files, _, _ = socket.recv_fds(connection, 8, 2)
+        if not size:
+            return None
+        asked = json.loads(_received(connection, int.from_bytes(size, "big")))
+        child = os.fork()
+        if child == 0:
+            connection.close()
+            for file, number in zip(files, (1, 2)):
+                os.dup2(file, number)
+                os.close(file)
+            nothing = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(nothing, 0)
+            return asked
+        for file in files:
+            os.close(file)
+        connection.sendall(f"{child}\n".encode())
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        with contextlib.suppress(OSError):  # nobody waits for it any more
+            connection.sendall(f"{code}\n".encode())
+
+
+def _received(connection: socket.socket, size: int) -> bytes:
+    parts = b""
+    while len(parts) < size:
+        parts += connection.recv(size - len(parts))
+    return parts
+
+
+if __name__ == "__main__":
+    asked = serve(sys.argv[1])
+    if asked is not None:
+        os.chdir(asked["folder"])
+        os.environ.clear()
+        os.environ.update({huge_pages.TUNABLES: "", **asked["environment"]})  # a restart would import all anew
+        sys.path[0] = str(Path.cwd())  # as of `python -m`
+        sys.argv[1:] = asked["arguments"]
+        runpy.run_module(asked["module"], run_name="__main__", alter_sys=True)
