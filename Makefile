@@ -20,12 +20,10 @@ pretrain: $(VENV)/installed
 
 # First what watches the memory of forked processes, while the workers are small; then what takes longest, so that no
 # worker waits for another at the end. By itself xdist begins with the files that have most tests.
-test: $(VENV)/installed-test
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
-
-# The same, and more cases of some tests.
-full: $(VENV)/installed-test
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -m "" $(TESTS)
+# `make full` runs the cases that are marked as full too.
+full: MARKED := -m ""
+test full: $(VENV)/installed-test
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(MARKED) $(TESTS)
 
 # The tests to run while one works: those of modules by themselves, without what is marked as slow.
 quick: $(VENV)/installed-test

@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -41,25 +42,23 @@ class Forks:
 
     def run(self, module: str, arguments: list[str], timeout: float) -> subprocess.CompletedProcess:
         """`python -m module arguments...`, to its end."""
-        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            asked = {"module": module, "arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
-            message = json.dumps(asked).encode()
-            socket.send_fds(self._socket, [len(message).to_bytes(8, "big")], [out.fileno(), err.fileno()])
-            self._socket.sendall(message)
+        command = ["python", "-m", module, *arguments]
+        asked = {"module": module, "arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
+        with contextlib.ExitStack() as stack:
+            files = question, out, err = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(3)]
+            json.dump(asked, question)
+            question.seek(0)
+            socket.send_fds(self._socket, [b"?"], [file.fileno() for file in files])
             child = int(self._answers.readline())
-            self._socket.settimeout(timeout)
-            try:
-                code = int(self._answers.readline())
-            except TimeoutError:
+            in_time, _, _ = select.select([self._socket], [], [], timeout)
+            if not in_time:
                 os.kill(child, signal.SIGKILL)
-                raise subprocess.TimeoutExpired(["python", "-m", module, *arguments], timeout) from None
-            finally:
-                self._socket.settimeout(None)
-            for file in (out, err):
-                file.seek(0)
-            return subprocess.CompletedProcess(
-                ["python", "-m", module, *arguments], code, out.read().decode(), err.read().decode()
-            )
+            code = int(self._answers.readline())
+            if not in_time:
+                raise subprocess.TimeoutExpired(command, timeout)
+            out.seek(0)
+            err.seek(0)
+            return subprocess.CompletedProcess(command, code, out.read(), err.read())
 
 
 def serve(package: str) -> dict | None:
@@ -69,18 +68,17 @@ def serve(package: str) -> dict | None:
         importlib.import_module(name)
     connection = socket.socket(fileno=os.dup(0))
     while True:
-        size, files, _, _ = socket.recv_fds(connection, 8, 2)
-        if not size:
+        word, files, _, _ = socket.recv_fds(connection, 1, 3)
+        if not word:
             return None
-        asked = json.loads(_received(connection, int.from_bytes(size, "big")))
         child = os.fork()
         if child == 0:
             connection.close()
-            for file, number in zip(files, (1, 2)):
+            with open(files[0]) as question:
+                asked = json.load(question)
+            for file, number in zip((os.open(os.devnull, os.O_RDONLY), *files[1:]), range(3)):
                 os.dup2(file, number)
                 os.close(file)
-            nothing = os.open(os.devnull, os.O_RDONLY)
-            os.dup2(nothing, 0)
             return asked
         for file in files:
             os.close(file)
@@ -88,13 +86,6 @@ def serve(package: str) -> dict | None:
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         with contextlib.suppress(OSError):  # nobody waits for it any more
             connection.sendall(f"{code}\n".encode())
-
-
-def _received(connection: socket.socket, size: int) -> bytes:
-    parts = b""
-    while len(parts) < size:
-        parts += connection.recv(size - len(parts))
-    return parts
 
 
 if __name__ == "__main__":

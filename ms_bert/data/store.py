@@ -53,9 +53,8 @@ class Column:
             self._map = pa.memory_map(str(path))
             file = pa.ipc.open_file(self._map)
             batches = [file.get_batch(i) for i in range(file.num_record_batches)]
-            kind = np.dtype(
-                str(file.schema.field(0).type)
-            )  # not to_pandas_dtype, which takes a second to import pandas
+            # Not by to_pandas_dtype, which takes a second to import pandas.
+            kind = np.dtype(str(file.schema.field(0).type))
         except (OSError, pa.ArrowInvalid, TypeError) as error:
             raise Damaged(f"{path} of the token store cannot be read ({error})") from None
         self._length = sum(len(batch) for batch in batches)
