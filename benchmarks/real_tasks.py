@@ -3,7 +3,8 @@
 `python -m benchmarks.real_tasks --data FOLDER --tasks mrpc --seeds 1 2 3` fine-tunes, one run after the other, and adds
 each result to results/real_tasks.json as soon as it is there. A result is known by its task, recipe, contender and
 seed; those that are there are not measured again. So runs of several days and machines come together, each with its own
-command, machine, versions and commit.
+command, machine, versions and commit. With --work, an interrupted run of ms_bert or pt_reference is resumed by the next
+call of the same commit.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from benchmarks.contenders import minilm
 from benchmarks.machine import describe
 from ms_bert.data.files import write_atomically
+from ms_bert.run.folder import RUN
 
 RESULTS = Path(__file__).parent / "results" / "real_tasks.json"
 CONTENDERS = {
@@ -149,25 +151,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measured(run: Run, data: Path, models: dict[str, Path], work: Path, threads: int | None = None) -> dict:
-    """The result of a run, whose folder is made below `work`."""
+    """The result of a run, whose folder is made below `work`. `seconds`: None, if it was interrupted and resumed."""
     described = describe()  # before, for the commit must be that of the measured code
+    work = work / str(described["commit"])[:12]
     output, model = work / run.key, models[RECIPES[run.recipe].model]
-    if output.exists():  # what an interrupted run has left
+    files = _files(TASKS[run.task], data, work / run.task)
+    line = ["-m", CONTENDERS[run.contender], *run.arguments(model, *files, output, threads)]
+    resumed = (output / RUN).is_file()
+    if output.exists() and not resumed:  # the rest of a contender that cannot go on
         shutil.rmtree(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    task = TASKS[run.task]
-    files = _files(task, data, work / run.task)
-    line = ["-m", CONTENDERS[run.contender], *run.arguments(model, *files, output, threads)]
     begun = time.perf_counter()
-    if code := subprocess.run([sys.executable, *line]).returncode:
+    given = [*line[:2], "--resume", str(output)] if resumed else line
+    if code := subprocess.run([sys.executable, *given]).returncode:
         raise SystemExit(f"{run.key} ended with exit code {code}.")
-    seconds = time.perf_counter() - begun
+    seconds = None if resumed else round(time.perf_counter() - begun, 1)
     results = json.loads((output / "results.json").read_text())
     places = {model: RECIPES[run.recipe].model, work: "WORK", data: "DATA"}
     return {
         **dataclasses.asdict(run),
         "command": _portable(shlex.join(["python", *line]), places),
-        "seconds": round(seconds, 1),
+        "seconds": seconds,
         "examples": results["examples"],
         "step": results["step"],
         "loss": results["loss"],

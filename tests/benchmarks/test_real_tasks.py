@@ -4,6 +4,7 @@ import functools
 import json
 import shlex
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,11 +36,11 @@ def command(data, tmp_path, monkeypatch):
     def run(line):
         given = dict(zip(line, line[1:]))
         ran.append(line)
-        if given["--seed"] == "9":
+        folder = Path(given.get("--output") or given["--resume"])
+        if folder.name == "9":
             return types.SimpleNamespace(returncode=3)
-        folder = tmp_path / "work" / given["--output"].split("/work/")[1]
-        folder.mkdir(parents=True)
-        metrics = {"matthews_correlation": {"value": int(given["--seed"]) / 100, "low": 0.0, "high": 1.0}}
+        folder.mkdir(parents=True, exist_ok="--resume" in given)
+        metrics = {"matthews_correlation": {"value": int(folder.name) / 100, "low": 0.0, "high": 1.0}}
         (folder / "results.json").write_text(json.dumps({"step": 5, "examples": 2, "loss": 0.5, "metrics": metrics}))
         return types.SimpleNamespace(returncode=0)
 
@@ -103,9 +104,23 @@ def test_articles_without_a_division_are_divided_and_none_is_lost(tmp_path):
 
 
 def test_what_an_interrupted_run_left_is_in_nobodys_way(command):
-    (command.work / "cola/usual/ms_bert/1/checkpoints").mkdir(parents=True)
-    command("--contenders", "ms_bert", "--seeds", 1)
-    assert len(real_tasks.read(command.results)) == 1
+    for contender in ("ms_bert", "transformers"):
+        (command.work / "c/cola/usual" / contender / "1/checkpoints").mkdir(parents=True)
+    command("--contenders", "ms_bert", "transformers", "--seeds", 1)
+    assert len(real_tasks.read(command.results)) == 2 and not any("--resume" in line for line in command.ran)
+
+
+def test_an_interrupted_run_goes_on_with_the_code_that_began_it(command, monkeypatch):
+    for commit in ("b", "c"):
+        left = command.work / commit / "cola/usual/ms_bert/1"
+        left.mkdir(parents=True)
+        (left / "run.json").write_text("{}")
+    command("--contenders", "ms_bert", "--seeds", 1, 2)
+    resumed, new = command.ran
+    assert resumed[1:] == ["-m", "ms_bert.finetune", "--resume", str(left)] and "--resume" not in new
+    first, second = real_tasks.read(command.results).values()
+    assert first["seconds"] is None and second["seconds"] is not None
+    assert first["command"] == second["command"].replace("--seed 2", "--seed 1").replace("ms_bert/2", "ms_bert/1")
 
 
 def test_a_run_that_fails_is_named_and_what_was_measured_is_kept(command):
