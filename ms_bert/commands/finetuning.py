@@ -255,7 +255,7 @@ def read(data: DataOptions, progress: Progress) -> tuple[DownstreamTask, dict[st
     if data.dev is not None:
         dev = examples(data.dev, "validation")
     else:
-        kept, held = _divided(train.examples, data.dev_share)
+        kept, held = _divided(task, train.examples, data.dev_share)
         train, dev = Read(kept, train.skipped), Read(held)
     tests = {source: examples(source, "test") for source in data.test}
     if getattr(task, "pooling", "cls") != data.pooling:
@@ -263,14 +263,23 @@ def read(data: DataOptions, progress: Progress) -> tuple[DownstreamTask, dict[st
     return task, {"train": train, "dev": dev, **tests}
 
 
-def _divided(examples: list[Any], share: float) -> tuple[list[Any], list[Any]]:
-    """(train, dev): a random share is kept out, the same one whatever the seed of the run is."""
-    count = len(examples)
-    if count < 2:
+def _divided(task: DownstreamTask, examples: list[Any], share: float) -> tuple[list[Any], list[Any]]:
+    """(train, dev): a random share is kept out, the same one whatever the seed of the run is.
+
+    All examples about a passage are in the same part: otherwise the scores would be those of passages that were seen.
+    """
+    if len(examples) < 2:
         raise UserError("there is only one example to train on; name more data.")
-    number = min(max(1, round(share * count)), count - 1)
-    order = permuted(np.arange(count), count, 0, ORDER + HELD_OUT, np.zeros(count, np.int64))
-    held = set(order[:number].tolist())
+    passages: dict[Any, list[int]] = {}
+    for i, example in enumerate(examples):
+        passages.setdefault(task.passage(example) or i, []).append(i)
+    if len(passages) == 1:
+        passages = {i: [i] for i in range(len(examples))}
+    order = permuted(np.arange(len(passages)), len(passages), 0, ORDER + HELD_OUT, np.zeros(len(passages), np.int64))
+    groups, number, held = list(passages.values()), max(1, round(share * len(examples))), set[int]()
+    for group in order[:-1]:  # one at least is left to train on
+        if len(held) < number:
+            held.update(groups[group])
     return [e for i, e in enumerate(examples) if i not in held], [e for i, e in enumerate(examples) if i in held]
 
 

@@ -148,6 +148,13 @@ class DownstreamTask:
         """
         raise NotImplementedError
 
+    def passage(self, example: Any) -> str:
+        """What an example is about, if others may be about it too; empty: it stands alone.
+
+        Examples about one passage are trained on together or kept out together.
+        """
+        return ""
+
     def check_scored(self, examples: Sequence[Any]) -> None:
         """Raise UserError if no scores can be had of these examples."""
 

@@ -109,6 +109,9 @@ class MultipleChoice(DownstreamTask):
     def of(cls, data: DataOptions, examples: Sequence[Question]) -> MultipleChoice:
         return cls((), ("accuracy",), data.longest or cls.usual_longest)
 
+    def passage(self, example: Question) -> str:
+        return example.context
+
     def sequences(self, examples: Sequence[Question], vocabulary: Vocabulary, labelled: bool = True) -> Sequences:
         made = encoded_choices([question.texts for question in examples], vocabulary, self.longest)
         if labelled:

@@ -109,6 +109,9 @@ class QuestionAnswering(DownstreamTask):
         longest = min(longest, cls.usual_longest)
         return cls((), ("f1", "exact_match"), longest, longest_question=min(64, max(1, longest // 3)))
 
+    def passage(self, example: Question) -> str:
+        return example.context
+
     def sequences(self, examples: Sequence[Question], vocabulary: Vocabulary, labelled: bool = True) -> Windows:
         """The windows on the passages; the targets are `starts` and `ends` (T,) float32, of each token the share of the
         right answers that begin or end at it.

@@ -1,0 +1,43 @@
+"""Development data that nobody named: a part of the training data, which nothing that is trained on gives away."""
+
+import json
+
+import pytest
+
+from ms_bert.commands import finetuning
+from ms_bert.finetuning_options import DataOptions
+from ms_bert.run.progress import Progress
+
+
+def divided(task, rows, path, share=0.2):
+    """(train, dev) of records."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, found = finetuning.read(DataOptions(task=task, train=str(path), dev_share=share), Progress())
+    return found["train"].examples, found["dev"].examples
+
+
+def records(task, passages):
+    answers = {"answers": {"text": ["word"], "answer_start": [0]}}
+    fields = answers if task == "question-answering" else {"choices": ["a", "b"], "label": 0}
+    return [{"context": f"word {i % passages}", "question": f"{i}?", **fields} for i in range(100)]
+
+
+@pytest.mark.parametrize("task", ["question-answering", "multiple-choice"])
+def test_questions_on_one_passage_stay_together(task, tmp_path):
+    train, dev = divided(task, records(task, passages=20), tmp_path / "data.jsonl")
+    assert len(dev) == 20 and len(train) == 80
+    assert len({one.context for one in dev}) == 4 and not {one.context for one in dev} & {one.context for one in train}
+
+
+@pytest.mark.parametrize("task", ["question-answering", "multiple-choice"])
+@pytest.mark.parametrize("passages, share, kept_out", [(1, 0.2, 20), (2, 0.5, 50)])
+def test_something_is_left_to_train_on(task, passages, share, kept_out, tmp_path):
+    train, dev = divided(task, records(task, passages), tmp_path / "data.jsonl", share)
+    assert len(dev) == kept_out and len(train) == 100 - kept_out
+
+
+def test_texts_are_kept_out_one_by_one_and_always_the_same(tmp_path):
+    rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(50)]
+    train, dev = divided("classification", rows, tmp_path / "data.jsonl", share=0.1)
+    assert len(dev) == 5 and len({*train, *dev}) == 50
+    assert divided("classification", rows, tmp_path / "data.jsonl", share=0.1) == (train, dev)
