@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from ms_bert.data.files import write_atomically
+from ms_bert.data.files import opened_atomically
 from ms_bert.errors import UserError
 from ms_bert.prediction_options import AskOptions
+
+INTERRUPTED = "interrupted; no file was written."
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -31,25 +34,33 @@ def form(options: AskOptions, endings: Mapping[str, str]) -> str:
     return options.format or endings.get("" if options.output is None else options.output.suffix, "text")
 
 
-def chunked(given: Sequence[Given], size: int, answer: Callable[[Sequence[Given]], Made]) -> list[Made]:
-    """What is answered to so many at a time, with a bar on a terminal."""
-    made = []
-    with tqdm(total=len(given), unit="texts", file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
+def chunked(
+    given: Sequence[Given], size: int, answer: Callable[[Sequence[Given]], Made], between_lines: bool = False
+) -> Iterator[tuple[Sequence[Given], Made]]:
+    """So many at a time, and what is answered to them; with a bar on a terminal, but not between lines of answers."""
+    disable = not sys.stderr.isatty() or (between_lines and sys.stdout.isatty())
+    with tqdm(total=len(given), unit="texts", file=sys.stderr, disable=disable) as bar:
         for begin in range(0, len(given), size):
             chunk = given[begin : begin + size]
-            made.append(answer(chunk))
+            yield chunk, answer(chunk)
             bar.update(len(chunk))
-    return made
 
 
-def write(output: Path | None, content: str | bytes) -> None:
-    """To the file, whole or not at all, or to the terminal."""
-    if output is not None:
-        write_atomically(output, content if isinstance(content, bytes) else content.encode())
-    elif isinstance(content, bytes):
-        raise ValueError("no bytes for the terminal")
-    else:
-        sys.stdout.write(content)
+@contextlib.contextmanager
+def writing(output: Path | None) -> Iterator[Callable[[str | bytes], None]]:
+    """A function that writes: to the terminal or a pipe at once, to a file that has its name when all is written."""
+    with contextlib.nullcontext() if output is None else opened_atomically(output) as file:
+
+        def write(content: str | bytes) -> None:
+            if file is not None:
+                file.write(content if isinstance(content, bytes) else content.encode())
+            elif isinstance(content, bytes):
+                raise ValueError("no bytes for the terminal")
+            else:
+                sys.stdout.write(content)
+                sys.stdout.flush()
+
+        yield write
 
 
 def tell_cut(program: str, cut: int, of: int, longest: Any = None) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import io
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +228,7 @@ def main(framework: Framework, program: str, description: str, arguments: Sequen
     def run(arguments: Sequence[str]) -> int:
         return embed(framework, parse(program, description, arguments))
 
-    return command.main(run, program, arguments, interrupted="interrupted; nothing was written.")
+    return command.main(run, program, arguments, interrupted=delivery.INTERRUPTED)
 
 
 def parse(program: str, description: str, arguments: Sequence[str]) -> EmbedOptions:
@@ -250,18 +250,20 @@ def embed(framework: Framework, options: EmbedOptions) -> int:
         raise UserError(f"{form} is not for the terminal; name a file with --output.")
     texts = asked.texts(options)
     model = Embedder(options.model, framework, **arguments_of(options))
-    made = in_chunks(model, texts)
-    delivery.write(options.output, FORMS[form](texts, made))
-    delivery.tell_cut("embed", sum(made.cut), len(texts), model.longest)
+    cut = 0
+    with delivery.writing(options.output) as write:
+        parts = delivery.chunked(texts, CHUNK, model.embedded, between_lines=options.output is None)
+        for chunk, made in parts if form in IN_PARTS else [(texts, whole(parts))]:
+            write(FORMS[form](chunk, made))
+            cut += sum(made.cut)
+    delivery.tell_cut("embed", cut, len(texts), model.longest)
     return 0
 
 
-def in_chunks(model: Embedder, texts: Sequence[str]) -> Embedded:
-    """The vectors of any number of texts, with a bar on a terminal."""
-    parts = delivery.chunked(texts, CHUNK, model.embedded)
-    return Embedded(
-        *([each for part in parts for each in getattr(part, name)] for name in ("vectors", "tokens", "cut"))
-    )
+def whole(parts: Iterable[tuple[Sequence[str], Embedded]]) -> Embedded:
+    """What was made of all texts."""
+    made = [of_part for _, of_part in parts]
+    return Embedded(*([each for part in made for each in getattr(part, name)] for name in ("vectors", "tokens", "cut")))
 
 
 def _numbers(vector: np.ndarray) -> list[float]:
@@ -323,3 +325,4 @@ FORMS: dict[str, Callable[[Sequence[str], Embedded], str | bytes]] = {
     "npy": _as_npy,
     "npz": _as_npz,
 }
+IN_PARTS = ("text", "jsonl")

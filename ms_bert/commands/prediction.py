@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -265,7 +266,7 @@ def main(framework: Framework, program: str, description: str, arguments: Sequen
     def run(arguments: Sequence[str]) -> int:
         return predict(framework, parse(program, description, arguments))
 
-    return command.main(run, program, arguments, interrupted="interrupted; nothing was written.")
+    return command.main(run, program, arguments, interrupted=delivery.INTERRUPTED)
 
 
 def parse(program: str, description: str, arguments: Sequence[str]) -> PredictOptions:
@@ -288,10 +289,19 @@ def predict(framework: Framework, options: PredictOptions) -> int:
         model = Predictor(options.model, framework, *computing)
         model.task = model.task.showing(options.top)
     examples = model.asked(options)
-    told = [answer for chunk in delivery.chunked(examples, CHUNK, model.answers) for answer in chunk]
-    delivery.write(options.output, FORMS[form](model, examples, told))
-    delivery.tell_cut("predict", sum("truncated" in answer for answer in told), len(told))
+    cut = 0
+    with delivery.writing(options.output) as write:
+        parts = delivery.chunked(examples, CHUNK, model.answers, between_lines=options.output is None)
+        for chunk, answers in parts if form in IN_PARTS else [_whole(parts)]:
+            write(FORMS[form](model, chunk, answers))
+            cut += sum("truncated" in answer for answer in answers)
+    delivery.tell_cut("predict", cut, len(examples))
     return 0
+
+
+def _whole(parts: Iterable[tuple[Sequence[Any], list[dict[str, Any]]]]) -> tuple[list[Any], list[dict[str, Any]]]:
+    examples, answers = zip(*parts)
+    return [*chain.from_iterable(examples)], [*chain.from_iterable(answers)]
 
 
 def _as_text(model: Model, examples: Sequence[Any], answers: Sequence[dict[str, Any]]) -> str:
@@ -315,3 +325,4 @@ FORMS: dict[str, Callable[[Model, Sequence[Any], Sequence[dict[str, Any]]], str]
     "jsonl": _as_jsonl,
     "csv": _as_csv,
 }
+IN_PARTS = ("text", "jsonl")  # a table's columns depend on all of its rows

@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 
 from ms_bert.commands import command, delivery, training
-from ms_bert.commands.embedding import Embedder, arguments_of, in_chunks
+from ms_bert.commands.embedding import CHUNK, Embedder, arguments_of, whole
 from ms_bert.commands.framework import Framework
 from ms_bert.errors import UserError
 from ms_bert.prediction_options import SimilarityOptions
@@ -56,7 +56,7 @@ def main(framework: Framework, program: str, description: str, arguments: Sequen
     def run(arguments: Sequence[str]) -> int:
         return similarity(framework, parse(program, description, arguments))
 
-    return command.main(run, program, arguments, interrupted="interrupted; nothing was written.")
+    return command.main(run, program, arguments, interrupted=delivery.INTERRUPTED)
 
 
 def parse(program: str, description: str, arguments: Sequence[str]) -> SimilarityOptions:
@@ -72,14 +72,15 @@ def similarity(framework: Framework, options: SimilarityOptions) -> int:
     pairs, scores = _asked(options)
     model = Similarity(options.model, framework, **arguments_of(options))
     texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-    made = in_chunks(model.embed, texts)
+    made = whole(delivery.chunked(texts, CHUNK, model.embed.embedded))
     vector = dict(zip(texts, made.vectors))
     found = [float(np.float32(cosines(vector[one], vector[other][None])[0])) for one, other in pairs]
     order = list(range(len(pairs)))
     if options.texts:
         order = sorted(order, key=lambda number: -found[number])[: options.top or None]
     rows = [(pairs[number], found[number], None if scores is None else scores[number]) for number in order]
-    delivery.write(options.output, FORMS[form](rows, bool(options.texts)))
+    with delivery.writing(options.output) as write:
+        write(FORMS[form](rows, bool(options.texts)))
     if scores is not None:
         given, told = np.array(scores), np.array(found)
         low, high = interval("spearman", given, told, seed=0)

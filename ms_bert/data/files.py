@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 
 def write_atomically(path: Path, content: bytes, make_folder: bool = True) -> None:
     """Write beside, fsync, rename; the folder is made if needed, unless a missing one is to be an error."""
+    with opened_atomically(path, make_folder) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def opened_atomically(path: Path, make_folder: bool = True) -> Iterator[BinaryIO]:
+    """As `write_atomically`, of what is written to a file bit by bit; if an exception ends that, none of it is kept."""
     if make_folder:
         path.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(beside, 0o666 & ~umask())

@@ -1,0 +1,101 @@
+"""Answers go out as they come: what is answered already is not lost, and a file is whole or is not there."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ms_bert.commands import delivery, embedding, prediction
+from ms_bert.commands.embedding import Embedded
+from ms_bert.errors import UserError
+
+
+class Answering:
+    """A model that says how long texts are, and can take no empty one."""
+
+    task = property(lambda self: self, lambda self, value: None)
+    longest = 3
+
+    def __init__(self, *_, **__):
+        self.asked_for = []
+
+    def showing(self, top):
+        return self
+
+    def asked(self, options):
+        return list(options.texts)
+
+    def answers(self, examples):
+        self.asked_for.append(list(examples))
+        if "" in examples:
+            raise UserError("an empty text; write something.")
+        return [{"length": len(text), **({"truncated": True} if len(text) > 3 else {})} for text in examples]
+
+    def inputs(self, example):
+        return {"text": example}
+
+    def plain(self, example, answer):
+        return f"{answer['length']} {example}"
+
+    def table(self, examples, answers):
+        return [["text"], *([example] for example in examples)]
+
+
+@pytest.fixture
+def predict(monkeypatch):
+    """The command, asked about texts, two at a time."""
+    monkeypatch.setattr(prediction, "Predictor", Answering)
+    monkeypatch.setattr(prediction, "CHUNK", 2)
+    return lambda *arguments: prediction.main(None, "predict", "", ["model", *map(str, arguments)])
+
+
+def test_lines_are_written_before_the_next_texts_are_answered(predict, capsys):
+    assert predict("a", "bb", "cccc", "", "e") == 2
+    told = capsys.readouterr()
+    assert told.out == "1 a\n2 bb\n" and told.err == "predict: an empty text; write something.\n"
+
+
+@pytest.mark.parametrize("form", ["text", "jsonl", "csv"])
+def test_parts_are_what_the_whole_is(form, predict, tmp_path, monkeypatch, capsys):
+    texts = ("a", "bb", "cccc", "d", "eeeee")
+    assert predict(*texts, "--format", form) == 0
+    told = capsys.readouterr()
+    assert "2 of 5 texts were too long" in told.err
+    monkeypatch.setattr(prediction, "CHUNK", 100)
+    assert predict(*texts, "--format", form, "--output", tmp_path / "new" / "answers") == 0
+    assert (tmp_path / "new" / "answers").read_text() == told.out
+    assert told.out.count("\n") == len(texts) + (form == "csv")
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_a_file_is_whole_or_stays_as_it_was(form, predict, tmp_path):
+    path = tmp_path / f"answers.{form}"
+    for before in ("", "of yesterday\n"):
+        path.write_text(before)
+        assert predict("a", "bb", "", "--output", path) == 2
+        assert path.read_text() == before and [*tmp_path.iterdir()] == [path]
+
+
+def test_the_bar_is_not_drawn_between_the_lines_of_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(delivery.sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(delivery.sys.stdout, "isatty", lambda: True)
+    drawn = []
+    for between_lines in (True, False):
+        assert [*delivery.chunked("abc", 2, len, between_lines)] == [("ab", 2), ("c", 1)]
+        drawn.append("3/3" in capsys.readouterr().err)
+    assert drawn == [False, True]
+
+
+def test_vectors_are_written_as_they_come(monkeypatch, capsys):
+    class Vectors(Answering):
+        def embedded(self, texts):
+            self.answers(texts)
+            return Embedded([np.ones(2, np.float32)] * len(texts), [[]] * len(texts), [len(t) > 3 for t in texts])
+
+    monkeypatch.setattr(embedding, "Embedder", Vectors)
+    monkeypatch.setattr(embedding, "CHUNK", 2)
+    for texts, code in ((("a", "bb", ""), 2), (("a", "bb", "cccc"), 0)):
+        assert embedding.main(None, "embed", "", ["model", *texts, "--format", "jsonl"]) == code
+        told = capsys.readouterr()
+        assert [json.loads(line)["text"] for line in told.out.splitlines()] == [*texts[: 3 - (code == 2)]]
+    assert "1 of 3 texts were too long for 3 tokens" in told.err
