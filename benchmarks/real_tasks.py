@@ -92,7 +92,9 @@ RECIPES = {
     "usual": Recipe(),
     "mean": Recipe(twins=("--pooling", "mean")),
     "mean-1e-4": Recipe(learning_rate=1e-4, twins=("--pooling", "mean")),
-    # As the one before, on changed texts; MiniLM has no MLM head, so that it guesses no words.
+    "mean-1e-4-5-epochs": Recipe(epochs=5, learning_rate=1e-4, twins=("--pooling", "mean")),
+    "one-epoch-1e-4": Recipe(epochs=1, learning_rate=1e-4),
+    # As mean-1e-4, on changed texts; MiniLM has no MLM head, so that it guesses no words.
     "augmented": Recipe(learning_rate=1e-4, twins=("--pooling", "mean", "--augment", "dropped", "swapped")),
     "chinese": Recipe(model="chinese"),
     "chinese-augmented": Recipe(model="chinese", twins=("--augment", "guesses", "dropped", "swapped")),

@@ -1,5 +1,6 @@
 """A small real corpus, its vocabulary, its token store and a run on it, shared by all tests."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,11 @@ from ms_bert.data.corpus import Corpus
 from ms_bert.data.store import open_store
 from ms_bert.options import TextOptions
 from tests import runs
+
+
+def pytest_collection_finish(session):
+    """MindSpore looks for garbage before each compilation: not among what the tests have imported."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ a process of its own, which the interpreter ends as any other; only what a fresh
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -66,6 +67,7 @@ def serve(package: str) -> dict | None:
     quiet_logs()  # MindSpore reads it as it is imported
     for name in (*IMPORTED[package], *FOR_BOTH):
         importlib.import_module(name)
+    gc.freeze()  # nothing of it is garbage, and no fork need look through it
     connection = socket.socket(fileno=os.dup(0))
     while True:
         word, files, _, _ = socket.recv_fds(connection, 1, 3)
