@@ -43,12 +43,14 @@ class Task:
         train, dev: files below the folder of data; of several, one is put after the other. Without dev, a tenth of
             train is, the same for all. options: of the command.
         divided: a file of SQuAD's shape, of which every fourth article is put to dev and the others to train.
+        test: dev is test data, by which no checkpoint is chosen: the last one is scored.
     """
 
     train: tuple[str, ...]
     dev: tuple[str, ...]
     options: tuple[str, ...]
     divided: tuple[str, ...] = ()
+    test: bool = False
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -73,7 +75,7 @@ class Recipe:
 
 TASKS = {
     "sst2": Task(("sst2/train.tsv",), ("sst2/dev.tsv",), ("--task", "sst2")),
-    "mrpc": Task(("mrpc/msr_paraphrase_train.txt",), ("mrpc/msr_paraphrase_test.txt",), ("--task", "mrpc")),
+    "mrpc": Task(("mrpc/msr_paraphrase_train.txt",), ("mrpc/msr_paraphrase_test.txt",), ("--task", "mrpc"), test=True),
     "cola": Task(
         ("cola/in_domain_train.tsv",), ("cola/in_domain_dev.tsv", "cola/out_of_domain_dev.tsv"), ("--task", "cola")
     ),
@@ -83,7 +85,7 @@ TASKS = {
         ("--task", "classification", "--columns", "text=review", "label=label"),
     ),
     "wnut17": Task(("wnut17/wnut17train.conll",), ("wnut17/emerging.dev.conll",), ("--task", "tagging")),
-    "policyqa": Task(("policyqa/dev.json",), ("policyqa/test.json",), ("--task", "question-answering")),
+    "policyqa": Task(("policyqa/dev.json",), ("policyqa/test.json",), ("--task", "question-answering"), test=True),
     # It has no training data of its own.
     "xquad": Task(("policyqa/dev.json",), (), ("--task", "question-answering"), divided=("xquad/xquad.en.json",)),
     "dream": Task(("dream/train.json",), ("dream/dev.json",), ("--task", "multiple-choice")),
@@ -120,6 +122,10 @@ class Run:
         line += ["--epochs", recipe.epochs, "--learning-rate", recipe.learning_rate]
         line += [] if recipe.longest is None else ["--longest", recipe.longest]
         line += [] if threads is None else ["--threads", threads]
+        if TASKS[self.task].test:
+            # Of the twins, an evaluation at the end and no other; checkpoints meanwhile, to resume.
+            never, often = ["--eval-every", 1_000_000], ["--checkpoint-every", 100]
+            line += ["--last"] if self.contender == "transformers" else [*never, *often]
         line += ["--seed", self.seed, "--output", output]
         return [*map(str, line), *recipe.twins]
 

@@ -1,7 +1,7 @@
 """Fine-tuning by transformers' own Trainer, with the options and the results.json of `python -m ms_bert.finetune`.
 
 The recipe is theirs too: AdamW, a weight decay of 0.01, gradients clipped at 1, a rate that rises over the first tenth
-of the steps and then falls linearly to 0; the best of the checkpoints of the epochs is kept.
+of the steps and then falls linearly to 0; the best of the checkpoints of the epochs is kept, or, with --last, the last.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     task, found = read(data, Progress())
     train, dev = found["train"].examples, found["dev"].examples
     prepared = KINDS[task.name](given.model, task, train, dev)
+    when = "no" if given.last else "epoch"
     options = transformers.TrainingArguments(
         output_dir=str(given.output),
         per_device_train_batch_size=given.batch_size,
@@ -36,11 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         learning_rate=given.learning_rate,
         warmup_steps=0.1,
         weight_decay=0.01,
-        eval_strategy="epoch",
-        save_strategy="epoch",
+        eval_strategy=when,
+        save_strategy=when,
         save_total_limit=1,
         save_only_model=True,
-        load_best_model_at_end=True,
+        load_best_model_at_end=not given.last,
         metric_for_best_model=task.measure,
         greater_is_better=True,
         report_to="none",
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trainer.train()
     scores = trainer.evaluate()
     results = {
-        "step": trainer.state.best_global_step,
+        "step": trainer.state.best_global_step or trainer.state.global_step,
         "examples": len(dev),
         "loss": scores["eval_loss"],
         "metrics": {name: {"value": scores[f"eval_{name}"]} for name in task.measures if f"eval_{name}" in scores},
@@ -75,6 +76,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument("--longest", type=int)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--last", action="store_true", help="choose no checkpoint by the scores")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args(arguments)
 

@@ -139,6 +139,18 @@ def test_the_command_knows_the_options_of_a_recipe(recipe, tmp_path):
     assert (given.data.pooling == "mean") == ("mean" in line)
 
 
+@pytest.mark.parametrize("contender", real_tasks.CONTENDERS)
+def test_no_checkpoint_is_chosen_by_test_data(contender, tmp_path):
+    line = real_tasks.Run("mrpc", "usual", contender, 1).arguments(tmp_path, tmp_path, tmp_path, tmp_path, None)
+    if contender == "transformers":
+        assert trainer.parse(line).last
+    else:
+        given = finetuning.parse(PyTorch(), "finetune", "", line)
+        assert given.run.eval_every > 10_000 and given.run.checkpoint_every < 1_000
+    chosen = real_tasks.Run("cola", "usual", contender, 1).arguments(tmp_path, tmp_path, tmp_path, tmp_path, None)
+    assert not {"--last", "--eval-every"} & set(chosen)
+
+
 def test_missing_data_and_models_are_named_before_anything_runs(command, data, capsys):
     with pytest.raises(SystemExit, match="begins with the model chinese; give --model chinese=FOLDER"):
         command("--recipe", "chinese")
@@ -151,7 +163,8 @@ def test_missing_data_and_models_are_named_before_anything_runs(command, data, c
 
 
 @pytest.mark.slow
-def test_the_trainer_writes_the_measures_of_the_task(tmp_path, request):
+@pytest.mark.parametrize("last", [False, True])
+def test_the_trainer_writes_the_measures_of_the_task(last, tmp_path, request):
     """Sentences with a good word or a bad one, which even this model tells apart."""
     request.addfinalizer(functools.partial(torch.set_num_threads, torch.get_num_threads()))
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", *(f"w{i}" for i in range(20))]
@@ -166,7 +179,7 @@ def test_the_trainer_writes_the_measures_of_the_task(tmp_path, request):
         (tmp_path / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *part]))
     line = f"--task sst2 --model {tmp_path}/model --train {tmp_path}/train.tsv --dev {tmp_path}/dev.tsv --epochs 4 "
     line += f"--learning-rate 3e-2 --batch-size 16 --longest 16 --threads 1 --seed 1 --output {tmp_path}/run"
-    trainer.main(shlex.split(line))
+    trainer.main([*shlex.split(line), *["--last"] * last])
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["examples"] == 16 and results["metrics"] == {"accuracy": {"value": 1.0}}
-    assert results["step"] in (4, 8, 12, 16)
+    assert results["step"] in ((16,) if last else (4, 8, 12, 16))
