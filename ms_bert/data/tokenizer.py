@@ -8,7 +8,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +99,10 @@ class Vocabulary:
         return hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
 
 
+# As many capitalised entries as the larger of these make a vocabulary one of text that was not lowercased.
+MOST_CAPITALISED, MOST_CAPITALISED_SHARE = 100, 0.02
+
+
 def vocabulary(options: TextOptions, corpus: Corpus) -> Vocabulary:
     """The vocabulary that the options name, or one trained on the corpus (kept in the cache)."""
     if options.vocab is not None:
@@ -128,8 +132,8 @@ def vocabulary(options: TextOptions, corpus: Corpus) -> Vocabulary:
 def load(path: Path, cased: bool = False) -> Vocabulary:
     """A vocabulary from tokenizer.json, vocab.txt, or a folder with one of them.
 
-    How a vocab.txt cleans text up stands in the tokenizer_config.json beside it; without one it lowercases, as Google's
-    code does; with `cased` it does not, whatever stands there.
+    How a vocab.txt cleans text up stands in the tokenizer_config.json beside it; without one, as Google's checkpoints
+    come, it lowercases unless the vocabulary has capitals. With `cased` it does not lowercase, whatever stands there.
 
     Raises:
         UserError: there is none, or it is damaged, or not WordPiece, or a special token is missing.
@@ -164,15 +168,18 @@ def load(path: Path, cased: bool = False) -> Vocabulary:
     entries = {token: i for i, token in enumerate(tokens) if token}
     if UNK not in entries:
         raise UserError(f"{path} has no {UNK}; a BERT vocabulary needs {' '.join(SPECIAL_TOKENS)}.")
-    clean_up = _clean_up(lowercase=False) if cased else _described_clean_up(path.with_name(CONFIG))
+    clean_up = _clean_up(lowercase=False) if cased else _described_clean_up(path.with_name(CONFIG), entries)
     tokenizer = _bert_tokenizer(_word_piece(entries), clean_up)
     return Vocabulary(_with_special_tokens(tokenizer), str(path))
 
 
-def _described_clean_up(path: Path) -> normalizers.BertNormalizer:
-    """The clean-up that a tokenizer_config.json describes, by the defaults of transformers' BertTokenizer."""
+def _described_clean_up(path: Path, entries: Collection[str]) -> normalizers.BertNormalizer:
+    """The clean-up that a tokenizer_config.json describes, by the defaults of transformers' BertTokenizer; without one
+    that of which the entries of a vocabulary are made."""
     if not path.exists():
-        return _clean_up(lowercase=True)
+        # Of Google's cased vocabularies a third is capitalised; of others a few entries may be.
+        capitalised = sum(entry != entry.lower() for entry in entries if entry not in SPECIAL_TOKENS)
+        return _clean_up(lowercase=capitalised < max(MOST_CAPITALISED, MOST_CAPITALISED_SHARE * len(entries)))
     try:
         fields = json.loads(path.read_bytes())
         said = {name: fields.get(name) for name in ("do_lower_case", "strip_accents", "tokenize_chinese_chars")}

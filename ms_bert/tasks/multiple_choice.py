@@ -12,7 +12,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -102,7 +102,8 @@ class MultipleChoice(DownstreamTask):
         left_out = skipped if data.skip_bad else None
         rows = labelled.read(source, data.quotes, split=split, skipped=left_out, unfold=_dialogue)
         columns = find_columns(source, labelled.columns(rows), named_columns(data.columns))
-        found = fitting(source, rows, lambda row: _question(row, columns), left_out)
+        places_first = _places_first(rows, columns)
+        found = fitting(source, rows, lambda row: _question(row, columns, places_first), left_out)
         return Read(found, skipped, _told(columns))
 
     @classmethod
@@ -248,36 +249,63 @@ def find_columns(source: str, names: Collection[str], named: Mapping[str, str], 
     return Columns(roles.get("context"), roles.get("question"), choices, roles["label"] if labels else None)
 
 
-def answer_number(value: Any, choices: Sequence[str], names: Sequence[str] = ()) -> int:
-    """Which of the choices is meant, from 0: by its text, or by the name that the file gives it, or else by its letter
-    (A is the first) or its number (0 is the first).
+def answer_number(value: Any, choices: Sequence[str], names: Sequence[str] = (), places_first: bool = False) -> int:
+    """Which of the choices is meant, from 0: by the name that the file gives it, if it gives names; or else by its text
+    or by its place, a letter (A is the first) or a number (0 is the first).
 
     Args:
-        names: of the choices, where the file gives some.
+        names: of the choices, where the file gives some. places_first: what could be either is a place, not a text.
 
     Raises:
         Unfit: none is, or several.
     """
-    if isinstance(value, str) and value.strip() in choices:
-        if choices.count(value.strip()) > 1:
+    name, expected = class_name(value), f"one of {listed(names)}"
+    number = names.index(name) if name in names else -1
+    if not names:
+        number, place = _by_text(value, choices), _by_place(name, choices)
+        if place >= 0 and (places_first or number < 0):
+            number = place
+        elif number >= 0 and choices.count(choices[number]) > 1:
             raise Unfit("an ambiguous answer", f"has several choices {shown(value)}, its answer", "give its number")
-        return choices.index(value.strip())
-    name = class_name(value)
-    if names:
-        number = names.index(name) if name in names else -1
-        expected = f"one of {listed(names)}"
-    else:
-        number = _LETTERS.find(name.upper()) if len(name) == 1 else -1
-        if name.isdecimal() and len(name) < 10:
-            number = int(name)
-        expected = f"a number from 0 to {len(choices) - 1}, a letter from A to {_LETTERS[: len(choices)][-1]}"
+        places = f"a number from 0 to {len(choices) - 1}, a letter from A to {_LETTERS[: len(choices)][-1]}"
+        expected = f"{places} or the text of a choice"
     if not 0 <= number < len(choices):
         raise Unfit(
             "an answer that is no choice",
             f"has the answer {shown(value)}, which is none of its choices",
-            f"expected {expected} or the text of a choice",
+            f"expected {expected}",
         )
     return number
+
+
+def _by_text(value: Any, choices: Sequence[str]) -> int:
+    """The number of the first choice with this text; -1: there is none."""
+    return choices.index(value.strip()) if isinstance(value, str) and value.strip() in choices else -1
+
+
+def _by_place(name: str, choices: Sequence[str]) -> int:
+    """The number of the choice with this letter or number; -1: there is none."""
+    number = _LETTERS.find(name.upper()) if len(name) == 1 else -1
+    if name.isdecimal() and len(name) < 10:
+        number = int(name)
+    return number if number < len(choices) else -1
+
+
+def _places_first(rows: Iterable[labelled.Row], columns: Columns) -> bool:
+    """Whether the answers of a file are places of choices rather than their texts: whether they fit more of its rows.
+
+    A choice may read like the place of another one, so that a row by itself does not tell.
+    """
+    by_text = by_place = 0
+    for row in rows:
+        try:
+            choices, _ = _choices(row, columns)
+            value = row.values.get(columns.label or "")
+            by_text += _by_text(value, choices) >= 0
+            by_place += _by_place(class_name(value), choices) >= 0
+        except Unfit:  # what has other faults tells nothing
+            continue
+    return by_place > by_text
 
 
 def _answers(sequences: Sequences) -> np.ndarray:
@@ -297,13 +325,15 @@ def _each_its_own(names: Collection[str]) -> tuple[str, ...]:
     return endings or (letters if len(letters) > 1 else ())
 
 
-def _question(row: labelled.Row, columns: Columns) -> Question:
+def _question(row: labelled.Row, columns: Columns, places_first: bool = False) -> Question:
     """Raises Unfit."""
     context, question = (_text(row, name) for name in (columns.context, columns.question))
     if not context and not question:
         raise Unfit("no question", "has neither a context nor a question", "give it one")
     choices, names = _choices(row, columns)
-    answer = None if columns.label is None else answer_number(row.values.get(columns.label), choices, names)
+    answer = None
+    if columns.label is not None:
+        answer = answer_number(row.values.get(columns.label), choices, names, places_first)
     return Question(context, question, tuple(choices), answer, row.place)
 
 

@@ -72,6 +72,32 @@ def test_a_record_becomes_a_question(record, expected, tmp_path):
     assert (found.context, found.question, found.choices, found.answer) == expected
 
 
+@pytest.mark.parametrize(
+    "rows, expected",
+    [
+        ([("xyz", "A"), ("BAC", "A"), ("xyz", "C")], [0, 0, 2]),  # letters, also of choices that are letters
+        ([("1234", 1), ("wxyz", 1)], [1, 1]),
+        ([("1234", "1"), ("wxyz", "1")], [1, 1]),  # as a csv file has it
+        ([("3568", "3"), ("2105", "0")], [0, 2]),  # texts that are numbers
+        ([("3568", "3"), ("2105", "0"), ("abcd", "9")], None),
+        ([("xyz", "y"), ("BAC", "A"), ("xyz", "C")], [1, 1, 2]),  # most are texts; what is none may be a place
+    ],
+)
+def test_a_file_tells_its_answers_in_one_way(rows, expected, tmp_path):
+    records = [{"question": "q", "choices": list(choices), "label": label} for choices, label in rows]
+    if expected is None:
+        assert "record 3 has the answer '9'" in told(tmp_path / "a.jsonl", records)
+    else:
+        assert [question.answer for question in read(tmp_path / "a.jsonl", records).examples] == expected
+
+
+def test_where_choices_have_names_an_answer_is_one_of_them(tmp_path):
+    named = {"text": ["3", "5", "6", "8"], "label": ["1", "2", "3", "4"]}
+    record = {"question": "q", "choices": named, "answerKey": "3"}
+    assert [question.answer for question in read(tmp_path / "a.jsonl", record).examples] == [2]
+    assert "expected one of '1', '2', '3', '4'" in told(tmp_path / "a.jsonl", {**record, "answerKey": "8"})
+
+
 def test_columns_can_be_named(tmp_path):
     content = "Q\tone\ttwo\tright\nwhich?\tthis\tthat\ttwo words\n"
     columns = ("question=Q", "choices=one,two", "label=right")
