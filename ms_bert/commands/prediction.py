@@ -21,7 +21,7 @@ from ms_bert.commands.framework import Framework
 from ms_bert.commands.inference import Inference
 from ms_bert.data.packing import INPUTS
 from ms_bert.data.sequences import encoded
-from ms_bert.errors import UserError
+from ms_bert.errors import UserError, shown
 from ms_bert.prediction_options import PredictOptions
 from ms_bert.run.folder import TASK
 from ms_bert.tasks import masked_words, next_sentence
@@ -90,7 +90,7 @@ class Predictor:
         Args:
             given: as `example` of the task takes it, such as a text, or a pair of texts.
         """
-        return self.answers([self.task.example(one) for one in given])
+        return self.answers([self.task.example(one) for one in _several(given)])
 
     def answers(self, examples: Sequence[Any]) -> list[dict[str, Any]]:
         """As a call, of examples of the task."""
@@ -164,7 +164,7 @@ class MaskFiller:
         Raises:
             UserError: a text has no [MASK], or is too long.
         """
-        return self.answers(texts)
+        return self.answers([*_several(texts)])
 
     def answers(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         """As a call."""
@@ -217,13 +217,22 @@ class NextSentence:
         Raises:
             UserError: a text is empty.
         """
-        return self.answers([next_sentence.checked(pair) for pair in pairs])
+        return self.answers([next_sentence.checked(pair) for pair in _several(pairs)])
 
     def answers(self, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
         """As a call."""
+        if not pairs:
+            return []
         sequences = encoded(pairs, self._model.vocabulary, self.longest)
         told = next_sentence.answers(self._model.logits(sequences))
         return [{**answer, "truncated": True} if cut else answer for answer, cut in zip(told, sequences.cut)]
+
+
+def _several(given: Iterable[Any]) -> Iterable[Any]:
+    """What is given to a call, if it is several."""
+    if isinstance(given, str):
+        raise UserError(f"a list is expected, not the text {shown(given)}; write [text].")
+    return given
 
 
 def _check_both_sides(path: Path, found: Pretrained) -> None:
@@ -289,6 +298,8 @@ def predict(framework: Framework, options: PredictOptions) -> int:
         model = Predictor(options.model, framework, *computing)
         model.task = model.task.showing(options.top)
     examples = model.asked(options)
+    if not examples:
+        raise UserError(f"--input {options.input} holds nothing to predict about; give at least one text.")
     cut = 0
     with delivery.writing(options.output) as write:
         parts = delivery.chunked(examples, CHUNK, model.answers, between_lines=options.output is None)

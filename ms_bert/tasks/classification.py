@@ -10,8 +10,8 @@ import numpy as np
 
 from ms_bert.data.sequences import Sequences, encoded
 from ms_bert.data.tokenizer import Vocabulary
-from ms_bert.errors import UserError, listed
-from ms_bert.tasks import Metrics, Sums, glue, pictures
+from ms_bert.errors import UserError, listed, shown
+from ms_bert.tasks import Metrics, Sums, asked, glue, pictures
 from ms_bert.tasks.distillation import Distillation
 from ms_bert.tasks.downstream import DownstreamTask, Read, balanced, in_order_of_names, lines
 from ms_bert.tasks.examples import Example, named_columns, read
@@ -32,10 +32,14 @@ class SentenceTask(DownstreamTask):
             logits are linear, those of the mean are the mean of the tokens' logits: so with "mean" the model is one of
             tokens, as transformers and all formats know it.
         distillation: how it learns from a teacher; None: it has none.
+        pairs: whether its examples are pairs of texts; None: it is not known, as of a model from elsewhere.
+        columns: that --columns named for the training data; files to predict about are read by them too.
     """
 
     pooling: str = "cls"
     distillation: Distillation | None = None
+    pairs: bool | None = None
+    columns: tuple[str, ...] = ()
 
     augmented: ClassVar[bool] = True
     problem_type: ClassVar[str]
@@ -65,8 +69,16 @@ class SentenceTask(DownstreamTask):
         dataset = glue.DATASETS.get(data.task)
         if dataset is not None:
             ordered = (dataset.main, *(name for name in dataset.metrics if name != dataset.main))
-            return cls(dataset.labels, ordered, longest, dataset.name, data.pooling)
-        return cls(in_order_of_names(cls.names(examples)), cls.general_measures, longest, pooling=data.pooling)
+            return cls(dataset.labels, ordered, longest, dataset.name, data.pooling, pairs=dataset.pairs)
+        texts = {role: name for role, name in named_columns(data.columns).items() if role != "label"}
+        return cls(
+            in_order_of_names(cls.names(examples)),
+            cls.general_measures,
+            longest,
+            pooling=data.pooling,
+            pairs=len(examples[0].texts) > 1,
+            columns=tuple(f"{role}={name}" for role, name in texts.items()),
+        )
 
     @classmethod
     def names(cls, examples: Sequence[Example]) -> set[str]:
@@ -163,6 +175,15 @@ class SentenceTask(DownstreamTask):
         raise NotImplementedError
 
     def asked(self, options: PredictOptions) -> list[Example]:
+        """Texts or pairs as the command line, a pipe or a file of lines gives them; or those of a file of rows."""
+        dataset = glue.DATASETS.get(self.dataset or "")
+        if dataset is not None and not options.columns and glue.is_of(dataset, options.input):
+            return glue.examples(dataset, str(options.input), labels=False)[0]
+        options = dataclasses.replace(options, columns=options.columns or self.columns)
+        if self.pairs:
+            return [self.example(pair) for pair in asked.pairs(options)]
+        if self.pairs is not None:
+            return [self.example(text) for text in asked.texts(options)]
         texts = lines(options)
         if texts is not None:
             return [self.example(text) for text in texts]
@@ -172,7 +193,12 @@ class SentenceTask(DownstreamTask):
 
     def example(self, given: str | Sequence[str]) -> Example:
         """Of a text, or of two."""
-        return Example((given,) if isinstance(given, str) else tuple(given), None, "")
+        texts = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list | tuple) else ()
+        numbers = (1, 2) if self.pairs is None else (2,) if self.pairs else (1,)
+        if len(texts) not in numbers or not all(isinstance(text, str) for text in texts):
+            expected = "a text or a pair of texts" if len(numbers) > 1 else "a pair of texts" if self.pairs else "a text"
+            raise UserError(f"{shown(given)} was given; expected {expected}.")
+        return Example(texts, None, "")
 
 
 @dataclasses.dataclass(frozen=True)

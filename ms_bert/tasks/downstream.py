@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ms_bert.data.batches import Batch
-from ms_bert.data.files import read_bytes
 from ms_bert.data.packing import INPUTS, WEIGHTS, EvaluationBatches, Unpacked
+from ms_bert.data.reading import endings, open_bytes, told_to_the_user
 from ms_bert.data.sequences import Sequences
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError, listed, shown
@@ -304,11 +304,18 @@ def lines(options: AskOptions) -> list[str] | None:
         if not options.texts:
             raise UserError("no text was given; write one after the model, or name a file with --input.")
         return list(options.texts)
-    if options.input != "-" and not options.input.endswith(".txt"):
+    path = Path(options.input)
+    if options.input != "-" and endings(path)[0] != ".txt":
         return None
-    content = sys.stdin.buffer.read() if options.input == "-" else read_bytes(Path(options.input))
+    if options.input == "-":
+        content = sys.stdin.buffer.read()
+    else:
+        with told_to_the_user(path), open_bytes(path) as file:
+            content = file.read()
     try:
-        return content.decode("utf-8-sig").splitlines()
+        # Not splitlines(): a text may hold a form feed or one of Unicode's own separators.
+        found = content.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+        return found if found[-1] else found[:-1]
     except UnicodeDecodeError as error:
         raise UserError(
             f"--input {options.input} is not UTF-8 text ({error.reason} at byte {error.start}); convert it, for "

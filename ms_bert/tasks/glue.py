@@ -54,6 +54,10 @@ class Dataset:
     def regression(self) -> bool:
         return not self.labels
 
+    @property
+    def pairs(self) -> bool:
+        return len(self.shapes[0].texts) > 1
+
 
 _ENTAILMENT = ("entailment", "not_entailment")
 _SENTENCES = ("sentence1", "sentence2")
@@ -115,7 +119,7 @@ def examples(
         UserError: the file cannot be read, has other columns, or a bad row, or a label of another task.
     """
     skipped: Counter[str] = Counter()
-    quoted = endings(Path(source))[0] not in (".tsv", ".txt")
+    quoted = _quoted(source)
     first = labelled.first_fields(source, quoted)
     header = dataset.header if first and not _is_header(dataset, first) else None
     rows = labelled.read(source, quoted, header, split, skipped if skip_bad or dataset.broken_lines else None)
@@ -127,6 +131,18 @@ def examples(
     text, *text2 = shape.texts
     columns = Columns(text, text2[0] if text2 else None, shape.label if labels else None)
     return examples_of(source, rows, columns, _label_reader(dataset, shape), skipped if skip_bad else None), skipped
+
+
+def is_of(dataset: Dataset, source: str | None) -> bool:
+    """Whether this is a file of the dataset by its columns, or by their number where its files have no header."""
+    if source is None or source == "-" or not Path(source).is_file():
+        return False
+    first = labelled.first_fields(source, _quoted(source)) or []
+    return _is_header(dataset, first) or (dataset.header is not None and len(first) == len(dataset.header))
+
+
+def _quoted(source: str) -> bool:
+    return endings(Path(source))[0] not in (".tsv", ".txt")
 
 
 def _is_header(dataset: Dataset, fields: list[str]) -> bool:

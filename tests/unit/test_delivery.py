@@ -1,6 +1,7 @@
 """Answers go out as they come: what is answered already is not lost, and a file is whole or is not there."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -99,3 +100,14 @@ def test_vectors_are_written_as_they_come(monkeypatch, capsys):
         told = capsys.readouterr()
         assert [json.loads(line)["text"] for line in told.out.splitlines()] == [*texts[: 3 - (code == 2)]]
     assert "1 of 3 texts were too long for 3 tokens" in told.err
+
+
+def test_nothing_to_predict_about_is_told(predict, tmp_path, capsys):
+    assert predict("--format", "csv", "--output", tmp_path / "answers.csv") == 2
+    assert "holds nothing to predict about" in capsys.readouterr().err and not [*tmp_path.iterdir()]
+
+
+def test_a_text_is_no_list_of_texts():
+    for ask in (prediction.Predictor.__call__, prediction.MaskFiller.__call__, prediction.NextSentence.__call__):
+        with pytest.raises(UserError, match="a list is expected, not the text 'dreadful'; write \\[text\\]"):
+            ask(types.SimpleNamespace(answers=None), "dreadful")

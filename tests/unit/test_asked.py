@@ -1,0 +1,101 @@
+"""What a user asks about: texts or pairs, as the task was trained on, from arguments, files of any kind and a pipe."""
+
+import gzip
+import io
+import lzma
+import types
+
+import pytest
+
+from ms_bert.errors import UserError
+from ms_bert.finetuning_options import DataOptions
+from ms_bert.prediction_options import PredictOptions
+from ms_bert.tasks.classification import Classification
+from ms_bert.tasks.examples import Example
+from ms_bert.tasks.tagging import Tagging
+
+MRPC = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t7\t8\tone\tother\n"
+COLA = "gj04\t1\t\tOne sentence.\ngj04\t0\t*\tOther sentence.\n"
+
+
+def trained(texts=("a text",), task="classification", columns=()) -> Classification:
+    """The task of training data with such texts."""
+    examples = [Example(texts, label, "") for label in ("no", "yes")]
+    return Classification.of(DataOptions(task=task, columns=columns), examples)
+
+
+def asked(task, tmp_path, *texts, **given):
+    return [example.texts for example in task.asked(PredictOptions(tmp_path, texts, **given))]
+
+
+def written(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def test_arguments_and_lines_are_texts_or_pairs_as_in_training(tmp_path):
+    one, two = trained(), trained(("a", "b"))
+    assert asked(one, tmp_path, "a", "b") == [("a",), ("b",)]
+    assert asked(two, tmp_path, "a", "b", "c", "d") == [("a", "b"), ("c", "d")]
+    lines = written(tmp_path / "lines.txt", "a\tb\r\nc\td\r\n")
+    assert asked(one, tmp_path, input=lines) == [("a\tb",), ("c\td",)]
+    assert asked(two, tmp_path, input=lines) == [("a", "b"), ("c", "d")]
+    with pytest.raises(UserError, match="'c' stands alone"):
+        asked(two, tmp_path, "a", "b", "c")
+
+
+def test_columns_that_were_named_for_training_are_read_again(tmp_path):
+    path = written(tmp_path / "news.csv", "text,headline\nlong,short\n")
+    task = trained(columns=("text=headline", "label=kind"))
+    assert asked(task, tmp_path, input=path) == [("short",)]
+    assert asked(task, tmp_path, input=path, columns=("text=text",)) == [("long",)]
+    with pytest.raises(UserError, match="has no column 'headline'"):
+        asked(task, tmp_path, input=written(tmp_path / "other.csv", "text\nlong\n"))
+    remembered = Classification.from_remembered({**task.remembered(), "columns": list(task.columns)})
+    assert asked(remembered, tmp_path, input=path) == [("short",)]
+
+
+def test_a_task_on_single_texts_takes_no_pairs_of_a_file(tmp_path):
+    path = written(tmp_path / "pairs.csv", "question,sentence\na,b\n")
+    with pytest.raises(UserError, match="single texts are asked for, but .* has pairs"):
+        asked(trained(), tmp_path, input=path)
+    assert asked(trained(("a", "b")), tmp_path, input=path) == [("a", "b")]
+
+
+def test_a_task_of_glue_reads_its_own_files(tmp_path):
+    mrpc, cola = trained(("a", "b"), "mrpc"), trained(task="cola")
+    assert asked(mrpc, tmp_path, input=written(tmp_path / "test.txt", MRPC)) == [("one", "other")]
+    assert asked(mrpc, tmp_path, input=written(tmp_path / "own.txt", "a\tb\n")) == [("a", "b")]
+    found = [("One sentence.",), ("Other sentence.",)]
+    assert asked(cola, tmp_path, input=written(tmp_path / "dev.tsv", COLA)) == found
+    assert asked(cola, tmp_path, input=written(tmp_path / "own.txt", "One.\nTwo.\n")) == [("One.",), ("Two.",)]
+
+
+def test_a_line_ends_at_its_end_alone(tmp_path, monkeypatch):
+    content = "good\u2028film\nbad\x0cfilm\x85\n\nlast"
+    expected = [(line,) for line in content.split("\n")]
+    assert asked(trained(), tmp_path, input=written(tmp_path / "texts.txt", content)) == expected
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(content.encode() + b"\r\n")))
+    assert asked(trained(), tmp_path, input="-") == expected
+
+
+@pytest.mark.parametrize("ending, compress", [("gz", gzip.compress), ("xz", lzma.compress)])
+def test_compressed_lines_are_lines(ending, compress, tmp_path):
+    path = written(tmp_path / f"texts.txt.{ending}", compress("Barack spoke\nI slept\n".encode()))
+    tagging = Tagging.of_labels(("O", "B-PER", "I-PER"), 16)
+    assert [one.text for one in tagging.asked(PredictOptions(tmp_path, input=path))] == ["Barack spoke", "I slept"]
+    assert asked(trained(), tmp_path, input=path) == [("Barack spoke",), ("I slept",)]
+    with pytest.raises(UserError, match="cannot be read to its end"):
+        asked(trained(), tmp_path, input=written(tmp_path / f"plain.txt.{ending}", "not compressed"))
+
+
+@pytest.mark.parametrize("given", [("a", "b", "c"), (), ("a", None), 7, None, float("nan")])
+def test_what_is_no_text_is_refused(given):
+    unknown = Classification(("no", "yes"), ("accuracy",), 16)
+    assert unknown.example("a").texts == ("a",) and unknown.example(["a", "b"]).texts == ("a", "b")
+    for task in (unknown, trained(), trained(("a", "b"))):
+        with pytest.raises(UserError, match="was given; expected a"):
+            task.example(given)
+    for task, other in ((trained(), ("a", "b")), (trained(("a", "b")), "a")):
+        with pytest.raises(UserError, match="expected a (pair of texts|text)\\."):
+            task.example(other)
