@@ -24,12 +24,11 @@ import numpy as np
 
 from benchmarks.machine import describe
 from benchmarks.real_tasks import TASKS
-from ms_bert.commands.seeds import RESULTS
 from ms_bert.data import labelled
 from ms_bert.data.files import write_atomically
 from ms_bert.embed import load
 from ms_bert.options import cache_folder
-from ms_bert.run.folder import METRICS, RUN, THROUGHPUT, read_log
+from ms_bert.run.folder import METRICS, RESULTS, RUN, THROUGHPUT, read_log
 
 CORPUS = "corpus_en/corpus.txt.xz"
 DEFAULT, NO_NSP, LEFT_TO_RIGHT = "default", "no NSP", "LTR & no NSP"

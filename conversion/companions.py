@@ -1,4 +1,4 @@
-"""What lies beside a checkpoint and says what it is: the config, the tokenizer, the description of the run."""
+"""What lies beside a checkpoint and says what it is: the config, the tokenizer, the task, the description of the run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from conversion import configs
 from conversion.checkpoint import TOKENIZER, Checkpoint
 from ms_bert.data.files import write_atomically
 from ms_bert.errors import UserError
-from ms_bert.run.folder import RUN
+from ms_bert.run.folder import GUESSES, RUN, TASK, TEACHER
 
-NAMES = {configs.HUGGING_FACE, configs.GOOGLE, *TOKENIZER, RUN}
+_OF_A_RUN = (RUN, TEACHER, GUESSES)  # what a run goes on with
+NAMES = {configs.HUGGING_FACE, configs.GOOGLE, *TOKENIZER, TASK, *_OF_A_RUN}
 
 
 def write(source: Checkpoint, folder: Path, config: str, dtypes: set[str], with_run: bool) -> list[str]:
@@ -22,15 +23,16 @@ def write(source: Checkpoint, folder: Path, config: str, dtypes: set[str], with_
 
     Args:
         config: the name of the file that says it. dtypes: of the weights, for it names them.
-        with_run: the description of the run, too, where there is one.
+        with_run: the description of the run, too, where there is one, and what else it needs to go on.
 
     Raises:
         UserError: the file that says the config cannot say a field that changes numbers.
     """
     for file in source.tokenizer:
         shutil.copyfile(file, folder / file.name)
-    if with_run and (source.source.home / RUN).is_file():
-        shutil.copyfile(source.source.home / RUN, folder / RUN)
+    for name in (TASK, *(_OF_A_RUN if with_run else ())):
+        if (source.source.home / name).is_file():
+            shutil.copyfile(source.source.home / name, folder / name)
     if source.config is None:
         return ["no config was found beside the source, so none was written; name one with --config"]
     if config == configs.GOOGLE:

@@ -15,12 +15,13 @@ from conversion.formats import Format
 from conversion.sources import OWN_COMPANIONS
 from ms_bert.errors import UserError
 from ms_bert.run import checkpoints
-from ms_bert.run.folder import RUN
+from ms_bert.run.folder import RUN, TASK
 
 # What a conversion writes into a folder, as patterns of names: only such a folder is ever replaced.
 _OF_A_FOLDER = (
     configs.HUGGING_FACE,
     *TOKENIZER,
+    TASK,
     checkpoints.MODEL,
     "model.safetensors.index.json",
     "model-*.safetensors",

@@ -21,7 +21,6 @@ from conversion.pretrained import Pretrained
 from ms_bert.commands import command, seeds, training
 from ms_bert.commands.augmenting import Augmenter
 from ms_bert.commands.framework import Framework
-from ms_bert.commands.seeds import RESULTS
 from ms_bert.commands.teaching import taught
 from ms_bert.commands.training import Run
 from ms_bert.config import BertConfig
@@ -33,14 +32,12 @@ from ms_bert.errors import UserError
 from ms_bert.finetuning_options import DataOptions, FinetuneOptions, StartOptions, depth
 from ms_bert.randomness import HELD_OUT, ORDER, permuted
 from ms_bert.run import checkpoints
-from ms_bert.run.folder import TASK
+from ms_bert.run.folder import EVALUATION, PREDICTIONS, RESULTS, TASK
 from ms_bert.run.loop import Loop, evaluate
 from ms_bert.run.progress import Progress
 from ms_bert.tasks import registry
 from ms_bert.tasks.downstream import Collected, DownstreamTask, Read
 from ms_bert.tasks.pictures import drawn
-
-PREDICTIONS, EVALUATION = "predictions.jsonl", "evaluation.png"
 
 
 def main(framework: Framework, program: str, description: str, arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +46,10 @@ def main(framework: Framework, program: str, description: str, arguments: Sequen
     def run(arguments: Sequence[str]) -> int:
         return finetune(framework, parse(framework, program, description, arguments))
 
-    return command.main(run, program, arguments)
+    interrupted = (
+        "interrupted outside of training; nothing new was saved, and a run that has begun goes on with --resume."
+    )
+    return command.main(run, program, arguments, interrupted)
 
 
 def parse(framework: Framework, program: str, description: str, arguments: Sequence[str]) -> FinetuneOptions:
@@ -121,10 +121,11 @@ def _finetune(framework: Framework, options: FinetuneOptions) -> int:
         loop = training.begin(framework, options, options.data.task, made, progress)
     path = loop.folder.path
     if not loop.finished:
+        (path / RESULTS).unlink(missing_ok=True)  # of a run that was shorter; without them it is evaluated at its end
         if stopped := training.train(loop, framework, options):
             return stopped
     elif (path / RESULTS).exists():
-        progress.say(f"{path} is complete at step {loop.step}; give more --epochs or --steps to continue.")
+        progress.say(f"{path} is complete at step {loop.step}; give more --steps to continue.")
         return 0
     _conclude(loop, tests)
     progress.say(f"done in {time.perf_counter() - began:.0f} s: {path}/{checkpoints.MODEL}, {path}/{PREDICTIONS}")

@@ -13,11 +13,9 @@ from typing import Any
 from ms_bert.commands.training import free_folder
 from ms_bert.errors import UserError
 from ms_bert.finetuning_options import FinetuneOptions
-from ms_bert.run.folder import RUN, RunFolder, check_free
+from ms_bert.run.folder import RESULTS, RUN, RunFolder, check_free
 from ms_bert.run.progress import Progress
 from ms_bert.tasks import registry
-
-RESULTS = "results.json"  # of each run, and of all
 
 
 def finetune(options: FinetuneOptions, once: Callable[[FinetuneOptions], int], progress: Progress) -> int:
@@ -50,11 +48,12 @@ def finetune(options: FinetuneOptions, once: Callable[[FinetuneOptions], int], p
         gc.collect()  # the model and its graphs, before there are others
     results = summary({seed: _results(path) for seed, path in runs.items()})
     folder.write(RESULTS, (json.dumps(results, indent=2) + "\n").encode())
-    for name, of_all in results["metrics"].items():
-        progress.say(
-            f"dev {name} {of_all['mean']:.4f} on average over {len(runs)} seeds, standard deviation "
-            f"{of_all['standard_deviation']:.4f}, from {of_all['least']:.4f} to {of_all['greatest']:.4f}"
-        )
+    for source, metrics in {"dev": results["metrics"], **results.get("test", {})}.items():
+        for name, of_all in metrics.items():
+            progress.say(
+                f"{source} {name} {of_all['mean']:.4f} on average over {len(runs)} seeds, standard deviation "
+                f"{of_all['standard_deviation']:.4f}, from {of_all['least']:.4f} to {of_all['greatest']:.4f}"
+            )
     progress.say(f"the run of the median is {folder.path / results['median_run']}")
     return 0
 
@@ -82,26 +81,43 @@ def _results(path: Path) -> dict[str, Any]:
 
 def summary(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     """What several seeds gave, as JSON: of each metric the mean, the standard deviation (of a sample), the least, the
-    greatest and the median, and by the first metric the run of the median, of an even number the lower one.
+    greatest and the median, and by the first metric the run of the median, of an even number the lower one; with
+    `test` also those of each file of --test.
 
     Args:
         results: results.json by seed, at least two.
     """
-    names = list(next(iter(results.values()))["metrics"])
-    values = {name: {seed: one["metrics"][name]["value"] for seed, one in results.items()} for name in names}
-    by_value = sorted(results, key=lambda seed: (values[names[0]][seed], seed))
+    first, *_ = results.values()
+    values = _by_seed({seed: one["metrics"] for seed, one in results.items()})
+    of_first = next(iter(values.values()))
+    by_value = sorted(results, key=lambda seed: (of_first[seed], seed))
+    tests = {
+        source: _by_seed({seed: one["test"][source]["metrics"] for seed, one in results.items()})
+        for source in first.get("test", {})
+    }
     return {
         "seeds": list(results),
-        "metrics": {
-            name: {
-                "mean": statistics.fmean(of_all.values()),
-                "standard_deviation": statistics.stdev(of_all.values()),
-                "least": min(of_all.values()),
-                "median": statistics.median(of_all.values()),
-                "greatest": max(of_all.values()),
-                "by_seed": {str(seed): value for seed, value in of_all.items()},
-            }
-            for name, of_all in values.items()
-        },
+        "metrics": _spread(values),
         "median_run": f"seed-{by_value[(len(by_value) - 1) // 2]}",
+        **({"test": {source: _spread(of_source) for source, of_source in tests.items()}} if tests else {}),
+    }
+
+
+def _by_seed(metrics: Mapping[int, Mapping[str, Any]]) -> dict[str, dict[int, float]]:
+    """The values of each metric by seed, of the metrics by seed."""
+    names = list(next(iter(metrics.values())))
+    return {name: {seed: one[name]["value"] for seed, one in metrics.items()} for name in names}
+
+
+def _spread(values: Mapping[str, Mapping[int, float]]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            "mean": statistics.fmean(of_all.values()),
+            "standard_deviation": statistics.stdev(of_all.values()),
+            "least": min(of_all.values()),
+            "median": statistics.median(of_all.values()),
+            "greatest": max(of_all.values()),
+            "by_seed": {str(seed): value for seed, value in of_all.items()},
+        }
+        for name, of_all in values.items()
     }

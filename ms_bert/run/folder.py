@@ -33,6 +33,8 @@ TASK = "task.json"  # of a fine-tuned model: what predictions need besides the m
 TEACHER, GUESSES = "teacher.safetensors", "guesses.safetensors"  # what other models said, so that it goes on without
 FORMAT = 1  # of run.json; it was not numbered before
 RUN, METRICS, THROUGHPUT, CURVES = "run.json", "metrics.jsonl", "throughput.jsonl", "curves.png"
+# What a fine-tuned model scores, of each run and of several seeds, and what it says of evaluation data.
+RESULTS, PREDICTIONS, EVALUATION = "results.json", "predictions.jsonl", "evaluation.png"
 _CONFIG, _VOCABULARY = "config.json", "vocab.txt"
 _WRITTEN_BEFORE_RUN = {_CONFIG, "tokenizer.json", "tokenizer_config.json", _VOCABULARY, TASK, TEACHER, GUESSES}
 
@@ -55,7 +57,8 @@ class RunFolder:
 
     def _sweep(self) -> None:
         """Remove what killed processes left half written."""
-        for name in (*_WRITTEN_BEFORE_RUN, RUN, METRICS, THROUGHPUT, CURVES):
+        concluding = (RESULTS, EVALUATION, PREDICTIONS, PREDICTIONS.replace(".", "-*."))
+        for name in (*_WRITTEN_BEFORE_RUN, RUN, METRICS, THROUGHPUT, CURVES, *concluding):
             for left in self.path.glob(f".{name}.????????"):
                 left.unlink()
         checkpoints.sweep(self.path)

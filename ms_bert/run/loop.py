@@ -324,7 +324,7 @@ class Loop:
         name, value = next(iter(self.task.metrics(result.sums).items()))
         raise UserError(
             f"step {self.step + 1}: {name} is {value} and the gradient norm is {result.gradient_norm}, but both must "
-            f"be finite; {self._kept()}; a lower --learning-rate or a longer --warmup-steps usually helps.",
+            f"be finite; {self._kept()}; a lower --learning-rate or a longer warm-up usually helps.",
             exit_code=1,
         )
 

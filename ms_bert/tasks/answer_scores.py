@@ -68,6 +68,10 @@ def best_threshold(margins: np.ndarray, answered: np.ndarray, unanswered: np.nda
         margins: (n,) float64, of each example the score of "no answer" less that of its best answer.
         answered, unanswered: (n,) float64, how right the best answer is, and how right it is to give none.
     """
+    # Where a passage has no tokens the margin is infinite, but a threshold is a number that JSON can write.
+    finite = margins[np.isfinite(margins)]
+    low, high = (finite.min() - 2.0, finite.max() + 2.0) if len(finite) else (-2.0, 2.0)
+    margins = np.clip(margins, low, high)
     order = np.argsort(margins, kind="stable")
     sorted_margins = margins[order]
     totals = np.concatenate([[0.0], np.cumsum((answered - unanswered)[order])])

@@ -196,7 +196,9 @@ class SentenceTask(DownstreamTask):
         texts = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list | tuple) else ()
         numbers = (1, 2) if self.pairs is None else (2,) if self.pairs else (1,)
         if len(texts) not in numbers or not all(isinstance(text, str) for text in texts):
-            expected = "a text or a pair of texts" if len(numbers) > 1 else "a pair of texts" if self.pairs else "a text"
+            expected = (
+                "a text or a pair of texts" if len(numbers) > 1 else "a pair of texts" if self.pairs else "a text"
+            )
             raise UserError(f"{shown(given)} was given; expected {expected}.")
         return Example(texts, None, "")
 

@@ -7,6 +7,7 @@ beside this one; `ms_bert.tasks.registry` knows them by name.
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -285,9 +286,10 @@ def in_order_of_names(names: set[str]) -> tuple[str, ...]:
 
     def key(name: str) -> tuple[bool, float, str]:
         try:
-            return False, float(name), name
+            number = float(name)
         except ValueError:
-            return True, 0.0, name
+            number = math.nan
+        return (False, number, name) if math.isfinite(number) else (True, 0.0, name)  # nan is a word too
 
     return tuple(sorted(names, key=key))
 

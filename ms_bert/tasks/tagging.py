@@ -19,7 +19,7 @@ from ms_bert.tasks.downstream import DownstreamTask, Read, lines
 from ms_bert.tasks.examples import named_columns
 from ms_bert.tasks.metrics import METRICS, by_class, confusion, interval, interval_of_ratio
 from ms_bert.tasks.pictures import Drawing
-from ms_bert.tasks.spans import NONE, OUTSIDE, Span, misfits, scheme_of, spans, strict_spans, type_of
+from ms_bert.tasks.spans import NONE, OUTSIDE, Span, is_of_span, misfits, scheme_of, spans, strict_spans, type_of
 from ms_bert.tasks.word_windows import WordSequences
 
 if TYPE_CHECKING:
@@ -75,7 +75,10 @@ class Tagging(DownstreamTask):
     @classmethod
     def of_labels(cls, labels: Sequence[str], longest: int) -> Tagging:
         """That of a model from elsewhere, of which the labels alone are known."""
-        task = cls.made(set(labels), scheme_of([label] for label in labels), labels[0], longest)
+        # A part of speech may look like a tag of spans (I, M), and beside tags of spans may stand [PAD] or X.
+        inside = [is_of_span(label) for label in labels if label != OUTSIDE]
+        scheme = scheme_of([label] for label in labels) if 2 * sum(inside) > len(inside) else NONE
+        task = cls.made(set(labels), scheme, labels[0], longest)
         blank = OUTSIDE if OUTSIDE in labels else labels[0]
         return dataclasses.replace(task, labels=tuple(labels), blank=blank)
 

@@ -363,6 +363,22 @@ def test_moments_that_do_not_fit_the_weights_are_told(tmp_path):
     convert(read, tmp_path / "folder")
 
 
+def test_a_task_goes_along_and_what_a_run_needs_goes_with_the_run(tmp_path):
+    """Without task.json a model of mean pooling is one of tags, and one of answers has no threshold."""
+    source = checkpoint.read(training_checkpoint(tmp_path / "run"))
+    for name in ("run.json", "task.json", "teacher.safetensors", "guesses.safetensors"):
+        (tmp_path / "run" / name).write_text(f'{{"of": "{name}"}}')
+    convert(source, tmp_path / "whole")
+    convert(source, tmp_path / "weights", settings=Settings(dtype="bfloat16"))
+    convert(source, tmp_path / "file" / "model.ckpt")
+    for folder in ("whole", "weights", "file"):
+        assert (tmp_path / folder / "task.json").read_text() == '{"of": "task.json"}'
+    for name in ("run.json", "teacher.safetensors", "guesses.safetensors"):
+        assert (tmp_path / "whole" / name).exists() and not (tmp_path / "weights" / name).exists()
+    convert(source, tmp_path / "weights", settings=Settings(dtype="bfloat16", overwrite=True))
+    assert (tmp_path / "weights" / "task.json").exists()
+
+
 def test_an_optimizers_state_stays_with_the_weights_it_belongs_to(tmp_path):
     source = checkpoint.read(training_checkpoint(tmp_path / "run"))
     (tmp_path / "run" / "run.json").write_text("{}")

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import transformers
 from safetensors.numpy import load
 
+from conversion.__main__ import main as convert
 from ms_bert.commands import finetuning, prediction
 from ms_bert.commands.augmenting import Augmenter
 from ms_bert.config import BertConfig
@@ -27,6 +29,7 @@ from ms_bert.tasks.classification import Classification, MultiLabel, Regression
 from ms_bert.tasks.distillation import in_order_of
 from ms_bert.tasks.examples import Example
 from ms_bert.training.trainer import MindSporeTrainer
+from pt_reference import predict
 from pt_reference.framework import PyTorch
 from pt_reference.training.trainer import TorchTrainer
 from tests import runs
@@ -217,12 +220,16 @@ def test_a_run_stops_when_its_patience_ends(command, tmp_path, capsys):
 
 def test_several_seeds_are_runs_of_their_own_and_a_summary(command, tmp_path, capsys):
     folder = tmp_path / "runs"
-    few = [*map(str, command), "--steps", "6", "--seeds", "2", "--seed", "4", "--output", str(folder)]
+    test = str(Path(command[[*command].index("--dev") + 1]).with_name("other.tsv"))
+    few = [*map(str, command), "--test", test, "--steps", "6", "--seeds", "2", "--seed", "4", "--output", str(folder)]
     assert finetuning.main(PyTorch(), "finetune", "", few) == 0
     results = json.loads((folder / "results.json").read_text())
     values = [json.loads((folder / f"seed-{n}/results.json").read_text())["metrics"]["accuracy"] for n in (4, 5)]
     assert list(results["metrics"]["accuracy"]["by_seed"].values()) == [value["value"] for value in values]
     assert results["metrics"]["accuracy"]["mean"] == pytest.approx(np.mean([value["value"] for value in values]))
+    tested = [json.loads((folder / f"seed-{n}/results.json").read_text())["test"][test]["metrics"] for n in (4, 5)]
+    of_test = [one["accuracy"]["value"] for one in tested]
+    assert list(results["test"][test]["accuracy"]["by_seed"].values()) == of_test
     losses = [metrics(folder / f"seed-{n}")[1]["loss"] for n in (4, 5)]
     assert len(set(losses)) == 2 and (folder / results["median_run"] / MODEL).exists()
     assert "on average over 2 seeds" in capsys.readouterr().out
@@ -235,6 +242,35 @@ def test_several_seeds_are_runs_of_their_own_and_a_summary(command, tmp_path, ca
     assert (folder / "results.json").read_bytes() == before
     wrong = [*few[:-1], str(tmp_path / "wrong"), "--columns", "text=review"]
     assert finetuning.main(PyTorch(), "finetune", "", wrong) == 2 and not (tmp_path / "wrong").exists()
+
+
+def test_a_converted_run_predicts_as_before_and_goes_on(tuned, tmp_path):
+    new, there = tmp_path / "new", tuned["pt_reference"]
+    assert convert(["convert", str(there), str(new)]) == 0
+    texts = ["the class works", "the class fails"]
+    assert predict.load(new)(texts) == predict.load(there)(texts)
+    finetune("--resume", new, package="pt_reference")
+    assert json.loads((new / "results.json").read_text())["metrics"] == json.loads(
+        (there / "results.json").read_text()
+    )["metrics"]  # fmt: skip
+
+
+def test_a_longer_run_has_no_results_of_the_shorter_one(command, tmp_path):
+    """Killed after its last checkpoint it must not pass for complete; nor does it leave what was half written."""
+    folder = tmp_path / "run"
+    assert (
+        finetuning.main(PyTorch(), "finetune", "", [*map(str, command), "--steps", "4", "--output", str(folder)]) == 0
+    )
+    left = [folder / f".{name}.abcdefgh" for name in ("results.json", "evaluation.png", "predictions-other.jsonl")]
+    for path in left:
+        path.write_bytes(b"half")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetuning, "_conclude", lambda *_: sys.exit(9))
+        with pytest.raises(SystemExit):
+            finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder), "--steps", "6"])
+    assert not (folder / "results.json").exists() and not any(path.exists() for path in left)
+    assert finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder)]) == 0
+    assert (folder / "results.json").exists()
 
 
 def test_the_head_goes_on_only_where_the_labels_are_the_same(command, tuned, tmp_path, capsys):

@@ -95,6 +95,16 @@ def test_the_threshold_is_the_best_of_all():
             assert np.abs(margins - found).min() > 0.7  # not at an example's margin
 
 
+@pytest.mark.parametrize("margins", [[-2.0, 1.0, np.inf], [-np.inf, 1.0, np.inf], [np.inf, np.inf], [-np.inf]])
+def test_a_threshold_is_a_number_whatever_the_margins(margins):
+    """A passage without tokens can have no answer."""
+    right = np.arange(len(margins)) < len(margins) - 1
+    for answered in (right, ~right, np.ones(len(margins), bool)):
+        found = best_threshold(np.array(margins), answered.astype(float), (~answered).astype(float))
+        assert np.isfinite(found)
+    assert best_threshold(np.array([-2.0, 1.0, np.inf]), np.array([1.0, 1, 0]), np.array([0.0, 0, 1])) == 2.0
+
+
 def test_a_threshold_that_answers_all_or_nothing_lies_beyond_all_margins():
     margins = np.array([-2.0, 5.0])
     assert best_threshold(margins, np.ones(2), np.zeros(2)) == 6.0

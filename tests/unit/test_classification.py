@@ -8,6 +8,7 @@ import pytest
 from ms_bert.data.packing import EvaluationBatches
 from ms_bert.errors import UserError
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression
+from ms_bert.tasks.downstream import in_order_of_names
 from ms_bert.tasks.examples import Example
 from ms_bert.tasks.registry import KINDS
 
@@ -24,6 +25,12 @@ def examples(labels) -> list[Example]:
 @pytest.mark.parametrize("task", [ONE, NUMBER, MANY])
 def test_a_task_is_the_same_from_its_file(task):
     assert KINDS[task.name].from_remembered(json.loads(json.dumps(task.remembered()))) == task
+
+
+def test_labels_are_in_the_order_of_their_names_and_numbers_of_their_values():
+    names = ["b", "nan", "10", "9", "inf", "a", "-1.5"]
+    for order in (names, names[::-1], sorted(names)):
+        assert in_order_of_names(order) == ("-1.5", "9", "10", "a", "b", "inf", "nan")
 
 
 @pytest.mark.parametrize(
