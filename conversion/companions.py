@@ -1,4 +1,4 @@
-"""What lies beside a checkpoint and says what it is: the config, the tokenizer, the task, the description of the run."""
+"""What lies beside a checkpoint and says what it is: the config, the tokenizer, the task, the run."""
 
 from __future__ import annotations
 
