@@ -39,7 +39,7 @@ class TextOptions:
 
     corpus: tuple[str, ...] = ("builtin",)
     """Text files, folders or globs (.txt .jsonl .json .parquet, also .gz and .xz);
-    names of Hugging Face datasets (NAME or NAME:CONFIG);
+    names of Hugging Face datasets (NAME or NAME:CONFIG, also with @SPLIT);
     or `builtin`, the reference documentation of Python and of the installed libraries."""
     text_field: str = "text"
     """Field of JSON lines, Parquet and datasets that holds the text; each record is a document."""

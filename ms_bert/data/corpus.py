@@ -128,8 +128,7 @@ class _Dataset:
 
     def __init__(self, name: str):
         self.name = name
-        splits = hub.load(name)
-        self.rows = splits["train"] if "train" in splits else next(iter(splits.values()))
+        _, self.rows = hub.split(name, "")
 
     def lines(self, options):
         field = options.text_field

@@ -8,16 +8,37 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from typing import Any
 
-from ms_bert.errors import UserError
+from ms_bert.errors import UserError, listed, shown
 
-_NAME = re.compile(r"[\w-]+(\.[\w-]+)*(/[\w.-]+)?(:[\w.-]+)?")
+_NAME = re.compile(r"[\w-]+(\.[\w-]+)*(/[\w.-]+)?(:[\w.-]+)?(@[\w.-]+)?")
 _ANSWERS = 5  # seconds in which the hub must, or it counts as not to be reached
 
 
 def is_name(name: str) -> bool:
-    """Whether this may be the name of a dataset: NAME or NAME:CONFIG."""
+    """Whether this may be the name of a dataset: NAME or NAME:CONFIG, also with @SPLIT behind it."""
     return bool(_NAME.fullmatch(name))
+
+
+def split(name: str, usual: str) -> tuple[str, Any]:
+    """The name of a split of a dataset, and its rows, memory-mapped.
+
+    Args:
+        usual: the split that is meant where the name says none; "": train, or the first where there is no such split.
+
+    Raises:
+        UserError: there is no such dataset or split, or it cannot be loaded.
+    """
+    dataset, _, named = name.partition("@")
+    splits = load(dataset)
+    chosen = named or usual or ("train" if "train" in splits else next(iter(splits)))
+    if chosen not in splits:
+        raise UserError(
+            f"the dataset {dataset} has no split {shown(chosen)}, only {listed(splits)}; name one of these, such as "
+            f"{dataset}@{next(iter(splits))}."
+        )
+    return chosen, splits[chosen]
 
 
 def load(name: str) -> Mapping:

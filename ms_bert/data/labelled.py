@@ -57,10 +57,11 @@ def read(
 
     Args:
         source: a .tsv, .txt (the same), .csv, .jsonl, .json (an array of objects, or an object with one such array) or
-            .parquet file, each also .gz or .xz, in UTF-8; or the name of a dataset of the hub, NAME or NAME:CONFIG.
+            .parquet file, each also .gz or .xz, in UTF-8; or the name of a dataset of the hub, NAME or NAME:CONFIG,
+            also with @SPLIT.
         quoted: double quotes around a field of tsv or csv are no part of it; else a quote is a character like others.
         header: names of the columns of a tsv or csv file whose first line does not give them.
-        split: of a dataset of the hub.
+        split: of a dataset of the hub whose name says none.
         skipped: takes the number of lines of tsv and csv that have too few or too many fields, by reason; without it
             such a line is an error.
         unfold: makes the rows of records that are no objects; without it such a record is an error.
@@ -291,10 +292,8 @@ def _json_rows(source: str, text: IO[str], within: bool, unfold: Unfold | None) 
 
 
 def _dataset_rows(name: str, split: str) -> Iterator[Row]:
-    splits = hub.load(name)
-    if split not in splits:
-        raise UserError(f"the dataset {name} has no split {shown(split)}, only {listed(splits)}; name one of these.")
-    rows = splits[split]
+    split, rows = hub.split(name, split)
+    name = name.partition("@")[0]
     spelled = {column: names for column, feature in rows.features.items() if (names := _class_names(feature))}
     for number, values in enumerate(rows, 1):
         _spell(values, spelled)

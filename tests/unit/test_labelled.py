@@ -216,8 +216,12 @@ def test_a_dataset_of_the_hub_gives_the_names_of_its_classes(monkeypatch):
         {"text": "b", "label": None, "tags": []},
     ]
     assert rows[1].place == "org/name:config, validation row 2"
-    with pytest.raises(UserError, match="no split 'train', only validation"):
-        labelled.read("org/name:config")
+    assert [row.place for row in labelled.read("org/name:config@validation", split="train")] == [
+        f"org/name:config, validation row {number}" for number in (1, 2)
+    ]
+    for name in ("org/name:config", "org/name:config@test"):
+        with pytest.raises(UserError, match="no split '(train|test)', only validation; .* org/name:config@validation"):
+            labelled.read(name)
 
 
 def test_a_missing_column_lists_those_there_are_and_proposes_the_option():
