@@ -347,6 +347,8 @@ def _labels(fields: dict) -> _Labels:
         number = None
     if isinstance(id2label, dict):
         id2label = {str(k): str(v) if isinstance(v, (int, float)) else v for k, v in id2label.items()} or None
+        if id2label and _are_numbered(id2label):  # written with sorted keys, "10" stands before "2"
+            id2label = {str(i): id2label[str(i)] for i in range(len(id2label))}
     if number is not None and (id2label is None or (isinstance(id2label, dict) and len(id2label) != number)):
         if id2label:
             told.append(

@@ -54,7 +54,8 @@ class DataOptions:
     or a task of GLUE by its name, whose files, columns, labels and metrics are known."""
     train: Optional[str] = None
     """Labelled data to train on: a file (.tsv .csv .jsonl .json .parquet, or CoNLL for tagging; also .gz and .xz),
-    or the name of a Hugging Face dataset (NAME or NAME:CONFIG; NAME@SPLIT names a split)."""
+    or the name of a Hugging Face dataset (NAME or NAME:CONFIG) or the folder of one
+    that was saved; NAME@SPLIT names a split."""
     dev: Optional[str] = None
     """Labelled data to evaluate on and to choose the best checkpoint by."""
     test: tuple[str, ...] = ()

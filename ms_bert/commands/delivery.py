@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from tqdm import tqdm
 
@@ -49,7 +49,7 @@ def chunked(
 @contextlib.contextmanager
 def writing(output: Path | None) -> Iterator[Callable[[str | bytes], None]]:
     """A function that writes: to the terminal or a pipe at once, to a file that has its name when all is written."""
-    with contextlib.nullcontext() if output is None else opened_atomically(output) as file:
+    with contextlib.nullcontext() if output is None else _opened(output) as file:
 
         def write(content: str | bytes) -> None:
             if file is not None:
@@ -61,6 +61,17 @@ def writing(output: Path | None) -> Iterator[Callable[[str | bytes], None]]:
                 sys.stdout.flush()
 
         yield write
+
+
+def _opened(output: Path) -> contextlib.AbstractContextManager[BinaryIO]:
+    """What a link leads to is written, not the link; a device or a pipe takes what comes, and cannot be replaced."""
+    output = output.resolve()
+    return opened_atomically(output) if output.is_file() or not output.exists() else open(output, "wb")
+
+
+def one_line(text: str) -> str:
+    """For the terminal: a text may have line breaks."""
+    return " ".join(text.splitlines())
 
 
 def tell_cut(program: str, cut: int, of: int, longest: Any = None) -> None:

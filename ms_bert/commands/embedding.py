@@ -141,6 +141,9 @@ class Embedder:
 
         How many texts were too long, and lost tokens, the logger `ms_bert` tells in a warning.
         """
+        texts = asked.several(texts)
+        if wrong := [text for text in texts if not isinstance(text, str)]:
+            raise UserError(f"{shown(wrong[0])} was given; expected a text.")
         made = [self.embedded(texts[begin : begin + CHUNK]) for begin in range(0, len(texts), CHUNK)]
         if cut := sum(sum(part.cut) for part in made):
             logging.getLogger("ms_bert").warning(
@@ -151,8 +154,6 @@ class Embedder:
 
     def embedded(self, texts: Sequence[str]) -> Embedded:
         """The vectors of texts, and their tokens; so few texts at a time as memory takes."""
-        if isinstance(texts, str):
-            raise UserError(f"a list of texts is expected, not the text {shown(texts)}; write [text].")
         vocabulary = self._model.vocabulary
         sequences = encoded([(self._prompt + text,) for text in texts], vocabulary, self.longest)
         if self._pooling is None:
@@ -276,7 +277,7 @@ def _as_text(texts: Sequence[str], made: Embedded) -> str:
         shown = [f"{number:.4f}" for number in vector]
         return " ".join([*shown[:4], "...", *shown[-1:]] if len(shown) > 6 else shown) + f" ({len(shown)})"
 
-    return "".join(f"{short(vector)}\t{text}\n" for text, vector in zip(texts, made.vectors))
+    return "".join(f"{short(vector)}\t{delivery.one_line(text)}\n" for text, vector in zip(texts, made.vectors))
 
 
 def _as_jsonl(texts: Sequence[str], made: Embedded) -> str:

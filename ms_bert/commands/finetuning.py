@@ -237,7 +237,7 @@ def _kept(initial: Pretrained, start: StartOptions) -> tuple[Pretrained, str]:
 
 
 def read(data: DataOptions, progress: Progress) -> tuple[DownstreamTask, dict[str, Read]]:
-    """The task that the data is of, and the examples: "train", "dev" and, by the names of their files, those to test.
+    """The task that the data is of, and the examples: "train", "dev" and "--test FILE" of each file to test.
 
     Raises:
         UserError: a file cannot be read, or its labels do not make a task.
@@ -258,7 +258,7 @@ def read(data: DataOptions, progress: Progress) -> tuple[DownstreamTask, dict[st
     else:
         kept, held = _divided(task, train.examples, data.dev_share)
         train, dev = Read(kept, train.skipped), Read(held)
-    tests = {source: examples(source, "test") for source in data.test}
+    tests = {f"--test {source}": examples(source, "test") for source in data.test}
     if getattr(task, "pooling", "cls") != data.pooling:
         raise UserError(f"--pooling {data.pooling} is for tasks on texts such as classification, not for {task.name}.")
     return task, {"train": train, "dev": dev, **tests}
@@ -278,9 +278,12 @@ def _divided(task: DownstreamTask, examples: list[Any], share: float) -> tuple[l
         passages = {i: [i] for i in range(len(examples))}
     order = permuted(np.arange(len(passages)), len(passages), 0, ORDER + HELD_OUT, np.zeros(len(passages), np.int64))
     groups, number, held = list(passages.values()), max(1, round(share * len(examples))), set[int]()
-    for group in order[:-1]:  # one at least is left to train on
-        if len(held) < number:
+    for group in order:
+        if len(held) + len(groups[group]) <= number:
             held.update(groups[group])
+    if not held or len(held) == len(examples):
+        smallest: list[int] = min(groups, key=len)
+        held = set(smallest)
     return [e for i, e in enumerate(examples) if i not in held], [e for i, e in enumerate(examples) if i in held]
 
 

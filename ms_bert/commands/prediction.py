@@ -21,10 +21,10 @@ from ms_bert.commands.framework import Framework
 from ms_bert.commands.inference import Inference
 from ms_bert.data.packing import INPUTS
 from ms_bert.data.sequences import encoded
-from ms_bert.errors import UserError, shown
+from ms_bert.errors import UserError
 from ms_bert.prediction_options import PredictOptions
 from ms_bert.run.folder import TASK
-from ms_bert.tasks import masked_words, next_sentence
+from ms_bert.tasks import asked, masked_words, next_sentence
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression, SentenceTask
 from ms_bert.tasks.downstream import DownstreamTask
 from ms_bert.tasks.multiple_choice import MultipleChoice
@@ -90,7 +90,7 @@ class Predictor:
         Args:
             given: as `example` of the task takes it, such as a text, or a pair of texts.
         """
-        return self.answers([self.task.example(one) for one in _several(given)])
+        return self.answers([self.task.example(one) for one in asked.several(given)])
 
     def answers(self, examples: Sequence[Any]) -> list[dict[str, Any]]:
         """As a call, of examples of the task."""
@@ -164,7 +164,7 @@ class MaskFiller:
         Raises:
             UserError: a text has no [MASK], or is too long.
         """
-        return self.answers([*_several(texts)])
+        return self.answers(asked.several(texts))
 
     def answers(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         """As a call."""
@@ -217,7 +217,7 @@ class NextSentence:
         Raises:
             UserError: a text is empty.
         """
-        return self.answers([next_sentence.checked(pair) for pair in _several(pairs)])
+        return self.answers([next_sentence.checked(pair) for pair in asked.several(pairs)])
 
     def answers(self, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
         """As a call."""
@@ -226,13 +226,6 @@ class NextSentence:
         sequences = encoded(pairs, self._model.vocabulary, self.longest)
         told = next_sentence.answers(self._model.logits(sequences))
         return [{**answer, "truncated": True} if cut else answer for answer, cut in zip(told, sequences.cut)]
-
-
-def _several(given: Iterable[Any]) -> Iterable[Any]:
-    """What is given to a call, if it is several."""
-    if isinstance(given, str):
-        raise UserError(f"a list is expected, not the text {shown(given)}; write [text].")
-    return given
 
 
 def _check_both_sides(path: Path, found: Pretrained) -> None:
@@ -245,9 +238,10 @@ def _check_both_sides(path: Path, found: Pretrained) -> None:
 
 
 def _task(path: Path, found: Pretrained) -> DownstreamTask:
-    """That of a run's task.json, or what the config of a classifier from elsewhere says."""
-    if path.is_dir() and (path / TASK).exists():
-        return training.read_task(path)
+    """That of the task.json beside it, or what the config of a classifier from elsewhere says."""
+    home = found.checkpoint.source.home
+    if (home / TASK).exists():
+        return training.read_task(home)
     config = found.config
     labels = tuple((config.id2label or {str(i): f"LABEL_{i}" for i in range(config.num_labels)}).values())
     longest = config.max_position_embeddings
@@ -316,7 +310,7 @@ def _whole(parts: Iterable[tuple[Sequence[Any], list[dict[str, Any]]]]) -> tuple
 
 
 def _as_text(model: Model, examples: Sequence[Any], answers: Sequence[dict[str, Any]]) -> str:
-    return "".join(f"{model.plain(example, answer)}\n" for example, answer in zip(examples, answers))
+    return "".join(f"{delivery.one_line(model.plain(example, answer))}\n" for example, answer in zip(examples, answers))
 
 
 def _as_jsonl(model: Model, examples: Sequence[Any], answers: Sequence[dict[str, Any]]) -> str:

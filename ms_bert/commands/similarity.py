@@ -37,6 +37,7 @@ class Similarity:
 
     def __call__(self, texts: Sequence[str], others: Sequence[str]) -> np.ndarray:
         """The cosines (n, m) float32, from -1 to 1, of n texts with m others; each depends on its two texts alone."""
+        texts, others = asked.several(texts), asked.several(others)
         vectors, theirs = self.embed(texts), self.embed(others)
         rows = [cosines(vector, theirs) for vector in vectors]
         return np.array(rows, np.float32).reshape(len(texts), len(others))
@@ -116,7 +117,9 @@ Row = tuple[Pair, float, float | None]
 
 
 def _as_text(rows: Sequence[Row], one_with_all: bool) -> str:
-    return "".join(f"{found:.4f}\t{pair[1] if one_with_all else ' | '.join(pair)}\n" for pair, found, _ in rows)
+    return "".join(
+        f"{found:.4f}\t{delivery.one_line(pair[1] if one_with_all else ' | '.join(pair))}\n" for pair, found, _ in rows
+    )
 
 
 def _as_jsonl(rows: Sequence[Row], one_with_all: bool) -> str:

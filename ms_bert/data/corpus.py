@@ -124,7 +124,7 @@ class _File:
 
 
 class _Dataset:
-    """A dataset of the Hugging Face hub, as `datasets` loads it: its train split, or its only one."""
+    """A dataset of the Hugging Face hub or a saved one, as `datasets` loads it: its train split, or its only one."""
 
     def __init__(self, name: str):
         self.name = name
@@ -154,6 +154,8 @@ def _sources(name: str) -> list:
     path = os.path.expanduser(name)
     if _STREAM.fullmatch(path):
         raise UserError(f"--corpus {name!r} can be read only once, but text is read several times; write it to a file.")
+    if hub.is_saved(path):
+        return [_Dataset(name)]
     if os.path.isdir(path):
         files = sorted(p for p in Path(path).rglob("*") if p.is_file() and not p.name.startswith("."))
         if not files:

@@ -1,8 +1,9 @@
-"""Datasets of the Hugging Face hub, as `datasets` loads them."""
+"""Datasets of the Hugging Face hub, or saved by `datasets` in a folder, as that library loads them."""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import socket
 import urllib.error
@@ -10,10 +11,18 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
+
 from ms_bert.errors import UserError, listed, shown
 
 _NAME = re.compile(r"[\w-]+(\.[\w-]+)*(/[\w.-]+)?(:[\w.-]+)?(@[\w.-]+)?")
 _ANSWERS = 5  # seconds in which the hub must, or it counts as not to be reached
+
+
+def is_saved(path: str) -> bool:
+    """Whether this is a folder that `save_to_disk` of a dataset wrote, also with @SPLIT behind it."""
+    folder = os.path.expanduser(path.partition("@")[0])
+    return any(os.path.isfile(os.path.join(folder, name)) for name in ("dataset_dict.json", "state.json"))
 
 
 def is_name(name: str) -> bool:
@@ -32,6 +41,8 @@ def split(name: str, usual: str) -> tuple[str, Any]:
     """
     dataset, _, named = name.partition("@")
     splits = load(dataset)
+    if not named and list(splits) == ["train"] and is_saved(dataset):
+        usual = "train"  # a folder may hold the development data alone
     chosen = named or usual or ("train" if "train" in splits else next(iter(splits)))
     if chosen not in splits:
         raise UserError(
@@ -42,7 +53,7 @@ def split(name: str, usual: str) -> tuple[str, Any]:
 
 
 def load(name: str) -> Mapping:
-    """The splits of a dataset, memory-mapped.
+    """The splits of a dataset, memory-mapped; of a folder with a single one, that is "train".
 
     Raises:
         UserError: there is none of this name, or it cannot be loaded.
@@ -50,6 +61,13 @@ def load(name: str) -> Mapping:
     import datasets
 
     datasets.disable_progress_bars()
+    if is_saved(name):
+        try:
+            saved = datasets.load_from_disk(os.path.expanduser(name))
+        except (OSError, ValueError, KeyError, RuntimeError, pa.ArrowException) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{name} cannot be loaded as a dataset ({reason[:200]}); save it again.") from error
+        return saved if isinstance(saved, Mapping) else {"train": saved}
     logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it would log is in the exception
     path, _, config = name.partition(":")
     offline = datasets.config.HF_HUB_OFFLINE

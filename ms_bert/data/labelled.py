@@ -57,8 +57,8 @@ def read(
 
     Args:
         source: a .tsv, .txt (the same), .csv, .jsonl, .json (an array of objects, or an object with one such array) or
-            .parquet file, each also .gz or .xz, in UTF-8; or the name of a dataset of the hub, NAME or NAME:CONFIG,
-            also with @SPLIT.
+            .parquet file, each also .gz or .xz, in UTF-8; the name of a dataset of the hub, NAME or NAME:CONFIG, or a
+            folder of save_to_disk, both also with @SPLIT.
         quoted: double quotes around a field of tsv or csv are no part of it; else a quote is a character like others.
         header: names of the columns of a tsv or csv file whose first line does not give them.
         split: of a dataset of the hub whose name says none.
@@ -80,7 +80,7 @@ def read(
     with _told(source, path, kind):
         _require(path.stat().st_size, source, "is empty", "name a file with labelled rows")
         if kind in _SEPARATORS:
-            rows = list(_separated(source, path, _SEPARATORS[kind], quoted, header, skipped))
+            rows = list(_separated(source, path, _separator(path, kind), quoted, header, skipped))
         else:
             rows = list(_records(source, path, kind, unfold))
     below = "below its header line " if kind in _SEPARATORS and header is None else ""
@@ -131,9 +131,10 @@ def first_fields(source: str, quoted: bool = True) -> list[str]:
     kind = "" if path is None else endings(path)[0]
     if path is None or kind not in _SEPARATORS:
         return []
-    lines = _lines_of_fields(source, path, _SEPARATORS[kind], quoted)
+    with _told(source, path, kind):
+        lines = _lines_of_fields(source, path, _separator(path, kind), quoted)
     with _told(source, path, kind), contextlib.closing(lines):
-        return next(lines, (1, []))[1]
+        return _first(lines)[1]
 
 
 def text_lines(source: str, path: Path) -> Generator[str]:
@@ -165,6 +166,8 @@ def path_of(source: str) -> Path | None:
     """
     path = os.path.expanduser(source)
     _require(source.strip(), "a labelled file", "has an empty name", "name a file or a dataset")
+    if hub.is_saved(path):
+        return None
     _require(not os.path.isdir(path), source, "is a folder", "name a file in it, such as train.tsv")
     if os.path.isfile(path):
         return Path(path)
@@ -179,6 +182,16 @@ def _require(fulfilled: Any, source: str, found: str, expected: str) -> None:
         raise UserError(f"{source} {found}; {expected}.")
 
 
+def _separator(path: Path, kind: str) -> str:
+    """What stands between fields: of .csv a semicolon if the first line has no comma but one, as Excel writes it where
+    the comma is the decimal sign."""
+    if kind != ".csv":
+        return _SEPARATORS[kind]
+    with open_text(path) as file:
+        first = file.readline(LONGEST_LINE)
+    return ";" if ";" in first and "," not in first else ","
+
+
 def _separated(
     source: str,
     path: Path,
@@ -188,17 +201,20 @@ def _separated(
     skipped: Counter[str] | None,
 ) -> Iterator[Row]:
     lines = _lines_of_fields(source, path, separator, quoted)
-    names = _header(source, *next(lines, (1, []))) if header is None else list(header)
+    names = _header(source, *_first(lines)) if header is None else list(header)
     for line, fields in lines:
+        if _is_blank(fields) and len(names) > 1:
+            continue
         place = f"{source}, line {line}"
         if len(fields) == len(names):
-            yield Row(dict(zip(names, fields)), place)
+            # Columns without a name hold no field of a row: spreadsheets leave empty ones at the right.
+            yield Row({name: field for name, field in zip(names, fields) if name}, place)
         elif skipped is not None:
             skipped["too few fields" if len(fields) < len(names) else "too many fields"] += 1
         else:
             raise UserError(
                 f"{place} has {_counted(len(fields), 'field')}, but there are {_counted(len(names), 'column')} "
-                f"({listed(names)}); mend the line, or leave such lines out with --skip-bad."
+                f"({listed(names)}); mend the line or, to train, leave such lines out with --skip-bad."
             )
 
 
@@ -208,7 +224,7 @@ def _counted(number: int, what: str) -> str:
 
 def _header(source: str, line: int, fields: list[str]) -> list[str]:
     names = [field.strip() for field in fields]
-    twice = [name for name, times in Counter(names).items() if times > 1]
+    twice = [name for name, times in Counter(names).items() if times > 1 and name]
     if twice:
         raise UserError(
             f"{source}, line {line} names the column {shown(twice[0])} twice; give each column a name of its own, in a "
@@ -235,8 +251,17 @@ def _lines_of_fields(source: str, path: Path, separator: str, quoted: bool) -> G
                 return
             except csv.Error as error:
                 raise _unreadable(source, line, quoted, str(error)) from None
-            if len(fields) > 1 or (fields and fields[0].strip()):
+            # Where quotes are read a line that holds nothing has no field, and one of "" is an empty text.
+            if len(fields) > 1 or (fields and (quoted or fields[0].strip())):
                 yield line, fields
+
+
+def _first(lines: Iterator[tuple[int, list[str]]]) -> tuple[int, list[str]]:
+    return next(((line, fields) for line, fields in lines if not _is_blank(fields)), (1, []))
+
+
+def _is_blank(fields: list[str]) -> bool:
+    return len(fields) == 1 and not fields[0].strip()
 
 
 def _lines(source: str, readline: Callable[[int], str]) -> Iterator[str]:
@@ -336,8 +361,8 @@ def _not_utf8(source: str, path: Path) -> UserError:
                 line += error.object[: error.start].count(b"\n")
                 byte = error.object[error.start]
                 return UserError(
-                    f"{source}, line {line} is not UTF-8 text (byte 0x{byte:02x}: {error.reason}); convert the file, "
-                    "for example with iconv -f LATIN1 -t UTF-8."
+                    f"{source}, line {line} is not UTF-8 text (byte 0x{byte:02x}: {error.reason}); convert the file "
+                    "with iconv -t UTF-8 -f and the encoding that it has, such as LATIN1 or GB18030."
                 )
             line += block.count(b"\n")
             block = file.read(_BLOCK)

@@ -18,19 +18,20 @@ COMPRESSED: dict[str, Callable[..., IO]] = {".gz": gzip.open, ".xz": lzma.open}
 
 
 def endings(path: Path) -> tuple[str, str]:
-    """What ends a file's name: `.jsonl` and `.gz` of a.jsonl.gz; either may be missing."""
-    compression = path.suffix if path.suffix in COMPRESSED else ""
-    return Path(path.name.removesuffix(compression)).suffix, compression
+    """What ends a file's name: `.jsonl` and `.gz` of a.jsonl.gz, in small letters; either may be missing."""
+    name = Path(path.name.lower())
+    compression = name.suffix if name.suffix in COMPRESSED else ""
+    return Path(name.name.removesuffix(compression)).suffix, compression
 
 
 def open_bytes(path: Path) -> IO[bytes]:
     """The content of a file, decompressed where its ending asks for it."""
-    return COMPRESSED.get(path.suffix, open)(path, "rb")
+    return COMPRESSED.get(path.suffix.lower(), open)(path, "rb")
 
 
 def open_text(path: Path, newline: str | None = None) -> IO[str]:
     """The same as UTF-8 text, without a byte-order mark; `newline` as that of Python's `open`."""
-    return COMPRESSED.get(path.suffix, open)(path, "rt", encoding="utf-8-sig", newline=newline)
+    return COMPRESSED.get(path.suffix.lower(), open)(path, "rt", encoding="utf-8-sig", newline=newline)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ms_bert.data import labelled
 from ms_bert.errors import UserError, shown
@@ -14,6 +17,19 @@ if TYPE_CHECKING:
     from ms_bert.prediction_options import AskOptions
 
 Pair = tuple[str, str]
+
+
+def several(given: Iterable[Any]) -> list[Any]:
+    """What is given to a call in Python: a list or another iterable, of texts, or of what an example is made of.
+
+    Raises:
+        UserError: it is a single text, or a table, which would be taken for its column names.
+    """
+    if isinstance(given, str):
+        raise UserError(f"a list is expected, not the text {shown(given)}; write [text].")
+    if isinstance(given, Mapping) or hasattr(given, "columns"):
+        raise UserError(f"a list is expected, not a {type(given).__name__}; give the texts alone, such as one column.")
+    return [one.tolist() if isinstance(one, np.ndarray) else one for one in given]
 
 
 def texts(options: AskOptions) -> list[str]:

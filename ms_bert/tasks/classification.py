@@ -13,7 +13,7 @@ from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError, listed, shown
 from ms_bert.tasks import Metrics, Sums, asked, glue, pictures
 from ms_bert.tasks.distillation import Distillation
-from ms_bert.tasks.downstream import DownstreamTask, Read, balanced, in_order_of_names, lines
+from ms_bert.tasks.downstream import DownstreamTask, Read, balanced, in_order_of_names, lines, of_lines
 from ms_bert.tasks.examples import Example, named_columns, read
 from ms_bert.tasks.metrics import METRICS, by_class, calibration, confusion, interval
 from ms_bert.tasks.pictures import Drawing
@@ -21,6 +21,9 @@ from ms_bert.tasks.pictures import Drawing
 if TYPE_CHECKING:
     from ms_bert.finetuning_options import DataOptions
     from ms_bert.prediction_options import PredictOptions
+
+
+MOST_CONFUSED = 200  # labels; the confusion matrix grows with their square
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +182,8 @@ class SentenceTask(DownstreamTask):
         dataset = glue.DATASETS.get(self.dataset or "")
         if dataset is not None and not options.columns and glue.is_of(dataset, options.input):
             return glue.examples(dataset, str(options.input), labels=False)[0]
-        options = dataclasses.replace(options, columns=options.columns or self.columns)
+        if not of_lines(options):
+            options = dataclasses.replace(options, columns=options.columns or self.columns)
         if self.pairs:
             return [self.example(pair) for pair in asked.pairs(options)]
         if self.pairs is not None:
@@ -239,12 +243,12 @@ class Classification(SentenceTask):
         ]
 
     def details(self, sequences: Sequences, logits: np.ndarray) -> dict[str, Any]:
-        """Scores of each label, the confusion matrix and the calibration."""
+        """Scores of each label, the confusion matrix, unless it would be huge, and the calibration."""
         labels, logits = sequences.of_sequences["labels"], self.pooled(sequences, logits)
-        guesses = self.guesses(logits)
+        guesses, classes = self.guesses(logits), len(self.labels)
         return {
             "labels": by_class(labels, guesses, self.labels),
-            "confusion": confusion(labels, guesses, len(self.labels)).tolist(),
+            **({"confusion": confusion(labels, guesses, classes).tolist()} if classes <= MOST_CONFUSED else {}),
             "calibration": calibration(softmax(logits).max(1), labels == guesses),
         }
 

@@ -294,6 +294,11 @@ def in_order_of_names(names: set[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=key))
 
 
+def of_lines(options: AskOptions) -> bool:
+    """Whether what is asked about does not stand in a file with columns."""
+    return options.input in (None, "-") or endings(Path(str(options.input)))[0] == ".txt"
+
+
 def lines(options: AskOptions) -> list[str] | None:
     """The texts of the command line, or those of a pipe or a file of lines; None: --input names another kind of file.
 
@@ -306,12 +311,16 @@ def lines(options: AskOptions) -> list[str] | None:
         if not options.texts:
             raise UserError("no text was given; write one after the model, or name a file with --input.")
         return list(options.texts)
-    path = Path(options.input)
-    if options.input != "-" and endings(path)[0] != ".txt":
+    if not of_lines(options):
         return None
+    path = Path(options.input)
+    if options.columns:
+        raise UserError("--columns is for a file with columns, such as a .csv; leave it out, or name one with --input.")
     if options.input == "-":
         content = sys.stdin.buffer.read()
     else:
+        if not path.is_file():
+            raise UserError(f"there is no file {shown(options.input)}; check the path.")
         with told_to_the_user(path), open_bytes(path) as file:
             content = file.read()
     try:

@@ -18,6 +18,7 @@ Label = Union[str, float, tuple[str, ...], None]
 Made = TypeVar("Made")
 Kind = Literal["classification", "regression", "multi-label"]
 
+SKIP_BAD = ", or leave such rows out with --skip-bad"  # which there is for training
 LARGEST_NUMBER = 1e18  # of a regression's labels: the square of a difference must stay far within float32
 
 # By which names columns are known, without regard to case; the first that is there is taken.
@@ -170,7 +171,7 @@ def examples(
         texts = tuple(_text(row, name) for name in (columns.text, columns.text2) if name is not None)
         return Example(texts, None if columns.label is None else label(row.values.get(columns.label)), row.place)
 
-    return fitting(source, rows, example, skipped)
+    return fitting(source, rows, example, skipped, SKIP_BAD if columns.label is not None else "")
 
 
 def fitting(
@@ -178,7 +179,7 @@ def fitting(
     rows: Iterable[labelled.Row],
     make: Callable[[labelled.Row], Made],
     skipped: Counter[str] | None = None,
-    instead: str = ", or leave such rows out with --skip-bad",
+    instead: str = SKIP_BAD,
 ) -> list[Made]:
     """What is made of each row, in the order of the rows.
 

@@ -10,7 +10,7 @@ from ms_bert.data.conll import Sentence
 from ms_bert.data.reading import endings
 from ms_bert.data.records import kind as kind_of
 from ms_bert.errors import UserError, shown
-from ms_bert.tasks.examples import Unfit, class_name
+from ms_bert.tasks.examples import SKIP_BAD, Unfit, class_name
 
 RECORDS = (".jsonl", ".json", ".parquet")
 _WORDS = ("tokens", "words", "token", "word", "text", "sentence")  # usual names of columns; the first is taken
@@ -55,9 +55,7 @@ def read(
             found.append(_sentence(row, text, label))
         except Unfit as error:
             if not skip_bad:
-                raise UserError(
-                    f"{row.place} {error.found}; {error.mend}, or leave such rows out with --skip-bad."
-                ) from None
+                raise UserError(f"{row.place} {error.found}; {error.mend}{SKIP_BAD if labels else ''}.") from None
             skipped[error.reason] += 1
     if not any(sentence.words for sentence in found):
         raise labelled.none_of(f"no row of {source} has words with tags", skipped, "name other columns or another file")

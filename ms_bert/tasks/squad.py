@@ -83,15 +83,14 @@ def read(
         entries = _of_articles(rows)
     else:
         entries = _of_rows(rows, find_columns(source, names, named or {}, labels))
+    left_out = ", or leave such questions out with --skip-bad" if labels else ""
     made = []
     for place, entry in entries:
         try:
             made.append(_question(entry, place, labels))
         except Unfit as error:
             if not skip_bad:
-                raise UserError(
-                    f"{place}: {error.found}; {error.mend}, or leave such questions out with --skip-bad."
-                ) from None
+                raise UserError(f"{place}: {error.found}; {error.mend}{left_out}.") from None
             skipped[error.reason] += 1
     if not made:
         raise labelled.none_of(f"no question of {source} can be used", skipped, "name another file")

@@ -249,6 +249,7 @@ def test_a_converted_run_predicts_as_before_and_goes_on(tuned, tmp_path):
     assert convert(["convert", str(there), str(new)]) == 0
     texts = ["the class works", "the class fails"]
     assert predict.load(new)(texts) == predict.load(there)(texts)
+    assert predict.load(new / MODEL).task == predict.load(there).task  # which stands beside the file
     finetune("--resume", new, package="pt_reference")
     assert json.loads((new / "results.json").read_text())["metrics"] == json.loads(
         (there / "results.json").read_text()

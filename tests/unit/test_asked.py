@@ -5,11 +5,13 @@ import io
 import lzma
 import types
 
+import numpy as np
 import pytest
 
 from ms_bert.errors import UserError
 from ms_bert.finetuning_options import DataOptions
 from ms_bert.prediction_options import PredictOptions
+from ms_bert.tasks.asked import several
 from ms_bert.tasks.classification import Classification
 from ms_bert.tasks.examples import Example
 from ms_bert.tasks.tagging import Tagging
@@ -99,3 +101,37 @@ def test_what_is_no_text_is_refused(given):
     for task, other in ((trained(), ("a", "b")), (trained(("a", "b")), "a")):
         with pytest.raises(UserError, match="expected a (pair of texts|text)\\."):
             task.example(other)
+
+
+def test_columns_of_what_has_none_are_refused(tmp_path):
+    for source in ("-", written(tmp_path / "texts.txt", "text\ngood\n")):
+        with pytest.raises(UserError, match="--columns is for a file with columns"):
+            asked(trained(), tmp_path, input=source, columns=("text=text",))
+    assert asked(trained(columns=("text=headline",)), tmp_path, input=str(tmp_path / "texts.txt")) == [
+        ("text",),
+        ("good",),
+    ]
+
+
+def test_a_missing_file_is_told_as_such(tmp_path):
+    for name in ("texts.txt", "texts.csv"):
+        with pytest.raises(UserError, match="there is no file"):
+            asked(trained(), tmp_path, input=str(tmp_path / name))
+
+
+def test_no_option_of_training_is_proposed_to_who_predicts(tmp_path):
+    with pytest.raises(UserError) as told:
+        asked(trained(), tmp_path, input=written(tmp_path / "a.jsonl", '{"text": 7}\n'))
+    assert "--skip-bad" not in str(told.value)
+
+
+@pytest.mark.parametrize("given", ["text", {"text": "good"}, types.SimpleNamespace(columns=["text"])])
+def test_what_is_no_list_is_refused(given):
+    with pytest.raises(UserError, match="a list is expected, not "):
+        several(given)
+
+
+def test_any_iterable_is_a_list():
+    array = np.array(["Barack", "spoke"])
+    assert several(text for text in ("a", "b")) == several(np.array(["a", "b"])) == ["a", "b"]
+    assert several([array, ("c", "d")]) == [["Barack", "spoke"], ("c", "d")]

@@ -1,6 +1,7 @@
 """Answers go out as they come: what is answered already is not lost, and a file is whole or is not there."""
 
 import json
+import os
 import types
 
 import numpy as np
@@ -111,3 +112,21 @@ def test_a_text_is_no_list_of_texts():
     for ask in (prediction.Predictor.__call__, prediction.MaskFiller.__call__, prediction.NextSentence.__call__):
         with pytest.raises(UserError, match="a list is expected, not the text 'dreadful'; write \\[text\\]"):
             ask(types.SimpleNamespace(answers=None), "dreadful")
+
+
+def test_a_link_stays_and_a_pipe_takes_what_comes(predict, tmp_path):
+    (tmp_path / "link.csv").symlink_to("real.csv")
+    for before in (False, True):  # whether what the link leads to is there
+        assert (tmp_path / "real.csv").exists() == before
+        assert predict("a", "--output", tmp_path / "link.csv") == 0
+        assert (tmp_path / "link.csv").is_symlink() and (tmp_path / "real.csv").read_text() == "text\na\n"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert predict("a", "--output", tmp_path / "pipe") == 0
+    assert os.read(reader, 100) == b"1 a\n"
+    os.close(reader)
+
+
+def test_a_text_of_several_lines_is_shown_in_one(predict, capsys):
+    assert predict("a\nb\r\nc") == 0
+    assert capsys.readouterr().out == "6 a b c\n"

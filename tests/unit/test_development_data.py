@@ -36,6 +36,25 @@ def test_something_is_left_to_train_on(task, passages, share, kept_out, tmp_path
     assert len(dev) == kept_out and len(train) == 100 - kept_out
 
 
+@pytest.mark.parametrize("task", ["question-answering", "multiple-choice"])
+def test_a_passage_of_most_questions_is_trained_on(task, tmp_path):
+    rows = [{**row, "context": "word 0" if i < 90 else row["context"]} for i, row in enumerate(records(task, 20))]
+    train, dev = divided(task, rows, tmp_path / "data.jsonl", share=0.1)
+    assert 1 <= len(dev) <= 10 and len(train) + len(dev) == 100
+    train, dev = divided(task, rows[:91], tmp_path / "data.jsonl", share=0.001)
+    assert len(dev) == 1 and dev[0].context != "word 0"
+
+
+def test_files_to_test_take_no_other_ones_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, count in (("train", 6), ("dev", 4), ("more", 2)):
+        (tmp_path / name).write_text("".join(f"word{i}\tO\nother\tB-X\n\n" for i in range(count)))
+    data = DataOptions("tagging", train="train", dev="dev", test=("dev", "train", "more"))
+    _, found = finetuning.read(data, Progress())
+    counts = {name: len(read.examples) for name, read in found.items()}
+    assert counts == {"train": 6, "dev": 4, "--test dev": 4, "--test train": 6, "--test more": 2}
+
+
 def test_texts_are_kept_out_one_by_one_and_always_the_same(tmp_path):
     rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(50)]
     train, dev = divided("classification", rows, tmp_path / "data.jsonl", share=0.1)

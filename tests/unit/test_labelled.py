@@ -227,3 +227,37 @@ def test_a_dataset_of_the_hub_gives_the_names_of_its_classes(monkeypatch):
 def test_a_missing_column_lists_those_there_are_and_proposes_the_option():
     error = labelled.no_column("a.csv", [f"column {i}" for i in range(30)], "'text'", "text")
     assert "only 'column 0'" in str(error) and "20 more" in str(error) and "--columns text=NAME" in str(error)
+
+
+def test_an_empty_text_of_a_single_column_is_a_row(tmp_path):
+    """As pandas writes it, so that answers stand beside their rows; a line that holds nothing is none."""
+    path = tmp_path / "a.csv"
+    path.write_text('text\ngood\n""\n" "\n\nbad\n')
+    assert [row.values["text"] for row in labelled.read(str(path))] == ["good", "", " ", "bad"]
+
+
+def test_files_of_spreadsheets(tmp_path):
+    content = 'text;label;;\na, b and c;1;;\n"d; e";0;;\n'
+    for name in ("SHEET.CSV", "sheet.csv"):
+        (tmp_path / name).write_bytes("\ufeff".encode() + content.replace("\n", "\r\n").encode())
+        rows = labelled.read(str(tmp_path / name))
+        assert [row.values for row in rows] == [{"text": "a, b and c", "label": "1"}, {"text": "d; e", "label": "0"}]
+        assert labelled.first_fields(str(tmp_path / name))[:2] == ["text", "label"]
+    (tmp_path / "commas.csv").write_text("text;more,label\na;b,1\n")
+    assert [row.values for row in labelled.read(str(tmp_path / "commas.csv"))] == [{"text;more": "a;b", "label": "1"}]
+
+
+def test_a_saved_dataset_is_read_from_its_folder(tmp_path):
+    import datasets
+
+    parts = {name: datasets.Dataset.from_dict({"text": [name], "label": ["x"]}) for name in ("train", "test")}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "all")
+    parts["test"].save_to_disk(tmp_path / "one")
+    for source, split, expected in (("all", "train", "train"), ("all@test", "train", "test"), ("one", "dev", "test")):
+        (row,) = labelled.read(str(tmp_path / source), split=split)
+        assert row.values == {"text": expected, "label": "x"}
+    with pytest.raises(UserError, match="no split 'validation', only "):
+        labelled.read(str(tmp_path / "all"), split="validation")
+    (tmp_path / "one" / "state.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be loaded as a dataset"):
+        labelled.read(str(tmp_path / "one"))
