@@ -98,6 +98,13 @@ class DataOptions:
     def __post_init__(self):
         check(self)
         require(bool(self.separator), "--separator is empty", "choose a character such as , or |")
+        for name, usual, task in (("scheme", "auto", "tagging"), ("scored_questions", "clean", "answer-selection")):
+            option, value = f"--{name.replace('_', '-')}", getattr(self, name)
+            require(
+                value == usual or self.task == task,
+                f"{option} is {value}, but the task is {self.task}",
+                f"{option} is for --task {task}, so leave it out",
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,11 +182,18 @@ class FinetuningOptions(TrainingOptions):
             f"--augment-model {self.augment_model} is what guesses words, but nothing is to be guessed",
             "add --augment guesses, or leave it out",
         )
-        require(
-            self.teacher is not None or not self.teacher_states,
-            f"--teacher-states is {self.teacher_states}, but there is no --teacher",
-            "name one, or leave --teacher-states out",
-        )
+        usual = {field.name: field.default for field in dataclasses.fields(self)}
+        for needed, names in (
+            ("teacher", ("temperature", "teacher_share", "teacher_states")),
+            ("augment", ("augment_share",)),
+        ):
+            for name in names:
+                option, value = f"--{name.replace('_', '-')}", getattr(self, name)
+                require(
+                    bool(getattr(self, needed)) or value == usual[name],
+                    f"{option} is {value}, but there is no --{needed}",
+                    f"name one, or leave {option} out",
+                )
 
     def rate_share(self, name: str, layers: int) -> float:
         """Layer-wise decay (Sun et al., 2019, 5.3.3): decay ** (layers above it); 0 for what is frozen."""

@@ -328,6 +328,12 @@ def _check_config(options: FinetuneOptions, config: BertConfig, vocabulary: Voca
     ):
         if count is not None and count > layers:
             raise UserError(f"{option} is {count}, but the model has {layers} layers; choose at most {layers}.")
+    frozen, drawn_anew = options.training.frozen_layers or 0, options.start.reinitialized_layers or 0
+    if frozen + drawn_anew > layers:
+        raise UserError(
+            f"--frozen-layers {frozen} and --reinitialized-layers {drawn_anew} overlap in a model of {layers} layers, "
+            "where random layers would never be trained; choose at most as many together."
+        )
     if config.max_position_embeddings < longest:
         raise UserError(
             f"--longest {longest} is more than the {config.max_position_embeddings} positions of the model; choose at "

@@ -291,6 +291,9 @@ def predict(framework: Framework, options: PredictOptions) -> int:
     else:
         model = Predictor(options.model, framework, *computing)
         model.task = model.task.showing(options.top)
+    answers_questions = isinstance(model, Predictor) and isinstance(model.task, QuestionAnswering)
+    if not answers_questions and (options.context is not None or options.context_file is not None):
+        raise UserError("a passage was given, but the model answers no questions about one; leave it out.")
     examples = model.asked(options)
     if not examples:
         raise UserError(f"--input {options.input} holds nothing to predict about; give at least one text.")

@@ -70,6 +70,8 @@ def similarity(framework: Framework, options: SimilarityOptions) -> int:
     """Write the similarities that the options ask for; returns the exit code."""
     training.check_threads(options.threads)
     form = delivery.form(options, ENDINGS)
+    if options.top and not options.texts:
+        raise UserError("--top is for a text that is compared with others, not for pairs of --input; leave it out.")
     pairs, scores = _asked(options)
     model = Similarity(options.model, framework, **arguments_of(options))
     texts = list(dict.fromkeys(text for pair in pairs for text in pair))

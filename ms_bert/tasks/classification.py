@@ -52,6 +52,11 @@ class SentenceTask(DownstreamTask):
     def examples(cls, data: DataOptions, source: str, split: str) -> Read:
         dataset = glue.DATASETS.get(data.task)
         if dataset is not None:
+            if data.columns:
+                raise UserError(
+                    f"--columns is for data of one's own, but --task {data.task} knows the columns of its files; leave "
+                    f"it out, or choose --task {cls.name}."
+                )
             return Read(*glue.examples(dataset, source, split=split, skip_bad=data.skip_bad))
         found, used, skipped = read(
             source,
