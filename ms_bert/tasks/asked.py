@@ -23,13 +23,33 @@ def several(given: Iterable[Any]) -> list[Any]:
     """What is given to a call in Python: a list or another iterable, of texts, or of what an example is made of.
 
     Raises:
-        UserError: it is a single text, or a table, which would be taken for its column names.
+        UserError: it is a single text, or a table, which would be taken for its column names, or holds a text that is
+            no Unicode.
     """
     if isinstance(given, str):
         raise UserError(f"a list is expected, not the text {shown(given)}; write [text].")
     if isinstance(given, Mapping) or hasattr(given, "columns"):
         raise UserError(f"a list is expected, not a {type(given).__name__}; give the texts alone, such as one column.")
-    return [one.tolist() if isinstance(one, np.ndarray) else one for one in given]
+    found = [one.tolist() if isinstance(one, np.ndarray) else one for one in given]
+    for one in found:
+        _check_unicode(one)
+    return found
+
+
+def _check_unicode(given: Any) -> None:
+    if isinstance(given, str):
+        try:
+            given.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"the text {shown(given)} has half a character, a lone surrogate, at {error.start}; replace it."
+            ) from None
+    elif isinstance(given, list | tuple):
+        for one in given:
+            _check_unicode(one)
+    elif isinstance(given, Mapping):
+        for one in given.values():
+            _check_unicode(one)
 
 
 def texts(options: AskOptions) -> list[str]:

@@ -135,3 +135,9 @@ def test_any_iterable_is_a_list():
     array = np.array(["Barack", "spoke"])
     assert several(text for text in ("a", "b")) == several(np.array(["a", "b"])) == ["a", "b"]
     assert several([array, ("c", "d")]) == [["Barack", "spoke"], ("c", "d")]
+
+
+@pytest.mark.parametrize("given", ["a \ud83d b", ("a", "\udc00"), {"question": "q", "choices": ["a", "\ud83d"]}])
+def test_half_a_character_is_told(given):
+    with pytest.raises(UserError, match="has half a character, a lone surrogate, at [02]; replace it"):
+        several(["good", given])
