@@ -92,7 +92,8 @@ def read(
     Args:
         source, quoted, header, split: see `labelled.read`.
         named: columns by role: text, text2 (or text_pair), label; without them usual names are looked for, such as
-            sentence1 and sentence2, text, review, label, stars.
+            sentence1 and sentence2, text, review, label, stars. The label of a multi-label example may be several
+            columns, A,B,C, of 0 and 1 each, whose names are those of the labels.
         labels: whether they are wanted; if not, no label is read, and all are None.
         separator: between the labels of a multi-label example that is given as a string.
         skip_bad: leave out rows that have too few or too many fields, no text or no label of this kind, instead of an
@@ -103,7 +104,11 @@ def read(
     """
     skipped: Counter[str] = Counter()
     rows = labelled.read(source, quoted, header, split, skipped if skip_bad else None)
+    if kind == "multi-label" and labels:
+        rows = _with_a_column_of_each_label(source, rows, (named or {}).get("label", ""))
     columns = find_columns(source, labelled.columns(rows), named or {}, labels)
+    if kind == "multi-label" and labels:
+        _name_places(rows, str(columns.label))
     made = examples(source, rows, columns, _LABEL_READERS[kind](separator), skipped if skip_bad else None)
     return made, columns, skipped
 
@@ -277,21 +282,58 @@ def number(value: Any) -> float:
 
 
 def class_names(value: Any, separator: str = ",") -> tuple[str, ...]:
-    """Several labels at once: of a list, also one written as JSON, or of a string with separators, each once. What is
-    empty has none of the labels; a number is the only label.
+    """Several labels at once: of a list, also one written as JSON, or of a string with separators, each once; or those
+    that hold of an object that has 0 or 1 for each. What is empty has none of the labels; a number is the only label.
 
     Raises:
         Unfit: it is null, or no list of names.
     """
+    if isinstance(value, dict):
+        return tuple(name for name, whether in value.items() if _holds(name, whether))
     if isinstance(value, str):
         value = _list_of(value, separator)
-    elif value is not None and not isinstance(value, list | dict):
+    elif value is not None and not isinstance(value, list):
         value = [value]
     if not isinstance(value, list):
         raise Unfit(
             "no list of labels", f"has {kind_of(value)} as its labels", "expected a list or a string with separators"
         )
     return tuple(dict.fromkeys(class_name(element) for element in value))
+
+
+def _holds(name: str, value: Any) -> bool:
+    """Whether a label holds, of a 0 or 1, which may also be false or true."""
+    found = str(value).strip().lower().removesuffix(".0")
+    if found not in ("0", "1", "false", "true"):
+        raise Unfit("neither 0 nor 1", f"has in {shown(name)} {shown(value)}", "expected 0 or 1 for each label")
+    return found in ("1", "true")
+
+
+def _with_a_column_of_each_label(source: str, rows: list[labelled.Row], label: str) -> list[labelled.Row]:
+    """The rows; if the label is several columns, A,B,C, with an object of them in a column of that name."""
+    names, several = labelled.columns(rows), tuple(label.split(","))
+    if len(several) < 2 or label in names:
+        return rows
+    for name in several:
+        if name not in names:
+            raise labelled.no_column(source, names, shown(name), "label")
+    return [
+        labelled.Row({**row.values, label: {name: row.values.get(name) for name in several}}, row.place) for row in rows
+    ]
+
+
+def _name_places(rows: Sequence[labelled.Row], label: str) -> None:
+    """Where labels are lists of as many zeros and ones in all rows, let their places be labels, LABEL_0 and so on.
+
+    A list that has a number twice shows that they are no names.
+    """
+    lists = [value for row in rows if isinstance(value := row.values.get(label), list)]
+    alike = len(lists) == len(rows) and len({len(value) for value in lists}) == 1
+    if not alike or not all(one in (0, 1) for value in lists for one in value):
+        return
+    if any(len(set(value)) < len(value) for value in lists):
+        for row in rows:
+            row.values[label] = {f"LABEL_{place}": whether for place, whether in enumerate(row.values[label])}
 
 
 def _list_of(text: str, separator: str) -> list:

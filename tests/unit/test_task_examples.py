@@ -106,7 +106,7 @@ def test_several_labels_come_as_a_list_or_with_separators(write):
         ("regression", True, "has as its label true; expected a number"),
         ("regression", [1], "expected a number"),
         ("multi-label", None, "has null as its labels; expected a list"),
-        ("multi-label", {"a": 1}, "has an object as its labels"),
+        ("multi-label", {"a": 2}, "has in 'a' 2; expected 0 or 1 for each label"),
         ("multi-label", "['a', 'b']", "which is no list of JSON; write them as a, b"),
         ("multi-label", [["a"]], "names no class but is a list"),
         ("multi-label", ["a", None], "record 2 has no label"),
@@ -140,3 +140,38 @@ def test_what_a_file_says_does_not_reach_the_terminal_as_it_is(write):
     with pytest.raises(UserError) as caught:
         module.read(source, "classification")
     assert "\x1b" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_each_label_may_be_a_column(ending, tmp_path):
+    """As the comments of Jigsaw have it."""
+    rows = [("good", 0, 0, 0), ("bad", 1, 0, 1), ("ugly", "true", 0.0, 1.0)]
+    names = ("comment", "toxic", "rude", "threat")
+    lines = [json.dumps(dict(zip(names, row))) for row in rows]
+    lines = lines if ending == "jsonl" else [",".join(names), *(",".join(map(str, row)) for row in rows)]
+    path = tmp_path / f"a.{ending}"
+    path.write_text("\n".join(lines) + "\n")
+    columns = {"label": "toxic,rude,threat"}
+    found, used, _ = module.read(str(path), "multi-label", columns)
+    assert [one.label for one in found] == [(), ("toxic", "threat"), ("toxic", "threat")] and used.text == "comment"
+    with pytest.raises(UserError, match="has no column 'mild'"):
+        module.read(str(path), "multi-label", {"label": "toxic,mild"})
+    path.write_text(path.read_text().replace("true", "often"))
+    with pytest.raises(UserError, match="has in 'toxic' 'often'; expected 0 or 1 for each label"):
+        module.read(str(path), "multi-label", columns)
+
+
+@pytest.mark.parametrize(
+    "labels, expected",
+    [
+        ([[1, 1, 0], [0, 0, 0]], [("LABEL_0", "LABEL_1"), ()]),
+        ([[1.0, 0.0], [0.0, 0.0]], [("LABEL_0",), ()]),
+        ([[0, 1], [1, 0]], [("0", "1"), ("1", "0")]),  # as well names of two labels
+        ([[0, 0, 1], [1]], [("0", "1"), ("1",)]),
+        ([["a", "a"], ["b", "a"]], [("a",), ("b", "a")]),
+    ],
+)
+def test_lists_of_zeros_and_ones_are_places_of_labels(labels, expected, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": "a", "labels": one}) + "\n" for one in labels))
+    assert [one.label for one in module.read(str(path), "multi-label")[0]] == expected
