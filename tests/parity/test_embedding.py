@@ -346,7 +346,7 @@ def test_what_cannot_be_asked_is_one_sentence(command, arguments, words, folder,
 def test_a_model_without_the_part_or_a_vocabulary_is_refused(folder, tmp_path):
     with pytest.raises(UserError, match="there is no pooling 'average'"):
         embedding.Embedder(folder, PyTorch(), "average")
-    with pytest.raises(UserError, match="a list of texts is expected"):
+    with pytest.raises(UserError, match="a list is expected"):
         embedding.Embedder(folder, PyTorch())("import")
     with pytest.raises(UserError, match="has no nsp, which this prediction needs"):
         prediction.NextSentence(minilm(), PyTorch())
