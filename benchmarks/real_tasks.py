@@ -95,6 +95,7 @@ RECIPES = {
     "mean": Recipe(twins=("--pooling", "mean")),
     "mean-1e-4": Recipe(learning_rate=1e-4, twins=("--pooling", "mean")),
     "mean-1e-4-5-epochs": Recipe(epochs=5, learning_rate=1e-4, twins=("--pooling", "mean")),
+    "mean-2e-4-decay": Recipe(epochs=4, learning_rate=2e-4, twins=("--pooling", "mean", "--layer-decay", "0.9")),
     "one-epoch-1e-4": Recipe(epochs=1, learning_rate=1e-4),
     # As mean-1e-4, on changed texts; MiniLM has no MLM head, so that it guesses no words.
     "augmented": Recipe(learning_rate=1e-4, twins=("--pooling", "mean", "--augment", "dropped", "swapped")),
