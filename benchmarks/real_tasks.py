@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -125,7 +126,7 @@ class Run:
         line += [] if dev is None else ["--dev", dev]
         line += ["--epochs", recipe.epochs, "--learning-rate", recipe.learning_rate]
         line += [] if recipe.longest is None else ["--longest", recipe.longest]
-        line += [] if threads is None else ["--threads", threads]
+        line += _computing(threads)
         if TASKS[self.task].test:
             # Of the twins, an evaluation at the end and no other; checkpoints meanwhile, to resume.
             never, often = ["--eval-every", 1_000_000], ["--checkpoint-every", 100]
@@ -165,16 +166,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def measured(run: Run, data: Path, models: dict[str, Path], work: Path, threads: int | None = None) -> dict:
     """The result of a run, whose folder is made below `work`. `seconds`: None, if it was interrupted and resumed."""
     described = describe()  # before, for the commit must be that of the measured code
-    work = work / str(described["commit"])[:12]
+    commit = str(described["commit"])
+    work = work / commit[:12]
     output, model = work / run.key, models[RECIPES[run.recipe].model]
     files = _files(TASKS[run.task], data, work / run.task)
     line = ["-m", CONTENDERS[run.contender], *run.arguments(model, *files, output, threads)]
-    resumed = (output / RUN).is_file()
+    resumed = (output / RUN).is_file() and re.fullmatch("[0-9a-f]+", commit) is not None  # the same code began it
     if output.exists() and not resumed:  # the rest of a contender that cannot go on
         shutil.rmtree(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     begun = time.perf_counter()
-    given = [*line[:2], "--resume", str(output)] if resumed else line
+    given = [*line[:2], "--resume", str(output), *_computing(threads)] if resumed else line
     if code := subprocess.run([sys.executable, *given]).returncode:
         raise SystemExit(f"{run.key} ended with exit code {code}.")
     seconds = None if resumed else round(time.perf_counter() - begun, 1)
@@ -190,6 +192,10 @@ def measured(run: Run, data: Path, models: dict[str, Path], work: Path, threads:
         "metrics": {name: found["value"] for name, found in results["metrics"].items()},
         **described,
     }
+
+
+def _computing(threads: int | None) -> list[str]:
+    return [] if threads is None else ["--threads", str(threads)]
 
 
 def _files(task: Task, data: Path, folder: Path) -> tuple[Path, Path | None]:

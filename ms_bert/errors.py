@@ -36,6 +36,11 @@ def shown(value) -> str:
     return _JSON.get(text, text)
 
 
+def one_line(text: str) -> str:
+    """For the terminal: a text may have line breaks."""
+    return " ".join(text.splitlines())
+
+
 def listed(names: Collection, most: int = 10) -> str:
     """The first names, quoted where they are no plain words, and how many more there are: `a, b and 3 more`."""
     first = [name if name.isidentifier() and len(name) <= 100 else shown(name) for name in list(names)[:most]]

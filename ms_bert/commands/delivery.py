@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -65,13 +66,9 @@ def writing(output: Path | None) -> Iterator[Callable[[str | bytes], None]]:
 
 def _opened(output: Path) -> contextlib.AbstractContextManager[BinaryIO]:
     """What a link leads to is written, not the link; a device or a pipe takes what comes, and cannot be replaced."""
-    output = output.resolve()
-    return opened_atomically(output) if output.is_file() or not output.exists() else open(output, "wb")
-
-
-def one_line(text: str) -> str:
-    """For the terminal: a text may have line breaks."""
-    return " ".join(text.splitlines())
+    if output.exists() and not output.is_file():
+        return open(output, "wb", buffering=0)
+    return opened_atomically(Path(os.path.realpath(output)))
 
 
 def tell_cut(program: str, cut: int, of: int, longest: Any = None) -> None:

@@ -20,7 +20,7 @@ from ms_bert.commands import command, delivery, sentence_transformers, training
 from ms_bert.commands.framework import Framework
 from ms_bert.commands.inference import Inference
 from ms_bert.data.sequences import encoded, without_special_tokens
-from ms_bert.errors import UserError, listed, shown
+from ms_bert.errors import UserError, listed, one_line, shown
 from ms_bert.prediction_options import EmbedOptions, VectorOptions
 from ms_bert.tasks import asked
 from ms_bert.tasks.embedding import (
@@ -277,7 +277,7 @@ def _as_text(texts: Sequence[str], made: Embedded) -> str:
         shown = [f"{number:.4f}" for number in vector]
         return " ".join([*shown[:4], "...", *shown[-1:]] if len(shown) > 6 else shown) + f" ({len(shown)})"
 
-    return "".join(f"{short(vector)}\t{delivery.one_line(text)}\n" for text, vector in zip(texts, made.vectors))
+    return "".join(f"{short(vector)}\t{one_line(text)}\n" for text, vector in zip(texts, made.vectors))
 
 
 def _as_jsonl(texts: Sequence[str], made: Embedded) -> str:

@@ -281,7 +281,7 @@ def _divided(task: DownstreamTask, examples: list[Any], share: float) -> tuple[l
     for group in order:
         if len(held) + len(groups[group]) <= number:
             held.update(groups[group])
-    if not held or len(held) == len(examples):
+    if not held:
         smallest: list[int] = min(groups, key=len)
         held = set(smallest)
     return [e for i, e in enumerate(examples) if i not in held], [e for i, e in enumerate(examples) if i in held]
@@ -390,13 +390,14 @@ def _conclude(loop: Loop, tests: Mapping[str, EvaluationBatches]) -> None:
     if drawings := task.drawings(evaluation.sequences, evaluation.logits):
         folder.write(EVALUATION, drawn(drawings))
     results = {"step": step, **_results(task, evaluation)}
-    told = {"dev": results}
+    told = [("dev", results)]
     for source, held_out in tests.items():
         tested = _evaluated(loop, task, held_out)
         folder.write(f"predictions-{Path(source).stem}.jsonl", _predictions(task, tested))
-        told[source] = results.setdefault("test", {})[source] = _results(task, tested)
+        results.setdefault("test", {})[source] = _results(task, tested)
+        told.append((f"--test {source}", results["test"][source]))
     folder.write(RESULTS, (json.dumps(results, indent=2) + "\n").encode())
-    for name, one in told.items():
+    for name, one in told:
         for metric, result in one["metrics"].items():
             loop.progress.say(
                 f"{name} {metric} {result['value']:.4f} (95% interval {result['low']:.4f} to {result['high']:.4f}) of "

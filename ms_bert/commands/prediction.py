@@ -313,7 +313,7 @@ def _whole(parts: Iterable[tuple[Sequence[Any], list[dict[str, Any]]]]) -> tuple
 
 
 def _as_text(model: Model, examples: Sequence[Any], answers: Sequence[dict[str, Any]]) -> str:
-    return "".join(f"{delivery.one_line(model.plain(example, answer))}\n" for example, answer in zip(examples, answers))
+    return "".join(f"{model.plain(example, answer)}\n" for example, answer in zip(examples, answers))
 
 
 def _as_jsonl(model: Model, examples: Sequence[Any], answers: Sequence[dict[str, Any]]) -> str:

@@ -48,7 +48,8 @@ def finetune(options: FinetuneOptions, once: Callable[[FinetuneOptions], int], p
         gc.collect()  # the model and its graphs, before there are others
     results = summary({seed: _results(path) for seed, path in runs.items()})
     folder.write(RESULTS, (json.dumps(results, indent=2) + "\n").encode())
-    for source, metrics in {"dev": results["metrics"], **results.get("test", {})}.items():
+    tests = ((f"--test {source}", metrics) for source, metrics in results.get("test", {}).items())
+    for source, metrics in (("dev", results["metrics"]), *tests):
         for name, of_all in metrics.items():
             progress.say(
                 f"{source} {name} {of_all['mean']:.4f} on average over {len(runs)} seeds, standard deviation "

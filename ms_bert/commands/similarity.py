@@ -15,7 +15,7 @@ import tyro
 from ms_bert.commands import command, delivery, training
 from ms_bert.commands.embedding import CHUNK, Embedder, arguments_of, whole
 from ms_bert.commands.framework import Framework
-from ms_bert.errors import UserError
+from ms_bert.errors import UserError, one_line
 from ms_bert.prediction_options import SimilarityOptions
 from ms_bert.tasks import asked
 from ms_bert.tasks.asked import Pair
@@ -120,7 +120,7 @@ Row = tuple[Pair, float, float | None]
 
 def _as_text(rows: Sequence[Row], one_with_all: bool) -> str:
     return "".join(
-        f"{found:.4f}\t{delivery.one_line(pair[1] if one_with_all else ' | '.join(pair))}\n" for pair, found, _ in rows
+        f"{found:.4f}\t{one_line(pair[1] if one_with_all else ' | '.join(pair))}\n" for pair, found, _ in rows
     )
 
 

@@ -21,8 +21,19 @@ _ANSWERS = 5  # seconds in which the hub must, or it counts as not to be reached
 
 def is_saved(path: str) -> bool:
     """Whether this is a folder that `save_to_disk` of a dataset wrote, also with @SPLIT behind it."""
-    folder = os.path.expanduser(path.partition("@")[0])
-    return any(os.path.isfile(os.path.join(folder, name)) for name in ("dataset_dict.json", "state.json"))
+    folder = os.path.expanduser(path)
+    if not os.path.lexists(folder):
+        folder = folder.rpartition("@")[0]
+    several, *of_one = (os.path.join(folder, name) for name in ("dataset_dict.json", "dataset_info.json", "state.json"))
+    return bool(folder) and (os.path.isfile(several) or all(map(os.path.isfile, of_one)))
+
+
+def without_split(name: str) -> tuple[str, str]:
+    """The name of a dataset or its folder, and the split that stands behind it; "": none does."""
+    if os.path.lexists(os.path.expanduser(name)) or "@" not in name:
+        return name, ""
+    dataset, _, named = name.rpartition("@")
+    return dataset, named
 
 
 def is_name(name: str) -> bool:
@@ -39,7 +50,7 @@ def split(name: str, usual: str) -> tuple[str, Any]:
     Raises:
         UserError: there is no such dataset or split, or it cannot be loaded.
     """
-    dataset, _, named = name.partition("@")
+    dataset, named = without_split(name)
     splits = load(dataset)
     if not named and list(splits) == ["train"] and is_saved(dataset):
         usual = "train"  # a folder may hold the development data alone

@@ -6,8 +6,10 @@ import codecs
 import contextlib
 import csv
 import dataclasses
+import functools
 import io
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -183,12 +185,13 @@ def _require(fulfilled: Any, source: str, found: str, expected: str) -> None:
 
 
 def _separator(path: Path, kind: str) -> str:
-    """What stands between fields: of .csv a semicolon if the first line has no comma but one, as Excel writes it where
-    the comma is the decimal sign."""
+    """What stands between fields: of .csv a semicolon if the first line has one and no comma, but in quotes, as Excel
+    writes it where the comma is the decimal sign."""
     if kind != ".csv":
         return _SEPARATORS[kind]
     with open_text(path) as file:
-        first = file.readline(LONGEST_LINE)
+        lines = (line for line in iter(functools.partial(file.readline, LONGEST_LINE), "") if line.strip())
+        first = re.sub('"[^"]*"', "", next(lines, ""))
     return ";" if ";" in first and "," not in first else ","
 
 
@@ -318,7 +321,7 @@ def _json_rows(source: str, text: IO[str], within: bool, unfold: Unfold | None) 
 
 def _dataset_rows(name: str, split: str) -> Iterator[Row]:
     split, rows = hub.split(name, split)
-    name = name.partition("@")[0]
+    name, _ = hub.without_split(name)
     spelled = {column: names for column, feature in rows.features.items() if (names := _class_names(feature))}
     for number, values in enumerate(rows, 1):
         _spell(values, spelled)

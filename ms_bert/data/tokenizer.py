@@ -178,7 +178,9 @@ def _described_clean_up(path: Path, entries: Collection[str]) -> normalizers.Ber
     that of which the entries of a vocabulary are made."""
     if not path.exists():
         # Of Google's cased vocabularies a third is capitalised; of others a few entries may be.
-        capitalised = sum(entry != entry.lower() for entry in entries if entry not in SPECIAL_TOKENS)
+        capitalised = sum(
+            entry != entry.lower() for entry in entries if entry[:1] != "["
+        )  # [CLS], [unused0], [UNUSED0]
         return _clean_up(lowercase=capitalised < max(MOST_CAPITALISED, MOST_CAPITALISED_SHARE * len(entries)))
     try:
         fields = json.loads(path.read_bytes())

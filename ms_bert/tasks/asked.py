@@ -73,10 +73,10 @@ def texts(options: AskOptions) -> list[str]:
 
 def pairs(options: AskOptions) -> list[Pair]:
     """Pairs of texts; see `scored_pairs`."""
-    return scored_pairs(options)[0]
+    return scored_pairs(options, scores=False)[0]
 
 
-def scored_pairs(options: AskOptions) -> tuple[list[Pair], list[float] | None]:
+def scored_pairs(options: AskOptions, scores: bool = True) -> tuple[list[Pair], list[float] | None]:
     """Pairs, and the number that a file gives each of them, if it does.
 
     On the command line each two texts are a pair; in a pipe or a .txt file the two sides of a tab in each line.
@@ -85,20 +85,20 @@ def scored_pairs(options: AskOptions) -> tuple[list[Pair], list[float] | None]:
         UserError: there are none, they cannot be read, a text stands alone, or the column that --columns names as label
             has other things than numbers.
     """
-    found, scores = lines(options), None
+    found, numbers = lines(options), None
     if found is None:
-        rows, names = _rows(options, labels=True)
+        rows, names = _rows(options, labels=scores)
         if any(len(row.texts) < 2 for row in rows):
             raise UserError(
                 f"pairs of texts are asked for, but of {options.input} one column is read; name two with --columns "
                 "text=NAME text2=NAME."
             )
         made = [row.texts for row in rows]
-        numbers = [_number(row) for row in rows]
-        if None not in numbers:
-            scores = numbers
-        elif "label" in names:
-            place = rows[numbers.index(None)].place
+        read = [_number(row) for row in rows]
+        if None not in read:
+            numbers = read
+        elif scores and "label" in names:
+            place = rows[read.index(None)].place
             raise UserError(f"{place} has no number in {shown(names['label'])}; name another column, or no label.")
     elif options.input is None:
         if len(found) % 2:
@@ -113,7 +113,7 @@ def scored_pairs(options: AskOptions) -> tuple[list[Pair], list[float] | None]:
             )
         if not made:
             raise UserError(f"--input {options.input} holds no text; give at least two.")
-    return [(first, second) for first, second in made], scores  # type: ignore[return-value]
+    return [(first, second) for first, second in made], numbers  # type: ignore[return-value]
 
 
 def _rows(options: AskOptions, labels: bool = False) -> tuple[list[Example], Any]:

@@ -10,11 +10,11 @@ import numpy as np
 
 from ms_bert.data.sequences import Sequences, encoded
 from ms_bert.data.tokenizer import Vocabulary
-from ms_bert.errors import UserError, listed, shown
+from ms_bert.errors import UserError, listed, one_line, shown
 from ms_bert.tasks import Metrics, Sums, asked, glue, pictures
 from ms_bert.tasks.distillation import Distillation
 from ms_bert.tasks.downstream import DownstreamTask, Read, balanced, in_order_of_names, lines, of_lines
-from ms_bert.tasks.examples import Example, named_columns, read
+from ms_bert.tasks.examples import Example, label_columns, named_columns, read
 from ms_bert.tasks.metrics import METRICS, by_class, calibration, confusion, interval
 from ms_bert.tasks.pictures import Drawing
 
@@ -78,9 +78,10 @@ class SentenceTask(DownstreamTask):
         if dataset is not None:
             ordered = (dataset.main, *(name for name in dataset.metrics if name != dataset.main))
             return cls(dataset.labels, ordered, longest, dataset.name, data.pooling, pairs=dataset.pairs)
-        texts = {role: name for role, name in named_columns(data.columns).items() if role != "label"}
+        named = named_columns(data.columns)
+        texts = {role: name for role, name in named.items() if role != "label"}
         return cls(
-            in_order_of_names(cls.names(examples)),
+            in_order_of_names(cls.names(examples) | cls.named(named.get("label", ""))),
             cls.general_measures,
             longest,
             pooling=data.pooling,
@@ -96,6 +97,11 @@ class SentenceTask(DownstreamTask):
             UserError: they are too few to learn from.
         """
         raise NotImplementedError
+
+    @classmethod
+    def named(cls, label: str) -> set[str]:
+        """Names of labels that the columns of the label name, whether an example has them or not."""
+        return set()
 
     @property
     def architecture(self) -> str:  # type: ignore[override]
@@ -163,7 +169,7 @@ class SentenceTask(DownstreamTask):
         return {"texts": list(example.texts)}
 
     def plain(self, example: Example, answer: dict[str, Any]) -> str:
-        return f"{self.short(answer)}\t{' | '.join(example.texts)}"
+        return f"{self.short(answer)}\t{one_line(' | '.join(example.texts))}"
 
     def short(self, answer: dict[str, Any]) -> str:
         """An answer in a few words."""
@@ -338,6 +344,10 @@ class MultiLabel(SentenceTask):
     @classmethod
     def names(cls, examples: Sequence[Example]) -> set[str]:
         return enough({name for example in examples for name in example.label}, 1)  # type: ignore[union-attr]
+
+    @classmethod
+    def named(cls, label: str) -> set[str]:
+        return set(label_columns(label))
 
     def targets(self, examples: Sequence[Example]) -> np.ndarray:
         """(n, C) float32, 0 or 1."""

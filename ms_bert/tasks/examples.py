@@ -106,9 +106,9 @@ def read(
     rows = labelled.read(source, quoted, header, split, skipped if skip_bad else None)
     if kind == "multi-label" and labels:
         rows = _with_a_column_of_each_label(source, rows, (named or {}).get("label", ""))
-    columns = find_columns(source, labelled.columns(rows), named or {}, labels)
-    if kind == "multi-label" and labels:
-        _name_places(rows, str(columns.label))
+    several = label_columns((named or {}).get("label", ""))
+    names = [name for name in labelled.columns(rows) if name not in several]
+    columns = find_columns(source, names, named or {}, labels)
     made = examples(source, rows, columns, _LABEL_READERS[kind](separator), skipped if skip_bad else None)
     return made, columns, skipped
 
@@ -298,6 +298,12 @@ def class_names(value: Any, separator: str = ",") -> tuple[str, ...]:
         raise Unfit(
             "no list of labels", f"has {kind_of(value)} as its labels", "expected a list or a string with separators"
         )
+    if len(value) > len(set(map(str, value))) and all(one in (0, 1) for one in value):
+        raise Unfit(
+            "zeros and ones as labels",
+            f"has as its labels {shown(value)}, which look like places, not like names",
+            "write the names of the labels that hold, or give each label a column with --columns label=A,B,C",
+        )
     return tuple(dict.fromkeys(class_name(element) for element in value))
 
 
@@ -309,10 +315,16 @@ def _holds(name: str, value: Any) -> bool:
     return found in ("1", "true")
 
 
+def label_columns(label: str) -> tuple[str, ...]:
+    """The columns of A,B,C, each of one label; none if it names a single column."""
+    several = tuple(label.split(","))
+    return several if len(several) > 1 else ()
+
+
 def _with_a_column_of_each_label(source: str, rows: list[labelled.Row], label: str) -> list[labelled.Row]:
     """The rows; if the label is several columns, A,B,C, with an object of them in a column of that name."""
-    names, several = labelled.columns(rows), tuple(label.split(","))
-    if len(several) < 2 or label in names:
+    names, several = labelled.columns(rows), label_columns(label)
+    if not several or label in names:
         return rows
     for name in several:
         if name not in names:
@@ -320,20 +332,6 @@ def _with_a_column_of_each_label(source: str, rows: list[labelled.Row], label: s
     return [
         labelled.Row({**row.values, label: {name: row.values.get(name) for name in several}}, row.place) for row in rows
     ]
-
-
-def _name_places(rows: Sequence[labelled.Row], label: str) -> None:
-    """Where labels are lists of as many zeros and ones in all rows, let their places be labels, LABEL_0 and so on.
-
-    A list that has a number twice shows that they are no names.
-    """
-    lists = [value for row in rows if isinstance(value := row.values.get(label), list)]
-    alike = len(lists) == len(rows) and len({len(value) for value in lists}) == 1
-    if not alike or not all(one in (0, 1) for value in lists for one in value):
-        return
-    if any(len(set(value)) < len(value) for value in lists):
-        for row in rows:
-            row.values[label] = {f"LABEL_{place}": whether for place, whether in enumerate(row.values[label])}
 
 
 def _list_of(text: str, separator: str) -> list:

@@ -15,7 +15,7 @@ from typing import Any
 from ms_bert.data import labelled
 from ms_bert.data.reading import endings
 from ms_bert.errors import UserError, listed, shown
-from ms_bert.tasks.examples import Columns, Example, Label, Unfit, class_name, number
+from ms_bert.tasks.examples import Columns, Example, Label, Unfit, class_name, find_columns, number
 from ms_bert.tasks.examples import examples as examples_of
 
 _NO_GOLD_LABEL = "-"  # MNLI and SNLI: the annotators did not agree
@@ -134,11 +134,17 @@ def examples(
 
 
 def is_of(dataset: Dataset, source: str | None) -> bool:
-    """Whether this is a file of the dataset by its columns, or by their number where its files have no header."""
+    """Whether this is a file of the dataset whose columns have no usual names, as those of MRPC and CoLA."""
     if source is None or source == "-" or not Path(source).is_file():
         return False
-    first = labelled.first_fields(source, _quoted(source)) or []
-    return _is_header(dataset, first) or (dataset.header is not None and len(first) == len(dataset.header))
+    first = labelled.first_fields(source, _quoted(source))
+    if dataset.header is not None and len(first) == len(dataset.header):
+        return dict(zip(dataset.header, first))["label"] in map(str, range(len(dataset.labels)))
+    try:
+        find_columns(source, first, {}, labels=False)
+    except UserError:
+        return _is_header(dataset, first)
+    return False
 
 
 def _quoted(source: str) -> bool:

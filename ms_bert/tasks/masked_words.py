@@ -18,7 +18,7 @@ from scipy.special import log_softmax
 
 from ms_bert.data.sequences import Sequences, without_special_tokens
 from ms_bert.data.tokenizer import CONTINUATION, MASK, SPECIAL_TOKENS, Vocabulary
-from ms_bert.errors import UserError, shown
+from ms_bert.errors import UserError, one_line, shown
 from ms_bert.tasks import asked as user
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def inputs(text: str) -> dict[str, Any]:
 def plain(text: str, answer: dict[str, Any]) -> str:
     """The text with the best guesses, then all guesses, in a line."""
     guesses = [", ".join(f"{g['token']} {g['probability']:.1%}" for g in mask) for mask in answer["masks"]]
-    return f"{answer['text']}\t{'; '.join(guesses)}"
+    return f"{one_line(answer['text'])}\t{'; '.join(guesses)}"
 
 
 def table(texts: Sequence[str], answers: Sequence[dict[str, Any]]) -> list[list[Any]]:

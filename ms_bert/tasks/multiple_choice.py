@@ -292,20 +292,21 @@ def _by_place(name: str, choices: Sequence[str]) -> int:
 
 
 def _places_first(rows: Iterable[labelled.Row], columns: Columns) -> bool:
-    """Whether the answers of a file are places of choices rather than their texts: whether they fit more of its rows.
+    """Whether the answers of a file are places of choices rather than their texts.
 
-    A choice may read like the place of another one, so that a row by itself does not tell.
+    A choice may read like the place of another one, so that a row by itself does not tell. What could be both is a
+    place where more answers can be places alone than texts alone, and at least as many as can be both.
     """
-    by_text = by_place = 0
+    counts: Counter[tuple[bool, bool]] = Counter()
     for row in rows:
         try:
             choices, _ = _choices(row, columns)
             value = row.values.get(columns.label or "")
-            by_text += _by_text(value, choices) >= 0
-            by_place += _by_place(class_name(value), choices) >= 0
+            counts[_by_text(value, choices) >= 0, _by_place(class_name(value), choices) >= 0] += 1
         except Unfit:  # what has other faults tells nothing
             continue
-    return by_place > by_text
+    both, text_alone, place_alone = counts[True, True], counts[True, False], counts[False, True]
+    return place_alone > text_alone and place_alone >= both
 
 
 def _answers(sequences: Sequences) -> np.ndarray:

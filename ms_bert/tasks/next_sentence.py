@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import softmax
 
-from ms_bert.errors import UserError, shown
+from ms_bert.errors import UserError, one_line, shown
 from ms_bert.tasks import asked as user
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def inputs(pair: Pair) -> dict[str, Any]:
 
 def plain(pair: Pair, answer: dict[str, Any]) -> str:
     """Label, probability and pair in a line."""
-    return f"{answer['label']} {answer['probabilities'][answer['label']]:.1%}\t{' | '.join(pair)}"
+    return f"{answer['label']} {answer['probabilities'][answer['label']]:.1%}\t{one_line(' | '.join(pair))}"
 
 
 def table(pairs: Sequence[Pair], answers: Sequence[dict[str, Any]]) -> list[list[Any]]:

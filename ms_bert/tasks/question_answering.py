@@ -15,7 +15,7 @@ from ms_bert.data.packing import INPUTS, WEIGHTS
 from ms_bert.data.sequences import Sequences
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.data.windows import Windows, tokens_of, windows
-from ms_bert.errors import UserError, shown
+from ms_bert.errors import UserError, one_line, shown
 from ms_bert.tasks import Metrics, pictures, squad
 from ms_bert.tasks.answer_scores import By, best_threshold, compared_by, exact_match, f1
 from ms_bert.tasks.answer_spans import Span, Spans, spans
@@ -270,7 +270,7 @@ class QuestionAnswering(DownstreamTask):
         return {**({"id": example.id} if example.id else {}), "question": example.question}
 
     def plain(self, example: Question, answer: dict[str, Any]) -> str:
-        return f"{' '.join(answer['answer'].split()) or _NOT_NAMED} {answer['score']:.1%}\t{example.question}"
+        return f"{' '.join(answer['answer'].split()) or _NOT_NAMED} {answer['score']:.1%}\t{one_line(example.question)}"
 
     def table(self, examples: Sequence[Question], answers: Sequence[dict[str, Any]]) -> list[list[Any]]:
         names = ("answer", "score", "start", "end")

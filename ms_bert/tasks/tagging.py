@@ -75,8 +75,8 @@ class Tagging(DownstreamTask):
     @classmethod
     def of_labels(cls, labels: Sequence[str], longest: int) -> Tagging:
         """That of a model from elsewhere, of which the labels alone are known."""
-        # A part of speech may look like a tag of spans (I, M), and beside tags of spans may stand [PAD] or X.
-        inside = [is_of_span(label) for label in labels if label != OUTSIDE]
+        # A part of speech may look like a tag of spans (I, M); beside tags of spans may stand [PAD], [CLS] or X.
+        inside = [is_of_span(label) for label in labels if label not in (OUTSIDE, "X") and label[:1] != "["]
         scheme = scheme_of([label] for label in labels) if 2 * sum(inside) > len(inside) else NONE
         task = cls.made(set(labels), scheme, labels[0], longest)
         blank = OUTSIDE if OUTSIDE in labels else labels[0]

@@ -139,6 +139,16 @@ def test_the_command_knows_the_options_of_a_recipe(recipe, tmp_path):
     assert (given.data.pooling == "mean") == ("mean" in line)
 
 
+@pytest.mark.parametrize("commit", ["c with uncommitted changes", None])
+def test_what_other_code_may_have_begun_is_begun_anew(commit, command, monkeypatch):
+    monkeypatch.setattr(real_tasks, "describe", lambda: {"commit": commit})
+    left = command.work / str(commit)[:12] / "cola/usual/ms_bert/1"
+    left.mkdir(parents=True)
+    (left / "run.json").write_text("{}")
+    command("--contenders", "ms_bert", "--seeds", 1)
+    assert "--resume" not in command.ran[0] and not (left / "run.json").exists()
+
+
 @pytest.mark.parametrize("contender", real_tasks.CONTENDERS)
 def test_no_checkpoint_is_chosen_by_test_data(contender, tmp_path):
     line = real_tasks.Run("mrpc", "usual", contender, 1).arguments(tmp_path, tmp_path, tmp_path, tmp_path, None)

@@ -141,3 +141,14 @@ def test_any_iterable_is_a_list():
 def test_half_a_character_is_told(given):
     with pytest.raises(UserError, match="has half a character, a lone surrogate, at [02]; replace it"):
         several(["good", given])
+
+
+def test_a_file_of_ones_own_is_not_one_of_glue(tmp_path):
+    cola, sst2 = trained(task="cola"), trained(task="sst2")
+    own = written(tmp_path / "own.csv", "id,text,lang,date\n1,I like it,en,2024\n")
+    assert asked(cola, tmp_path, input=own) == [("I like it",)]
+    quoted = written(tmp_path / "quoted.tsv", 'sentence\tlabel\n"He said ""no"""\t1\n')
+    assert asked(sst2, tmp_path, input=quoted) == [('He said "no"',)]
+    pairs = written(tmp_path / "pairs.csv", "a,b,gold\none,two,entail\n")
+    task = trained(("a", "b"))
+    assert asked(task, tmp_path, input=pairs, columns=("text=a", "text2=b", "label=gold")) == [("one", "two")]

@@ -3,6 +3,7 @@
 import json
 import os
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from ms_bert.commands import delivery, embedding, prediction
 from ms_bert.commands.embedding import Embedded
 from ms_bert.errors import UserError
+from ms_bert.tasks.answer_selection import AnswerSelection
+from ms_bert.tasks.classification import Classification
 
 
 class Answering:
@@ -127,6 +130,28 @@ def test_a_link_stays_and_a_pipe_takes_what_comes(predict, tmp_path):
     os.close(reader)
 
 
-def test_a_text_of_several_lines_is_shown_in_one(predict, capsys):
-    assert predict("a\nb\r\nc") == 0
-    assert capsys.readouterr().out == "6 a b c\n"
+def test_a_text_of_several_lines_is_shown_in_one():
+    text = "a\nb\r\nc"
+    task = Classification(("no", "yes"), ("accuracy",), 16)
+    answer = {"label": "no", "probabilities": {"no": 1.0, "yes": 0.0}}
+    assert task.plain(task.example(text), answer) == "no 100.0%\ta b c"
+    ranked = AnswerSelection(("irrelevant", "relevant"), ("map",), 16)
+    answer = {"ranking": [{"score": 0.9, "text": "one"}, {"score": 0.1, "text": "other\ncandidate"}]}
+    told = ranked.plain(ranked.example((text, ["one", "other"])), answer)
+    assert told == "90.0%\tone\ta b c\n10.0%\tother candidate\ta b c"  # a line for each candidate
+
+
+def test_a_link_that_leads_nowhere_is_one_sentence(predict, tmp_path, capsys):
+    (tmp_path / "loop").symlink_to("loop")
+    assert predict("a", "--output", tmp_path / "loop" / "answers") == 1
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "Traceback" not in told
+
+
+def test_an_open_pipe_takes_answers(tmp_path, monkeypatch):
+    reader, writer = os.pipe()
+    with delivery.writing(Path(f"/proc/self/fd/{writer}")) as write:
+        write("at once\n")
+        assert os.read(reader, 100) == b"at once\n"
+    os.close(reader)
+    os.close(writer)

@@ -243,6 +243,8 @@ def test_files_of_spreadsheets(tmp_path):
         rows = labelled.read(str(tmp_path / name))
         assert [row.values for row in rows] == [{"text": "a, b and c", "label": "1"}, {"text": "d; e", "label": "0"}]
         assert labelled.first_fields(str(tmp_path / name))[:2] == ["text", "label"]
+    (tmp_path / "quoted.csv").write_text('\n"text, cleaned";"label"\na;1\n')
+    assert [row.values for row in labelled.read(str(tmp_path / "quoted.csv"))] == [{"text, cleaned": "a", "label": "1"}]
     (tmp_path / "commas.csv").write_text("text;more,label\na;b,1\n")
     assert [row.values for row in labelled.read(str(tmp_path / "commas.csv"))] == [{"text;more": "a;b", "label": "1"}]
 
@@ -258,6 +260,10 @@ def test_a_saved_dataset_is_read_from_its_folder(tmp_path):
         assert row.values == {"text": expected, "label": "x"}
     with pytest.raises(UserError, match="no split 'validation', only "):
         labelled.read(str(tmp_path / "all"), split="validation")
+    (tmp_path / "all@test.csv").write_text("text,label\na,x\n")
+    assert labelled.read(str(tmp_path / "all@test.csv"))[0].values == {"text": "a", "label": "x"}
+    parts["test"].save_to_disk(tmp_path / "me@host" / "data")
+    assert labelled.read(f"{tmp_path}/me@host/data@train")[0].values["text"] == "test"
     (tmp_path / "one" / "state.json").write_text("{")
     with pytest.raises(UserError, match="cannot be loaded as a dataset"):
         labelled.read(str(tmp_path / "one"))

@@ -80,6 +80,7 @@ def test_a_record_becomes_a_question(record, expected, tmp_path):
         ([("1234", "1"), ("wxyz", "1")], [1, 1]),  # as a csv file has it
         ([("3568", "3"), ("2105", "0")], [0, 2]),  # texts that are numbers
         ([("3568", "3"), ("2105", "0"), ("abcd", "9")], None),
+        ([("3120", "1"), ("0213", "2"), ("1023", "3"), ("wxyz", "1")], [1, 1, 3, 1]),  # one odd row
         ([("xyz", "y"), ("BAC", "A"), ("xyz", "C")], [1, 1, 2]),  # most are texts; what is none may be a place
     ],
 )

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from ms_bert.errors import UserError
+from ms_bert.finetuning_options import DataOptions
 from ms_bert.tasks import examples as module
+from ms_bert.tasks.classification import MultiLabel
 from ms_bert.tasks.examples import Columns, Example, find_columns
 
 
@@ -161,17 +163,21 @@ def test_each_label_may_be_a_column(ending, tmp_path):
         module.read(str(path), "multi-label", columns)
 
 
-@pytest.mark.parametrize(
-    "labels, expected",
-    [
-        ([[1, 1, 0], [0, 0, 0]], [("LABEL_0", "LABEL_1"), ()]),
-        ([[1.0, 0.0], [0.0, 0.0]], [("LABEL_0",), ()]),
-        ([[0, 1], [1, 0]], [("0", "1"), ("1", "0")]),  # as well names of two labels
-        ([[0, 0, 1], [1]], [("0", "1"), ("1",)]),
-        ([["a", "a"], ["b", "a"]], [("a",), ("b", "a")]),
-    ],
-)
-def test_lists_of_zeros_and_ones_are_places_of_labels(labels, expected, tmp_path):
+def test_columns_of_labels_are_no_texts_and_all_of_them_are_labels(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("comment,review,spam,threat\nhello,1,0,0\nbye,0,1,0\n")
+    named = {"label": "review,spam,threat"}
+    found, used, _ = module.read(str(path), "multi-label", named)
+    assert used.text == "comment" and [one.label for one in found] == [("review",), ("spam",)]
+    task = MultiLabel.of(DataOptions("multi-label", columns=("label=review,spam,threat",)), found)
+    assert task.labels == ("review", "spam", "threat")
+
+
+@pytest.mark.parametrize("value", [[1, 1, 0], [0.0, 1.0, 0.0], "[0, 1, 0]", [True, True]])
+def test_zeros_and_ones_are_no_names_of_labels(value, tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps({"text": "a", "labels": one}) + "\n" for one in labels))
-    assert [one.label for one in module.read(str(path), "multi-label")[0]] == expected
+    path.write_text("".join(json.dumps({"text": "a", "labels": one}) + "\n" for one in ([0, 1], value)))
+    with pytest.raises(
+        UserError, match="record 2 has as its labels .* which look like places, not like names; .*A,B,C"
+    ):
+        module.read(str(path), "multi-label")

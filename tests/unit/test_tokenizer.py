@@ -46,7 +46,7 @@ def test_cased_keeps_case_and_accents(vocab_txt):
 @pytest.mark.parametrize("capitals, expected", [(99, "paris"), (100, "Paris")])
 def test_a_vocabulary_with_capitals_is_one_of_text_that_was_not_lowercased(capitals, expected, tmp_path):
     """Google's cased checkpoints have no tokenizer_config.json."""
-    others = [f"Name{i}" for i in range(capitals - 1)]
+    others = [f"Name{i}" for i in range(capitals - 1)] + [f"[UNUSED{i}]" for i in range(200)]
     (tmp_path / "vocab.txt").write_text("\n".join([*tokenizer.SPECIAL_TOKENS, "paris", "Paris", *others]) + "\n")
     assert tokens(tokenizer.load(tmp_path), "Paris") == [expected]
 
