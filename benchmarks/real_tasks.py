@@ -26,6 +26,7 @@ from pathlib import Path
 from benchmarks.contenders import minilm
 from benchmarks.machine import describe
 from ms_bert.data.files import write_atomically
+from ms_bert.run.folder import RESULTS as RESULTS_OF_A_RUN
 from ms_bert.run.folder import RUN
 
 RESULTS = Path(__file__).parent / "results" / "real_tasks.json"
@@ -65,6 +66,7 @@ class Recipe:
     Attributes:
         model: minilm, or a name that --model gives. longest: tokens; None: as usual for the task.
         twins: further options, of ms_bert and pt_reference alone; transformers has no such recipe then.
+        teacher: the recipe whose model of the same seed teaches this one, and is in --work already; None: none does.
     """
 
     model: str = "minilm"
@@ -72,6 +74,7 @@ class Recipe:
     learning_rate: float = 5e-5
     longest: int | None = None
     twins: tuple[str, ...] = ()
+    teacher: str | None = None
 
 
 TASKS = {
@@ -97,6 +100,13 @@ RECIPES = {
     "mean-1e-4": Recipe(learning_rate=1e-4, twins=("--pooling", "mean")),
     "mean-1e-4-5-epochs": Recipe(epochs=5, learning_rate=1e-4, twins=("--pooling", "mean")),
     "mean-2e-4-decay": Recipe(epochs=4, learning_rate=2e-4, twins=("--pooling", "mean", "--layer-decay", "0.9")),
+    # As the one before, with it as its teacher.
+    "self-distilled": Recipe(
+        epochs=4,
+        learning_rate=2e-4,
+        twins=("--pooling", "mean", "--layer-decay", "0.9"),
+        teacher="mean-2e-4-decay",
+    ),
     "one-epoch-1e-4": Recipe(epochs=1, learning_rate=1e-4),
     # As mean-1e-4, on changed texts; MiniLM has no MLM head, so that it guesses no words.
     "augmented": Recipe(learning_rate=1e-4, twins=("--pooling", "mean", "--augment", "dropped", "swapped")),
@@ -119,6 +129,10 @@ class Run:
     def key(self) -> str:
         return f"{self.task}/{self.recipe}/{self.contender}/{self.seed}"
 
+    def beside(self, output: Path, recipe: str) -> Path:
+        """Where the same run by another recipe has its folder; output: that of this one."""
+        return output.parents[2] / recipe / self.contender / str(self.seed)
+
     def arguments(self, model: Path, train: Path, dev: Path | None, output: Path, threads: int | None) -> list[str]:
         """Of the command that fine-tunes."""
         recipe = RECIPES[self.recipe]
@@ -131,6 +145,8 @@ class Run:
             # Of the twins, an evaluation at the end and no other; checkpoints meanwhile, to resume.
             never, often = ["--eval-every", 1_000_000], ["--checkpoint-every", 100]
             line += ["--last"] if self.contender == "transformers" else [*never, *often]
+        if recipe.teacher is not None:
+            line += ["--teacher", self.beside(output, recipe.teacher)]
         line += ["--seed", self.seed, "--output", output]
         return [*map(str, line), *recipe.twins]
 
@@ -171,6 +187,9 @@ def measured(run: Run, data: Path, models: dict[str, Path], work: Path, threads:
     output, model = work / run.key, models[RECIPES[run.recipe].model]
     files = _files(TASKS[run.task], data, work / run.task)
     line = ["-m", CONTENDERS[run.contender], *run.arguments(model, *files, output, threads)]
+    teacher = RECIPES[run.recipe].teacher
+    if teacher is not None and not (run.beside(output, teacher) / RESULTS_OF_A_RUN).is_file():
+        raise SystemExit(f"{run.key} is taught by the recipe {teacher}; measure that before, with the same --work.")
     resumed = (output / RUN).is_file() and re.fullmatch("[0-9a-f]+", commit) is not None  # the same code began it
     if output.exists() and not resumed:  # the rest of a contender that cannot go on
         shutil.rmtree(output)
@@ -180,7 +199,7 @@ def measured(run: Run, data: Path, models: dict[str, Path], work: Path, threads:
     if code := subprocess.run([sys.executable, *given]).returncode:
         raise SystemExit(f"{run.key} ended with exit code {code}.")
     seconds = None if resumed else round(time.perf_counter() - begun, 1)
-    results = json.loads((output / "results.json").read_text())
+    results = json.loads((output / RESULTS_OF_A_RUN).read_text())
     places = {model: RECIPES[run.recipe].model, work: "WORK", data: "DATA"}
     return {
         **dataclasses.asdict(run),

@@ -139,6 +139,21 @@ def test_the_command_knows_the_options_of_a_recipe(recipe, tmp_path):
     assert (given.data.pooling == "mean") == ("mean" in line)
 
 
+def test_a_model_is_taught_by_that_of_its_seed(command):
+    for recipe in ("mean-2e-4-decay", "self-distilled"):
+        if recipe == "self-distilled":
+            with pytest.raises(
+                SystemExit, match="ms_bert/2 is taught by the recipe mean-2e-4-decay; measure that before"
+            ):
+                command("--contenders", "ms_bert", "--seeds", 2, "--recipe", recipe)
+        command("--contenders", "ms_bert", "--seeds", 1, "--recipe", recipe)
+    before, after = command.ran
+    teacher = after[after.index("--teacher") + 1]
+    assert teacher == before[before.index("--output") + 1] and "--teacher" not in before
+    told = real_tasks.read(command.results)["cola/self-distilled/ms_bert/1"]["command"]
+    assert "--teacher WORK/cola/mean-2e-4-decay/ms_bert/1 " in told
+
+
 @pytest.mark.parametrize("commit", ["c with uncommitted changes", None])
 def test_what_other_code_may_have_begun_is_begun_anew(commit, command, monkeypatch):
     monkeypatch.setattr(real_tasks, "describe", lambda: {"commit": commit})
