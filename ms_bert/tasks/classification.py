@@ -385,7 +385,7 @@ class MultiLabel(SentenceTask):
         ]
 
     def short(self, answer: dict[str, Any]) -> str:
-        return listed([f"{name} {answer['probabilities'][name]:.1%}" for name in answer["labels"]]) or "none"
+        return ", ".join(f"{name} {answer['probabilities'][name]:.1%}" for name in answer["labels"]) or "none"
 
     def header(self) -> list[str]:
         return ["labels", *self.labels]
