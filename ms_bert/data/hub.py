@@ -21,11 +21,9 @@ _ANSWERS = 5  # seconds in which the hub must, or it counts as not to be reached
 
 def is_saved(path: str) -> bool:
     """Whether this is a folder that `save_to_disk` of a dataset wrote, also with @SPLIT behind it."""
-    folder = os.path.expanduser(path)
-    if not os.path.lexists(folder):
-        folder = folder.rpartition("@")[0]
+    folder = os.path.expanduser(without_split(path)[0])
     several, *of_one = (os.path.join(folder, name) for name in ("dataset_dict.json", "dataset_info.json", "state.json"))
-    return bool(folder) and (os.path.isfile(several) or all(map(os.path.isfile, of_one)))
+    return os.path.isfile(several) or all(map(os.path.isfile, of_one))
 
 
 def without_split(name: str) -> tuple[str, str]:

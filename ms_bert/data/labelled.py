@@ -134,9 +134,8 @@ def first_fields(source: str, quoted: bool = True) -> list[str]:
     if path is None or kind not in _SEPARATORS:
         return []
     with _told(source, path, kind):
-        lines = _lines_of_fields(source, path, _separator(path, kind), quoted)
-    with _told(source, path, kind), contextlib.closing(lines):
-        return _first(lines)[1]
+        with contextlib.closing(_lines_of_fields(source, path, _separator(path, kind), quoted)) as lines:
+            return _first(lines)[1]
 
 
 def text_lines(source: str, path: Path) -> Generator[str]:
