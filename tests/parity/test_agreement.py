@@ -74,8 +74,15 @@ def test_the_onnx_graph_agrees_with_the_oracle(fused, small):
     assert_agree(suite.findings(OnnxRuntime(fused), cases.unpacked_only(problem), reference, ["forward"]))
 
 
-@pytest.mark.parametrize("fused", [False, pytest.param(True, marks=NEEDS_KERNELS)])
-@pytest.mark.parametrize("act", ["gelu_new", "relu"])
+@pytest.mark.parametrize(
+    "act, fused",
+    [
+        ("gelu_new", False),
+        pytest.param("relu", False, marks=pytest.mark.full),
+        pytest.param("gelu_new", True, marks=(NEEDS_KERNELS, pytest.mark.full)),
+        pytest.param("relu", True, marks=NEEDS_KERNELS),
+    ],
+)
 def test_the_other_activations_agree_with_the_oracle(act, fused):
     problem = cases.activation_problem(act)
     assert_agree(suite.findings(MindSpore(fused=fused), problem, suite.Reference(problem), ["forward", "gradients"]))

@@ -1,5 +1,6 @@
 """The fused operations within models: the same names and numbers, and none where they were not built."""
 
+import copy
 import dataclasses
 import json
 import logging
@@ -72,7 +73,7 @@ def inputs(batch):
 
 
 @needs_kernels
-@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])
+@pytest.mark.parametrize("activation", some(["gelu", "gelu_new", "relu"], "gelu"))
 def test_a_fused_model_has_the_same_names_and_gives_the_same(activation, inputs, batch):
     config = CONFIG.replace(hidden_act=activation)
     stock, other, whole = (
@@ -208,7 +209,6 @@ def test_integers_of_another_type_are_the_same_numbers(inference, batch):
     "optimizer, accumulate",
     some(
         [(optimizer, parts) for optimizer in ("adamw", "adam-weight-decay", "lamb") for parts in (1, 2)],
-        ("adamw", 1),
         ("lamb", 2),
     ),
 )
@@ -231,10 +231,11 @@ def test_fused_and_stock_steps_train_alike(optimizer, accumulate, batch):
 @needs_kernels
 def test_a_step_gives_the_same_bytes_whatever_the_threads(batch):
     use_device("CPU")
-    states = []
+    trainer = MindSporeTrainer(CONFIG, options())
+    first, states = copy.deepcopy(trainer.state()), []
     for threads in (1, 2, 3):
         native.set_threads(threads)
-        trainer = MindSporeTrainer(CONFIG, options())
+        trainer.load(*first)
         trainer.train_step(batch, 0, 1e-2)
         states.append({name: value.tobytes() for name, value in trainer.state()[0].items()})
     native.set_threads(0)
