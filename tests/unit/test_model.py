@@ -21,7 +21,6 @@ from ms_bert.model import (
 )
 from ms_bert.randomness import DropoutColumns, dropout_keys
 from ms_bert.training.optimizers import one_minus_power
-
 from tests.cases import some
 
 from .bert import CONFIG, LENGTHS, MASKED_POSITIONS, B, S, ragged_inputs, random_weights
