@@ -25,6 +25,15 @@ from ms_bert.options import (
 )
 from ms_bert.tasks import registry
 
+OF_ONE_TASK = {
+    "separator": "multi-label",
+    "scheme": "tagging",
+    "scored_questions": "answer-selection",
+    "longest_question": "question-answering",
+    "longest_answer": "question-answering",
+    "stride": "question-answering",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
@@ -98,13 +107,19 @@ class DataOptions:
     def __post_init__(self):
         check(self)
         require(bool(self.separator), "--separator is empty", "choose a character such as , or |")
-        for name, usual, task in (("scheme", "auto", "tagging"), ("scored_questions", "clean", "answer-selection")):
+        usual = {field.name: field.default for field in dataclasses.fields(self)}
+        for name, task in OF_ONE_TASK.items():
             option, value = f"--{name.replace('_', '-')}", getattr(self, name)
             require(
-                value == usual or self.task == task,
+                value == usual[name] or self.task == task,
                 f"{option} is {value}, but the task is {self.task}",
                 f"{option} is for --task {task}, so leave it out",
             )
+        require(
+            self.dev is None or self.dev_share == usual["dev_share"],
+            f"--dev-share is {self.dev_share}, but --dev {self.dev} is the development data",
+            "leave one of the two out",
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,6 +23,7 @@ from ms_bert.errors import UserError, listed, shown
 LONGEST_FIELD = 10_000_000  # characters; a quote that is never closed makes a field of all that follows
 LONGEST_LINE = 50_000_000  # characters
 _SEPARATORS = {".tsv": "\t", ".txt": "\t", ".csv": ","}
+_SETTING = re.compile(r"sep=([,;|\t])\s*")  # the first line of a file for Excel may be one
 _KINDS = (*_SEPARATORS, ".jsonl", ".json", ".parquet")
 _LOOKED_THROUGH = 1000  # rows whose columns are known as those of the file: records of JSON may leave some out
 _BLOCK = 1 << 20  # bytes
@@ -184,13 +185,15 @@ def _require(fulfilled: Any, source: str, found: str, expected: str) -> None:
 
 
 def _separator(path: Path, kind: str) -> str:
-    """What stands between fields: of .csv a semicolon if the first line has one and no comma, but in quotes, as Excel
-    writes it where the comma is the decimal sign."""
+    """What stands between fields: of .csv what its first line sets, such as `sep=;`, or else a semicolon if that line
+    has one and no comma, but in quotes. Excel writes both, where the comma is the decimal sign."""
     if kind != ".csv":
         return _SEPARATORS[kind]
     with open_text(path) as file:
         lines = (line for line in iter(functools.partial(file.readline, LONGEST_LINE), "") if line.strip())
         first = re.sub('"[^"]*"', "", next(lines, ""))
+    if setting := _SETTING.fullmatch(first):
+        return setting[1]
     return ";" if ";" in first and "," not in first else ","
 
 
@@ -253,6 +256,8 @@ def _lines_of_fields(source: str, path: Path, separator: str, quoted: bool) -> G
                 return
             except csv.Error as error:
                 raise _unreadable(source, line, quoted, str(error)) from None
+            if line == 1 and _SETTING.fullmatch(separator.join(fields)):
+                continue
             # Where quotes are read a line that holds nothing has no field, and one of "" is an empty text.
             if len(fields) > 1 or (fields and (quoted or fields[0].strip())):
                 yield line, fields

@@ -245,6 +245,9 @@ def test_files_of_spreadsheets(tmp_path):
         assert labelled.first_fields(str(tmp_path / name))[:2] == ["text", "label"]
     (tmp_path / "quoted.csv").write_text('\n"text, cleaned";"label"\na;1\n')
     assert [row.values for row in labelled.read(str(tmp_path / "quoted.csv"))] == [{"text, cleaned": "a", "label": "1"}]
+    (tmp_path / "set.csv").write_text("sep=;\r\ntext;label\r\na, b;1\r\n")
+    (row,) = labelled.read(str(tmp_path / "set.csv"))
+    assert (row.values, row.place[-6:]) == ({"text": "a, b", "label": "1"}, "line 3")
     (tmp_path / "commas.csv").write_text("text;more,label\na;b,1\n")
     assert [row.values for row in labelled.read(str(tmp_path / "commas.csv"))] == [{"text;more": "a;b", "label": "1"}]
 
