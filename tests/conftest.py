@@ -9,12 +9,17 @@ from ms_bert.data import builtin, tokenizer
 from ms_bert.data.corpus import Corpus
 from ms_bert.data.store import open_store
 from ms_bert.options import TextOptions
-from tests import runs
+from tests import pictures, runs
 
 
 def pytest_collection_finish(session):
     """MindSpore looks for garbage before each compilation: not among what the tests have imported."""
     gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    pictures.draw(item.get_closest_marker("drawn") is not None)
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +63,7 @@ def options(corpus_file, cache, tmp_path_factory) -> list[str]:
 def undisturbed(options, tmp_path_factory) -> Path:
     """The folder of a run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("runs") / "undisturbed"
-    result = runs.run(*options, "--output", folder)
+    with pictures.drawn():
+        result = runs.run(*options, "--output", folder)
     assert result.returncode == 0, result.stderr
     return folder

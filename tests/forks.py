@@ -22,6 +22,7 @@ from pathlib import Path
 
 from ms_bert.commands import huge_pages
 from ms_bert.device import quiet_logs
+from tests import pictures
 
 IMPORTED = {
     "ms_bert": ("mindspore", "ms_bert.training.trainer", "ms_bert.pretrained"),
@@ -45,6 +46,7 @@ class Forks:
         """`python -m module arguments...`, to its end."""
         command = ["python", "-m", module, *arguments]
         asked = {"module": module, "arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
+        asked["drawn"] = pictures.are_drawn()
         with contextlib.ExitStack() as stack:
             files = question, out, err = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(3)]
             json.dump(asked, question)
@@ -94,6 +96,7 @@ if __name__ == "__main__":
     asked = serve(sys.argv[1])
     if asked is not None:
         os.chdir(asked["folder"])
+        pictures.draw(asked["drawn"])
         os.environ.clear()
         os.environ.update({huge_pages.TUNABLES: "", **asked["environment"]})  # a restart would import all anew
         sys.path[0] = str(Path.cwd())  # as of `python -m`

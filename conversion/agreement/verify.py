@@ -583,7 +583,9 @@ class OfGraph(_Verification):
 def _mindspore(precision: str, device: str) -> list[suite.Contender]:
     """Kept, for the graphs that are compiled for one pair serve the next of the same config."""
     from conversion.agreement.in_mindspore import in_graph_mode
+    from ms_bert.device import use_device
 
+    use_device(device, precision)  # refuses what cannot be, for which nothing that is kept is to be dropped
     return in_graph_mode(device, precision)
 
 

@@ -53,7 +53,7 @@ def test_the_run_folder_holds_what_it_should(undisturbed):
     trained_by = description["trained_by"][0]
     assert description["options"]["training"]["steps"] == 12 and trained_by["versions"]["mindspore"]
     assert trained_by["kernels"] == MindSpore().kernels(Options())
-    assert (undisturbed / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (undisturbed / "curves.png").stat().st_size > 10_000
 
 
 def test_transformers_loads_the_run_folder(undisturbed):

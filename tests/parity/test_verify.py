@@ -83,7 +83,7 @@ def test_a_conversion_to_every_format_agrees_with_its_source(target, good, tmp_p
     assert len(told) == 1 and told[0].startswith("The 46 weights are equal byte for byte, and A and B agree: ")
     assert "transformers (A)" in told[0] and ("MindSpore fused (B)" in told[0]) == (native.why_not() is None)
     assert ("ONNX Runtime (B)" in told[0]) == (target == "model.onnx")
-    assert (tmp_path / "report.html").stat().st_size > 100_000
+    assert (tmp_path / "report.html").stat().st_size > 20_000
 
 
 FAULTS = {

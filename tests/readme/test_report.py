@@ -83,6 +83,7 @@ def test_every_size_was_measured():
     assert {preset for preset, _ in sizes} < PRESETS.keys()
 
 
+@pytest.mark.drawn
 @pytest.mark.parametrize("draw", [report.draw_speed, report.draw_profile])
 def test_the_charts_can_be_drawn(draw, tmp_path):
     draw(tmp_path / "chart.png")

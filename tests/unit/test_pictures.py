@@ -14,6 +14,8 @@ from ms_bert.tasks.classification import Classification, MultiLabel, Regression
 from ms_bert.tasks.pictures import MOST_NAMES, bars, by_length, confusion, drawn, grouped, ranges
 from tests.unit import drawings
 
+pytestmark = pytest.mark.drawn
+
 LABELS = ("no", "yes", "a label whose name is very long")
 
 
