@@ -21,7 +21,7 @@ from benchmarks import report
 from benchmarks.machine import describe
 from ms_bert.data.files import write_atomically
 
-NO_QUESTIONS = ("__main__", "contenders", "machine", "real_tasks", "report")
+NO_QUESTIONS = ("__main__", "contenders", "machine", "real_tasks", "report", "runs")
 
 
 def _so_far(parts):
@@ -48,7 +48,8 @@ def main() -> int:
         metavar="FOLDER",
         help="folder of labelled data, each in a subfolder by its name, for questions that take some: finetuning_speed "
         "reads sst2/train.tsv, and makes sentences of the same lengths without it; sentence_vectors reads "
-        "mrpc/msr_paraphrase_test.txt; ablations reads all of corpus_en, mrpc, sst2 and wnut17",
+        "mrpc/msr_paraphrase_test.txt; ablations reads all of corpus_en, mrpc, sst2 and wnut17; chinese reads "
+        "corpus_zh and chnsenticorp_htl",
     )
     arguments = parser.parse_args()
     for question in arguments.questions:

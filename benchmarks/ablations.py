@@ -12,23 +12,17 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
-import re
-import shlex
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.machine import describe
+from benchmarks import runs
 from benchmarks.real_tasks import TASKS
+from benchmarks.runs import Run, named
 from ms_bert.data import labelled
 from ms_bert.data.files import write_atomically
 from ms_bert.embed import load
-from ms_bert.options import cache_folder
-from ms_bert.run.folder import METRICS, RESULTS, RUN, THROUGHPUT, read_log
 
 CORPUS = "corpus_en/corpus.txt.xz"
 DEFAULT, NO_NSP, LEFT_TO_RIGHT = "default", "no NSP", "LTR & no NSP"
@@ -96,7 +90,7 @@ def measure(output: Path, data: Path | None = None, size: Size = FULL, work: Pat
     missing = [file for file in files if data is None or not (data / file).is_file()]
     if missing or data is None:
         raise SystemExit(f"{missing[0]} is missing; name the folder of the data with --data.")
-    work = work or cache_folder() / "benchmarks" / f"ablations-{str(describe()['commit'])[:12]}"
+    work = work or runs.folder("ablations")
     work.mkdir(parents=True, exist_ok=True)
     return _measured(data, size, work)
 
@@ -105,16 +99,16 @@ def _measured(data: Path, size: Size, work: Path) -> Iterator[dict]:
     places = {data: "DATA", work: "WORK"}
     for model, options in MODELS.items():
         line = ["--corpus", data / CORPUS, *size.pretraining, *options]
-        run = Run("ms_bert.pretrain", (), line, work / _name(model), places)
+        run = Run("ms_bert.pretrain", (), line, work / named(model), places)
         yield {"kind": "pretraining", "model": model, **run.done(), "held_out": run.held_out()}
     trains = {"sst2": _some(data / TASKS["sst2"].train[0], size.sentences, work / "sst2.tsv")}
 
     def finetuned(name: str, task: str, model: str, seed: int, options: Sequence, top: Sequence | None = None) -> dict:
         """A model with a head for a task, in a folder by a name; top: options of a BiLSTM, if there is one."""
         train, dev = trains.get(task, data / TASKS[task].train[0]), data / TASKS[task].dev[0]
-        line = [*TASKS[task].options, "--model", work / _name(model), "--train", train, "--dev", dev]
+        line = [*TASKS[task].options, "--model", work / named(model), "--train", train, "--dev", dev]
         line += [*options, "--seed", seed]
-        run = Run(FINETUNE if top is None else WITH_BILSTM, top or (), line, work / _name(f"{task} {name}"), places)
+        run = Run(FINETUNE if top is None else WITH_BILSTM, top or (), line, work / named(f"{task} {name}"), places)
         return {**run.done(), "metrics": run.metrics()}
 
     # By seeds first: so there is something to compare early.
@@ -133,52 +127,7 @@ def _measured(data: Path, size: Size, work: Path) -> Iterator[dict]:
         yield {**about, "features": features, "seed": seed, **found}
     dev = data / TASKS["sst2"].dev[0]
     for model in MODELS:
-        yield from _features(work / _name(model), model, trains["sst2"], dev)
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A command and the folder it makes.
-
-    Attributes:
-        module: of the command. always: options that a run which goes on does not remember. options: others, without
-            those of the folder. places: folders, by what stands for them.
-    """
-
-    module: str
-    always: Sequence
-    options: Sequence
-    path: Path
-    places: dict[Path, str]
-
-    def done(self) -> dict:
-        """Begin or go on, to the end; the command, and the seconds of training."""
-        begun, options = ["-m", self.module, *map(str, self.always)], list(map(str, self.options))
-        where = ["--resume"] if (self.path / RUN).is_file() else [*options, "--output"]
-        if not (self.path / RESULTS).exists():
-            if code := subprocess.run([sys.executable, *begun, *where, str(self.path)]).returncode:
-                raise SystemExit(f"{self.path} ended with exit code {code}; the next call goes on with it.")
-        command = shlex.join(["python", *begun, *options])
-        for place, name in self.places.items():
-            command = command.replace(str(place), name)
-        seconds = sum(line.get("seconds", 0.0) for line in read_log(self.path, THROUGHPUT))
-        return {"command": command, "training_seconds": round(seconds, 1)}
-
-    def held_out(self) -> dict:
-        """The last evaluation of a pre-training."""
-        lines = read_log(self.path, METRICS)
-        last = [line for line in lines if any(name.startswith("held_out") for name in line)][-1]
-        return {name: value for name, value in last.items() if name.startswith("held_out") or name == "step"}
-
-    def metrics(self) -> dict:
-        """The scores of a fine-tuned model."""
-        found = json.loads((self.path / RESULTS).read_text())["metrics"]
-        return {name: score["value"] for name, score in found.items()}
-
-
-def _name(text: str) -> str:
-    """As a folder's name."""
-    return "-".join(re.findall(r"[\w.]+", text.lower()))
+        yield from _features(work / named(model), model, trains["sst2"], dev)
 
 
 def _some(source: Path, count: int, path: Path) -> Path:

@@ -363,6 +363,26 @@ def _layers(found: list[dict]) -> Iterator[tuple[str, ...]]:
     yield "all, fine-tuned", *simple, "", _scores(tuned, "f1", task="wnut17", model=default), f"{_PAPERS_TUNED}"
 
 
+def _chinese(results: Path) -> str:
+    """The scores of Chinese models that were pre-trained differently."""
+    if not (results / "chinese.json").exists():
+        return NOTHING
+    table = "\n".join(f"| {' | '.join(row)} |" for row in _chinese_models(load(results, "chinese")))
+    return "\n\n".join([_paragraph(f"On {_machine(results, 'chinese')}."), table])
+
+
+def _chinese_models(found: list[dict]) -> Iterator[tuple[str, ...]]:
+    """A row for each model and way of fine-tuning."""
+    header = ("pre-training", "held-out MLM loss before", "after", "fine-tuning", "accuracy", "macro F1")
+    yield from (header, ("---",) * len(header))
+    losses = {one["model"]: one for one in found if one["kind"] == "pretraining"}
+    tuned = [one for one in found if one["kind"] == "finetuning"]
+    for model, way in dict.fromkeys((one["model"], one["way"]) for one in tuned):
+        before, after = (f"{losses[model][name]['held_out_mlm_loss']:.3f}" for name in ("held_out_before", "held_out"))
+        scores = (_scores(tuned, measure, model=model, way=way) for measure in ("accuracy", "f1_macro"))
+        yield model, before, after, way, *scores
+
+
 def _scores(found: list[dict], measure: str, **about: str) -> str:
     """The mean of a measure over the seeds, of the results of which this is so."""
     chosen = (one for one in found if about.items() <= one.items())
@@ -383,6 +403,7 @@ PAGE_BLOCKS = {
     "recipes": _recipes,
     "fine-tuning speed": _finetuning_speed,
     "ablations": _ablations,
+    "chinese": _chinese,
 }
 
 

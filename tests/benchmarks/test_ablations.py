@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from benchmarks import ablations, report
-from ms_bert.commands import finetuning
-from ms_bert.run import loop
+from benchmarks import ablations, report, runs
 from ms_bert.run.folder import METRICS, RUN, THROUGHPUT
 from tests.runs import small_run, write_config
 
@@ -64,7 +62,7 @@ def ran(monkeypatch):
     def load(path, pooling, layers):
         return lambda texts: np.array([[len(text) + layer for layer in layers] for text in texts], float)
 
-    monkeypatch.setattr(ablations.subprocess, "run", run)
+    monkeypatch.setattr(runs, "subprocess", types.SimpleNamespace(run=run))
     monkeypatch.setattr(ablations, "load", load)
     return lines
 
@@ -132,9 +130,7 @@ def test_all_is_trained_as_it_says(data, tmp_path, monkeypatch):
         seeds=(1,),
         sentences=6,
     )
-    monkeypatch.setattr(ablations.subprocess, "run", run)
-    for module, name in ((loop.curves, "draw"), (finetuning, "drawn")):  # pictures take most of the time
-        monkeypatch.setattr(module, name, lambda *_: b"")
+    monkeypatch.setattr(runs, "subprocess", types.SimpleNamespace(run=run))
     monkeypatch.setattr(ablations, "load", importlib.import_module("pt_reference.embed").load)
     work = tmp_path / "work"
     found = list(ablations.measure(tmp_path, data, size, work))
