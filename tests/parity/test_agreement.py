@@ -34,6 +34,9 @@ FULL = (
     ("PyTorch compiled float32", "gradients"),
     ("MindSpore float16", "gradients"),
     ("MindSpore float16", "evaluation"),
+    ("MindSpore float16", "overflow"),
+    ("MindSpore float32", "step accumulated"),
+    ("MindSpore fused float32", "step accumulated"),
 )
 ONE_SHAPE = ("MindSpore float16", "PyTorch compiled float32")
 
@@ -50,9 +53,7 @@ def assert_agree(findings: list[Finding]) -> None:
 @pytest.mark.parametrize(
     "name, group",
     [
-        pytest.param(
-            name, group, marks=[*[NEEDS_KERNELS] * ("fused" in name), *[pytest.mark.full] * ((name, group) in FULL)]
-        )
+        pytest.param(name, group, marks=marks_of(name, group))
         for name, (_, groups) in CONTENDERS.items()
         for group in groups
     ],
@@ -90,7 +91,12 @@ def test_the_other_activations_agree_with_the_oracle(act, fused):
 
 @pytest.mark.parametrize(
     "preset, fused",
-    [("tiny", False), ("mini", False), ("base", False), pytest.param("base", True, marks=NEEDS_KERNELS)],
+    [
+        ("tiny", False),
+        ("mini", False),
+        pytest.param("base", False, marks=pytest.mark.full),
+        pytest.param("base", True, marks=NEEDS_KERNELS),
+    ],
 )
 def test_the_forward_pass_of_a_whole_size_agrees_with_the_oracle(preset, fused):
     problem = cases.large_problem(preset, PRESETS[preset])

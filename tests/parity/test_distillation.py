@@ -187,7 +187,7 @@ def test_both_frameworks_learn_alike_from_states(learned):
 
 
 def test_a_killed_run_goes_on_without_its_teacher_to_the_same_bytes(learned, command, model, tmp_path):
-    package, folder, teacher = "ms_bert", tmp_path / "run", tmp_path / "teacher"
+    package, folder, teacher = "pt_reference", tmp_path / "run", tmp_path / "teacher"
     line = _patient(command, model)
     shutil.copytree(line[line.index("--teacher") + 1], teacher)
     line[line.index("--teacher") + 1] = teacher

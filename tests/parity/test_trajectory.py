@@ -15,7 +15,7 @@ from ms_bert.options import ExampleOptions, Options, TrainingOptions
 CONFIG = BertConfig(
     vocab_size=600,
     hidden_size=32,
-    num_hidden_layers=2,
+    num_hidden_layers=1,
     num_attention_heads=2,
     intermediate_size=48,
     max_position_embeddings=40,
