@@ -86,7 +86,9 @@ class Augmenter:
 
         def texts(of: Sequences, number: int) -> str:
             parts = np.split(tokens(of, number), np.flatnonzero(tokens(of, number) == self._vocabulary.sep))
-            return shown(" | ".join(self._vocabulary.tokenizer.decode(part.tolist()) for part in parts[:-1]))
+            decode = self._vocabulary.tokenizer.decode
+            # Each begins with [CLS] or [SEP]; what is unknown to the vocabulary is shown as such.
+            return shown(" | ".join(decode(part[1:].tolist(), skip_special_tokens=False) for part in parts[:-1]))
 
         found = [n for n in range(len(sequences)) if not np.array_equal(tokens(sequences, n), tokens(changed, n))]
         line = f"{len(found):,} of {len(sequences):,} training texts are changed in the first epoch"

@@ -324,6 +324,14 @@ def test_guesses_for_other_data_are_refused_and_damaged_ones_made_again(small, s
         Augmenter(missing, None, small)
 
 
+def test_a_changed_text_is_shown_with_what_the_vocabulary_does_not_know(small, capsys):
+    sequences = encoded([("\u4e00 attackers \u4e8c",)] * 9, small, 40)
+    options = FinetuneOptions(training=FinetuningOptions(augment=("swapped",), augment_share=0.9))
+    Augmenter(options, None, small)(None, sequences, Progress())
+    told = capsys.readouterr().out
+    assert "such as '[UNK] attackers [UNK]', which becomes" in told and "[CLS]" not in told and "[SEP]" not in told
+
+
 def test_a_run_that_was_killed_while_its_folder_was_made_is_begun_anew(tmp_path):
     for name in ("guesses.safetensors", "teacher.safetensors", "task.json"):
         (tmp_path / name).write_bytes(b"")
