@@ -99,6 +99,9 @@ RECIPES = {
     "mean": Recipe(twins=("--pooling", "mean")),
     "mean-1e-4": Recipe(learning_rate=1e-4, twins=("--pooling", "mean")),
     "mean-1e-4-5-epochs": Recipe(epochs=5, learning_rate=1e-4, twins=("--pooling", "mean")),
+    "mean-1e-4-decay": Recipe(
+        learning_rate=1e-4, twins=("--pooling", "mean", "--layer-decay", "0.9", "--eval-every", "1000")
+    ),
     "mean-2e-4-decay": Recipe(epochs=4, learning_rate=2e-4, twins=("--pooling", "mean", "--layer-decay", "0.9")),
     # As the one before, with it as its teacher.
     "self-distilled": Recipe(

@@ -270,8 +270,9 @@ def _recipes(results: Path) -> str:
     rows = [("recipe", "model", "epochs", "learning rate", "further options"), ("---",) * 5]
     for name, recipe in RECIPES.items():
         if name in used:
-            rate, further = f"{recipe.learning_rate:g}", " ".join(recipe.twins)
-            rows.append((name, recipe.model, f"{recipe.epochs:g}", rate, f"`{further}`" if further else ""))
+            further = f"`{' '.join(recipe.twins)}`" if recipe.twins else ""
+            further += f", `--teacher`: by {recipe.teacher}, of the same seed" if recipe.teacher else ""
+            rows.append((name, recipe.model, f"{recipe.epochs:g}", f"{recipe.learning_rate:g}", further))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -53,6 +53,10 @@ def test_scores_are_means_over_the_seeds_with_their_spread_and_number(tmp_path):
         "| mrpc | usual | f1 | 85.0 ± 7.1 (2) |  | 85.0 (1) |",
     ]
     assert report._recipes(tmp_path).splitlines()[2:] == ["| usual | minilm | 3 | 5e-05 |  |"]
+    taught = {"mrpc/self-distilled/ms_bert/1": {**runs["mrpc/ms_bert/1"], "recipe": "self-distilled"}}
+    (tmp_path / "real_tasks.json").write_text(json.dumps({"result": taught}))
+    (row,) = report._recipes(tmp_path).splitlines()[2:]
+    assert row.endswith("`--pooling mean --layer-decay 0.9`, `--teacher`: by mean-2e-4-decay, of the same seed |")
 
 
 def test_what_was_required_is_met():
