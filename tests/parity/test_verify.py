@@ -18,7 +18,7 @@ from conversion.agreement import cases, faults, goldens, html_report, inputs
 from conversion.agreement.findings import worst
 from conversion.agreement.in_mindspore import MindSpore
 from conversion.agreement.inputs import text_batch
-from conversion.agreement.verify import Settings, open_two, place, verify
+from conversion.agreement.verify import Settings, _mindspore, open_two, place, verify
 from conversion.parameters import ARCHITECTURES, BACKBONE, shapes
 from ms_bert.config import BertConfig
 from ms_bert.data import tokenizer
@@ -274,6 +274,14 @@ def test_a_users_mistake_is_one_sentence(change, words, good, tmp_path, capsys, 
     told = capsys.readouterr()
     assert words in told.err and len(told.err.strip().splitlines()) == 1 and not told.out
     assert not (tmp_path / "agreement.html").exists()
+
+
+def test_what_is_refused_drops_nothing_that_was_compiled():
+    kept = _mindspore("float32", "CPU")
+    for refused in (("bfloat16", "CPU"), ("float32", "Ascend")):
+        with pytest.raises(UserError):
+            _mindspore(*refused)
+    assert _mindspore("float32", "CPU") is kept
 
 
 def test_no_file_but_an_older_report_is_replaced(good, tmp_path, capsys):
