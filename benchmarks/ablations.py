@@ -87,12 +87,7 @@ def measure(output: Path, data: Path | None = None, size: Size = FULL, work: Pat
         data: the folder of the text and of the labelled data. work: of the runs; None: one in the cache.
     """
     files = [CORPUS, *(file for task in TUNED for file in TASKS[task].files)]
-    missing = [file for file in files if data is None or not (data / file).is_file()]
-    if missing or data is None:
-        raise SystemExit(f"{missing[0]} is missing; name the folder of the data with --data.")
-    work = work or runs.folder("ablations")
-    work.mkdir(parents=True, exist_ok=True)
-    return _measured(data, size, work)
+    return _measured(runs.with_files(data, files), size, runs.folder("ablations", work))
 
 
 def _measured(data: Path, size: Size, work: Path) -> Iterator[dict]:

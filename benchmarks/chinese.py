@@ -68,12 +68,7 @@ def measure(output: Path, data: Path | None = None, size: Size = FULL, work: Pat
     Args:
         data: the folder of the text and of the reviews. work: of the runs; None: one in the cache.
     """
-    missing = [file for file in (CORPUS, REVIEWS) if data is None or not (data / file).is_file()]
-    if missing or data is None:
-        raise SystemExit(f"{missing[0]} is missing; name the folder of the data with --data.")
-    work = work or runs.folder("chinese")
-    work.mkdir(parents=True, exist_ok=True)
-    return _measured(data, size, work)
+    return _measured(runs.with_files(data, (CORPUS, REVIEWS)), size, runs.folder("chinese", work))
 
 
 def _measured(data: Path, size: Size, work: Path) -> Iterator[dict]:

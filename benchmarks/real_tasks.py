@@ -23,6 +23,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks import runs
 from benchmarks.contenders import minilm
 from benchmarks.machine import describe
 from ms_bert.data.files import write_atomically
@@ -163,9 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"the recipe {given.recipe} begins with the model {recipe.model}; give --model {recipe.model}=FOLDER"
         )
     for run in chosen:
-        for file in TASKS[run.task].files:
-            if not (given.data / file).is_file():
-                raise SystemExit(f"{given.data / file} is missing; name the folder of the data with --data.")
+        runs.with_files(given.data, TASKS[run.task].files)
     for run in chosen:
         if run.contender == "transformers" and recipe.twins:
             print(f"{run.key}: transformers has no {' '.join(recipe.twins)}")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean, median, stdev
 
@@ -179,7 +179,7 @@ def _measured(results: Path) -> str:
         ("BERT-large to MindSpore .ckpt, TensorFlow, ONNX", f"{others} s", "conversion"),
     ]
     lines = [(what, found, _machine(results, question)) for what, found, question in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [("what", "result", "on"), ("---",) * 3, *lines])
+    return _rows([("what", "result", "on"), ("---",) * 3, *lines])
 
 
 def _speed(results: Path) -> str:
@@ -252,7 +252,7 @@ def _real_tasks(results: Path) -> str:
     for name in sorted(found, key=lambda name: list(TASKS).index(name[0])):  # measures stay as they are
         cells = (_mean(found[name].get(contender, [])) for contender in CONTENDERS)
         rows.append((name[0], name[1], name[2].replace("_", " "), *cells))
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return _rows(rows)
 
 
 def _mean(values: list[float]) -> str:
@@ -273,7 +273,7 @@ def _recipes(results: Path) -> str:
             further = f"`{' '.join(recipe.twins)}`" if recipe.twins else ""
             further += f", `--teacher`: by {recipe.teacher}, of the same seed" if recipe.teacher else ""
             rows.append((name, recipe.model, f"{recipe.epochs:g}", f"{recipe.learning_rate:g}", further))
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return _rows(rows)
 
 
 def _finetuning_speed(results: Path) -> str:
@@ -294,7 +294,7 @@ def _finetuning_speed(results: Path) -> str:
                 f"tokens on average; medians of {found['rounds']} rounds. The load average of the machine was {before}",
                 f"before and {after} after it.",
             ),
-            "\n".join(f"| {' | '.join(row)} |" for row in rows),
+            _rows(rows),
         ]
     )
 
@@ -322,8 +322,8 @@ def _ablations(results: Path) -> str:
     if not (results / "ablations.json").exists():
         return NOTHING
     found = load(results, "ablations")
-    tables = ("\n".join(f"| {' | '.join(row)} |" for row in make(found)) for make in (_models, _layers))
-    return "\n\n".join([_paragraph(f"On {_machine(results, 'ablations')}."), *tables])
+    machine = _paragraph(f"On {_machine(results, 'ablations')}.")
+    return "\n\n".join([machine, *(_rows(make(found)) for make in (_models, _layers))])
 
 
 def _models(found: list[dict]) -> Iterator[tuple[str, ...]]:
@@ -368,8 +368,8 @@ def _chinese(results: Path) -> str:
     """The scores of Chinese models that were pre-trained differently."""
     if not (results / "chinese.json").exists():
         return NOTHING
-    table = "\n".join(f"| {' | '.join(row)} |" for row in _chinese_models(load(results, "chinese")))
-    return "\n\n".join([_paragraph(f"On {_machine(results, 'chinese')}."), table])
+    machine = _paragraph(f"On {_machine(results, 'chinese')}.")
+    return "\n\n".join([machine, _rows(_chinese_models(load(results, "chinese")))])
 
 
 def _chinese_models(found: list[dict]) -> Iterator[tuple[str, ...]]:
@@ -406,6 +406,11 @@ PAGE_BLOCKS = {
     "ablations": _ablations,
     "chinese": _chinese,
 }
+
+
+def _rows(rows: Iterable[Sequence[str]]) -> str:
+    """A table of Markdown: its header, a line below it, and what follows."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _paragraph(*parts: str) -> str:
@@ -493,7 +498,7 @@ def _table(works: list[dict]) -> str:
         for name in names[1:]:
             cells.append(f"{contenders[name]['times_the_first']['median']:.2f}" if name in contenders else "")
         rows.append([*cells, f"{contenders[FIRST]['share_of_gemm_peak']:.0%}"])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return _rows(rows)
 
 
 def _pyplot():

@@ -1,4 +1,4 @@
-"""Runs of a measurement that are kept in folders, so that an interrupted one goes on where it was."""
+"""The data of a measurement, and its runs, which are kept in folders: an interrupted one goes on where it was."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.machine import describe
@@ -16,9 +16,21 @@ from ms_bert.options import cache_folder
 from ms_bert.run.folder import METRICS, RESULTS, RUN, THROUGHPUT, read_log
 
 
-def folder(question: str) -> Path:
-    """Of the runs of a question: one in the cache, of this commit."""
-    return cache_folder() / "benchmarks" / f"{question}-{str(describe()['commit'])[:12]}"
+def with_files(data: Path | None, files: Iterable[str]) -> Path:
+    """The folder of data, which must hold these files."""
+    for file in files:
+        if data is None or not (data / file).is_file():
+            where = file if data is None else data / file
+            raise SystemExit(f"{where} is missing; name the folder of the data with --data.")
+    assert data is not None
+    return data
+
+
+def folder(question: str, work: Path | None) -> Path:
+    """Of the runs of a question; None: one in the cache, of this commit."""
+    work = work or cache_folder() / "benchmarks" / f"{question}-{str(describe()['commit'])[:12]}"
+    work.mkdir(parents=True, exist_ok=True)
+    return work
 
 
 def named(text: str) -> str:

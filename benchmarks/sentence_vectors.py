@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import rankdata
 
+from benchmarks import runs
 from benchmarks.sentence_embeddings import minilm
 from conversion.formats import safetensors_file
 from conversion.parameters import BACKBONE, shapes
@@ -33,9 +34,7 @@ DRAWS = 1000  # of the bootstrap
 
 
 def measure(output, data: Path | None = None):
-    if data is None or not (data / FILE).exists():
-        raise SystemExit(f"{FILE} is missing; name the folder of the data with --data.")
-    rows = labelled.read(str(data / FILE), quoted=False)
+    rows = labelled.read(str(runs.with_files(data, [FILE]) / FILE), quoted=False)
     pairs = [(row.values["#1 String"], row.values["#2 String"]) for row in rows]
     labels = np.array([int(row.values["Quality"]) for row in rows])
     with tempfile.TemporaryDirectory() as name:

@@ -22,10 +22,11 @@ from ms_bert.options import (
     cache_folder,
     check,
     require,
+    require_effect,
 )
 from ms_bert.tasks import registry
 
-OF_ONE_TASK = {
+OF_ONE_TASK = {  # options that other tasks have no use for
     "separator": "multi-label",
     "scheme": "tagging",
     "scored_questions": "answer-selection",
@@ -107,19 +108,11 @@ class DataOptions:
     def __post_init__(self):
         check(self)
         require(bool(self.separator), "--separator is empty", "choose a character such as , or |")
-        usual = {field.name: field.default for field in dataclasses.fields(self)}
         for name, task in OF_ONE_TASK.items():
-            option, value = f"--{name.replace('_', '-')}", getattr(self, name)
-            require(
-                value == usual[name] or self.task == task,
-                f"{option} is {value}, but the task is {self.task}",
-                f"{option} is for --task {task}, so leave it out",
-            )
-        require(
-            self.dev is None or self.dev_share == usual["dev_share"],
-            f"--dev-share is {self.dev_share}, but --dev {self.dev} is the development data",
-            "leave one of the two out",
-        )
+            remedy = f"{{}} is for --task {task}, so leave it out"
+            require_effect(self, name, self.task == task, f"the task is {self.task}", remedy)
+        of_dev = f"--dev {self.dev} is the development data"
+        require_effect(self, "dev_share", self.dev is None, of_dev, "leave one of the two out")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,18 +190,13 @@ class FinetuningOptions(TrainingOptions):
             f"--augment-model {self.augment_model} is what guesses words, but nothing is to be guessed",
             "add --augment guesses, or leave it out",
         )
-        usual = {field.name: field.default for field in dataclasses.fields(self)}
         for needed, names in (
             ("teacher", ("temperature", "teacher_share", "teacher_states")),
             ("augment", ("augment_share",)),
         ):
             for name in names:
-                option, value = f"--{name.replace('_', '-')}", getattr(self, name)
-                require(
-                    bool(getattr(self, needed)) or value == usual[name],
-                    f"{option} is {value}, but there is no --{needed}",
-                    f"name one, or leave {option} out",
-                )
+                there = bool(getattr(self, needed))
+                require_effect(self, name, there, f"there is no --{needed}", "name one, or leave {} out")
 
     def rate_share(self, name: str, layers: int) -> float:
         """Layer-wise decay (Sun et al., 2019, 5.3.3): decay ** (layers above it); 0 for what is frozen."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Annotated, Literal, Optional, Protocol
+from typing import Annotated, Any, Literal, Optional, Protocol
 
 from ms_bert import fields
 from ms_bert.errors import UserError, shown
@@ -403,6 +403,17 @@ def require(true: bool, found: str, remedy: str) -> None:
     """Raise UserError with what was found and what to do, unless it is true."""
     if not true:
         raise UserError(f"{found}; {remedy}.")
+
+
+def require_effect(options: Any, name: str, effective: bool, why: str, remedy: str) -> None:
+    """Raise UserError if a field has another value than its default where it has no effect.
+
+    Args:
+        why: it has none. remedy: what to do, with {} for the option.
+    """
+    usual = next(field.default for field in dataclasses.fields(options) if field.name == name)
+    option, value = f"--{_dashed(name)}", getattr(options, name)
+    require(effective or value == usual, f"{option} is {value}, but {why}", remedy.format(option))
 
 
 def _dashed(name: str) -> str:

@@ -23,7 +23,7 @@ from ms_bert.errors import UserError, listed, shown
 LONGEST_FIELD = 10_000_000  # characters; a quote that is never closed makes a field of all that follows
 LONGEST_LINE = 50_000_000  # characters
 _SEPARATORS = {".tsv": "\t", ".txt": "\t", ".csv": ","}
-_SETTING = re.compile(r"sep=([,;|\t])\s*")  # the first line of a file for Excel may be one
+_SETTING = re.compile(r"sep=([,;|\t])\n?")  # the first line of a file for Excel may be one
 _KINDS = (*_SEPARATORS, ".jsonl", ".json", ".parquet")
 _LOOKED_THROUGH = 1000  # rows whose columns are known as those of the file: records of JSON may leave some out
 _BLOCK = 1 << 20  # bytes
@@ -256,8 +256,8 @@ def _lines_of_fields(source: str, path: Path, separator: str, quoted: bool) -> G
                 return
             except csv.Error as error:
                 raise _unreadable(source, line, quoted, str(error)) from None
-            if line == 1 and _SETTING.fullmatch(separator.join(fields)):
-                continue
+            if line == 1 and fields == ["sep=", ""]:
+                continue  # it says what separates fields
             # Where quotes are read a line that holds nothing has no field, and one of "" is an empty text.
             if len(fields) > 1 or (fields and (quoted or fields[0].strip())):
                 yield line, fields

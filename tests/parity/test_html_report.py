@@ -21,9 +21,9 @@ from conversion.agreement.predictions import Predictions, Row
 from conversion.agreement.tolerances import Error
 from conversion.parameters import parameters
 
-CONTENDERS = {"PyTorch eager": 1.0, "MindSpore graph": 1.1, "ONNX Runtime": 0.8}  # error, by PyTorch's
 pytestmark = pytest.mark.drawn
 
+CONTENDERS = {"PyTorch eager": 1.0, "MindSpore graph": 1.1, "ONNX Runtime": 0.8}  # error, by PyTorch's
 CASES = ("pairs of sentences", "one token", "padded to the end")
 HOSTILE = "</svg><script>alert(1)</script>$x^{$--> \u4e2d"
 POLICY = '<meta http-equiv="Content-Security-Policy"[^>]*>'

@@ -70,6 +70,7 @@ def dense(layer: int, part: str) -> str:
     return f"bert.encoder.layer.{layer}.{part}"
 
 
+@pytest.mark.drawn
 @pytest.mark.parametrize("target", ["model.ckpt", "model.ckpt.index", "model.onnx", "model.safetensors"])
 def test_a_conversion_to_every_format_agrees_with_its_source(target, good, tmp_path, capsys):
     if target == "model.onnx":
@@ -83,7 +84,7 @@ def test_a_conversion_to_every_format_agrees_with_its_source(target, good, tmp_p
     assert len(told) == 1 and told[0].startswith("The 46 weights are equal byte for byte, and A and B agree: ")
     assert "transformers (A)" in told[0] and ("MindSpore fused (B)" in told[0]) == (native.why_not() is None)
     assert ("ONNX Runtime (B)" in told[0]) == (target == "model.onnx")
-    assert (tmp_path / "report.html").stat().st_size > 20_000
+    assert (tmp_path / "report.html").stat().st_size > 100_000
 
 
 FAULTS = {
@@ -589,7 +590,7 @@ from conversion.agreement import goldens
 
 problems, fingerprint = goldens.problems(), goldens.fingerprint()
 goldens.fingerprint = lambda: fingerprint
-goldens.problems = lambda: {"small": (problems["small"][0], ("forward",))}  # of many checks one
+goldens.problems = lambda: {"small": (problems["small"][0], ("forward", "step adamw"))}  # of many checks two
 
 class NoTorch:
     def find_spec(self, name, path=None, target=None):

@@ -311,7 +311,7 @@ def test_dropout_has_its_rate_and_scale_and_is_independent_between_elements_and_
 def test_dropout_is_on_with_keys_and_off_without(model, inputs):
     class Training(nn.Cell):
         def __init__(self):
-            super().__init__()
+            super().__init__(auto_prefix=False)  # the names of the model's parameters stay
             self.model = model
 
         def construct(self, a, b, c, d, e, row_keys, column_keys):
