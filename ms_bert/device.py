@@ -45,7 +45,7 @@ def use_device(device: str, precision: str = "float32", recompute: bool = False,
         )
     if precision not in PRECISIONS[device]:
         able = [name for name, precisions in PRECISIONS.items() if precision in precisions]
-        elsewhere = f"--device {' or '.join(able)}" if able else "python -m pt_reference.pretrain"
+        elsewhere = f"--device {' or '.join(able)}" if able else "pt_reference instead of ms_bert"
         raise UserError(
             f"--precision {precision} is not supported by MindSpore on {device}; use {' or '.join(PRECISIONS[device])} "
             f"there, or {elsewhere}."

@@ -24,9 +24,7 @@ def use_device(device: str, compile: bool = False, threads: int | None = None) -
             raise
         raise missing("torch", "a BERT in PyTorch") from None
     if device == "Ascend":
-        raise UserError(
-            "the PyTorch reference does not run on Ascend; use --device CPU or GPU, or python -m ms_bert.pretrain."
-        )
+        raise UserError("the PyTorch reference does not run on Ascend; use --device CPU or GPU, or ms_bert instead.")
     if device == "GPU" and not torch.cuda.is_available():
         raise UserError(
             "torch found no usable GPU: it needs an NVIDIA driver and a CUDA build of torch; check with "
