@@ -292,6 +292,25 @@ def test_attention(tokens, heads, size, causal, rate):
     assert_close(found, expected, 5e-6)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_sequence_is_attended_to_as_if_it_stood_alone(causal):
+    heads, width, lengths = 3, 21, (1, 300, 7, 2, 33, 16)
+    tokens = sum(lengths) + 5
+    ids = np.zeros((1, tokens), np.int32)
+    ids[0, : sum(lengths)] = np.repeat(np.arange(len(lengths)) + 1, lengths)
+    q, k, v = (numbers(tokens, width, seed=i) for i in range(3))
+    settings = np.array([*dropout_settings(0.0), heads, causal], np.float32)
+
+    def context(first, last):
+        rows = slice(first, last)
+        shapes = (last - first, width), (1, heads, last - first, 2)
+        return call("attention", [q[rows], k[rows], v[rows], ids[:, rows], *NO_KEYS, settings], *shapes)[0]
+
+    together, ends = context(0, tokens), np.cumsum(lengths)
+    for first, last in zip(ends - lengths, ends):
+        assert together[first:last].tobytes() == context(first, last).tobytes()
+
+
 def test_attention_hides_no_nan_and_gives_padding_none():
     ids = np.array([[1, 1, 2, 2, 2, 0]], np.int32)
     q, k, v = (numbers(6, 8, seed=i) for i in range(3))

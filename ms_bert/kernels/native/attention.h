@@ -1,6 +1,7 @@
 // softmax(Q K^T / sqrt(d) + mask) V on rows (batch * tokens, heads * d), without transposes; a token attends to its own
-// sequence only and, where that is causal, to none after itself. Scores exist for a few queries of one head at a time;
-// the backward pass computes them anew from two numbers a row (after Dao et al., 2022).
+// sequence only and, where that is causal, to none after itself. Scores exist for a few queries of one head at a time,
+// with the keys of their sequence, so that a packed row costs what its sequences cost alone; the backward pass computes
+// them anew from two numbers a row (after Dao et al., 2022).
 #pragma once
 
 #include <cmath>
@@ -29,31 +30,22 @@ class Attention {
   void forward(float *context, float *statistics) const {
     parallel(tasks_, [&](int64_t task) {
       const int64_t row = task / heads_ * tokens_, column = task % heads_ * size_;
-      const int32_t *ids = ids_ + row;
-      float *statistic = statistics + task * tokens_ * 2, *scores = scratch(block_ * stride_);
-      for (int64_t first = 0; first < tokens_; first += block_) {
-        const int64_t high = std::min(block_, tokens_ - first);
+      float *statistic = statistics + task * tokens_ * 2, *scores = scratch((block_ + 2) * stride_);
+      for (int64_t first = 0, high; first < tokens_; first += high) {
+        const Block block(*this, task, first, scores + block_ * stride_);
+        high = block.queries;
         float *out = context + (row + first) * width_ + column;
-        const Range keys = keys_of(ids, first, high);
-        if (keys.count == 0) {
+        if (block.keys == 0) {
           clear(high, out);
           std::fill(statistic + 2 * first, statistic + 2 * (first + high), 0.0f);
           continue;
         }
-        gemm(high, keys.count, size_, at(query_, row + first, column), across(key_, row + keys.first, column), scores,
-             stride_, false, workspace());
+        gemm(high, block.keys, size_, at(query_, row + first, column), across(key_, row + block.key, column), scores,
+             stride_, false, workspace(), true);
+        for (int64_t i = 0; i < high; i++) block.softmax(i, scores + i * stride_, statistic + 2 * (first + i));
+        gemm(high, size_, block.keys, rows_of(scores, stride_), at(value_, row + block.key, column), out, width_, false,
+             workspace());
         for (int64_t i = 0; i < high; i++) {
-          const Row r{*this, task, row, first + i, ids, keys, seen_by(first + i, keys)};
-          float *own = statistic + 2 * (first + i);
-          r.softmax(scores + i * stride_, own);
-        }
-        gemm(high, size_, keys.count, rows_of(scores, stride_), at(value_, row + keys.first, column), out, width_,
-             false, workspace());
-        for (int64_t i = 0; i < high; i++) {
-          if (ids[first + i] == 0) {
-            clear(1, out + i * width_);
-            continue;
-          }
           const float inverse = statistic[2 * (first + i) + 1];
           along(size_, [&](int64_t j, int n) { put(out + i * width_ + j, get(out + i * width_ + j, n) * inverse, n); });
         }
@@ -64,130 +56,123 @@ class Attention {
   void backward(const float *dcontext, const float *statistics, float *dquery, float *dkey, float *dvalue) const {
     parallel(tasks_, [&](int64_t task) {
       const int64_t row = task / heads_ * tokens_, column = task % heads_ * size_;
-      const int32_t *ids = ids_ + row;
       const float *statistic = statistics + task * tokens_ * 2;
-      float *scores = scratch(2 * block_ * stride_), *slopes = scores + block_ * stride_;
+      float *scores = scratch((2 * block_ + 2) * stride_), *slopes = scores + block_ * stride_;
       clear(tokens_, dkey + row * width_ + column);
       clear(tokens_, dvalue + row * width_ + column);
-      for (int64_t first = 0; first < tokens_; first += block_) {
-        const int64_t high = std::min(block_, tokens_ - first);
-        const Range keys = keys_of(ids, first, high);
+      for (int64_t first = 0, high; first < tokens_; first += high) {
+        const Block block(*this, task, first, slopes + block_ * stride_);
+        high = block.queries;
         float *dq = dquery + (row + first) * width_ + column;
-        if (keys.count == 0) {
+        if (block.keys == 0) {
           clear(high, dq);
           continue;
         }
-        const Matrix q = at(query_, row + first, column), k = at(key_, row + keys.first, column);
+        const Matrix q = at(query_, row + first, column), k = at(key_, row + block.key, column);
         const Matrix dc = at(dcontext, row + first, column);
-        float *dk = dkey + (row + keys.first) * width_ + column, *dv = dvalue + (row + keys.first) * width_ + column;
+        float *dk = dkey + (row + block.key) * width_ + column, *dv = dvalue + (row + block.key) * width_ + column;
         Workspace &ws = workspace();
-        gemm(high, keys.count, size_, q, across(key_, row + keys.first, column), scores, stride_, false, ws);
-        gemm(high, keys.count, size_, dc, across(value_, row + keys.first, column), slopes, stride_, false, ws);
-        for (int64_t i = 0; i < high; i++) {
-          const Row r{*this, task, row, first + i, ids, keys, seen_by(first + i, keys)};
-          r.slopes(scores + i * stride_, slopes + i * stride_, statistic + 2 * (first + i));
-        }
-        gemm(keys.count, size_, high, transposed(scores, stride_), dc, dv, width_, true, ws);
-        gemm(high, size_, keys.count, rows_of(slopes, stride_), k, dq, width_, false, ws);
-        gemm(keys.count, size_, high, transposed(slopes, stride_), q, dk, width_, true, ws);
+        gemm(high, block.keys, size_, q, across(key_, row + block.key, column), scores, stride_, false, ws, true);
+        gemm(high, block.keys, size_, dc, across(value_, row + block.key, column), slopes, stride_, false, ws, true);
+        for (int64_t i = 0; i < high; i++)
+          block.slopes(i, scores + i * stride_, slopes + i * stride_, statistic + 2 * (first + i));
+        gemm(block.keys, size_, high, transposed(scores, stride_), dc, dv, width_, true, ws);
+        gemm(high, size_, block.keys, rows_of(slopes, stride_), k, dq, width_, false, ws);
+        gemm(block.keys, size_, high, transposed(slopes, stride_), q, dk, width_, true, ws);
       }
     });
   }
 
  private:
-  struct Range {
-    int64_t first, count;
-  };
+  // Neighbouring queries of one sequence, and the keys from the first to the last that some of them see; none where the
+  // queries are padding. A row of scores has room for whole vectors, and so have the two rows of memory that it needs.
+  struct Block {
+    const Attention &whole;
+    int64_t begin;           // the row of x at which the row of tokens begins
+    int64_t query, queries;  // the first one's place in the row of tokens, and how many
+    int64_t key, keys;
+    int32_t *seen;     // of the keys: -1; 0 for those of other sequences and beyond the last one
+    int32_t *columns;  // their keys of dropout
 
-  // One row of scores: of the query at place `token` of the sequence row that begins at `begin`.
-  struct Row {
-    const Attention &all_;
-    int64_t task, begin, token;
-    const int32_t *ids;
-    Range keys;
-    int64_t seen;  // of the keys, the first so many
-
-    MS_BERT_INLINE Ints same(int64_t j, int n) const {
-      return get(ids + keys.first + j, n) == ids[token] && ids[token] != 0;
+    Block(const Attention &attention, int64_t task, int64_t first, float *memory)
+        : whole(attention), begin(task / whole.heads_ * whole.tokens_), query(first), queries(1), key(0), keys(0),
+          seen(reinterpret_cast<int32_t *>(memory)), columns(seen + whole.stride_) {
+      const int32_t *ids = whole.ids_ + begin, own = ids[first];
+      const int64_t most = std::min(whole.block_, whole.tokens_ - first);
+      while (queries < most && ids[first + queries] == own) queries++;
+      if (own == 0) return;
+      int64_t end = whole.causal_ ? first + queries : whole.tokens_;
+      while (ids[key] != own) key++;
+      while (ids[end - 1] != own) end--;
+      keys = end - key;
+      for (int64_t j = 0; j < keys; j++) seen[j] = ids[key + j] == own ? -1 : 0;
+      std::fill(seen + keys, seen + keys + W, 0);
+      if (!whole.dropout_.on) return;
+      const int32_t *from = whole.column_keys_ + task % whole.heads_ * whole.tokens_ + key;
+      std::copy(from, from + keys, columns);
+      std::fill(columns + keys, columns + keys + W, 0);
     }
-    MS_BERT_INLINE Floats factors(int64_t j, int n) const {
-      const int32_t *columns = all_.column_keys_ + task % all_.heads_ * all_.tokens_ + keys.first;
-      return all_.dropout_.factors(all_.row_keys_[begin + token], get(columns + j, n));
+
+    // The keys of query i are among the first so many.
+    int64_t reach(int64_t i) const { return whole.causal_ ? std::min(keys, query + i + 1 - key) : keys; }
+    MS_BERT_INLINE Ints visible(int64_t reach, int64_t j) const {
+      const Ints own = load(seen + j);
+      return whole.causal_ ? own & (lanes() < static_cast<int32_t>(reach - j)) : own;
+    }
+    MS_BERT_INLINE Floats factors(int64_t i, int64_t j) const {
+      return whole.dropout_.factors(whole.row_keys_[begin + query + i], load(columns + j));
     }
 
     // scores become e^(score - largest) times dropout's factors; the division by their sum is left to the context.
-    void softmax(float *scores, float *statistic) const {
-      const float least = -__builtin_inff();
-      if (ids[token] == 0) {
-        std::fill(scores, scores + keys.count, 0.0f);
-        statistic[0] = statistic[1] = 0.0f;
-        return;
+    void softmax(int64_t i, float *scores, float *statistic) const {
+      const int64_t end = reach(i);
+      const Floats least = all(-__builtin_inff());
+      Floats most = least;
+      int64_t j = 0;
+      for (; j < end; j += W) {
+        const Floats x = select(visible(end, j), load(scores + j) * whole.scale_, least);
+        store(scores + j, x);
+        most = select(x > most, x, most);
       }
-      Floats most = all(least);
-      along(seen, [&](int64_t j, int n) {
-        const Floats x = select(same(j, n), get(scores + j, n) * all_.scale_, all(least));
-        put(scores + j, x, n);
-        const Floats there = get(scores + j, n, least);
-        most = select(there > most, there, most);
-      });
       const float top = largest(most);
       Floats total{};
-      along(seen, [&](int64_t j, int n) {
-        const Floats e = exponential(get(scores + j, n, least) - top);
+      for (j = 0; j < end; j += W) {
+        const Floats e = exponential(load(scores + j) - top);
         total += e;
-        put(scores + j, all_.dropout_.on ? e * factors(j, n) : e, n);
-      });
-      std::fill(scores + seen, scores + keys.count, 0.0f);
+        store(scores + j, whole.dropout_.on ? e * factors(i, j) : e);
+      }
+      for (; j < keys; j += W) store(scores + j, Floats{});
       statistic[0] = top;
       statistic[1] = 1.0f / sum(total);
     }
 
     // scores become the probabilities times dropout's factors, slopes (of the probabilities after dropout) those of the
     // scores: p (dp - sum(p dp)) / sqrt(d).
-    void slopes(float *scores, float *slopes, const float *statistic) const {
-      if (ids[token] == 0) {
-        std::fill(scores, scores + keys.count, 0.0f);
-        std::fill(slopes, slopes + keys.count, 0.0f);
-        return;
-      }
-      const bool drops = all_.dropout_.on;
+    void slopes(int64_t i, float *scores, float *slopes, const float *statistic) const {
+      const int64_t end = reach(i);
+      const bool drops = whole.dropout_.on;
       Floats total{};
-      along(seen, [&](int64_t j, int n) {
-        const Floats e = exponential(get(scores + j, n) * all_.scale_ - statistic[0]) * statistic[1];
-        const Floats p = select(same(j, n), e, Floats{});
-        const Floats dp = drops ? get(slopes + j, n) * factors(j, n) : get(slopes + j, n);
+      int64_t j = 0;
+      for (; j < end; j += W) {
+        const Floats e = exponential(load(scores + j) * whole.scale_ - statistic[0]) * statistic[1];
+        const Floats p = select(visible(end, j), e, Floats{});
+        const Floats dp = drops ? load(slopes + j) * factors(i, j) : load(slopes + j);
         total += p * dp;
-        put(scores + j, p, n);
-        put(slopes + j, dp, n);
-      });
+        store(scores + j, p);
+        store(slopes + j, dp);
+      }
       const float mean = sum(total);
-      along(seen, [&](int64_t j, int n) {
-        const Floats p = get(scores + j, n);
-        put(slopes + j, p * (get(slopes + j, n) - mean) * all_.scale_, n);
-        if (drops) put(scores + j, p * factors(j, n), n);
-      });
-      std::fill(scores + seen, scores + keys.count, 0.0f);
-      std::fill(slopes + seen, slopes + keys.count, 0.0f);
+      for (j = 0; j < end; j += W) {
+        const Floats p = load(scores + j);
+        store(slopes + j, p * (load(slopes + j) - mean) * whole.scale_);
+        if (drops) store(scores + j, p * factors(i, j));
+      }
+      for (; j < keys; j += W) {
+        store(scores + j, Floats{});
+        store(slopes + j, Floats{});
+      }
     }
   };
-
-  // The keys from the first to the last that some queries see; count 0: the queries are all padding.
-  Range keys_of(const int32_t *ids, int64_t first, int64_t count) const {
-    int32_t least = INT32_MAX, most = INT32_MIN;
-    for (int64_t i = first; i < first + count; i++)
-      if (ids[i] != 0) least = std::min(least, ids[i]), most = std::max(most, ids[i]);
-    if (least > most) return {0, 0};
-    const auto inside = [&](int64_t j) { return ids[j] != 0 && ids[j] >= least && ids[j] <= most; };
-    int64_t begin = 0, end = causal_ ? first + count : tokens_;
-    while (!inside(begin)) begin++;
-    while (!inside(end - 1)) end--;
-    return {begin, end - begin};
-  }
-
-  // How many of the keys stand no later than a query that is no padding.
-  int64_t seen_by(int64_t token, Range keys) const {
-    return causal_ ? std::min(keys.count, token + 1 - keys.first) : keys.count;
-  }
 
   Matrix at(const float *x, int64_t row, int64_t column) const { return {x + row * width_ + column, width_, 1}; }
   Matrix across(const float *x, int64_t row, int64_t column) const { return {x + row * width_ + column, 1, width_}; }

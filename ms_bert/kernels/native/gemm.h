@@ -120,8 +120,10 @@ inline void pack_a(Matrix a, int rows, int depth, float *to) {
   }
 }
 
-// C (rows, columns), rows ldc apart, = A (rows, depth) B (depth, columns), or added to it.
-inline void gemm(int rows, int columns, int depth, Matrix a, Matrix b, float *c, int64_t ldc, bool add, Workspace &ws) {
+// C (rows, columns), rows ldc apart, = A (rows, depth) B (depth, columns), or added to it. Where each row of C has room
+// for whole tiles, what lies beyond its columns becomes 0.
+inline void gemm(int rows, int columns, int depth, Matrix a, Matrix b, float *c, int64_t ldc, bool add, Workspace &ws,
+                 bool room = false) {
   for (int n = 0; n < columns; n += NC) {
     const int block = std::min(NC, columns - n);
     for (int k = 0; k < depth; k += KC) {
@@ -142,7 +144,7 @@ inline void gemm(int rows, int columns, int depth, Matrix a, Matrix b, float *c,
         for (int j = 0; j < block; j += NR) {
           float *out = c + m * ldc + n + j;
           const float *panel = ws.b + j * deep;
-          if (j + NR <= block) {
+          if (room || j + NR <= block) {
             compute(deep, ws.a, panel, out, ldc, onto);
             continue;
           }

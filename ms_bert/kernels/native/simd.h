@@ -35,6 +35,12 @@ MS_BERT_INLINE void store(float *p, Floats v) { memcpy(p, &v, sizeof v); }
 
 MS_BERT_INLINE Floats all(float x) { return x - Floats{}; }
 
+template <int... I>
+MS_BERT_INLINE Ints counted(std::integer_sequence<int, I...>) {
+  return Ints{I...};
+}
+MS_BERT_INLINE Ints lanes() { return counted(std::make_integer_sequence<int, W>{}); }  // 0, 1, ... W - 1
+
 MS_BERT_INLINE Floats select(Ints which, Floats a, Floats b) { return which ? a : b; }
 
 MS_BERT_INLINE Floats bits_as_floats(Ints x) {
