@@ -11,7 +11,7 @@ import numpy as np
 
 from conversion import checkpoint
 from conversion.checkpoint import Checkpoint
-from conversion.parameters import ARCHITECTURES, MODULES, parameters
+from conversion.parameters import ARCHITECTURES, BACKBONE, MODULES, parameters, shapes
 from conversion.tensors import Tensor, Tensors
 from ms_bert.config import BertConfig
 from ms_bert.errors import UserError, listed
@@ -69,6 +69,10 @@ class Pretrained:
         used = {canonical[name] for name in taken}
         unused = [module_of[name].part for name in theirs if name not in used]
         return Fit(self.config, dict(shapes), taken, tuple(dict.fromkeys(drawn)), tuple(dict.fromkeys(unused)))
+
+    def of_parts(self, parts: Iterable[str], kind: str) -> Fit:
+        """Which tensors a model of these parts besides the backbone takes, by their canonical names; see `fit`."""
+        return self.fit(shapes(self.config, (*BACKBONE, *parts), kind), kind)
 
     def first_layers(self, count: int) -> Pretrained:
         """The same of a model with its first `count` layers only, at least 1: their hidden states are the same."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import Batch
+from ms_bert.data.packing import ByRows
 from ms_bert.options import TrainerOptions
 from ms_bert.tasks import Task
 
@@ -49,6 +50,11 @@ class MindSpore:
         fields: tuple[str, ...],
         arguments: Mapping[str, Any],
     ):
+        from ms_bert import native_model
+        from ms_bert.kernels import why_not_fused
+
+        if not why_not_fused(device, precision):
+            return native_model.load(architecture, found, threads, **arguments)
         from ms_bert.device import use_device
 
         use_device(device, precision, threads=threads)
@@ -66,4 +72,4 @@ class MindSpore:
                 return np.stack([part.asnumpy().astype(np.float32) for part in found], -1)
             return found.asnumpy().astype(np.float32)
 
-        return logits
+        return ByRows(logits, alone=architecture != "BertHiddenStates")

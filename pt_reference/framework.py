@@ -7,6 +7,7 @@ import numpy as np
 
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import Batch
+from ms_bert.data.packing import ByRows
 from ms_bert.options import TrainerOptions
 from ms_bert.tasks import Task
 
@@ -64,4 +65,4 @@ class PyTorch:
                 found = torch.stack(found, -1)
             return found.float().cpu().numpy()
 
-        return logits
+        return ByRows(logits, alone=architecture != "BertHiddenStates")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,12 +10,20 @@ import numpy as np
 from conversion.pretrained import Pretrained
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import Batch
+from ms_bert.data.sequences import Sequences
 from ms_bert.options import TrainerOptions
 from ms_bert.run.loop import Trainer
 from ms_bert.tasks import Task
 
-Compute = Callable[[Batch], np.ndarray]
-"""A model as a function of a batch: the logits of its sequences (B * N, C) or tokens (B, S, C), float32."""
+
+class Compute(Protocol):
+    """A model for inference."""
+
+    def __call__(self, batch: Batch) -> np.ndarray:
+        """The logits of the sequences of a batch (B * N, C), or of its tokens (B, S, C), float32."""
+
+    def logits(self, sequences: Sequences, per_token: bool) -> np.ndarray:
+        """(n, C) float32 of n sequences, or (T, C) of their tokens; of each the same whatever the others are."""
 
 
 class Framework(Protocol):

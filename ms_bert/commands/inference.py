@@ -12,7 +12,7 @@ import numpy as np
 from conversion.pretrained import Pretrained
 from ms_bert.commands.framework import Compute, Framework
 from ms_bert.data import tokenizer
-from ms_bert.data.packing import INPUTS, NUMBERS, RowBatches, Unpacked
+from ms_bert.data.packing import INPUTS
 from ms_bert.data.sequences import Sequences
 from ms_bert.errors import UserError
 
@@ -53,8 +53,6 @@ class Inference:
                 "fine-tune this one first."
             )
         self._path = path
-        # A head may have two or three outputs for each token, which round by their place; hidden states have many.
-        self._headed = bool(needed)
         self._make = functools.partial(
             framework.compute, architecture, found, device, precision, threads, fields, arguments or {}
         )
@@ -70,18 +68,14 @@ class Inference:
         Raises:
             UserError: some are not finite.
         """
-        batches, made = RowBatches(sequences, alone=per_token and self._headed), Unpacked(sequences, per_token)
-        for number in range(len(batches)):
-            batch = batches(number)
-            found = self._compute(batch)
-            made.add(batch, found if per_token else found.reshape(*batch[NUMBERS].shape, -1))
-        if not np.isfinite(made.values).all():
+        found = self._compute.logits(sequences, per_token)
+        if not np.isfinite(found).all():
             raise UserError(
                 f"{self._path} computes numbers that are not finite; name a model that was trained with success, or "
                 "choose --precision float32.",
                 exit_code=1,
             )
-        return made.values
+        return found
 
 
 def vocabulary_of(found: Pretrained) -> tokenizer.Vocabulary:

@@ -327,3 +327,27 @@ class Unpacked:
             self.values[places] = found[rows, columns]
         else:
             self.values[numbers[numbers >= 0]] = found[numbers >= 0]
+
+
+class ByRows:
+    """A model of packed batches that rounds by their shape, as one that gives the same whatever stands beside.
+
+    Args:
+        compute: the model, of a batch: (B * N, C), or of tokens (B, S, C). alone: see `RowBatches`, where of tokens.
+    """
+
+    def __init__(self, compute: Callable[[Batch], np.ndarray], alone: bool):
+        self._compute, self._alone = compute, alone
+
+    def __call__(self, batch: Batch) -> np.ndarray:
+        """As `compute`."""
+        return self._compute(batch)
+
+    def logits(self, sequences: Sequences, per_token: bool) -> np.ndarray:
+        """(n, C) of n sequences, or (T, C) of their tokens."""
+        batches, made = RowBatches(sequences, self._alone and per_token), Unpacked(sequences, per_token)
+        for number in range(len(batches)):
+            batch = batches(number)
+            found = self._compute(batch)
+            made.add(batch, found if per_token else found.reshape(*batch[NUMBERS].shape, -1))
+        return made.values

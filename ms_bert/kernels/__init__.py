@@ -2,13 +2,14 @@
 
 `stock` is written in MindSpore's own operations and runs on every device; `ascend` replaces what the NPU has a fused
 operation for; `fused` has, for the CPU in float32, whole sublayers as C++ operations, which `native` holds.
-`operations(device, dtype, kind)` chooses one, with which a model and its step are built.
+`operations(device, dtype, kind)` chooses one, with which a model and its step are built. MindSpore is imported there
+and not before: `native` computes without it.
 """
 
 import dataclasses
 
 from ms_bert.errors import UserError
-from ms_bert.kernels import ascend, native, stock
+from ms_bert.kernels import native
 from ms_bert.kernels.operations import Operations
 
 
@@ -26,6 +27,8 @@ def operations(device: str = "CPU", dtype: str = "float32", kind: str = "stock")
         kind: 'fused', or 'stock' for MindSpore's own. Where there are no fused ones the stock ones take their place,
         and say why in `instead`.
     """
+    from ms_bert.kernels import ascend, stock
+
     of_ascend = device == "Ascend" and dtype in ascend.ATTENTION_DTYPES
     own = ascend.operations(dtype) if of_ascend else stock.composed(dtype)
     if kind == "stock":
@@ -40,6 +43,8 @@ def operations(device: str = "CPU", dtype: str = "float32", kind: str = "stock")
 
 def check(device: str, dtype: str, head_size: int, tokens: int) -> None:
     """Raise UserError where the form that would be picked cannot compute these sizes."""
+    from ms_bert.kernels import ascend
+
     multiple = ascend.ATTENTION_MULTIPLE
     if operations(device, dtype).own_dropout and (head_size % multiple or tokens % multiple):
         raise UserError(

@@ -9,8 +9,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # The commands of each framework, and it as they see it; they import it when it is needed.
 ENTRIES = ("framework.py", "pretrain.py", "finetune.py", "predict.py", "embed.py", "similarity.py")
+# The C++ library and what computes by it alone: on ms_bert's side, but without MindSpore.
+NATIVE = ("kernels/__init__.py", "kernels/operations.py", "kernels/native", "native_model.py")
 # What is MindSpore's and what is PyTorch's; everything else imports neither.
-MINDSPORE = ("model.py", "heads.py", "kernels", "training", "device.py", "pretrained.py", *ENTRIES)
+MINDSPORE = ("model.py", "heads.py", "native_model.py", "kernels", "training", "device.py", "pretrained.py", *ENTRIES)
 FRAMEWORKS = {"mindspore", "torch"}
 # Modules of conversion that compute: with a framework, or to export from one.
 COMPUTE = ("agreement", "formats/mindir.py", "formats/mindir_cell.py")
@@ -62,6 +64,10 @@ def test_neither_framework_is_imported_by_the_free_half():
     assert not importing(
         FREE, FRAMEWORKS | {"pt_reference", *(f"ms_bert.{name.removesuffix('.py')}" for name in MINDSPORE)}
     )
+
+
+def test_the_library_is_used_without_a_framework():
+    assert not importing(modules("ms_bert", within=NATIVE), FRAMEWORKS)
 
 
 def test_each_twin_imports_its_own_framework_only():

@@ -258,9 +258,9 @@ def test_a_library_that_cannot_be_loaded_is_none(monkeypatch, tmp_path):
     broken = tmp_path / "broken.so"
     broken.write_bytes(b"no library")
     monkeypatch.setattr(native, "LIBRARY", broken)
-    native._library.cache_clear()
+    native.library.cache_clear()
     assert native.why_not() == "broken.so cannot be loaded here"
-    native._library.cache_clear()
+    native.library.cache_clear()
 
 
 @needs_kernels

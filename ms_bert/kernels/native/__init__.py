@@ -18,7 +18,7 @@ INSTRUCTIONS = ("avx512", "avx2", "baseline")
 
 
 @functools.lru_cache(maxsize=1)
-def _library() -> ctypes.CDLL | None:
+def library() -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(str(LIBRARY))
         library.ms_bert_instructions.restype = library.ms_bert_sources.restype = ctypes.c_char_p
@@ -32,31 +32,31 @@ def why_not() -> str | None:
     """Why the library cannot be used, as part of a sentence; None where it can."""
     if not LIBRARY.exists():
         return "they were not built when this package was installed"
-    if _library() is None:
+    if library() is None:
         return f"{LIBRARY.name} cannot be loaded here"
-    if _library().ms_bert_sources().decode() != sources_hash(Path(__file__).parent):
+    if library().ms_bert_sources().decode() != sources_hash(Path(__file__).parent):
         return "they were built from other sources; install this package again"
     return None
 
 
 def instructions() -> str:
     """The widest instruction set that the processor and the library have: 'avx512', 'avx2' or 'baseline'."""
-    return _library().ms_bert_instructions().decode()
+    return library().ms_bert_instructions().decode()
 
 
 def use(instructions: str) -> bool:
     """Compute with these instructions and no wider ones; False where the processor or the library has them not."""
-    return bool(_library().ms_bert_use(instructions.encode()))
+    return bool(library().ms_bert_use(instructions.encode()))
 
 
 def set_threads(threads: int) -> None:
     """Let the kernels use so many threads; 0: as many as the process may run on."""
-    _library().ms_bert_set_threads(threads)
+    library().ms_bert_set_threads(threads)
 
 
 def threads() -> int:
     """How many threads the kernels use."""
-    return _library().ms_bert_threads()
+    return library().ms_bert_threads()
 
 
 def call(name: str, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
@@ -69,5 +69,5 @@ def call(name: str, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray])
     ranks = (ctypes.c_int * len(arrays))(*(array.ndim for array in arrays))
     sizes = [(ctypes.c_int64 * max(array.ndim, 1))(*array.shape) for array in arrays]
     shapes = (ctypes.POINTER(ctypes.c_int64) * len(arrays))(*sizes)
-    if getattr(_library(), f"ms_bert_{name}")(len(arrays), data, ranks, shapes, None, None, None):
+    if getattr(library(), f"ms_bert_{name}")(len(arrays), data, ranks, shapes, None, None, None):
         raise MemoryError(name)

@@ -12,14 +12,18 @@
 namespace ms_bert {
 namespace MS_BERT_ISA {
 
+struct Projected {
+  const float *query, *key, *value;
+  int64_t row;  // floats from a row of them to the next
+};
+
 class Attention {
  public:
-  Attention(int64_t batch, int64_t tokens, int64_t heads, int64_t width, const float *query, const float *key,
-            const float *value, const int32_t *ids, Dropout dropout, const int32_t *row_keys,
-            const int32_t *column_keys, bool causal)
+  Attention(int64_t batch, int64_t tokens, int64_t heads, int64_t width, Projected x, const int32_t *ids,
+            Dropout dropout, const int32_t *row_keys, const int32_t *column_keys, bool causal)
       : tokens_(tokens), heads_(heads), width_(width), size_(width / heads), tasks_(batch * heads),
-        scale_(1.0f / std::sqrt(static_cast<float>(width / heads))), query_(query), key_(key), value_(value), ids_(ids),
-        dropout_(dropout), row_keys_(row_keys), column_keys_(column_keys), causal_(causal) {
+        scale_(1.0f / std::sqrt(static_cast<float>(width / heads))), x_(x), ids_(ids), dropout_(dropout),
+        row_keys_(row_keys), column_keys_(column_keys), causal_(causal) {
     // A block of scores takes 128 KiB, so that it stays in a second-level cache; no two rows share a set of the first.
     stride_ = (tokens + 15) / 16 * 16 + 16;
     block_ = std::min(tokens, std::max<int64_t>(2 * MR, (1 << 15) / stride_ / MR * MR));
@@ -28,29 +32,33 @@ class Attention {
   // context (batch * tokens, width), 0 at padding; statistics (batch, heads, tokens, 2): of each row of scores the
   // largest, and 1 / the sum of e^(score - largest).
   void forward(float *context, float *statistics) const {
-    parallel(tasks_, [&](int64_t task) {
-      const int64_t row = task / heads_ * tokens_, column = task % heads_ * size_;
-      float *statistic = statistics + task * tokens_ * 2, *scores = scratch((block_ + 2) * stride_);
-      for (int64_t first = 0, high; first < tokens_; first += high) {
-        const Block block(*this, task, first, scores + block_ * stride_);
-        high = block.queries;
-        float *out = context + (row + first) * width_ + column;
-        if (block.keys == 0) {
-          clear(high, out);
-          std::fill(statistic + 2 * first, statistic + 2 * (first + high), 0.0f);
-          continue;
-        }
-        gemm(high, block.keys, size_, at(query_, row + first, column), across(key_, row + block.key, column), scores,
-             stride_, false, workspace(), true);
-        for (int64_t i = 0; i < high; i++) block.softmax(i, scores + i * stride_, statistic + 2 * (first + i));
-        gemm(high, size_, block.keys, rows_of(scores, stride_), at(value_, row + block.key, column), out, width_, false,
-             workspace());
-        for (int64_t i = 0; i < high; i++) {
-          const float inverse = statistic[2 * (first + i) + 1];
-          along(size_, [&](int64_t j, int n) { put(out + i * width_ + j, get(out + i * width_ + j, n) * inverse, n); });
-        }
+    parallel(tasks_, [&](int64_t task) { forward(task, tokens_, context, width_, statistics); });
+  }
+
+  // A part of it: head `task % heads` of row `task / heads`, of which the first `queries` tokens ask.
+  void forward(int64_t task, int64_t queries, float *context, int64_t context_row, float *statistics) const {
+    const int64_t row = task / heads_ * tokens_, column = task % heads_ * size_;
+    float *statistic = statistics + task * tokens_ * 2, *scores = scratch((block_ + 2) * stride_);
+    for (int64_t first = 0, high; first < queries; first += high) {
+      const Block block(*this, task, first, queries, scores + block_ * stride_);
+      high = block.queries;
+      float *out = context + (row + first) * context_row + column;
+      if (block.keys == 0) {
+        clear(high, out, context_row);
+        std::fill(statistic + 2 * first, statistic + 2 * (first + high), 0.0f);
+        continue;
       }
-    });
+      gemm(high, block.keys, size_, at(x_.query, row + first, column), across(x_.key, row + block.key, column), scores,
+           stride_, false, workspace(), true);
+      for (int64_t i = 0; i < high; i++) block.softmax(i, scores + i * stride_, statistic + 2 * (first + i));
+      gemm(high, size_, block.keys, rows_of(scores, stride_), at(x_.value, row + block.key, column), out, context_row,
+           false, workspace());
+      for (int64_t i = 0; i < high; i++) {
+        const float inverse = statistic[2 * (first + i) + 1];
+        float *of_query = out + i * context_row;
+        along(size_, [&](int64_t j, int n) { put(of_query + j, get(of_query + j, n) * inverse, n); });
+      }
+    }
   }
 
   void backward(const float *dcontext, const float *statistics, float *dquery, float *dkey, float *dvalue) const {
@@ -58,22 +66,22 @@ class Attention {
       const int64_t row = task / heads_ * tokens_, column = task % heads_ * size_;
       const float *statistic = statistics + task * tokens_ * 2;
       float *scores = scratch((2 * block_ + 2) * stride_), *slopes = scores + block_ * stride_;
-      clear(tokens_, dkey + row * width_ + column);
-      clear(tokens_, dvalue + row * width_ + column);
+      clear(tokens_, dkey + row * width_ + column, width_);
+      clear(tokens_, dvalue + row * width_ + column, width_);
       for (int64_t first = 0, high; first < tokens_; first += high) {
-        const Block block(*this, task, first, slopes + block_ * stride_);
+        const Block block(*this, task, first, tokens_, slopes + block_ * stride_);
         high = block.queries;
         float *dq = dquery + (row + first) * width_ + column;
         if (block.keys == 0) {
-          clear(high, dq);
+          clear(high, dq, width_);
           continue;
         }
-        const Matrix q = at(query_, row + first, column), k = at(key_, row + block.key, column);
-        const Matrix dc = at(dcontext, row + first, column);
+        const Matrix q = at(x_.query, row + first, column), k = at(x_.key, row + block.key, column);
+        const Matrix dc = {dcontext + (row + first) * width_ + column, width_, 1};
         float *dk = dkey + (row + block.key) * width_ + column, *dv = dvalue + (row + block.key) * width_ + column;
         Workspace &ws = workspace();
-        gemm(high, block.keys, size_, q, across(key_, row + block.key, column), scores, stride_, false, ws, true);
-        gemm(high, block.keys, size_, dc, across(value_, row + block.key, column), slopes, stride_, false, ws, true);
+        gemm(high, block.keys, size_, q, across(x_.key, row + block.key, column), scores, stride_, false, ws, true);
+        gemm(high, block.keys, size_, dc, across(x_.value, row + block.key, column), slopes, stride_, false, ws, true);
         for (int64_t i = 0; i < high; i++)
           block.slopes(i, scores + i * stride_, slopes + i * stride_, statistic + 2 * (first + i));
         gemm(block.keys, size_, high, transposed(scores, stride_), dc, dv, width_, true, ws);
@@ -94,11 +102,11 @@ class Attention {
     int32_t *seen;     // of the keys: -1; 0 for those of other sequences and beyond the last one
     int32_t *columns;  // their keys of dropout
 
-    Block(const Attention &attention, int64_t task, int64_t first, float *memory)
+    Block(const Attention &attention, int64_t task, int64_t first, int64_t last, float *memory)
         : whole(attention), begin(task / whole.heads_ * whole.tokens_), query(first), queries(1), key(0), keys(0),
           seen(reinterpret_cast<int32_t *>(memory)), columns(seen + whole.stride_) {
       const int32_t *ids = whole.ids_ + begin, own = ids[first];
-      const int64_t most = std::min(whole.block_, whole.tokens_ - first);
+      const int64_t most = std::min(whole.block_, last - first);
       while (queries < most && ids[first + queries] == own) queries++;
       if (own == 0) return;
       int64_t end = whole.causal_ ? first + queries : whole.tokens_;
@@ -174,15 +182,15 @@ class Attention {
     }
   };
 
-  Matrix at(const float *x, int64_t row, int64_t column) const { return {x + row * width_ + column, width_, 1}; }
-  Matrix across(const float *x, int64_t row, int64_t column) const { return {x + row * width_ + column, 1, width_}; }
-  void clear(int64_t rows, float *x) const {
-    for (int64_t i = 0; i < rows; i++) std::fill(x + i * width_, x + i * width_ + size_, 0.0f);
+  Matrix at(const float *x, int64_t row, int64_t column) const { return {x + row * x_.row + column, x_.row, 1}; }
+  Matrix across(const float *x, int64_t row, int64_t column) const { return {x + row * x_.row + column, 1, x_.row}; }
+  void clear(int64_t rows, float *x, int64_t row) const {
+    for (int64_t i = 0; i < rows; i++) std::fill(x + i * row, x + i * row + size_, 0.0f);
   }
 
   int64_t tokens_, heads_, width_, size_, tasks_, stride_, block_;
   float scale_;
-  const float *query_, *key_, *value_;
+  Projected x_;
   const int32_t *ids_;
   Dropout dropout_;
   const int32_t *row_keys_, *column_keys_;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <memory>
 
 #include "simd.h"
 
@@ -27,6 +28,11 @@ struct Workspace {  // of one thread
   alignas(64) float b[NC * KC];
   alignas(64) float a[MR * STRIDE];
 };
+
+inline Workspace &workspace() {
+  static thread_local std::unique_ptr<Workspace> own(new Workspace);
+  return *own;
+}
 
 // C (ROWS, NR) = or += A (ROWS, depth) B (depth, NR); element (i, k) of A at a[i * ROW + k * COLUMN].
 template <int ROWS, int ROW, int COLUMN>

@@ -4,6 +4,7 @@
 #include "attention.h"
 #include "cross_entropy.h"
 #include "embeddings.h"
+#include "encoder.h"
 #include "layer.h"
 #include "linear.h"
 #include "norm.h"
@@ -102,9 +103,9 @@ void embed_gradient(const Arrays &a) {
 
 Attention attention_of(const Arrays &a, int query, int ids, int keys) {
   const float *settings = a.floats(keys + 2);
-  return Attention(a.size(ids, 0), a.size(ids, 1), static_cast<int64_t>(settings[3]), a.size(query, 1), a.floats(query),
-                   a.floats(query + 1), a.floats(query + 2), a.ints(ids), Dropout(settings), a.ints(keys),
-                   a.ints(keys + 1), settings[4] != 0.0f);
+  const Projected x{a.floats(query), a.floats(query + 1), a.floats(query + 2), a.size(query, 1)};
+  return Attention(a.size(ids, 0), a.size(ids, 1), static_cast<int64_t>(settings[3]), a.size(query, 1), x, a.ints(ids),
+                   Dropout(settings), a.ints(keys), a.ints(keys + 1), settings[4] != 0.0f);
 }
 
 void attention(const Arrays &a) { attention_of(a, 0, 3, 4).forward(a.out(7), a.out(8)); }
@@ -150,6 +151,9 @@ void adam(const Arrays &a) {
 }  // namespace
 
 extern const Kernels kernels = {
+    [](const EncoderParts &parts) -> void * { return new Encoder(parts); },
+    [](const void *encoder, const Encoded &asked) { static_cast<const Encoder *>(encoder)->run(asked); },
+    [](void *encoder) { delete static_cast<Encoder *>(encoder); },
 #define MS_BERT_NAME(name) entry::name,
     MS_BERT_KERNELS(MS_BERT_NAME)
 #undef MS_BERT_NAME

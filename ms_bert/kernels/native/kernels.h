@@ -38,7 +38,31 @@ struct Arrays {
   }
 };
 
+// An encoder: sizes, and its arrays in the order that `native/encoder.py` gives them.
+struct EncoderParts {
+  int64_t layers, heads, width, inner;
+  int64_t entries[3];  // of the tables of words, token types and positions
+  int64_t activation;  // 0: gelu, 1: gelu_new, 2: relu
+  bool causal;
+  float epsilon;
+  const float *const *arrays;
+};
+
+// What an encoder is asked.
+struct Encoded {
+  int64_t sequences;
+  const int64_t *starts;       // (sequences + 1): where each begins
+  const int32_t *ids, *types;  // (tokens)
+  float *const *states;        // (layers + 1): (tokens, width) each, the embeddings first; null where nobody asks
+  int64_t reads;
+  const int64_t *read;  // (reads): tokens, ascending, whose last hidden states are asked
+  float *found;         // (reads, width)
+};
+
 struct Kernels {
+  void *(*make_encoder)(const EncoderParts &);
+  void (*encode)(const void *encoder, const Encoded &);
+  void (*free_encoder)(void *encoder);
 #define MS_BERT_DECLARE(name) void (*name)(const Arrays &);
   MS_BERT_KERNELS(MS_BERT_DECLARE)
 #undef MS_BERT_DECLARE

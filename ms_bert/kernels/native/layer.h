@@ -30,7 +30,8 @@ struct EncoderLayer {
     float *projected[] = {q, k, v};
     const Shape square{rows(), width, width};
     linear(square, x, 3, weights, biases, projected);
-    Attention(batch, tokens, heads, width, q, k, v, ids, none, nullptr, nullptr, causal).forward(context, statistics);
+    Attention(batch, tokens, heads, width, {q, k, v, width}, ids, none, nullptr, nullptr, causal)
+        .forward(context, statistics);
     linear_dropout_add_norm(square, context, output.weight, output.bias, x, attention_norm, none, nullptr, nullptr,
                             attended, q, scales);
     linear_activation<Function>({rows(), width, inner}, attended, widening.weight, widening.bias, wide, wide);

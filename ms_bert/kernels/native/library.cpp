@@ -36,6 +36,11 @@ const Choice *choices() {
   return found.data();
 }
 
+struct AnEncoder {
+  const Kernels *kernels;
+  void *encoder;
+};
+
 std::atomic<const Choice *> used{nullptr};
 
 const Choice &chosen() {
@@ -69,6 +74,33 @@ int ms_bert_use(const char *name) {
       return 1;
     }
   return 0;
+}
+
+// An encoder for inference, or null where there is no memory; it is used with the instructions that it was made with.
+// sizes: layers, heads, width, inner, entries of the three tables, activation, causal.
+void *ms_bert_encoder(const int64_t *sizes, float epsilon, const float *const *arrays) {
+  const ms_bert::Kernels *kernels = ms_bert::chosen().kernels;
+  const ms_bert::EncoderParts parts{sizes[0], sizes[1],      sizes[2], sizes[3], {sizes[4], sizes[5], sizes[6]},
+                                    sizes[7], sizes[8] != 0, epsilon,  arrays};
+  try {
+    return new ms_bert::AnEncoder{kernels, kernels->make_encoder(parts)};
+  } catch (const std::exception &) { return nullptr; }
+}
+
+// See `Encoded`; 1 where there is no memory.
+int ms_bert_encode(const void *encoder, int64_t sequences, const int64_t *starts, const int32_t *ids,
+                   const int32_t *types, float *const *states, int64_t reads, const int64_t *read, float *found) {
+  const auto *of = static_cast<const ms_bert::AnEncoder *>(encoder);
+  try {
+    of->kernels->encode(of->encoder, {sequences, starts, ids, types, states, reads, read, found});
+    return 0;
+  } catch (const std::exception &) { return 1; }
+}
+
+void ms_bert_free_encoder(void *encoder) {
+  const auto *of = static_cast<ms_bert::AnEncoder *>(encoder);
+  of->kernels->free_encoder(of->encoder);
+  delete of;
 }
 
 #define MS_BERT_ENTRY(name)                                                                                      \

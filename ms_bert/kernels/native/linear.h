@@ -9,11 +9,6 @@
 namespace ms_bert {
 namespace MS_BERT_ISA {
 
-inline Workspace &workspace() {
-  static thread_local std::unique_ptr<Workspace> own(new Workspace);
-  return *own;
-}
-
 inline Matrix rows_of(const float *data, int64_t width) { return {data, width, 1}; }
 inline Matrix transposed(const float *data, int64_t width) { return {data, 1, width}; }
 

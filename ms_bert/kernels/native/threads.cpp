@@ -8,6 +8,7 @@
 #include <pthread.h>
 #if defined(__linux__)
 #include <sched.h>
+#include <sys/mman.h>
 #include <unistd.h>
 #endif
 
@@ -205,20 +206,27 @@ int threads() {
 
 void share(int64_t tasks, void *context, Task task) { the_pool().run(tasks, threads() - 1, context, task); }
 
+Memory::Memory(int64_t floats) {
+  constexpr size_t line = 64, huge = size_t{1} << 21;
+  const size_t size = floats * sizeof(float), multiple = size < 2 * huge ? line : huge;
+  const size_t whole = (size + multiple - 1) / multiple * multiple;
+  floats_.reset(static_cast<float *>(std::aligned_alloc(multiple, whole)));
+  if (!floats_) throw std::bad_alloc();
+#if defined(__linux__)
+  if (multiple == huge) madvise(floats_.get(), whole, MADV_HUGEPAGE);
+#endif
+}
+
 float *scratch(int64_t floats) {
-  struct Free {
-    void operator()(float *p) const { std::free(p); }
-  };
-  static thread_local std::unique_ptr<float, Free> memory;
+  static thread_local std::unique_ptr<Memory> memory;
   static thread_local int64_t size = 0;
   if (floats > size) {
     memory.reset();
     size = 0;
-    memory.reset(static_cast<float *>(std::aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64)));
-    if (!memory) throw std::bad_alloc();
+    memory.reset(new Memory(floats));
     size = floats;
   }
-  return memory.get();
+  return memory->get();
 }
 
 }  // namespace ms_bert

@@ -15,6 +15,19 @@ int threads();                                        // how many may be used
 void share(int64_t tasks, void *context, Task task);  // task(context, i) for each i, by all of them
 float *scratch(int64_t floats);  // aligned memory of the calling thread, valid until it asks again; never shrinks
 
+// Aligned floats of nobody's yet; throws std::bad_alloc.
+class Memory {
+ public:
+  explicit Memory(int64_t floats);
+  float *get() const { return floats_.get(); }
+
+ private:
+  struct Free {
+    void operator()(float *p) const { std::free(p); }
+  };
+  std::unique_ptr<float, Free> floats_;
+};
+
 // f(i) for i = 0 .. tasks - 1, in any order and at once. What f computes must not depend on the order.
 template <typename F>
 void parallel(int64_t tasks, F f) {

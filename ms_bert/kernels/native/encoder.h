@@ -1,0 +1,197 @@
+// The whole encoder for inference: from token ids to hidden states in one call, for sequences of any lengths without
+// padding. What it computes of a sequence depends neither on the others nor on the threads.
+#pragma once
+
+#include <vector>
+
+#include "attention.h"
+#include "embeddings.h"
+#include "kernels.h"
+#include "packed.h"
+
+namespace ms_bert {
+namespace MS_BERT_ISA {
+
+class Encoder {
+ public:
+  explicit Encoder(const EncoderParts &parts)
+      : p_(parts), tables_{parts.arrays[0], parts.arrays[1], parts.arrays[2]}, norm_(norm(parts.arrays + 3)) {
+    const int64_t width = p_.width, inner = p_.inner;
+    layers_.reserve(p_.layers);
+    for (int64_t i = 0; i < p_.layers; i++) {
+      const float *const *a = parts.arrays + 5 + 16 * i;
+      layers_.push_back(Layer{{width, width, {a[0], a[2], a[4]}, {a[1], a[3], a[5]}},
+                              {width, width, {a[6]}, {a[7]}},
+                              {width, inner, {a[10]}, {a[11]}},
+                              {inner, width, {a[12]}, {a[13]}},
+                              norm(a + 8),
+                              norm(a + 14)});
+    }
+  }
+
+  void run(const Encoded &asked) const {
+    // Sequences are computed some at a time: few enough that their rows stay in the caches, enough for all threads.
+    const int64_t most = ROWS * std::max(2, threads());
+    std::vector<int64_t> begins;
+    int64_t tokens = 0, longest = 0;
+    for (int64_t i = 0; i < asked.sequences; i++) {
+      longest = std::max(longest, asked.starts[i + 1] - asked.starts[i]);
+      if (begins.empty() || asked.starts[i + 1] - asked.starts[begins.back()] > most) begins.push_back(i);
+      tokens = std::max(tokens, asked.starts[i + 1] - asked.starts[begins.back()]);
+    }
+    begins.push_back(asked.sequences);
+    Work work(*this, tokens, longest);
+    const int64_t *read = asked.read, *end = asked.read + asked.reads;
+    float *found = asked.found;
+    for (size_t i = 0; i + 1 < begins.size(); i++) {
+      const int64_t *next = read;
+      while (next < end && *next < asked.starts[begins[i + 1]]) next++;
+      some(asked, begins[i], begins[i + 1], read, next, found, work);
+      found += (next - read) * p_.width;
+      read = next;
+    }
+  }
+
+ private:
+  struct Layer {
+    Packed projections, output, widening, narrowing;
+    Norm attention_norm, norm;
+  };
+
+  // Arrays of rows, each with room for whole tiles.
+  struct Work {
+    int64_t row, row_of_three, row_of_inner;
+    Memory hidden, attended, projected, context, wide, statistics;
+    std::vector<int32_t> ids;
+    Work(const Encoder &e, int64_t tokens, int64_t longest)
+        : row(in_tiles(e.p_.width)), row_of_three(in_tiles(3 * e.p_.width)), row_of_inner(in_tiles(e.p_.inner)),
+          hidden(tokens * row), attended(tokens * row), projected(tokens * row_of_three), context(tokens * row),
+          wide(tokens * row_of_inner), statistics(2 * tokens * e.p_.heads), ids(longest, 1) {}
+  };
+
+  Norm norm(const float *const *arrays) const { return {arrays[0], arrays[1], p_.epsilon}; }
+
+  // Sequences `first` to `last`, of whose tokens `read` to `end` are asked.
+  void some(const Encoded &asked, int64_t first, int64_t last, const int64_t *read, const int64_t *end, float *found,
+            Work &work) const {
+    const int64_t begin = asked.starts[first], tokens = asked.starts[last] - begin;
+    embed(asked, first, last, work);
+    hand_over(asked, 0, begin, tokens, work);
+    for (int64_t i = 0; i < p_.layers; i++) {
+      const Layer &layer = layers_[i];
+      const bool all = i + 1 < p_.layers || asked.states[p_.layers] != nullptr;
+      layer.projections.product(tokens, work.hidden.get(), work.row, work.projected.get(), work.row_of_three,
+                                [](int64_t, int64_t, float *) {});
+      attend(asked, first, last, all ? nullptr : read, end, work);
+      int64_t rows = tokens;
+      if (!all) {
+        rows = end - read;
+        for (float *x : {work.hidden.get(), work.context.get()})
+          for (int64_t r = 0; r < rows; r++)
+            memmove(x + r * work.row, x + (read[r] - begin) * work.row, p_.width * sizeof(float));
+      }
+      finish(layer, rows, work);
+      if (all) hand_over(asked, i + 1, begin, tokens, work);
+    }
+    const bool all = asked.states[p_.layers] != nullptr || p_.layers == 0;
+    for (int64_t r = 0; r < end - read; r++) {
+      const float *x = work.hidden.get() + (all ? read[r] - begin : r) * work.row;
+      std::copy(x, x + p_.width, found + r * p_.width);
+    }
+  }
+
+  void embed(const Encoded &asked, int64_t first, int64_t last, Work &work) const {
+    const int64_t begin = asked.starts[first];
+    parallel(last - first, [&](int64_t s) {
+      for (int64_t t = asked.starts[first + s]; t < asked.starts[first + s + 1]; t++) {
+        float *x = work.hidden.get() + (t - begin) * work.row;
+        const int64_t entries[] = {asked.ids[t], asked.types[t], t - asked.starts[first + s]};
+        std::fill(x, x + p_.width, 0.0f);
+        for (int i = 0; i < 3; i++) {
+          if (entries[i] < 0 || entries[i] >= p_.entries[i]) continue;
+          const float *entry = tables_[i] + entries[i] * p_.width;
+          along(p_.width, [&](int64_t j, int n) { put(x + j, get(x + j, n) + get(entry + j, n), n); });
+        }
+        norm_.apply(p_.width, x, x);
+      }
+    });
+  }
+
+  // The context of the tokens that are read, or without any of all.
+  void attend(const Encoded &asked, int64_t first, int64_t last, const int64_t *read, const int64_t *end,
+              Work &work) const {
+    const int64_t begin = asked.starts[first], width = p_.width;
+    parallel((last - first) * p_.heads, [&](int64_t task) {
+      const int64_t *bounds = asked.starts + first + task / p_.heads, tokens = bounds[1] - bounds[0];
+      const int64_t place = bounds[0] - begin;
+      int64_t queries = tokens;
+      if (read) {
+        const int64_t *after = std::lower_bound(read, end, bounds[1]);
+        queries = after > read && after[-1] >= bounds[0] ? after[-1] - bounds[0] + 1 : 0;
+      }
+      const float *x = work.projected.get() + place * work.row_of_three;
+      const Attention attention(1, tokens, p_.heads, width, {x, x + width, x + 2 * width, work.row_of_three},
+                                work.ids.data(), Dropout(), nullptr, nullptr, p_.causal);
+      attention.forward(task % p_.heads, queries, work.context.get() + place * work.row, work.row,
+                        work.statistics.get() + 2 * place * p_.heads);
+    });
+  }
+
+  // What follows the attention of a layer.
+  void finish(const Layer &layer, int64_t rows, Work &work) const {
+    float *hidden = work.hidden.get(), *attended = work.attended.get(), *wide = work.wide.get();
+    const int64_t row = work.row;
+    const auto onto = [row](const float *residual) {
+      return [row, residual](int64_t i, int64_t n, float *out) {
+        const float *x = residual + i * row + n;
+        store(out, load(out) + load(x));
+        store(out + W, load(out + W) + load(x + W));
+      };
+    };
+    const auto normalize = [&](const Norm &norm, float *x) {
+      parallel_pieces(rows, 16, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; i++) norm.apply(p_.width, x + i * row, x + i * row);
+      });
+    };
+    layer.output.product(rows, work.context.get(), row, attended, row, onto(hidden));
+    normalize(layer.attention_norm, attended);
+    switch (p_.activation) {
+      case 0:
+        widen<Gelu>(layer, rows, work);
+        break;
+      case 1:
+        widen<GeluNew>(layer, rows, work);
+        break;
+      default:
+        widen<Relu>(layer, rows, work);
+    }
+    layer.narrowing.product(rows, wide, work.row_of_inner, hidden, row, onto(attended));
+    normalize(layer.norm, hidden);
+  }
+
+  template <typename Function>
+  void widen(const Layer &layer, int64_t rows, Work &work) const {
+    layer.widening.product(rows, work.attended.get(), work.row, work.wide.get(), work.row_of_inner,
+                           [](int64_t, int64_t, float *out) {
+                             store(out, Function::value(load(out)));
+                             store(out + W, Function::value(load(out + W)));
+                           });
+  }
+
+  // The hidden states of a layer, if they are asked.
+  void hand_over(const Encoded &asked, int64_t layer, int64_t begin, int64_t tokens, const Work &work) const {
+    if (!asked.states[layer]) return;
+    for (int64_t t = 0; t < tokens; t++) {
+      const float *x = work.hidden.get() + t * work.row;
+      std::copy(x, x + p_.width, asked.states[layer] + (begin + t) * p_.width);
+    }
+  }
+
+  EncoderParts p_;
+  const float *tables_[3];
+  Norm norm_;
+  std::vector<Layer> layers_;
+};
+
+}  // namespace MS_BERT_ISA
+}  // namespace ms_bert

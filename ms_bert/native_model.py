@@ -1,0 +1,160 @@
+"""The models of `ms_bert.heads` for inference by the C++ library alone: CPU, float32, no framework.
+
+The encoder is `kernels.native.encoder`; a head is what the class of its name computes, on rows of hidden states. What a
+model gives for a sequence depends neither on the other ones nor on the number of threads, to the last bit.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ms_bert.config import BertConfig
+from ms_bert.data.batches import Batch
+from ms_bert.data.sequences import Sequences
+from ms_bert.kernels import native
+from ms_bert.kernels.native.encoder import Encoder
+
+MASKED = "masked_positions"  # the field of a batch, or of sequences, by which tokens are asked about
+POOLER = "pooler"
+PARTS = {  # that a class has besides the backbone
+    "BertForMaskedLM": ("mlm",),
+    "BertForNextSentencePrediction": (POOLER, "nsp"),
+    "BertForSequenceClassification": (POOLER, "classifier"),
+    "BertForMultipleChoice": (POOLER, "classifier"),
+    "BertForTokenClassification": ("classifier",),
+    "BertForQuestionAnswering": ("qa",),
+    "BertHiddenStates": (),
+}
+
+
+def load(
+    architecture: str, found: Any, threads: int | None = None, layers: Sequence[int] = (), pooled: bool = False
+) -> NativeModel:
+    """A model with the weights of a checkpoint.
+
+    Args:
+        architecture: one of PARTS. found: a `conversion.pretrained.Pretrained`. threads: of the processor; None: all
+            there are. layers, pooled: as of `BertHiddenStates`.
+
+    Raises:
+        UserError: a tensor of the checkpoint has another shape than the config says.
+    """
+    if threads is not None:
+        native.set_threads(threads)
+    fit = found.of_parts((*PARTS[architecture], *([POOLER] if pooled else [])), architecture)
+    if told := fit.told():
+        logging.getLogger("ms_bert").warning("%s: %s", found.checkpoint.source.path, told)
+    return NativeModel(architecture, found.config, fit.values(seed=1), layers, pooled)
+
+
+class NativeModel:
+    """A BERT with a head, for inference.
+
+    Args:
+        architecture: one of PARTS. parameters: of that class, by their canonical names.
+        layers, pooled: as of `BertHiddenStates`.
+    """
+
+    def __init__(
+        self,
+        architecture: str,
+        config: BertConfig,
+        parameters: Mapping[str, np.ndarray],
+        layers: Sequence[int] = (),
+        pooled: bool = False,
+    ):
+        backbone = {name.removeprefix("bert."): value for name, value in parameters.items()}
+        self._encoder = Encoder(config, backbone)
+        self._config, self._architecture, self._layers = config, architecture, layers
+        self._pooled = pooled or POOLER in PARTS[architecture]
+        kept = ("bert.pooler.", "cls.", "classifier.", "qa_outputs.")
+        if architecture == "BertForMaskedLM":
+            kept += ("bert.embeddings.word_embeddings.",)
+        self._parameters = {
+            name: np.ascontiguousarray(value, np.float32) for name, value in parameters.items() if name.startswith(kept)
+        }
+
+    def logits(self, sequences: Sequences, per_token: bool) -> np.ndarray:
+        """(n, C) float32 of the sequences, or (T, C) of their tokens."""
+        read = sequences.starts[:-1]
+        if MASKED in sequences.of_sequences:
+            read = read + sequences.of_sequences[MASKED]
+        return self._computed(sequences.ids, sequences.types, sequences.starts, None if per_token else read)
+
+    def __call__(self, batch: Batch) -> np.ndarray:
+        """What the class gives for a packed batch: of sequences (B * N, C), of tokens (B, S, C), or, with `MASKED`
+        (B, P), (B * P, C); 0 where there is none."""
+        numbering = batch["sequence_ids"]
+        rows, columns = np.nonzero(numbering)
+        first = np.flatnonzero((np.diff(rows, prepend=-1) != 0) | (np.diff(numbering[rows, columns], prepend=0) != 0))
+        inputs = batch["input_ids"][rows, columns], batch["token_type_ids"][rows, columns], np.append(first, len(rows))
+        if MASKED in batch:
+            places = np.full(numbering.shape, -1)
+            places[rows, columns] = np.arange(len(rows))
+            asked = np.take_along_axis(places, batch[MASKED], 1).reshape(-1)
+            there, given = asked >= 0, asked.shape
+            read, back = np.unique(asked[there], return_inverse=True)
+            found = self._computed(*inputs, read)[back]
+        elif self._pooled:
+            there, given = (rows[first], numbering[rows, columns][first] - 1), batch["cls_positions"].shape
+            found = self._computed(*inputs, first)
+        else:
+            there, given = (rows, columns), numbering.shape
+            found = self._computed(*inputs, None)
+        made = np.zeros((*given, found.shape[1]), np.float32)
+        made[there] = found
+        return made.reshape(-1, found.shape[1]) if self._pooled else made
+
+    def _computed(self, ids: np.ndarray, types: np.ndarray, starts: np.ndarray, read: np.ndarray | None) -> np.ndarray:
+        """Of the tokens to be read, or without any of all."""
+        if self._architecture == "BertHiddenStates" and not self._pooled:
+            states, _ = self._encoder(ids, types, starts, self._layers)
+            return states.transpose(1, 0, 2).reshape(len(ids), -1)
+        if read is None:
+            hidden = self._encoder(ids, types, starts, [self._encoder.layers])[0][0]
+        else:
+            hidden = self._encoder(ids, types, starts, read=read)[1]
+        return self._head(hidden)
+
+    def _head(self, hidden: np.ndarray) -> np.ndarray:
+        """The logits (R, C) of hidden states (R, H)."""
+        if self._pooled:
+            hidden = np.tanh(self._linear("bert.pooler.dense", hidden))
+        match self._architecture:
+            case "BertForMaskedLM":
+                transform = "cls.predictions.transform"
+                wide = self._linear(f"{transform}.dense", hidden, f"linear_{self._config.hidden_act}")
+                word, bias = (
+                    self._parameters[name]
+                    for name in ("bert.embeddings.word_embeddings.weight", "cls.predictions.bias")
+                )
+                return _linear(self._normalized(f"{transform}.LayerNorm", wide), word, bias)
+            case "BertForNextSentencePrediction":
+                return self._linear("cls.seq_relationship", hidden)
+            case "BertForQuestionAnswering":
+                return self._linear("qa_outputs", hidden)
+            case "BertHiddenStates":
+                return hidden
+            case _:
+                return self._linear("classifier", hidden)
+
+    def _linear(self, module: str, x: np.ndarray, kernel: str = "linear") -> np.ndarray:
+        return _linear(x, self._parameters[f"{module}.weight"], self._parameters[f"{module}.bias"], kernel)
+
+    def _normalized(self, module: str, x: np.ndarray) -> np.ndarray:
+        made, scale = [np.empty_like(x) for _ in range(2)], np.empty(len(x), np.float32)
+        epsilon = np.array([self._config.layer_norm_eps], np.float32)
+        weight, bias = (self._parameters[f"{module}.{leaf}"] for leaf in ("weight", "bias"))
+        native.call("layer_norm", [x, weight, bias, epsilon], [*made, scale])
+        return made[0]
+
+
+def _linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, kernel: str = "linear") -> np.ndarray:
+    """A linear layer, or one that ends in an activation: its kernel also gives what that was applied to."""
+    made = [np.empty((len(x), len(weight)), np.float32) for _ in range(1 if kernel == "linear" else 2)]
+    native.call(kernel, [x, weight, bias], made)
+    return made[0]

@@ -1,0 +1,200 @@
+"""Models for inference by the C++ library alone: the numbers of the twins, whatever stands beside, without a framework.
+
+For each instruction set, at sizes that are multiples of nothing.
+"""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from conversion.parameters import BACKBONE, shapes
+from ms_bert.config import BertConfig
+from ms_bert.data.packing import INPUTS, ByRows, EvaluationBatches, filled
+from ms_bert.data.sequences import Sequences
+from ms_bert.kernels import native
+from ms_bert.kernels.native.encoder import Encoder
+from ms_bert.native_model import MASKED, PARTS, NativeModel
+from tests.unit.bert import random_weights
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.skipif(native.why_not() is not None, reason=f"the C++ kernels: {native.why_not()}")
+
+CONFIG = BertConfig(
+    vocab_size=97,
+    hidden_size=42,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    intermediate_size=70,
+    max_position_embeddings=320,
+    type_vocab_size=2,
+    id2label={str(i): str(i) for i in range(5)},
+)
+LENGTHS = (2, 31, 300, 7, 64, 3, 128, 19, 5)  # more tokens than are computed at a time
+
+
+@pytest.fixture(params=native.INSTRUCTIONS)
+def instructions(request):
+    if not native.use(request.param):
+        pytest.skip(f"this processor has no {request.param}")
+    yield request.param
+    native.set_threads(0)
+    next(filter(native.use, native.INSTRUCTIONS))
+
+
+def weights(architecture, config=CONFIG, pooled=False) -> dict[str, np.ndarray]:
+    parts = (*BACKBONE, *PARTS[architecture], *(["pooler"] if pooled else []))
+    return random_weights(shapes(config, parts, architecture))
+
+
+def model(architecture, config=CONFIG, **arguments) -> NativeModel:
+    return NativeModel(architecture, config, weights(architecture, config, arguments.get("pooled", False)), **arguments)
+
+
+def exact(architecture, config, values, batch, **arguments) -> np.ndarray:
+    """What the PyTorch twin gives in float64."""
+    from pt_reference.heads import named
+    from pt_reference.model import Numerics
+
+    twin = named(architecture)(config, Numerics("float64"), **arguments).double().eval()
+    twin.load_state_dict({name: torch.from_numpy(value).double() for name, value in values.items()})
+    fields = [*INPUTS, *([MASKED] if architecture == "BertForMaskedLM" else [])]
+    with torch.no_grad():
+        found = twin(*(torch.from_numpy(batch[name]) for name in fields))
+    return torch.stack(found, -1).numpy() if isinstance(found, tuple) else found.numpy()
+
+
+def given(lengths=LENGTHS) -> Sequences:
+    rng = np.random.default_rng(4)
+    starts = np.cumsum([0, *lengths])
+    ids = rng.integers(0, CONFIG.vocab_size, starts[-1]).astype(np.int32)
+    types = rng.integers(0, 2, starts[-1]).astype(np.int32)
+    return Sequences(ids, types, starts, np.zeros(len(lengths), bool))
+
+
+def batch_of(rows) -> dict[str, np.ndarray]:
+    """Sequences of these lengths packed in rows of 32 tokens, with something in the padding that must not matter."""
+    numbers = iter(range(sum(map(len, rows))))
+    batch = filled(
+        given([length for row in rows for length in row]),
+        [[next(numbers) for _ in row] for row in rows],
+        (len(rows), 32),
+        3,
+    )
+    batch["input_ids"][batch["sequence_ids"] == 0] = 5
+    return batch
+
+
+def part(sequences: Sequences, number: int) -> Sequences:
+    first, last = sequences.starts[number : number + 2]
+    of_sequences = {name: values[number : number + 1] for name, values in sequences.of_sequences.items()}
+    one = np.array([0, last - first])
+    return Sequences(
+        sequences.ids[first:last], sequences.types[first:last], one, np.zeros(1, bool), of_sequences=of_sequences
+    )
+
+
+@pytest.mark.parametrize(
+    "architecture, arguments",
+    [*((name, {}) for name in PARTS if name != "BertHiddenStates")]
+    + [("BertHiddenStates", {"layers": (2, 0)}), ("BertHiddenStates", {"layers": (2,), "pooled": True})],
+)
+def test_a_batch_gives_what_the_twin_gives_in_float64(architecture, arguments, instructions):
+    batch = batch_of(((20,), (31, 1), (9, 12, 3), (2,), ()))
+    if architecture == "BertForMaskedLM":
+        batch[MASKED] = np.array([[1, 19, 4], [0, 31, 31], [5, 20, 9], [1, 0, 0], [0, 0, 0]], np.int32)
+    expected = exact(architecture, CONFIG, weights(architecture, pooled="pooled" in arguments), batch, **arguments)
+    found = model(architecture, **arguments)(batch)
+    expected = expected.reshape(found.shape)
+    if architecture == "BertForMaskedLM":
+        there = np.arange(15) < 12  # the last row is empty
+    elif found.ndim == 3:
+        there = batch["sequence_ids"] > 0
+    else:
+        there = (np.arange(batch["cls_positions"].shape[1]) < batch["sequence_ids"].max(1)[:, None]).reshape(-1)
+    assert np.abs(found - expected)[there].max() < 2e-5 * np.abs(expected[there]).max()
+    assert not found[~there].any()
+
+
+@pytest.mark.parametrize("activation, causal", [("gelu_new", False), ("relu", True)])
+def test_an_activation_and_a_model_from_left_to_right(activation, causal, instructions):
+    config = CONFIG.replace(hidden_act=activation, is_decoder=causal)
+    architecture = "BertForTokenClassification"
+    batch = batch_of(((20,), (9, 12, 3)))
+    found = model(architecture, config)(batch)
+    expected = exact(architecture, config, weights(architecture, config), batch).reshape(found.shape)
+    there = batch["sequence_ids"] > 0
+    assert np.abs(found - expected)[there].max() < 2e-5 * np.abs(expected[there]).max()
+
+
+@pytest.mark.parametrize(
+    "architecture, per_token",
+    [
+        *(("BertForTokenClassification", True), ("BertForSequenceClassification", False)),
+        *(("BertForMaskedLM", False), ("BertHiddenStates", True)),
+    ],
+)
+def test_a_sequence_gives_the_same_bytes_alone_in_any_batch_and_by_any_threads(architecture, per_token, instructions):
+    sequences = given()
+    if architecture == "BertForMaskedLM":
+        sequences.of_sequences[MASKED] = np.array([length // 2 for length in LENGTHS], np.int32)
+    made = model(architecture, **({"layers": (1, 2)} if architecture == "BertHiddenStates" else {}))
+    native.set_threads(1)
+    together = made.logits(sequences, per_token)
+    for number in range(len(LENGTHS)):
+        rows = slice(*sequences.starts[number : number + 2]) if per_token else slice(number, number + 1)
+        assert made.logits(part(sequences, number), per_token).tobytes() == together[rows].tobytes()
+    for threads in (2, 3):
+        native.set_threads(threads)
+        assert made.logits(sequences, per_token).tobytes() == together.tobytes()
+    if architecture != "BertForMaskedLM":
+        packed = EvaluationBatches(sequences, CONFIG.max_position_embeddings)
+        for number in range(len(packed)):
+            batch = packed(number)
+            found = made(batch).reshape(*batch["input_ids" if per_token else "cls_positions"].shape, -1)
+            expected = ByRows(made, alone=True).logits(sequences, per_token)
+            assert expected.tobytes() == together.tobytes() and np.isin(found[found != 0], together).all()
+
+
+def test_tokens_that_are_read_are_those_of_all(instructions):
+    values = {name.removeprefix("bert."): value for name, value in weights("BertHiddenStates").items()}
+    encoder, sequences = Encoder(CONFIG, values), given()
+    inputs = sequences.ids, sequences.types, sequences.starts
+    (first, last), nothing = encoder(*inputs, layers=[0, 2])
+    assert nothing.shape == (0, CONFIG.hidden_size)
+    for read in ([], [0], [1, 2, 33, 34, 330], range(len(sequences.ids)), [len(sequences.ids) - 1]):
+        states, found = encoder(*inputs, read=read)
+        assert states.shape[0] == 0 and found.tobytes() == last[list(read)].tobytes()
+        assert encoder(*inputs, layers=[2], read=read)[1].tobytes() == found.tobytes()
+    assert encoder(*inputs, layers=[2, 0, 2])[0].tobytes() == np.stack([last, first, last]).tobytes()
+    none = np.zeros(0, np.int32)
+    assert encoder(none, none, [0], layers=[1])[0].shape == (1, 0, CONFIG.hidden_size)
+
+
+def test_what_does_not_fit_is_refused_before_memory_is_read():
+    values = {name.removeprefix("bert."): value for name, value in weights("BertHiddenStates").items()}
+    with pytest.raises(ValueError, match="encoder.layer.1.output.dense.weight is .* the config says"):
+        Encoder(CONFIG, {**values, "encoder.layer.1.output.dense.weight": np.zeros((42, 42), np.float32)})
+    encoder, ids = Encoder(CONFIG, values), np.zeros(5, np.int32)
+    for starts in ([0, 4], [0, 6], [1, 5], [0, 5, 3, 5]):
+        with pytest.raises(ValueError, match="do not fit together"):
+            encoder(ids, ids, starts)
+    for read in ([5], [-1], [2, 2], [3, 1]):
+        with pytest.raises(ValueError, match="must ascend"):
+            encoder(ids, ids, [0, 5], read=read)
+    for layer in (-1, 3):
+        with pytest.raises(ValueError, match="was asked of 2"):
+            encoder(ids, ids, [0, 5], layers=[layer])
+
+
+def test_texts_are_embedded_where_neither_framework_is_installed():
+    lines = (
+        "import sys",
+        "sys.modules['mindspore'] = sys.modules['torch'] = None",
+        "from benchmarks.contenders import minilm",
+        "from ms_bert.embed import load",
+        "print(load(minilm())(['The file is closed.']).shape)",
+    )
+    found = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    assert found.stdout == "(1, 384)\n", found.stderr
