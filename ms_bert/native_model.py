@@ -81,44 +81,43 @@ class NativeModel:
     def logits(self, sequences: Sequences, per_token: bool) -> np.ndarray:
         """(n, C) float32 of the sequences, or (T, C) of their tokens."""
         read = sequences.starts[:-1]
-        if MASKED in sequences.of_sequences:
+        if self._architecture == "BertForMaskedLM":
             read = read + sequences.of_sequences[MASKED]
-        return self._computed(sequences.ids, sequences.types, sequences.starts, None if per_token else read)
+        inputs = {"ids": sequences.ids, "types": sequences.types, "starts": sequences.starts}
+        return self._computed(inputs, None if per_token else read)
 
     def __call__(self, batch: Batch) -> np.ndarray:
-        """What the class gives for a packed batch: of sequences (B * N, C), of tokens (B, S, C), or, with `MASKED`
-        (B, P), (B * P, C); 0 where there is none."""
+        """What the class gives for a packed batch, 0 where there is padding: of sequences (B * N, C), of tokens
+        (B, S, C), of masked ones, at `MASKED` (B, P), (B * P, C)."""
         numbering = batch["sequence_ids"]
-        rows, columns = np.nonzero(numbering)
-        first = np.flatnonzero((np.diff(rows, prepend=-1) != 0) | (np.diff(numbering[rows, columns], prepend=0) != 0))
-        inputs = batch["input_ids"][rows, columns], batch["token_type_ids"][rows, columns], np.append(first, len(rows))
-        if MASKED in batch:
+        rows, columns = there = np.nonzero(numbering)
+        ids, types, positions, numbers = (
+            batch[name][there] for name in ("input_ids", "token_type_ids", "position_ids", "sequence_ids")
+        )
+        first = np.flatnonzero((np.diff(rows, prepend=-1) != 0) | (np.diff(numbers, prepend=0) != 0))
+        inputs = {"ids": ids, "types": types, "starts": np.append(first, len(ids)), "positions": positions}
+        if self._architecture == "BertForMaskedLM":
             places = np.full(numbering.shape, -1)
-            places[rows, columns] = np.arange(len(rows))
-            asked = np.take_along_axis(places, batch[MASKED], 1).reshape(-1)
-            there, given = asked >= 0, asked.shape
-            read, back = np.unique(asked[there], return_inverse=True)
-            found = self._computed(*inputs, read)[back]
-        elif self._pooled:
-            there, given = (rows[first], numbering[rows, columns][first] - 1), batch["cls_positions"].shape
-            found = self._computed(*inputs, first)
-        else:
-            there, given = (rows, columns), numbering.shape
-            found = self._computed(*inputs, None)
-        made = np.zeros((*given, found.shape[1]), np.float32)
-        made[there] = found
-        return made.reshape(-1, found.shape[1]) if self._pooled else made
+            places[there] = np.arange(len(ids))
+            asked = np.take_along_axis(places, batch[MASKED], 1)
+            read, back = np.unique(asked[asked >= 0], return_inverse=True)
+            found = _scattered(self._computed(inputs, read)[back], np.nonzero(asked >= 0), asked.shape)
+            return found.reshape(asked.size, -1)
+        if self._pooled:
+            places = batch["cls_positions"].shape
+            found = _scattered(self._computed(inputs, first), (rows[first], numbers[first] - 1), places)
+            return found.reshape(-1, found.shape[-1])
+        return _scattered(self._computed(inputs, None), there, numbering.shape)
 
-    def _computed(self, ids: np.ndarray, types: np.ndarray, starts: np.ndarray, read: np.ndarray | None) -> np.ndarray:
+    def _computed(self, inputs: Mapping[str, np.ndarray], read: np.ndarray | None) -> np.ndarray:
         """Of the tokens to be read, or without any of all."""
         if self._architecture == "BertHiddenStates" and not self._pooled:
-            states, _ = self._encoder(ids, types, starts, self._layers)
-            return states.transpose(1, 0, 2).reshape(len(ids), -1)
+            states, _ = self._encoder(**inputs, layers=self._layers)
+            return states.transpose(1, 0, 2).reshape(len(inputs["ids"]), -1)
         if read is None:
-            hidden = self._encoder(ids, types, starts, [self._encoder.layers])[0][0]
-        else:
-            hidden = self._encoder(ids, types, starts, read=read)[1]
-        return self._head(hidden)
+            states, _ = self._encoder(**inputs, layers=[self._encoder.layers])
+            return self._head(states[0])
+        return self._head(self._encoder(**inputs, read=read)[1])
 
     def _head(self, hidden: np.ndarray) -> np.ndarray:
         """The logits (R, C) of hidden states (R, H)."""
@@ -151,6 +150,13 @@ class NativeModel:
         weight, bias = (self._parameters[f"{module}.{leaf}"] for leaf in ("weight", "bias"))
         native.call("layer_norm", [x, weight, bias, epsilon], [*made, scale])
         return made[0]
+
+
+def _scattered(values: np.ndarray, places: tuple[np.ndarray, ...], shape: tuple[int, ...]) -> np.ndarray:
+    """An array (*shape, C) with values (R, C) at R places, and 0 elsewhere."""
+    made = np.zeros((*shape, values.shape[1]), np.float32)
+    made[places] = values
+    return made
 
 
 def _linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, kernel: str = "linear") -> np.ndarray:

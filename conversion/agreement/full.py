@@ -20,6 +20,7 @@ from ms_bert.data.corpus import Corpus
 from ms_bert.data.store import open_store
 from ms_bert.data.tokenizer import vocabulary
 from ms_bert.device import PRECISIONS
+from ms_bert.kernels import native
 from ms_bert.options import ExampleOptions, Options, RunOptions, TextOptions, TrainingOptions
 
 SIZES = ("tiny", "mini", "small", "medium", "base")
@@ -58,6 +59,7 @@ def everything(device: str, tell: Tell = print) -> Report:
 
     from conversion.agreement import faults
     from conversion.agreement.in_mindspore import MindSpore, in_graph_mode
+    from conversion.agreement.in_native import Native
     from conversion.agreement.in_onnx import OnnxRuntime
     from conversion.agreement.in_torch import PyTorch
 
@@ -83,14 +85,16 @@ def everything(device: str, tell: Tell = print) -> Report:
             problem = cases.activation_problem(act)
             found += findings(contender, problem, Reference(problem), ("forward", "gradients"))
         tell(f"{contender.name} in {contender.precision}: {_told(found[before:])}")
-    for contender in (OnnxRuntime(), OnnxRuntime(fused=True)):
-        of_graph = findings(contender, cases.unpacked_only(small[0]), small[1], ("forward",))
+    libraries = [Native()] if device == "CPU" and not native.why_not() else []
+    for contender in (*libraries, OnnxRuntime(), OnnxRuntime(fused=True)):
+        problem = small[0] if contender in libraries else cases.unpacked_only(small[0])
+        of_graph = findings(contender, problem, small[1], ("forward",))
         found += of_graph
         tell(f"{contender.name}: {_told(of_graph)}")
     for size in SIZES:
         problem = cases.large_problem(size, PRESETS[size])
         reference = Reference(problem)
-        for contender in in_graph_mode(device, "float32"):  # new ones, that no size stays in memory
+        for contender in (*in_graph_mode(device, "float32"), *libraries):  # new ones, that no size stays in memory
             of_size = findings(contender, problem, reference, ("forward",))
             found += of_size
             tell(f"{contender.name}, {size}: {_told(of_size)}")

@@ -10,6 +10,7 @@ from benchmarks import calibration
 from conversion.agreement import cases, suite
 from conversion.agreement.findings import Finding
 from conversion.agreement.in_mindspore import MindSpore
+from conversion.agreement.in_native import Native
 from conversion.agreement.in_onnx import OnnxRuntime
 from conversion.agreement.in_torch import PyTorch
 from conversion.agreement.tolerances import TOLERANCES
@@ -21,6 +22,7 @@ CONTENDERS = {
     "MindSpore float32": (MindSpore(), WHOLE),
     "MindSpore PyNative float32": (MindSpore(graph=False), ("forward", "gradients", "step adamw", "evaluation")),
     "MindSpore fused float32": (MindSpore(fused=True), WHOLE),
+    "C++ library, fused float32": (Native(), ("forward",)),
     "MindSpore float16": (MindSpore("float16"), ("forward", "gradients", "step adamw", "overflow", "evaluation")),
     "PyTorch float32": (PyTorch(), WHOLE),
     "PyTorch float16": (PyTorch("float16"), WHOLE),

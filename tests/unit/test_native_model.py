@@ -83,6 +83,7 @@ def batch_of(rows) -> dict[str, np.ndarray]:
         3,
     )
     batch["input_ids"][batch["sequence_ids"] == 0] = 5
+    batch["position_ids"] += 7
     return batch
 
 

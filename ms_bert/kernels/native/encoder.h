@@ -105,7 +105,8 @@ class Encoder {
     parallel(last - first, [&](int64_t s) {
       for (int64_t t = asked.starts[first + s]; t < asked.starts[first + s + 1]; t++) {
         float *x = work.hidden.get() + (t - begin) * work.row;
-        const int64_t entries[] = {asked.ids[t], asked.types[t], t - asked.starts[first + s]};
+        const int64_t position = asked.positions ? asked.positions[t] : t - asked.starts[first + s];
+        const int64_t entries[] = {asked.ids[t], asked.types[t], position};
         std::fill(x, x + p_.width, 0.0f);
         for (int i = 0; i < 3; i++) {
           if (entries[i] < 0 || entries[i] >= p_.entries[i]) continue;

@@ -90,6 +90,7 @@ class Encoder:
         starts: np.ndarray,
         layers: Sequence[int] = (),
         read: Sequence[int] | np.ndarray = (),
+        positions: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The hidden states of n sequences that stand one after the other, T tokens in all.
 
@@ -97,6 +98,7 @@ class Encoder:
             ids, types: (T,) int32. starts: (n + 1,), where each begins, and T.
             layers: which layers' hidden states are wanted of all tokens, 0 being the embeddings.
             read: (R,) tokens, ascending, of which only those of the last layer are wanted; that is less work.
+            positions: (T,) int32; None: 0, 1, ... in each sequence.
 
         Returns:
             (len(layers), T, H) and (R, H), float32.
@@ -105,8 +107,10 @@ class Encoder:
             ValueError: these do not fit together. MemoryError: there is too little.
         """
         ids, types = (np.ascontiguousarray(x, np.int32) for x in (ids, types))
+        places = ids[:0] if positions is None else np.ascontiguousarray(positions, np.int32)
         starts, read = (np.ascontiguousarray(x, np.int64) for x in (starts, read))
-        if not (len(ids) == len(types) == starts[-1] and starts[0] == 0 and (np.diff(starts) >= 0).all()):
+        whole = len(ids) == len(types) == starts[-1] and (positions is None or len(places) == len(ids))
+        if not (whole and starts[0] == 0 and (np.diff(starts) >= 0).all()):
             raise ValueError(f"{len(ids)} ids, {len(types)} types and starts to {starts[-1]} do not fit together")
         if len(read) and not (0 <= read[0] and read[-1] < len(ids) and (np.diff(read) > 0).all()):
             raise ValueError(f"the tokens to read must ascend between 0 and {len(ids) - 1}")
@@ -122,6 +126,7 @@ class Encoder:
             self._made,
             ctypes.c_int64(len(starts) - 1),
             *(ctypes.c_void_p(x.ctypes.data) for x in (starts, ids, types)),
+            ctypes.c_void_p(None if positions is None else places.ctypes.data),
             (ctypes.c_void_p * len(wanted))(*wanted),
             ctypes.c_int64(len(read)),
             *(ctypes.c_void_p(x.ctypes.data) for x in (read, found)),

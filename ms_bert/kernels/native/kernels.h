@@ -53,6 +53,7 @@ struct Encoded {
   int64_t sequences;
   const int64_t *starts;       // (sequences + 1): where each begins
   const int32_t *ids, *types;  // (tokens)
+  const int32_t *positions;    // (tokens); null for 0, 1, ... in each sequence
   float *const *states;        // (layers + 1): (tokens, width) each, the embeddings first; null where nobody asks
   int64_t reads;
   const int64_t *read;  // (reads): tokens, ascending, whose last hidden states are asked

@@ -89,10 +89,11 @@ void *ms_bert_encoder(const int64_t *sizes, float epsilon, const float *const *a
 
 // See `Encoded`; 1 where there is no memory.
 int ms_bert_encode(const void *encoder, int64_t sequences, const int64_t *starts, const int32_t *ids,
-                   const int32_t *types, float *const *states, int64_t reads, const int64_t *read, float *found) {
+                   const int32_t *types, const int32_t *positions, float *const *states, int64_t reads,
+                   const int64_t *read, float *found) {
   const auto *of = static_cast<const ms_bert::AnEncoder *>(encoder);
   try {
-    of->kernels->encode(of->encoder, {sequences, starts, ids, types, states, reads, read, found});
+    of->kernels->encode(of->encoder, {sequences, starts, ids, types, positions, states, reads, read, found});
     return 0;
   } catch (const std::exception &) { return 1; }
 }
