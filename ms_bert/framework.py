@@ -64,7 +64,7 @@ class MindSpore:
         from ms_bert.model import Numerics
         from ms_bert.pretrained import load
 
-        model = load(named(architecture), found, Numerics(device, precision), inference=True, **arguments)
+        model = load(named(architecture), found, Numerics(device, precision, kernels="fused"), **arguments)
 
         def logits(batch: Batch) -> np.ndarray:
             found = model(*(Tensor(batch[name]) for name in fields))

@@ -28,8 +28,6 @@ class Numerics:
         recompute: compute each encoder layer again in the backward pass instead of keeping its activations.
         kernels: 'stock' for MindSpore's own operations, 'fused' for the C++ ones, which never form the attention
             probabilities: () stands for them; or `Operations` of one's own. See `ms_bert.kernels.operations`.
-        inference: nobody will ask for gradients, dropout or intermediates: where the operations have whole encoder
-            layers, each is one operation, and () stands for the layers' intermediates.
     """
 
     def __init__(
@@ -38,11 +36,10 @@ class Numerics:
         dtype: str = "float32",
         recompute: bool = False,
         kernels: str | Operations = "stock",
-        inference: bool = False,
     ):
         self.device, self.precision = device, dtype
         self.operations = operations(device, dtype, kernels) if isinstance(kernels, str) else kernels
-        self.recompute, self.inference = recompute, inference
+        self.recompute = recompute
 
 
 def _parameter(*shape: int, value: float = 0.0) -> Parameter:
@@ -216,49 +213,16 @@ class BertLayer(nn.Cell):
         self.attention = BertAttention(config, numerics, columns.attention(index), columns.hidden(2 * index + 1))
         self.intermediate = BertIntermediate(config, numerics)
         self.output = BertSelfOutput(config, numerics, config.intermediate_size, columns.hidden(2 * index + 2))
-        self.whole = None
-        if numerics.inference and numerics.operations.encoder_layer is not None:
-            settings = config.num_attention_heads, config.layer_norm_eps, config.hidden_act, config.is_decoder
-            self.whole = numerics.operations.encoder_layer(*settings)
 
     def construct(self, hidden_states, sequence_ids, dropout_keys, positions=None):
-        if self.whole is not None:
-            output = self.inferred(hidden_states, sequence_ids)
-            return output if positions is None else gather_positions(output, positions, sequence_ids.shape[1]), ((), ())
         attended, probabilities = self.attention(hidden_states, sequence_ids, dropout_keys, positions)
         dropout_keys = keys_at(dropout_keys, positions, sequence_ids.shape[1])
         output = self.output(self.intermediate(attended), attended, dropout_keys)
         return output, (probabilities, attended)
 
-    def inferred(self, hidden_states, sequence_ids):
-        """The same as one operation."""
-        attention, output = self.attention, self.output
-        return self.whole(
-            hidden_states,
-            sequence_ids,
-            attention.self.query.weight,
-            attention.self.query.bias,
-            attention.self.key.weight,
-            attention.self.key.bias,
-            attention.self.value.weight,
-            attention.self.value.bias,
-            attention.output.dense.weight,
-            attention.output.dense.bias,
-            attention.output.LayerNorm.weight,
-            attention.output.LayerNorm.bias,
-            self.intermediate.dense.weight,
-            self.intermediate.dense.bias,
-            output.dense.weight,
-            output.dense.bias,
-            output.LayerNorm.weight,
-            output.LayerNorm.bias,
-        )
-
 
 class BertEncoder(nn.Cell):
     """The stack of layers, the last one at some positions only; None: at all."""
-
-    whole = False  # whether each layer is one operation, for inference
 
     def __init__(self, config: BertConfig, numerics: Numerics):
         super().__init__()
@@ -267,28 +231,13 @@ class BertEncoder(nn.Cell):
         if numerics.recompute:
             for layer in self.layer:
                 layer.recompute()
-        self.whole = numerics.inference and numerics.operations.encoder_layer is not None
-
-    # MindSpore sets this on a cell and all within it at each call, 7 us a cell; where layers are whole operations those
-    # in here need it when it changes.
-    @property
-    def compile_phase(self):
-        return nn.Cell.compile_phase.fget(self)
-
-    @compile_phase.setter
-    def compile_phase(self, value):
-        if not self.whole or value != self.compile_phase:
-            nn.Cell.compile_phase.fset(self, value)
 
     def construct(self, hidden_states, sequence_ids, dropout_keys, positions=None):
-        if self.whole and dropout_keys is not None:
-            raise ValueError("a model that is built for inference has no dropout; build it without inference=True.")
         intermediates = ()
         for i, layer in enumerate(self.layer):
             wanted = positions if i == len(self.layer) - 1 else None
             hidden_states, (probabilities, attended) = layer(hidden_states, sequence_ids, dropout_keys, wanted)
-            if not self.whole:
-                intermediates += ((probabilities, attended, hidden_states),)
+            intermediates += ((probabilities, attended, hidden_states),)
         return hidden_states, intermediates
 
 

@@ -18,7 +18,6 @@ def load(
     kind: type[nn.Cell],
     path: str | os.PathLike | Pretrained,
     numerics: Numerics | None = None,
-    inference: bool = False,
     *,
     config: str | os.PathLike | None = None,
     num_labels: int | None = None,
@@ -37,8 +36,6 @@ def load(
         path: whatever `conversion` reads: a run's folder, one of Hugging Face, or a file of any format; or what
             `conversion.pretrained.read` gave, for which the arguments of reading it are of no effect.
         numerics: how it computes; None: by MindSpore's own operations on the CPU in float32.
-        inference: by the fused operations, whole layers at once, without gradients, dropout and intermediates. Where
-            there are none for the numerics, the logger `ms_bert` says so in a warning.
         config: a config.json or a folder with one, instead of the one beside the checkpoint.
         num_labels: of the classifier, instead of what the config says. seed: of what is initialised at random.
         prefix: take only the tensors whose names begin so, as `query_encoder.`: the one model of several in a file.
@@ -53,11 +50,6 @@ def load(
     else:
         found = pretrained.read(Path(path), None if config is None else Path(config), num_labels, prefix, rename)
     numerics = numerics or Numerics()
-    if inference:
-        own = numerics.operations
-        numerics = Numerics(
-            numerics.device, numerics.precision, kernels=own if own.encoder_layer else "fused", inference=True
-        )
     if instead := numerics.operations.instead:
         logging.getLogger("ms_bert").warning("%s: computed by stock operations, not by fused ones: %s", path, instead)
     model = kind(found.config, numerics, **arguments)

@@ -122,7 +122,6 @@ _linear_relu, _linear_relu_gradient = _activation("relu", _linear_relu_bprop)
 
 
 LINEAR_ACTIVATIONS = {"gelu": linear_gelu, "gelu_new": linear_gelu_new, "relu": linear_relu}
-ACTIVATIONS = tuple(LINEAR_ACTIVATIONS)  # in the order that the library counts them
 
 
 # Layer normalisation, and what stands before it
@@ -255,34 +254,6 @@ def _attention_bprop(query, key, value, ids, row_keys, column_keys, settings, ou
 _attention_gradient = _operation("attention_gradient", 3, lambda dc, q, *_: (q, q, q))
 
 
-class EncoderLayer(nn.Cell):
-    """A whole encoder layer without dropout and without a gradient: hidden states (N, H) -> (N, H).
-
-    Args:
-        heads, epsilon, activation: of the layer, the latter one of ACTIVATIONS. causal: its attention is.
-
-    Args of the call:
-        hidden_states: (N, H) float32. sequence_ids: (B, S) int32.
-        parameters: weight and bias of query, key, value, output, of the LayerNorm after it, of the widening and the
-        narrowing linear layer, and of the last LayerNorm: 16 in all.
-    """
-
-    def __init__(self, heads: int, epsilon: float, activation: str, causal: bool = False):
-        super().__init__()
-        self.settings = Tensor([heads, epsilon, ACTIVATIONS.index(activation), causal], ms.float32)
-        # The second output is memory to work in.
-        self.operation = _operation(
-            "encoder_layer", 2, lambda x, *others: (x, (x[0] * (5 * x[1] + others[11][0] + 2 * heads + 1),)), _no_bprop
-        )
-
-    def construct(self, hidden_states, sequence_ids, *parameters):
-        return self.operation(hidden_states, int32(sequence_ids), *parameters, self.settings)[0]
-
-
-def _no_bprop(*_):
-    raise RuntimeError("a model that is built for inference has no gradients; build it without inference=True.")
-
-
 # The MLM head's loss
 
 
@@ -348,6 +319,5 @@ def operations(stock_ones: Operations) -> Operations:
         linear_cross_entropy=linear_cross_entropy,
         sum_of_squares=sum_of_squares,
         adam_update=adam_update,
-        encoder_layer=EncoderLayer,
         probabilities=False,
     )

@@ -72,12 +72,6 @@ class Operations:
     p, m, v, gradients and decayed are tuples of equal length; where decayed is False the decay is 0. The others are ()
     float32. Returns what depends on it."""
 
-    encoder_layer: Callable | None = None
-    """(heads, epsilon, activation, causal) -> a whole encoder layer without dropout and without gradients:
-    (hidden_states (B * S, H), sequence_ids (B, S), and weight and bias of query, key, value, output, of the LayerNorm
-    after it, of the widening and the narrowing linear layer, and of the last LayerNorm) -> (B * S, H). None: there is
-    none."""
-
     probabilities: bool = True
     """Whether `attention` gives its probabilities."""
 

@@ -15,6 +15,7 @@ from ms_bert.data.batches import FIELDS, BatchMaker
 from ms_bert.device import use_device
 from ms_bert.kernels import native
 from ms_bert.model import BertModel, Numerics
+from ms_bert.native_model import NativeModel
 from ms_bert.options import ExampleOptions, MindSporeOptions, Options, TrainingOptions
 from ms_bert.training.trainer import MindSporeTrainer
 from pt_reference import model as pt_model
@@ -34,7 +35,6 @@ CONFIG = BertConfig(
 )
 LEFT = ("--objective", "left-to-right", "--no-nsp")
 NEEDS_KERNELS = pytest.mark.skipif(native.why_not() is not None, reason=f"the C++ kernels: {native.why_not()}")
-FUSED = [pytest.param("fused", inference, marks=NEEDS_KERNELS) for inference in (False, True)]
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +63,20 @@ def differences(found, batch, reference) -> float:
     return np.abs(found - reference[1])[inside].max() / np.abs(reference[1]).max()
 
 
-@pytest.mark.parametrize("kernels, inference", [("stock", False), *FUSED])
-def test_packed_rows_give_what_transformers_gives_alone(kernels, inference, batch, reference):
+@pytest.mark.parametrize("kernels", ["stock", pytest.param("fused", marks=NEEDS_KERNELS)])
+def test_packed_rows_give_what_transformers_gives_alone(kernels, batch, reference):
     use_device("CPU")
-    model = BertModel(CONFIG, Numerics(kernels=kernels, inference=inference))
+    model = BertModel(CONFIG, Numerics(kernels=kernels))
     for parameter in model.get_parameters():
         parameter.set_data(ms.Tensor(reference[0][parameter.name]))
     hidden, _, _ = model(*(ms.Tensor(batch[name]) for name in FIELDS[:5]))
     assert differences(hidden.asnumpy(), batch, reference) < 2e-6
+
+
+@NEEDS_KERNELS
+def test_the_library_alone_gives_what_transformers_gives(batch, reference):
+    model = NativeModel("BertHiddenStates", CONFIG, reference[0], layers=(CONFIG.num_hidden_layers,))
+    assert differences(model(batch).reshape(-1, CONFIG.hidden_size), batch, reference) < 2e-6
 
 
 @pytest.mark.parametrize("probabilities", [False, True])

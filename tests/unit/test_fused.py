@@ -5,7 +5,6 @@ import dataclasses
 import json
 import logging
 
-import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn
@@ -21,7 +20,6 @@ from ms_bert.kernels import native
 from ms_bert.model import BertEncoder, BertLayer, BertModel, Numerics, initialize
 from ms_bert.options import ExampleOptions, MindSporeOptions, Options, RunOptions, TrainingOptions
 from ms_bert.pretrained import load
-from ms_bert.randomness import DropoutColumns, dropout_keys
 from ms_bert.training.trainer import MindSporeTrainer
 from tests.cases import some
 
@@ -76,40 +74,13 @@ def inputs(batch):
 @pytest.mark.parametrize("activation", some(["gelu", "gelu_new", "relu"], "gelu"))
 def test_a_fused_model_has_the_same_names_and_gives_the_same(activation, inputs, batch):
     config = CONFIG.replace(hidden_act=activation)
-    stock, other, whole = (
-        built(config=config, kernels=kind, inference=inference)
-        for kind, inference in (("stock", False), ("fused", False), ("fused", True))
-    )
-    names = [p.name for p in stock.get_parameters()]
-    assert names == [p.name for p in other.get_parameters()] == [p.name for p in whole.get_parameters()]
+    stock, fused = (built(config=config, kernels=kind) for kind in ("stock", "fused"))
+    assert [p.name for p in stock.get_parameters()] == [p.name for p in fused.get_parameters()]
     hidden, pooled, _ = stock(*inputs)
-    for fused in (other, whole):
-        found, found_pooled, (_, layers) = fused(*inputs)
-        assert 0 < real_difference(batch, found, hidden) < 3e-6
-        assert np.abs(found_pooled.asnumpy() - pooled.asnumpy()).max() < 3e-6
-        # No probabilities, and for inference nothing of a layer but what comes of it.
-        assert layers == () if fused is whole else [layer[0] for layer in layers] == [(), ()]
-
-
-@needs_kernels
-def test_a_model_for_inference_refuses_gradients_and_dropout(inputs, batch):
-    model = built(kernels="fused", inference=True)
-
-    def total(*inputs):
-        return model(*inputs)[0].sum()
-
-    gradients = ms.value_and_grad(total, None, weights=model.trainable_params())
-    with pytest.raises(RuntimeError, match="built for inference has no gradients"):
-        gradients(*inputs)
-    keys = dropout_keys(1, 0, batch["input_ids"].size, DropoutColumns(CONFIG).total)
-    with pytest.raises(ValueError, match="built for inference has no dropout"):
-        model(*inputs, tuple(map(Tensor, keys)))
-
-
-@needs_kernels
-def test_a_stock_model_for_inference_computes_layer_by_layer(inputs, batch):
-    _, _, (_, layers) = built(inference=True)(*inputs)
-    assert [layer[0].shape for layer in layers] == [(4, 3, 32, 32)] * 2
+    found, found_pooled, (_, layers) = fused(*inputs)
+    assert 0 < real_difference(batch, found, hidden) < 3e-6
+    assert np.abs(found_pooled.asnumpy() - pooled.asnumpy()).max() < 3e-6
+    assert [layer[0] for layer in layers] == [(), ()]  # no probabilities
 
 
 class Louder(BertLayer):
@@ -140,18 +111,13 @@ class OwnHead(BertForSequenceClassification):
 
 @needs_kernels
 def test_what_a_user_derives_computes_by_fused_operations_too(inputs, batch):
-    """A layer, an encoder, a model and a head of one's own: each by the operations, for training and for inference."""
-    stock, fused, whole = (
-        built(OwnHead, kernels=kind, inference=inference)
-        for kind, inference in (("stock", False), ("fused", False), ("fused", True))
-    )
+    """A layer, an encoder, a model and a head of one's own, each by the operations."""
+    stock, fused = (built(OwnHead, kernels=kind) for kind in ("stock", "fused"))
     hidden, _, _ = stock.bert(*inputs)
     # Not the stock operations' bytes, and no probabilities, which the fused attention never forms.
     found, _, (_, layers) = fused.bert(*inputs)
     assert [layer[0] for layer in layers] == [(), ()]
     assert 0 < real_difference(batch, found, hidden) < 6e-6
-    # A layer of one's own is what it says, not the whole one that the operations have.
-    assert real_difference(batch, whole.bert(*inputs)[0], hidden) < 6e-6
     assert np.abs(fused(*inputs).asnumpy() - stock(*inputs).asnumpy()).max() < 3e-6
     # Every place takes its function from the operations: none is left that computes when they refuse.
     attention = fused.bert.encoder.layer[0].attention
@@ -183,23 +149,20 @@ def test_a_loaded_model_computes_as_its_numerics_say_and_says_where_it_cannot(dt
     save_file({p.name: p.asnumpy() for p in model.get_parameters()}, tmp_path / "model.safetensors")
     expected = model(*inputs)[0]
     fused = dtype == "float32"
-    for inference in (False, True):
-        caplog.clear()
-        with caplog.at_level(logging.WARNING, logger="ms_bert"):
-            loaded = load(BertModel, tmp_path, Numerics(dtype=dtype, kernels="fused"), inference=inference)
-        why = "computed by stock operations, not by fused ones: they compute on the CPU in float32 only"
-        assert (why in caplog.text) != fused
-        found, _, (_, layers) = loaded(*inputs)
-        assert (layers == ()) == (inference and fused)
-        assert real_difference(batch, found, expected) < (3e-6 if fused else 3e-2)
+    with caplog.at_level(logging.WARNING, logger="ms_bert"):
+        loaded = load(BertModel, tmp_path, Numerics(dtype=dtype, kernels="fused"))
+    why = "computed by stock operations, not by fused ones: they compute on the CPU in float32 only"
+    assert (why in caplog.text) != fused
+    found, _, (_, layers) = loaded(*inputs)
+    assert (layers[0][0] == ()) == fused
+    assert real_difference(batch, found, expected) < (3e-6 if fused else 3e-2)
 
 
 @needs_kernels
-@pytest.mark.parametrize("inference", [False, True])
-def test_integers_of_another_type_are_the_same_numbers(inference, batch):
+def test_integers_of_another_type_are_the_same_numbers(batch):
     """A Tensor of a list has int64; a kernel that took its halves for int32 would compute with other tokens."""
     use_device("CPU")
-    model = built(kernels="fused", inference=inference)
+    model = built(kernels="fused")
     one, other = (model(*[Tensor(batch[n].astype(t)) for n in FIELDS[:5]])[0].asnumpy() for t in (np.int32, np.int64))
     assert one.tobytes() == other.tobytes()
 
@@ -248,7 +211,7 @@ def test_without_the_library_stock_operations_train_and_it_is_said(not_built, ba
     assert native.why_not() == "they were not built when this package was installed"
     assert kernels.why_not_fused("CPU", "float32") == native.why_not()
     trainer = MindSporeTrainer(CONFIG, options("fused"))
-    assert trainer.model.bert.numerics.operations.encoder_layer is None
+    assert trainer.model.bert.numerics.operations.probabilities
     assert trainer.train_step(batch, 0, 1e-3).gradient_norm > 0
     told = framework.MindSpore().kernels(options("fused"))
     assert told == "stock kernels (not by the faster fused ones: they were not built when this package was installed)"

@@ -320,27 +320,6 @@ def test_attention_hides_no_nan_and_gives_padding_none():
     assert np.isnan(found[:2]).any(1).all() and not found[5].any()
 
 
-@pytest.mark.parametrize("activation, causal", [(0, False), (1, False), (2, True)])
-@pytest.mark.parametrize("tokens, heads, size, inner", [(1, 1, 1, 1), (13, 3, 5, 31), (130, 2, 24, 70)])
-def test_a_layer_is_its_sublayers_one_after_the_other(tokens, heads, size, inner, activation, causal):
-    batch, width = 4, heads * size
-    ids, rows = packed(batch, tokens), batch * tokens
-    x, settings = numbers(rows, width), np.array([heads, 1e-6, activation, causal], np.float32)
-    shapes = [*[(width, width), (width,)] * 4, (width,), (width,), (inner, width), (inner,), (width, inner)]
-    w = [numbers(*shape, seed=i) for i, shape in enumerate([*shapes, (width,), (width,), (width,)])]
-    found = call("encoder_layer", [x, ids, *w, settings], x.shape, (rows * (5 * width + inner + 2 * heads + 1),))[0]
-    projected = call("projections", [x, *w[:6]], *[x.shape] * 3)
-    no_dropout = [*NO_KEYS, np.array([*dropout_settings(0.0), heads, causal], np.float32)]
-    context = call("attention", [*projected, ids, *no_dropout], x.shape, (batch, heads, tokens, 2))[0]
-    last = [*NO_KEYS, np.array([*dropout_settings(0.0), 1e-6], np.float32)]
-    kept = x.shape, x.shape, (rows,)
-    attended = call("linear_dropout_add_norm", [context, *w[6:8], x, *w[8:10], *last], *kept)[0]
-    name = ("linear_gelu", "linear_gelu_new", "linear_relu")[activation]
-    wide = call(name, [attended, *w[10:12]], *[(rows, inner)] * 2)[0]
-    expected = call("linear_dropout_add_norm", [wide, *w[12:14], attended, *w[14:], *last], *kept)[0]
-    assert found.tobytes() == expected.tobytes()
-
-
 @pytest.mark.parametrize("rows, inputs, outputs", [(1, 1, 1), (7, 5, 3), (50, 33, 1000), (29, 70, 611)])
 def test_linear_cross_entropy(rows, inputs, outputs):
     x, w, b = numbers(rows, inputs), numbers(outputs, inputs), numbers(outputs)

@@ -5,7 +5,6 @@
 #include "cross_entropy.h"
 #include "embeddings.h"
 #include "encoder.h"
-#include "layer.h"
 #include "linear.h"
 #include "norm.h"
 #include "optimizer.h"
@@ -112,20 +111,6 @@ void attention(const Arrays &a) { attention_of(a, 0, 3, 4).forward(a.out(7), a.o
 
 void attention_gradient(const Arrays &a) {
   attention_of(a, 1, 4, 6).backward(a.floats(0), a.floats(5), a.out(9), a.out(10), a.out(11));
-}
-
-void encoder_layer(const Arrays &a) {
-  const float *settings = a.floats(18);
-  const auto dense = [&](int i) { return Dense{a.floats(i), a.floats(i + 1)}; };
-  const auto norm = [&](int i) { return Norm{a.floats(i), a.floats(i + 1), settings[1]}; };
-  const int64_t heads = static_cast<int64_t>(settings[0]);
-  const EncoderLayer layer{a.size(1, 0),        a.size(1, 1), heads,    a.size(0, 1), a.size(12, 0),
-                           settings[3] != 0.0f, dense(2),     dense(4), dense(6),     dense(8),
-                           dense(12),           dense(14),    norm(10), norm(16)};
-  const auto forward = settings[2] == 0.0f   ? &EncoderLayer::forward<Gelu>
-                       : settings[2] == 1.0f ? &EncoderLayer::forward<GeluNew>
-                                             : &EncoderLayer::forward<Relu>;
-  (layer.*forward)(a.floats(0), a.ints(1), a.out(19), a.out(20));
 }
 
 void linear_cross_entropy(const Arrays &a) {

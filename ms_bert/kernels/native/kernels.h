@@ -15,7 +15,6 @@
   X(layer_norm) X(layer_norm_gradient)                                 \
   X(embed) X(embed_gradient)                                           \
   X(attention) X(attention_gradient)                                   \
-  X(encoder_layer)                                                     \
   X(linear_cross_entropy) X(linear_cross_entropy_gradient)             \
   X(sum_of_squares) X(adam)
 // clang-format on
