@@ -164,6 +164,11 @@ class TrainingOptions:
     The default is right for `tiny`; larger models need less (base: 1e-4)."""
     warmup_steps: Annotated[int, STEPS_OR_NONE] = 200
     """Steps over which the learning rate rises from 0."""
+    schedule: Literal["linear", "constant", "wsd"] = "linear"
+    """The learning rate after the warm-up: it falls to 0 from then on (linear), it stays (constant),
+    or it stays and falls to 0 in the last --cooldown-steps (wsd: warm-up, stable, decay)."""
+    cooldown_steps: Annotated[Optional[int], STEPS] = None
+    """With --schedule wsd, steps in which the learning rate falls (default: a fifth of all)."""
     decay_steps: Annotated[Optional[int], STEPS] = None
     """Step at which the learning rate reaches 0 (default: the last step)."""
     decay_power: Annotated[float, Range(0.001, 100)] = 1.0
@@ -197,6 +202,13 @@ class TrainingOptions:
             f"--batch-size {self.batch_size} cannot be divided into --accumulate {self.accumulate} equal parts",
             "choose a divisor",
         )
+        for name, schedules in (
+            ("cooldown_steps", ("wsd",)),
+            ("decay_steps", ("linear", "wsd")),
+            ("decay_power", ("linear", "wsd")),
+        ):
+            effective = self.schedule in schedules
+            require_effect(self, name, effective, f"--schedule is {self.schedule}", "leave one of the two out")
 
     @property
     def optimizer_epsilon(self) -> float:
@@ -364,6 +376,8 @@ class Options(Groups):
 # What may be changed when a run is resumed: it leaves the examples and the formula of a step as they were.
 RESUMABLE = {
     "steps",
+    "schedule",
+    "cooldown_steps",
     "decay_steps",
     "accumulate",
     "recompute",

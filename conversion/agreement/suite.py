@@ -147,6 +147,9 @@ SCHEDULES = (
     TrainingOptions(steps=40, warmup_steps=10, learning_rate=0.5),
     TrainingOptions(steps=40, warmup_steps=7, learning_rate=2.0, decay_steps=33, decay_power=2.0),
     TrainingOptions(steps=40, warmup_steps=0, learning_rate=1.0),
+    TrainingOptions(steps=40, warmup_steps=5, learning_rate=0.5, schedule="constant"),
+    TrainingOptions(steps=40, warmup_steps=5, learning_rate=0.5, schedule="wsd"),
+    TrainingOptions(steps=40, warmup_steps=9, learning_rate=0.5, schedule="wsd", cooldown_steps=11, decay_steps=35),
 )
 TIMES = range(1, 46)
 
@@ -166,14 +169,16 @@ def exact_overflow() -> Tensors:
 
 
 def exact_schedule() -> Tensors:
-    """Linear warm-up, polynomial decay, in fractions: W steps up to the highest rate, then down to 0 after step D."""
+    """In fractions: W steps up to the highest rate, a plateau up to step B, then polynomial decay to 0 after step D."""
     rates = []
     for options in SCHEDULES:
         top, w = fractions.Fraction(options.learning_rate), options.warmup_steps
         last = options.decay_steps or options.steps
+        b = {"linear": w, "constant": TIMES[-1], "wsd": last - (options.cooldown_steps or last // 5)}[options.schedule]
         for t in TIMES:
-            left = fractions.Fraction(max(last + 1 - t, 0), last + 1 - w)
-            rates.append(float(top * fractions.Fraction(t, w) if t <= w else top * left ** int(options.decay_power)))
+            risen = min(fractions.Fraction(t, w), 1) if w else 1
+            left = 1 if t <= b else fractions.Fraction(max(last + 1 - t, 0), last + 1 - b)
+            rates.append(float(top * risen * left ** int(options.decay_power)))
     return {"rates": np.array(rates)}
 
 

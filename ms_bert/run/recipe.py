@@ -15,17 +15,22 @@ GROWTH_INTERVAL = 1000  # good steps after which the loss scale doubles
 
 
 def learning_rate(options: TrainingOptions, step: int) -> float:
-    """Rate of the 1-based step t, with W warm-up steps and the decay ending after step D.
+    """Rate of the 1-based step t, with W warm-up steps and a decay after step B that ends after step D.
 
-    t / W of the highest rate for t <= W, then ((D + 1 - t) / (D + 1 - W)) ** power of it, and 0 after D: linear
-    warm-up and polynomial decay (Devlin et al., 2019, A.2), with neither a first nor a last step of rate 0.
+    t / W of the highest rate for t <= W, all of it up to B, then ((D + 1 - t) / (D + 1 - B)) ** power of it, and 0
+    after D: linear warm-up and polynomial decay (Devlin et al., 2019, A.2), with neither a first nor a last step of
+    rate 0. B is W in a linear schedule, and stands before the cool-down in one with a plateau (Hu et al., 2024, 4).
     """
-    last = options.decay_steps or options.steps
     if step <= options.warmup_steps:
         return options.learning_rate * step / options.warmup_steps
+    last, begin = options.decay_steps or options.steps, options.warmup_steps
+    if options.schedule == "wsd":
+        begin = max(begin, last - (options.cooldown_steps or max(1, last // 5)))
+    if options.schedule == "constant" or step <= min(begin, last):
+        return options.learning_rate
     if step > last:
         return 0.0
-    return options.learning_rate * ((last + 1 - step) / (last + 1 - options.warmup_steps)) ** options.decay_power
+    return options.learning_rate * ((last + 1 - step) / (last + 1 - begin)) ** options.decay_power
 
 
 def is_decayed(name: str) -> bool:

@@ -33,6 +33,8 @@ KEPT = 16  # folders, the last used ones; each holds 0.1 MB a layer
 SWITCH, PLACE = "MS_COMPILER_CACHE_ENABLE", "MS_COMPILER_CACHE_PATH"
 NOT_IN_THE_GRAPH = (
     "steps",
+    "schedule",
+    "cooldown_steps",
     "decay_steps",
     "decay_power",
     "warmup_steps",

@@ -50,6 +50,8 @@ def test_an_extreme_number_is_taken_within_the_bounds_and_is_a_sentence_beyond(g
     for value in EXTREMES:
         groups = defaults()
         groups[group][name] = value
+        if name == "cooldown_steps":
+            groups[group]["schedule"] = "wsd"  # or it would have no effect
         within = not isinstance(value, bool) and value in bounds(hint)
         whole = int not in fields._kinds(hint) or isinstance(value, int) or (math.isfinite(value) and value % 1 == 0)
         try:
@@ -71,6 +73,9 @@ def test_an_extreme_number_is_taken_within_the_bounds_and_is_a_sentence_beyond(g
         ({"training": {"batch_size": 2**20}, "examples": {"seq_length": 512}}, "is 536870912 tokens"),
         ({"training": {"batch_size": 32, "accumulate": 5}}, "cannot be divided"),
         ({"examples": {"seq_length": 64, "max_predictions": 62}}, "the sequence length minus 3"),
+        ({"training": {"cooldown_steps": 9}}, "--cooldown-steps is 9, but --schedule is linear; leave one of"),
+        ({"training": {"schedule": "constant", "decay_steps": 9}}, "--decay-steps is 9, but --schedule is constant"),
+        ({"training": {"schedule": "constant", "decay_power": 2.0}}, "--decay-power is 2.0, but --schedule is"),
     ],
 )
 def test_options_that_do_not_go_together_are_a_sentence(changes, words):
@@ -173,7 +178,10 @@ def test_the_learning_rate_is_finite_at_the_ends_of_all_bounds():
     for rate in ends("training", "learning_rate"):
         for power in ends("training", "decay_power"):
             for warmup in ends("training", "warmup_steps"):
-                options = TrainingOptions(steps=most, learning_rate=rate, decay_power=power, warmup_steps=warmup)
+                schedule = "wsd" if power > 1 else "linear"
+                options = TrainingOptions(
+                    steps=most, learning_rate=rate, decay_power=power, warmup_steps=warmup, schedule=schedule
+                )
                 for step in (1, 2, most // 2, most - 1, most, most + 1):
                     assert 0 <= learning_rate(options, step) <= rate * 1.0001
 

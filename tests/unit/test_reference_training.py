@@ -277,7 +277,8 @@ def test_what_the_machine_lacks_is_one_sentence(monkeypatch):
 def test_no_option_of_training_is_ignored_by_one_framework():
     """Each changes what is computed, or how; a new one must be given a place here and in both trainers."""
     assert {f.name for f in dataclasses.fields(TrainingOptions)} == {
-        *("batch_size", "accumulate", "steps", "learning_rate", "warmup_steps", "decay_steps", "decay_power"),
+        *("batch_size", "accumulate", "steps", "learning_rate", "warmup_steps"),
+        *("schedule", "cooldown_steps", "decay_steps", "decay_power"),
         *("optimizer", "weight_decay", "beta1", "beta2", "epsilon", "clip_norm"),
         *("precision", "loss_scale", "recompute", "seed"),
     }

@@ -329,6 +329,20 @@ def test_the_learning_rate_rises_then_falls_to_nothing():
     assert learning_rate(square, 4) == pytest.approx((4 / 8) ** 2) and learning_rate(square, 8) == 0.0
 
 
+def test_the_learning_rate_stays_where_the_schedule_has_a_plateau():
+    constant = TrainingOptions(steps=10, warmup_steps=2, learning_rate=1.0, schedule="constant")
+    assert [learning_rate(constant, t) for t in (1, 2, 3, 10, 99)] == [0.5, 1.0, 1.0, 1.0, 1.0]
+    wsd = dataclasses.replace(constant, schedule="wsd", cooldown_steps=4)
+    rates = [learning_rate(wsd, t) for t in range(1, 12)]
+    assert rates == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0])
+    usual = dataclasses.replace(wsd, cooldown_steps=None)  # a fifth of the steps
+    assert [learning_rate(usual, t) for t in (8, 9, 10, 11)] == pytest.approx([1, 2 / 3, 1 / 3, 0])
+    # A cool-down that is longer than all steps begins after the warm-up: the schedule is linear.
+    longest = dataclasses.replace(wsd, cooldown_steps=50)
+    linear = dataclasses.replace(wsd, schedule="linear", cooldown_steps=None)
+    assert [learning_rate(longest, t) for t in range(1, 12)] == [learning_rate(linear, t) for t in range(1, 12)]
+
+
 # The Ascend form
 
 
