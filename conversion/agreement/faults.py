@@ -232,6 +232,15 @@ def _all_decayed(p, m, v, gradients, decayed, *numbers):
     return stock.adam_update(p, m, v, gradients, (True,) * len(decayed), *numbers)
 
 
+def _without_ratio(p, m, v, gradients, decayed, factor, rate, beta1, beta2, correction1, correction2, epsilon, decay):
+    numbers = rate, beta1, beta2, correction1, ops.rsqrt(correction2), epsilon, decay
+    return stock.lamb_with(_one, p, m, v, gradients, decayed, factor, numbers)
+
+
+def _one(p, u):
+    return ops.ones_like(ops.ReduceSum()(p))
+
+
 _map = ops.HyperMap()
 
 
@@ -246,24 +255,15 @@ class _CoupledDecay(optimizers.AdamW):
         gradients = self.map(ops.partial(_regularised, self.weight_decay), gradients, self.p, self.decayed)
         rate, epsilon, _ = self.numbers(rate, correction1, correction2)
         moments, none = (self.p, self.m, self.v), ops.zeros_like(rate)
-        return self.adam_update(*moments, gradients, self.decayed, None, rate, beta1, beta2, epsilon, none)
+        return self.update(*moments, gradients, self.decayed, None, rate, beta1, beta2, epsilon, none)
 
 
 def _regularised(decay, gradient, p, decayed):
     return gradient + decay * p if decayed else gradient * 1.0
 
 
-class _FullTrust(optimizers.Lamb):
-    def trust_ratio(self, p, u):
-        return ops.ones_like(ops.ReduceSum()(p))
-
-
 class _CoupledUpdate(Update):
     optimizers = {"adamw": _CoupledDecay}
-
-
-class _TrustingUpdate(Update):
-    optimizers = {"lamb": _FullTrust}
 
 
 class _HeedlessUpdate(Update):
@@ -446,7 +446,7 @@ FAULTS: dict[str, Fault] = {
     "trust-ratio-missing": Fault(
         "LAMB without its trust ratio",
         ("step lamb",),
-        update=_TrustingUpdate,
+        operations=_with(lamb_update=_without_ratio),
     ),
     "accumulation-summed": Fault(
         "the means of accumulated parts count the same, whatever the parts hold",

@@ -298,10 +298,27 @@ def _adam_of(without, with_decay, p, m, v, g, decayed):
     return _adam(p, m, v, g, with_decay if decayed else without)
 
 
+def lamb_update(p, m, v, gradients, decayed, factor, rate, beta1, beta2, correction1, correction2, epsilon, decay):
+    """See `Operations.lamb_update`; two passes over each parameter, the factor included."""
+    factor = ops.ones_like(rate) if factor is None else factor
+    betas = (beta1, 1.0 - beta1, beta2, 1.0 - beta2)
+    corrections = (1.0 / correction1, ops.rsqrt(correction2))
+    none = ops.zeros_like(decay)
+    without = ops.stack((rate, *betas, epsilon, none, factor, *corrections, none))
+    with_decay = ops.stack((rate, *betas, epsilon, decay, factor, *corrections, none + 1.0))
+    return _map(ops.partial(_lamb_of, without, with_decay), p, m, v, gradients, decayed)
+
+
+def _lamb_of(without, with_decay, p, m, v, g, decayed):
+    return _lamb(p, m, v, g, with_decay if decayed else without)
+
+
 _map = ops.HyperMap()
 _sum_of_squares = _operation("sum_of_squares", 1, lambda x: (1,))
 _adam = _operation("adam", 1, lambda *_: (1,))
-_adam.add_prim_attr("side_effect_mem", True)  # it writes to parameters: what reads them is kept in order
+_lamb = _operation("lamb", 1, lambda *_: (1,))
+for _update in (_adam, _lamb):
+    _update.add_prim_attr("side_effect_mem", True)  # it writes to parameters: what reads them is kept in order
 
 
 def operations(stock_ones: Operations) -> Operations:
@@ -319,5 +336,6 @@ def operations(stock_ones: Operations) -> Operations:
         linear_cross_entropy=linear_cross_entropy,
         sum_of_squares=sum_of_squares,
         adam_update=adam_update,
+        lamb_update=lamb_update,
         probabilities=False,
     )

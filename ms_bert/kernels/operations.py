@@ -72,6 +72,11 @@ class Operations:
     p, m, v, gradients and decayed are tuples of equal length; where decayed is False the decay is 0. The others are ()
     float32. Returns what depends on it."""
 
+    lamb_update: Callable
+    """(p, m, v, gradients, decayed, factor, rate, beta1, beta2, correction1, correction2, epsilon, decay): as before
+    but u = (m / correction1) / (sqrt(v / correction2) + epsilon) + decay p and p = p - rate u, where decayed is True
+    p = p - rate (|p| / |u|) u, unless a norm is 0."""
+
     probabilities: bool = True
     """Whether `attention` gives its probabilities."""
 

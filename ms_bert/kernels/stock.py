@@ -199,6 +199,37 @@ def _adam(rate, beta1, beta2, epsilon, decay, p, m, v, g, decayed):
     return _adam_update(p, m, v, rate, beta1, beta2, epsilon, decay if decayed else ops.zeros_like(decay), g)
 
 
+def lamb_update(p, m, v, gradients, decayed, factor, rate, beta1, beta2, correction1, correction2, epsilon, decay):
+    """See `Operations.lamb_update`."""
+    numbers = rate, beta1, beta2, correction1, ops.rsqrt(correction2), epsilon, decay
+    return lamb_with(trust_ratio, p, m, v, gradients, decayed, factor, numbers)
+
+
+def lamb_with(ratio, p, m, v, gradients, decayed, factor, numbers):
+    """The same by another ratio of the norms, a function of a parameter and its direction."""
+    if factor is not None:
+        gradients = _map(ops.partial(multiplied, factor), gradients)
+    return _map(ops.partial(_lamb, ratio, numbers), p, m, v, gradients, decayed)
+
+
+def _lamb(ratio, numbers, p, m, v, g, decayed):
+    rate, beta1, beta2, correction1, root2, epsilon, decay = numbers
+    new_m = beta1 * m + (1.0 - beta1) * g
+    new_v = beta2 * v + (1.0 - beta2) * ops.square(g)
+    u = (new_m / correction1) / (ops.sqrt(new_v) * root2 + epsilon)
+    if decayed:
+        u = u + decay * p
+        u = ratio(p, u) * u
+    return ops.depend(True, (ops.assign(p, p - rate * u), ops.assign(m, new_m), ops.assign(v, new_v)))
+
+
+def trust_ratio(p, u):
+    """|p| / |u| () float32, or 1 where either is 0."""
+    p_norm, u_norm = ops.sqrt(sum_of_squares(p)), ops.sqrt(sum_of_squares(u))
+    both = ops.logical_and(p_norm > 0.0, u_norm > 0.0)
+    return ops.select(both, p_norm / ops.select(both, u_norm, ops.ones_like(u_norm)), ops.ones_like(p_norm))
+
+
 ACTIVATIONS = {"gelu": gelu, "gelu_new": gelu_new, "relu": relu}
 
 
@@ -272,5 +303,6 @@ def composed(
         "cross_entropy": cross_entropy,
         "sum_of_squares": sum_of_squares,
         "adam_update": adam_update,
+        "lamb_update": lamb_update,
     }
     return Operations(**{**fields, **others})

@@ -49,6 +49,10 @@ class Optimizer(nn.Cell):
         self.rounded1, self.rounded2 = float(np.float32(options.beta1)), float(np.float32(options.beta2))
         # Parameters are mapped over: the compiler unrolls a loop by recursion, too deep for those of BERT-base.
         self.map = ops.HyperMap()
+        # Neighbours of one share, which are updated at once: (share, first, end).
+        runs = [(share, len(list(run))) for share, run in itertools.groupby(self.shares)]
+        ends = itertools.accumulate(size for _, size in runs)
+        self.runs = tuple((share, end - size, end) for (share, size), end in zip(runs, ends))
 
     def construct(self, gradients, factor, rate, keep):
         beta1, beta2, updates = Tensor(self.beta1, ms.float32), Tensor(self.beta2, ms.float32), self.updates + 1
@@ -62,6 +66,15 @@ class Optimizer(nn.Cell):
             rate, updates = or_zero(keep, rate), ops.select(keep, updates, self.updates * 1)
         changes = self.change(gradients, factor, rate, beta1, beta2, correction1, correction2)
         return ops.depend(ops.assign(self.updates, updates), changes)
+
+    def updated(self, gradients, factor, rate, numbers):
+        """All parameters after the operation `update` of the subclass, which takes these numbers after the rate."""
+        changes = ()
+        for share, first, end in self.runs:
+            arrays = self.p[first:end], self.m[first:end], self.v[first:end], gradients[first:end]
+            own = rate if share == 1.0 else rate * share
+            changes += (self.update(*arrays, self.decayed[first:end], factor, own, *numbers),)
+        return changes
 
 
 def one_minus_power(beta, t):
@@ -87,20 +100,11 @@ class Adam(Optimizer):
         self, parameters, options: TrainingOptions, operations: Operations, shares: Sequence[float] | None = None
     ):
         super().__init__(parameters, options, operations, shares)
-        self.adam_update = operations.adam_update
-        # Neighbours of one share, which the operation updates at once: (share, first, end).
-        runs = [(share, len(list(run))) for share, run in itertools.groupby(self.shares)]
-        ends = itertools.accumulate(size for _, size in runs)
-        self.runs = tuple((share, end - size, end) for (share, size), end in zip(runs, ends))
+        self.update = operations.adam_update
 
     def change(self, gradients, factor, rate, beta1, beta2, correction1, correction2):
         rate, epsilon, decay = self.numbers(rate, correction1, correction2)
-        changes = ()
-        for share, first, end in self.runs:
-            arrays = self.p[first:end], self.m[first:end], self.v[first:end], gradients[first:end]
-            own, decayed = rate if share == 1.0 else rate * share, self.decayed[first:end]
-            changes += (self.adam_update(*arrays, decayed, factor, own, beta1, beta2, epsilon, decay),)
-        return changes
+        return self.updated(gradients, factor, rate, (beta1, beta2, epsilon, decay))
 
 
 class AdamW(Adam):
@@ -125,28 +129,15 @@ class Lamb(Optimizer):
     The ratio is 1 where either norm is 0, and for biases and LayerNorm, as in Google's lamb_optimizer.py.
     """
 
+    def __init__(
+        self, parameters, options: TrainingOptions, operations: Operations, shares: Sequence[float] | None = None
+    ):
+        super().__init__(parameters, options, operations, shares)
+        self.update = operations.lamb_update
+
     def change(self, gradients, factor, rate, beta1, beta2, correction1, correction2):
-        if factor is not None:
-            gradients = self.map(ops.partial(multiplied, factor), gradients)
-        update = ops.partial(self.lamb, rate, beta1, beta2, correction1, correction2)
-        return self.map(update, self.p, self.m, self.v, gradients, self.decayed, self.shares)
-
-    def lamb(self, rate, beta1, beta2, correction1, correction2, p, m, v, g, decayed, share):
-        if share != 1.0:
-            rate = rate * share
-        new_m = beta1 * m + (1.0 - beta1) * g
-        new_v = beta2 * v + (1.0 - beta2) * ops.square(g)
-        u = (new_m / correction1) / (ops.sqrt(new_v) * ops.rsqrt(correction2) + self.epsilon)
-        if decayed:
-            u = u + self.weight_decay * p
-            u = self.trust_ratio(p, u) * u
-        return ops.depend(True, (ops.assign(p, p - rate * u), ops.assign(m, new_m), ops.assign(v, new_v)))
-
-    def trust_ratio(self, p, u):
-        """|p| / |u| () float32, or 1 where either is 0."""
-        p_norm, u_norm = ops.sqrt(ops.ReduceSum()(ops.square(p))), ops.sqrt(ops.ReduceSum()(ops.square(u)))
-        both = ops.logical_and(p_norm > 0.0, u_norm > 0.0)
-        return ops.select(both, p_norm / ops.select(both, u_norm, ops.ones_like(u_norm)), ops.ones_like(p_norm))
+        epsilon, decay = Tensor(self.epsilon, ms.float32), Tensor(self.weight_decay, ms.float32)
+        return self.updated(gradients, factor, rate, (beta1, beta2, correction1, correction2, epsilon, decay))
 
 
 OPTIMIZERS = {"adamw": AdamW, "adam-weight-decay": AdamWeightDecay, "lamb": Lamb}

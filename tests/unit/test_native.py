@@ -363,6 +363,32 @@ def test_the_optimizer(count):
     assert np.isnan(call("sum_of_squares", [g], (1,))[0][0])
 
 
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("count", [1, 5, 1000, 100_003])
+def test_lamb(count, adapted):
+    p, m, g = numbers(count), numbers(count, seed=1, scale=0.1), numbers(count, seed=2)
+    v = np.abs(numbers(count, seed=3, scale=0.01))
+    settings = np.array([0.1, 0.9, 0.1, 0.99, 0.01, 1e-3, 0.02, 0.5, 3.0, 5.0, adapted], np.float32)
+    r, b1, c1, b2, c2, epsilon, decay, factor, inverse1, root2, _ = settings.astype(np.float64)
+    gd = g.astype(np.float64) * factor
+    new_m, new_v = b1 * m + c1 * gd, b2 * v + c2 * gd * gd
+    u = new_m * inverse1 / (np.sqrt(new_v) * root2 + epsilon) + decay * p
+    ratio = np.linalg.norm(p.astype(np.float64)) / np.linalg.norm(u) if adapted else 1.0
+    new_p = p - r * ratio * u
+    states = []
+    for threads in (1, 3):
+        native.set_threads(threads)
+        states.append([p.copy(), m.copy(), v.copy()])
+        call("lamb", [*states[-1], g, settings], (1,))
+    assert_close(states[0], [new_p, new_m, new_v], 1e-6)
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(*states))
+    # Where a norm is 0 the ratio is 1.
+    p, m, v = np.zeros(count, np.float32), np.zeros(count, np.float32), np.ones(count, np.float32)
+    call("lamb", [p, m, v, g, settings], (1,))
+    gd = g.astype(np.float64) * factor
+    assert_close([p], [-r * c1 * gd * inverse1 / (np.sqrt(b2 + c2 * gd * gd) * root2 + epsilon)], 1e-6)
+
+
 def test_many_may_call_at_once_and_change_the_number_of_threads():
     x, w, b = numbers(40, 33), numbers(70, 33), numbers(70)
     expected = call("linear", [x, w, b], (40, 70))[0].tobytes()

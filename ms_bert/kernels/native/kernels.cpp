@@ -132,6 +132,13 @@ void adam(const Arrays &a) {
   *a.out(5) = 1.0f;
 }
 
+void lamb(const Arrays &a) {
+  const float *s = a.floats(4);
+  const Lamb lamb{s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10] != 0.0f};
+  lamb.update(a.count(0), a.out(0), a.out(1), a.out(2), a.floats(3));
+  *a.out(5) = 1.0f;
+}
+
 }  // namespace entry
 }  // namespace
 

@@ -16,7 +16,7 @@
   X(embed) X(embed_gradient)                                           \
   X(attention) X(attention_gradient)                                   \
   X(linear_cross_entropy) X(linear_cross_entropy_gradient)             \
-  X(sum_of_squares) X(adam)
+  X(sum_of_squares) X(adam) X(lamb)
 // clang-format on
 
 namespace ms_bert {

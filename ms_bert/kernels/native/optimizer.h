@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <numeric>
 
 #include "simd.h"
 #include "threads.h"
@@ -11,27 +12,37 @@ namespace MS_BERT_ISA {
 
 constexpr int64_t PIECE = 1 << 14;
 
-// The sum of squares of x, in pieces whose sums are added in double, whatever the threads.
-inline float sum_of_squares(int64_t count, const float *x) {
-  const int64_t pieces = (count + PIECE - 1) / PIECE;
-  std::unique_ptr<double[]> sums(new double[pieces]);
-  parallel_pieces(count, PIECE, [&](int64_t begin, int64_t end) {
-    Floats total[4]{};
-    int64_t j = begin;
-    for (; j + 4 * W <= end; j += 4 * W)
-      for (int i = 0; i < 4; i++) {
-        const Floats v = load(x + j + i * W);
-        total[i] += v * v;
-      }
-    along(end - j, [&](int64_t i, int k) {
-      const Floats v = get(x + j + i, k);
-      total[0] += v * v;
-    });
-    sums[begin / PIECE] = sum((total[0] + total[1]) + (total[2] + total[3]));
+inline float squares(int64_t count, const float *x) {
+  Floats total[4]{};
+  int64_t j = 0;
+  for (; j + 4 * W <= count; j += 4 * W)
+    for (int i = 0; i < 4; i++) {
+      const Floats v = load(x + j + i * W);
+      total[i] += v * v;
+    }
+  along(count - j, [&](int64_t i, int k) {
+    const Floats v = get(x + j + i, k);
+    total[0] += v * v;
   });
-  double total = 0.0;
-  for (int64_t i = 0; i < pieces; i++) total += sums[i];
-  return static_cast<float>(total);
+  return sum((total[0] + total[1]) + (total[2] + total[3]));
+}
+
+// Sums of pieces, which are added in double in their order, whatever the threads.
+class Sums {
+ public:
+  explicit Sums(int64_t count) : pieces_((count + PIECE - 1) / PIECE), sums_(new double[pieces_]) {}
+  double &of(int64_t begin) { return sums_[begin / PIECE]; }
+  double total() const { return std::accumulate(sums_.get(), sums_.get() + pieces_, 0.0); }
+
+ private:
+  int64_t pieces_;
+  std::unique_ptr<double[]> sums_;
+};
+
+inline float sum_of_squares(int64_t count, const float *x) {
+  Sums sums(count);
+  parallel_pieces(count, PIECE, [&](int64_t begin, int64_t end) { sums.of(begin) = squares(end - begin, x + begin); });
+  return static_cast<float>(sums.total());
 }
 
 struct Adam {
@@ -49,6 +60,45 @@ struct Adam {
         p[j] -= a.rate * (new_m / (std::sqrt(new_v) + a.epsilon) + a.decay * p[j]);
       }
     });
+  }
+};
+
+struct Lamb {
+  float rate, beta1, rest1, beta2, rest2, epsilon, decay, factor;  // rest: 1 - beta
+  float inverse1, root2;  // by which the first moment and the root of the second are multiplied, for their bias
+  bool adapted;           // whether the rate is multiplied by the trust ratio
+
+  // p, m and v in place: see `stock.lamb_update`. The direction is computed twice, for its norm and for the update:
+  // that is less work than to write it down and to read it.
+  void update(int64_t count, float *p, float *m, float *v, const float *gradient) const {
+    const Lamb a = *this;
+    Sums of_p(count), of_direction(count);
+    parallel_pieces(count, PIECE, [&](int64_t begin, int64_t end) {
+      float direction[PIECE];
+      for (int64_t j = begin; j < end; j++) {
+        const float g = gradient[j] * a.factor;
+        m[j] = a.beta1 * m[j] + a.rest1 * g;
+        v[j] = a.beta2 * v[j] + a.rest2 * g * g;
+        direction[j - begin] = a.direction(p[j], m[j], v[j]);
+      }
+      if (a.adapted) {
+        of_p.of(begin) = squares(end - begin, p + begin);
+        of_direction.of(begin) = squares(end - begin, direction);
+      } else {
+        for (int64_t j = begin; j < end; j++) p[j] -= a.rate * direction[j - begin];
+      }
+    });
+    if (!adapted) return;
+    const float norm = std::sqrt(of_p.total()), other = std::sqrt(of_direction.total());
+    const float step = norm > 0.0f && other > 0.0f ? rate * (norm / other) : rate;
+    parallel_pieces(count, PIECE, [&](int64_t begin, int64_t end) {
+      for (int64_t j = begin; j < end; j++) p[j] -= step * a.direction(p[j], m[j], v[j]);
+    });
+  }
+
+ private:
+  MS_BERT_INLINE float direction(float p, float m, float v) const {
+    return m * inverse1 / (std::sqrt(v) * root2 + epsilon) + decay * p;
   }
 };
 
