@@ -3,8 +3,7 @@
 `python -m benchmarks.real_tasks --data FOLDER --tasks mrpc --seeds 1 2 3` fine-tunes, one run after the other, and adds
 each result to results/real_tasks.json as soon as it is there. A result is known by its task, recipe, contender and
 seed; those that are there are not measured again. So runs of several days and machines come together, each with its own
-command, machine, versions and commit. With --work, an interrupted run of ms_bert or pt_reference is resumed by the next
-call of the same commit.
+command, machine, versions and commit. With --work, an interrupted run is resumed by the next call of the same commit.
 """
 
 from __future__ import annotations
@@ -189,12 +188,14 @@ def measured(run: Run, data: Path, models: dict[str, Path], work: Path, threads:
     teacher = RECIPES[run.recipe].teacher
     if teacher is not None and not (run.beside(output, teacher) / RESULTS_OF_A_RUN).is_file():
         raise SystemExit(f"{run.key} is taught by the recipe {teacher}; measure that before, with the same --work.")
-    resumed = (output / RUN).is_file() and re.fullmatch("[0-9a-f]+", commit) is not None  # the same code began it
-    if output.exists() and not resumed:  # the rest of a contender that cannot go on
+    twin = run.contender != "transformers"
+    begun_before = (output / RUN).is_file() if twin else runs.checkpoint(output) is not None
+    resumed = begun_before and re.fullmatch("[0-9a-f]+", commit) is not None  # the same code began it
+    if output.exists() and not resumed:  # the rest of what cannot go on
         shutil.rmtree(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     begun = time.perf_counter()
-    given = [*line[:2], "--resume", str(output), *_computing(threads)] if resumed else line
+    given = [*line[:2], "--resume", str(output), *_computing(threads)] if resumed and twin else line
     if code := subprocess.run([sys.executable, *given]).returncode:
         raise SystemExit(f"{run.key} ended with exit code {code}.")
     seconds = None if resumed else round(time.perf_counter() - begun, 1)

@@ -15,6 +15,8 @@ from benchmarks.machine import describe
 from ms_bert.options import cache_folder
 from ms_bert.run.folder import METRICS, RESULTS, RUN, THROUGHPUT, read_log
 
+CHECKPOINTS = "checkpoint-*"  # folders of transformers' Trainer
+
 
 def with_files(data: Path | None, files: Iterable[str]) -> Path:
     """The folder of data, which must hold these files."""
@@ -76,3 +78,9 @@ class Run:
         """The scores of a fine-tuned model."""
         found = json.loads((self.path / RESULTS).read_text())["metrics"]
         return {name: score["value"] for name, score in found.items()}
+
+
+def checkpoint(output: Path) -> str | None:
+    """The newest whole checkpoint that transformers' Trainer has in a folder; it writes its state last."""
+    whole = [path.parent for path in output.glob(f"{CHECKPOINTS}/trainer_state.json")]
+    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None

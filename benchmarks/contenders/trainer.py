@@ -1,23 +1,40 @@
 """Fine-tuning by transformers' own Trainer, with the options and the results.json of `python -m ms_bert.finetune`.
 
 The recipe is theirs too: AdamW, a weight decay of 0.01, gradients clipped at 1, a rate that rises over the first tenth
-of the steps and then falls linearly to 0; the best of the checkpoints of the epochs is kept, or, with --last, the last.
+of the steps and then falls linearly to 0; the best of the checkpoints of the epochs counts, or, with --last, the last.
+A run that was interrupted goes on from its newest checkpoint when the same command is given again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import transformers
 
+from benchmarks import runs
 from benchmarks.contenders.transformers_tasks import KINDS
 from ms_bert.commands.finetuning import read
 from ms_bert.finetuning_options import DataOptions
 from ms_bert.run.progress import Progress
+
+SECONDS = 600  # between two checkpoints to go on from
+
+
+class Saving(transformers.TrainerCallback):
+    """Asks for checkpoints within the epochs too, and for one of the last step."""
+
+    def __init__(self):
+        self._saved = time.monotonic()
+
+    def on_step_end(self, args, state, control, **_):
+        if time.monotonic() - self._saved > SECONDS or state.global_step == state.max_steps:
+            control.should_save, self._saved = True, time.monotonic()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -40,7 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         eval_strategy=when,
         save_strategy=when,
         save_total_limit=1,
-        save_only_model=True,
         load_best_model_at_end=not given.last,
         metric_for_best_model=task.measure,
         greater_is_better=True,
@@ -50,9 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         seed=given.seed,
     )
     trainer = transformers.Trainer(
-        prepared.model, options, prepared.collator, prepared.train, prepared.dev, compute_metrics=prepared.score
+        *(prepared.model, options, prepared.collator, prepared.train, prepared.dev),
+        compute_metrics=prepared.score,
+        callbacks=[Saving()],
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=runs.checkpoint(given.output))
     scores = trainer.evaluate()
     results = {
         "step": trainer.state.best_global_step or trainer.state.global_step,
@@ -61,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "metrics": {name: {"value": scores[f"eval_{name}"]} for name in task.measures if f"eval_{name}" in scores},
     }
     (given.output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    for folder in given.output.glob(runs.CHECKPOINTS):
+        shutil.rmtree(folder)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

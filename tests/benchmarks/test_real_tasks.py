@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from benchmarks import real_tasks
+from benchmarks import real_tasks, runs
 from benchmarks.contenders import trainer
 from ms_bert.commands import finetuning
 from pt_reference.framework import PyTorch
@@ -39,7 +39,7 @@ def command(data, tmp_path, monkeypatch):
         folder = Path(given.get("--output") or given["--resume"])
         if folder.name == "9":
             return types.SimpleNamespace(returncode=3)
-        folder.mkdir(parents=True, exist_ok="--resume" in given)
+        folder.mkdir(parents=True, exist_ok="--resume" in given or runs.checkpoint(folder) is not None)
         metrics = {"matthews_correlation": {"value": int(folder.name) / 100, "low": 0.0, "high": 1.0}}
         (folder / "results.json").write_text(json.dumps({"step": 5, "examples": 2, "loss": 0.5, "metrics": metrics}))
         return types.SimpleNamespace(returncode=0)
@@ -101,6 +101,16 @@ def test_articles_without_a_division_are_divided_and_none_is_lost(tmp_path):
     train, dev = real_tasks._files(real_tasks.TASKS["xquad"], tmp_path, tmp_path / "work")
     assert titles(dev) == ["13", "17"]
     assert titles(train) == ["0", "1", "2", "10", "11", "12", "14", "15", "16", "18"]
+
+
+def test_transformers_goes_on_from_its_newest_checkpoint(command):
+    left = command.work / "c/cola/usual/transformers/1/checkpoint-500"
+    left.mkdir(parents=True)
+    (left / "trainer_state.json").write_text("{}")
+    command("--contenders", "transformers", "--seeds", 1)
+    assert left.exists() and "--resume" not in command.ran[0]
+    (found,) = real_tasks.read(command.results).values()
+    assert found["seconds"] is None
 
 
 def test_what_an_interrupted_run_left_is_in_nobodys_way(command):
@@ -187,10 +197,9 @@ def test_missing_data_and_models_are_named_before_anything_runs(command, data, c
     assert "nowhere is not NAME=FOLDER of a model" in capsys.readouterr().err and not command.ran
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("last", [False, True])
-def test_the_trainer_writes_the_measures_of_the_task(last, tmp_path, request):
-    """Sentences with a good word or a bad one, which even this model tells apart."""
+@pytest.fixture
+def of_trainer(tmp_path, request):
+    """The command line of a run on sentences with a good word or a bad one, which even this model tells apart."""
     request.addfinalizer(functools.partial(torch.set_num_threads, torch.get_num_threads()))
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", *(f"w{i}" for i in range(20))]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
@@ -203,8 +212,36 @@ def test_the_trainer_writes_the_measures_of_the_task(last, tmp_path, request):
     for name, part in (("train", rows[:64]), ("dev", rows[64:])):
         (tmp_path / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *part]))
     line = f"--task sst2 --model {tmp_path}/model --train {tmp_path}/train.tsv --dev {tmp_path}/dev.tsv --epochs 4 "
-    line += f"--learning-rate 3e-2 --batch-size 16 --longest 16 --threads 1 --seed 1 --output {tmp_path}/run"
-    trainer.main([*shlex.split(line), *["--last"] * last])
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    line += "--learning-rate 3e-2 --batch-size 16 --longest 16 --threads 1 --seed 1"
+    return shlex.split(line)
+
+
+def trained(line, output, *more) -> dict:
+    trainer.main([*line, "--output", str(output), *more])
+    assert [path.name for path in output.iterdir()] == ["results.json"]
+    return json.loads((output / "results.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("last", [False, True])
+def test_the_trainer_writes_the_measures_of_the_task_and_goes_on_where_it_was(last, of_trainer, tmp_path, monkeypatch):
+    more = ["--last"] * last
+    results = trained(of_trainer, tmp_path / "run", *more)
     assert results["examples"] == 16 and results["metrics"] == {"accuracy": {"value": 1.0}}
     assert results["step"] in ((16,) if last else (4, 8, 12, 16))
+    # Killed within an epoch, after a checkpoint and while another is written; the whole one counts.
+    step, steps = transformers.Trainer.training_step, []
+
+    def dying(self, *arguments, **named):
+        steps.append(self.state.global_step)
+        if len(steps) == 7:
+            raise KeyboardInterrupt
+        return step(self, *arguments, **named)
+
+    monkeypatch.setattr(trainer, "SECONDS", 0)
+    with monkeypatch.context() as dies, pytest.raises(KeyboardInterrupt):
+        dies.setattr(transformers.Trainer, "training_step", dying)
+        trained(of_trainer, tmp_path / "killed", *more)
+    (tmp_path / "killed" / "checkpoint-7").mkdir()
+    assert runs.checkpoint(tmp_path / "killed") == str(tmp_path / "killed" / "checkpoint-6")
+    assert trained(of_trainer, tmp_path / "killed", *more) == results
