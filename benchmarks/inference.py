@@ -1,6 +1,6 @@
 """How long does all-MiniLM-L6-v2 take for one text, and for sixteen, on the CPU in float32?
 
-Rows of 128 tokens without padding, encoder and pooler; contenders take turns.
+Rows of 128 tokens without padding; the encoder, and in MindSpore and PyTorch the pooler. Contenders take turns.
 """
 
 from benchmarks.contenders import Work, measured

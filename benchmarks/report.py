@@ -221,7 +221,10 @@ def _speed(results: Path) -> str:
             f"Peak memory of the step of base on rows of 128, in GB: {memory}. mindnlp's BERT is not measured: version",
             "0.5.1 needs MindSpore 2.7 or older, and 0.4.1 cannot be imported with MindSpore 2.10.",
         ),
-        "Inference with the encoder and the pooler of all-MiniLM-L6-v2:",
+        _paragraph(
+            f"Inference with the encoder of all-MiniLM-L6-v2, on {_machine(results, 'inference')}; ms_bert stock and",
+            "PyTorch's also compute the pooler, one row a text:",
+        ),
         _table(inference),
         _paragraph(
             f"The training step of BERT-base compiles in {cold[FIRST]:.1f} s ({cold['ms_bert stock']:.1f} s with stock",

@@ -40,7 +40,7 @@ class Work:
 
     Attributes:
         kind: 'pretraining' or 'finetuning', a step of it; 'sentences', a step of fine-tuning on those of a file;
-        'inference', the encoder and the pooler. It names the module of the contenders. preset: of ms_bert.config, or
+        'inference', the encoder. It names the module of the contenders. preset: of ms_bert.config, or
         'minilm' with its real weights. rows, tokens: of the batch, all tokens real; of a file, sentences a step and the
         most tokens of one. slots: masked a row, to pre-train. file: of the sentences.
     """
