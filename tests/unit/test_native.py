@@ -18,21 +18,14 @@ import pytest
 from ms_bert.kernels import native
 
 torch = pytest.importorskip("torch")
-pytestmark = pytest.mark.skipif(native.why_not() is not None, reason=f"the C++ kernels: {native.why_not()}")
+pytestmark = [
+    pytest.mark.skipif(native.why_not() is not None, reason=f"the C++ kernels: {native.why_not()}"),
+    pytest.mark.usefixtures("instructions"),
+]
 
 NO_KEYS = (np.ones((1, 1), np.int32), np.ones(1, np.int32))
 EPSILON = 1e-12
 TOLERANCE = 2e-6  # of the norm, and of the largest element
-
-
-@pytest.fixture(params=native.INSTRUCTIONS, autouse=True)
-def instructions(request):
-    """Each instruction set that this processor has; the widest is in use again afterwards."""
-    if not native.use(request.param):
-        pytest.skip(f"this processor has no {request.param}")
-    yield request.param
-    native.set_threads(0)
-    next(filter(native.use, native.INSTRUCTIONS))
 
 
 def numbers(*shape, seed=0, scale=1.0) -> np.ndarray:

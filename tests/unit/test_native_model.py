@@ -34,15 +34,6 @@ CONFIG = BertConfig(
 LENGTHS = (2, 31, 300, 7, 64, 3, 128, 19, 5)  # more tokens than are computed at a time
 
 
-@pytest.fixture(params=native.INSTRUCTIONS)
-def instructions(request):
-    if not native.use(request.param):
-        pytest.skip(f"this processor has no {request.param}")
-    yield request.param
-    native.set_threads(0)
-    next(filter(native.use, native.INSTRUCTIONS))
-
-
 def weights(architecture, config=CONFIG, pooled=False) -> dict[str, np.ndarray]:
     parts = (*BACKBONE, *PARTS[architecture], *(["pooler"] if pooled else []))
     return random_weights(shapes(config, parts, architecture))

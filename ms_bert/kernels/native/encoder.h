@@ -14,12 +14,12 @@ namespace MS_BERT_ISA {
 
 class Encoder {
  public:
-  explicit Encoder(const EncoderParts &parts)
-      : p_(parts), tables_{parts.arrays[0], parts.arrays[1], parts.arrays[2]}, norm_(norm(parts.arrays + 3)) {
-    const int64_t width = p_.width, inner = p_.inner;
-    layers_.reserve(p_.layers);
-    for (int64_t i = 0; i < p_.layers; i++) {
-      const float *const *a = parts.arrays + 5 + 16 * i;
+  Encoder(const EncoderShape &shape, const float *const *arrays)
+      : shape_(shape), tables_{arrays[0], arrays[1], arrays[2]}, norm_(norm(arrays + 3)) {
+    const int64_t width = shape_.width, inner = shape_.inner;
+    layers_.reserve(shape_.layers);
+    for (int64_t i = 0; i < shape_.layers; i++) {
+      const float *const *a = arrays + 5 + 16 * i;
       layers_.push_back(Layer{{width, width, {a[0], a[2], a[4]}, {a[1], a[3], a[5]}},
                               {width, width, {a[6]}, {a[7]}},
                               {width, inner, {a[10]}, {a[11]}},
@@ -47,7 +47,7 @@ class Encoder {
       const int64_t *next = read;
       while (next < end && *next < asked.starts[begins[i + 1]]) next++;
       some(asked, begins[i], begins[i + 1], read, next, found, work);
-      found += (next - read) * p_.width;
+      found += (next - read) * shape_.width;
       read = next;
     }
   }
@@ -64,12 +64,13 @@ class Encoder {
     Memory hidden, attended, projected, context, wide, statistics;
     std::vector<int32_t> ids;
     Work(const Encoder &e, int64_t tokens, int64_t longest)
-        : row(in_tiles(e.p_.width)), row_of_three(in_tiles(3 * e.p_.width)), row_of_inner(in_tiles(e.p_.inner)),
-          hidden(tokens * row), attended(tokens * row), projected(tokens * row_of_three), context(tokens * row),
-          wide(tokens * row_of_inner), statistics(2 * tokens * e.p_.heads), ids(longest, 1) {}
+        : row(in_tiles(e.shape_.width)), row_of_three(in_tiles(3 * e.shape_.width)),
+          row_of_inner(in_tiles(e.shape_.inner)), hidden(tokens * row), attended(tokens * row),
+          projected(tokens * row_of_three), context(tokens * row), wide(tokens * row_of_inner),
+          statistics(2 * tokens * e.shape_.heads), ids(longest, 1) {}
   };
 
-  Norm norm(const float *const *arrays) const { return {arrays[0], arrays[1], p_.epsilon}; }
+  Norm norm(const float *const *arrays) const { return {arrays[0], arrays[1], shape_.epsilon}; }
 
   // Sequences `first` to `last`, of whose tokens `read` to `end` are asked.
   void some(const Encoded &asked, int64_t first, int64_t last, const int64_t *read, const int64_t *end, float *found,
@@ -77,9 +78,9 @@ class Encoder {
     const int64_t begin = asked.starts[first], tokens = asked.starts[last] - begin;
     embed(asked, first, last, work);
     hand_over(asked, 0, begin, tokens, work);
-    for (int64_t i = 0; i < p_.layers; i++) {
+    for (int64_t i = 0; i < shape_.layers; i++) {
       const Layer &layer = layers_[i];
-      const bool all = i + 1 < p_.layers || asked.states[p_.layers] != nullptr;
+      const bool all = i + 1 < shape_.layers || asked.states[shape_.layers] != nullptr;
       layer.projections.product(tokens, work.hidden.get(), work.row, work.projected.get(), work.row_of_three,
                                 [](int64_t, int64_t, float *) {});
       attend(asked, first, last, all ? nullptr : read, end, work);
@@ -88,15 +89,15 @@ class Encoder {
         rows = end - read;
         for (float *x : {work.hidden.get(), work.context.get()})
           for (int64_t r = 0; r < rows; r++)
-            memmove(x + r * work.row, x + (read[r] - begin) * work.row, p_.width * sizeof(float));
+            memmove(x + r * work.row, x + (read[r] - begin) * work.row, shape_.width * sizeof(float));
       }
       finish(layer, rows, work);
       if (all) hand_over(asked, i + 1, begin, tokens, work);
     }
-    const bool all = asked.states[p_.layers] != nullptr || p_.layers == 0;
+    const bool all = asked.states[shape_.layers] != nullptr || shape_.layers == 0;
     for (int64_t r = 0; r < end - read; r++) {
       const float *x = work.hidden.get() + (all ? read[r] - begin : r) * work.row;
-      std::copy(x, x + p_.width, found + r * p_.width);
+      std::copy(x, x + shape_.width, found + r * shape_.width);
     }
   }
 
@@ -107,13 +108,13 @@ class Encoder {
         float *x = work.hidden.get() + (t - begin) * work.row;
         const int64_t position = asked.positions ? asked.positions[t] : t - asked.starts[first + s];
         const int64_t entries[] = {asked.ids[t], asked.types[t], position};
-        std::fill(x, x + p_.width, 0.0f);
+        std::fill(x, x + shape_.width, 0.0f);
         for (int i = 0; i < 3; i++) {
-          if (entries[i] < 0 || entries[i] >= p_.entries[i]) continue;
-          const float *entry = tables_[i] + entries[i] * p_.width;
-          along(p_.width, [&](int64_t j, int n) { put(x + j, get(x + j, n) + get(entry + j, n), n); });
+          if (entries[i] < 0 || entries[i] >= shape_.entries[i]) continue;
+          const float *entry = tables_[i] + entries[i] * shape_.width;
+          along(shape_.width, [&](int64_t j, int n) { put(x + j, get(x + j, n) + get(entry + j, n), n); });
         }
-        norm_.apply(p_.width, x, x);
+        norm_.apply(shape_.width, x, x);
       }
     });
   }
@@ -121,9 +122,9 @@ class Encoder {
   // The context of the tokens that are read, or without any of all.
   void attend(const Encoded &asked, int64_t first, int64_t last, const int64_t *read, const int64_t *end,
               Work &work) const {
-    const int64_t begin = asked.starts[first], width = p_.width;
-    parallel((last - first) * p_.heads, [&](int64_t task) {
-      const int64_t *bounds = asked.starts + first + task / p_.heads, tokens = bounds[1] - bounds[0];
+    const int64_t begin = asked.starts[first], width = shape_.width;
+    parallel((last - first) * shape_.heads, [&](int64_t task) {
+      const int64_t *bounds = asked.starts + first + task / shape_.heads, tokens = bounds[1] - bounds[0];
       const int64_t place = bounds[0] - begin;
       int64_t queries = tokens;
       if (read) {
@@ -131,10 +132,10 @@ class Encoder {
         queries = after > read && after[-1] >= bounds[0] ? after[-1] - bounds[0] + 1 : 0;
       }
       const float *x = work.projected.get() + place * work.row_of_three;
-      const Attention attention(1, tokens, p_.heads, width, {x, x + width, x + 2 * width, work.row_of_three},
-                                work.ids.data(), Dropout(), nullptr, nullptr, p_.causal);
-      attention.forward(task % p_.heads, queries, work.context.get() + place * work.row, work.row,
-                        work.statistics.get() + 2 * place * p_.heads);
+      const Attention attention(1, tokens, shape_.heads, width, {x, x + width, x + 2 * width, work.row_of_three},
+                                work.ids.data(), Dropout(), nullptr, nullptr, shape_.causal);
+      attention.forward(task % shape_.heads, queries, work.context.get() + place * work.row, work.row,
+                        work.statistics.get() + 2 * place * shape_.heads);
     });
   }
 
@@ -151,12 +152,12 @@ class Encoder {
     };
     const auto normalize = [&](const Norm &norm, float *x) {
       parallel_pieces(rows, 16, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; i++) norm.apply(p_.width, x + i * row, x + i * row);
+        for (int64_t i = begin; i < end; i++) norm.apply(shape_.width, x + i * row, x + i * row);
       });
     };
     layer.output.product(rows, work.context.get(), row, attended, row, onto(hidden));
     normalize(layer.attention_norm, attended);
-    switch (p_.activation) {
+    switch (shape_.activation) {
       case 0:
         widen<Gelu>(layer, rows, work);
         break;
@@ -184,11 +185,11 @@ class Encoder {
     if (!asked.states[layer]) return;
     for (int64_t t = 0; t < tokens; t++) {
       const float *x = work.hidden.get() + t * work.row;
-      std::copy(x, x + p_.width, asked.states[layer] + (begin + t) * p_.width);
+      std::copy(x, x + shape_.width, asked.states[layer] + (begin + t) * shape_.width);
     }
   }
 
-  EncoderParts p_;
+  EncoderShape shape_;
   const float *tables_[3];
   Norm norm_;
   std::vector<Layer> layers_;

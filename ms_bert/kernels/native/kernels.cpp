@@ -143,7 +143,7 @@ void lamb(const Arrays &a) {
 }  // namespace
 
 extern const Kernels kernels = {
-    [](const EncoderParts &parts) -> void * { return new Encoder(parts); },
+    [](const EncoderShape &shape, const float *const *arrays) -> void * { return new Encoder(shape, arrays); },
     [](const void *encoder, const Encoded &asked) { static_cast<const Encoder *>(encoder)->run(asked); },
     [](void *encoder) { delete static_cast<Encoder *>(encoder); },
 #define MS_BERT_NAME(name) entry::name,

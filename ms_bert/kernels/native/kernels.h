@@ -37,14 +37,13 @@ struct Arrays {
   }
 };
 
-// An encoder: sizes, and its arrays in the order that `native/encoder.py` gives them.
-struct EncoderParts {
+// Of an encoder; its arrays stand in the order that `native/encoder.py` gives them.
+struct EncoderShape {
   int64_t layers, heads, width, inner;
   int64_t entries[3];  // of the tables of words, token types and positions
   int64_t activation;  // 0: gelu, 1: gelu_new, 2: relu
   bool causal;
   float epsilon;
-  const float *const *arrays;
 };
 
 // What an encoder is asked.
@@ -60,7 +59,7 @@ struct Encoded {
 };
 
 struct Kernels {
-  void *(*make_encoder)(const EncoderParts &);
+  void *(*make_encoder)(const EncoderShape &, const float *const *arrays);
   void (*encode)(const void *encoder, const Encoded &);
   void (*free_encoder)(void *encoder);
 #define MS_BERT_DECLARE(name) void (*name)(const Arrays &);

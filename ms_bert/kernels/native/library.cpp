@@ -80,10 +80,10 @@ int ms_bert_use(const char *name) {
 // sizes: layers, heads, width, inner, entries of the three tables, activation, causal.
 void *ms_bert_encoder(const int64_t *sizes, float epsilon, const float *const *arrays) {
   const ms_bert::Kernels *kernels = ms_bert::chosen().kernels;
-  const ms_bert::EncoderParts parts{sizes[0], sizes[1],      sizes[2], sizes[3], {sizes[4], sizes[5], sizes[6]},
-                                    sizes[7], sizes[8] != 0, epsilon,  arrays};
+  const ms_bert::EncoderShape shape{sizes[0], sizes[1],      sizes[2], sizes[3], {sizes[4], sizes[5], sizes[6]},
+                                    sizes[7], sizes[8] != 0, epsilon};
   try {
-    return new ms_bert::AnEncoder{kernels, kernels->make_encoder(parts)};
+    return new ms_bert::AnEncoder{kernels, kernels->make_encoder(shape, arrays)};
   } catch (const std::exception &) { return nullptr; }
 }
 
