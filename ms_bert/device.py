@@ -14,9 +14,9 @@ _MISSING = {
     "with `nvidia-smi` and `$CUDA_HOME/bin/nvcc --version`.",
 }
 
-# bfloat16 products exist on the NPU only; MindSpore 2.10 has no such kernel for CPU or GPU.
+# Of bfloat16 MindSpore 2.10 has products on the NPU only, and none for CPU or GPU; on the CPU the fused kernels have.
 PRECISIONS = {
-    "CPU": ("float32", "float16"),
+    "CPU": ("float32", "float16", "bfloat16"),
     "GPU": ("float32", "float16"),
     "Ascend": ("float32", "float16", "bfloat16"),
 }

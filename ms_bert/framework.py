@@ -1,5 +1,6 @@
 """MindSpore, as the commands see it."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,10 +52,14 @@ class MindSpore:
         arguments: Mapping[str, Any],
     ):
         from ms_bert import native_model
-        from ms_bert.kernels import why_not_fused
+        from ms_bert.kernels import native, products, why_not_fused
 
         if not why_not_fused(device, precision):
-            return native_model.load(architecture, found, threads, **arguments)
+            used = products(precision)
+            if used != precision:
+                log = logging.getLogger("ms_bert")
+                log.warning("Products are computed in %s, not in %s: %s.", used, precision, native.why_not(precision))
+            return native_model.load(architecture, found, used, threads, **arguments)
         from ms_bert.device import use_device
 
         use_device(device, precision, threads=threads)

@@ -1,4 +1,4 @@
-"""The models of `ms_bert.heads` for inference by the C++ library alone: CPU, float32, no framework.
+"""The models of `ms_bert.heads` for inference by the C++ library alone: on the CPU, by no framework.
 
 The encoder is `kernels.native.encoder`; a head is what the class of its name computes, on rows of hidden states. What a
 model gives for a sequence depends neither on the other ones nor on the number of threads, to the last bit.
@@ -32,13 +32,18 @@ PARTS = {  # that a class has besides the backbone
 
 
 def load(
-    architecture: str, found: Any, threads: int | None = None, layers: Sequence[int] = (), pooled: bool = False
+    architecture: str,
+    found: Any,
+    precision: str = "float32",
+    threads: int | None = None,
+    layers: Sequence[int] = (),
+    pooled: bool = False,
 ) -> NativeModel:
     """A model with the weights of a checkpoint.
 
     Args:
-        architecture: one of PARTS. found: a `conversion.pretrained.Pretrained`. threads: of the processor; None: all
-            there are. layers, pooled: as of `BertHiddenStates`.
+        architecture: one of PARTS. found: a `conversion.pretrained.Pretrained`. precision, layers, pooled: as of
+            `NativeModel`. threads: of the processor; None: all there are.
 
     Raises:
         UserError: a tensor of the checkpoint has another shape than the config says.
@@ -48,7 +53,7 @@ def load(
     fit = found.of_parts((*PARTS[architecture], *([POOLER] if pooled else [])), architecture)
     if told := fit.told():
         logging.getLogger("ms_bert").warning("%s: %s", found.checkpoint.source.path, told)
-    return NativeModel(architecture, found.config, fit.values(seed=1), layers, pooled)
+    return NativeModel(architecture, found.config, fit.values(seed=1), precision, layers, pooled)
 
 
 class NativeModel:
@@ -56,6 +61,8 @@ class NativeModel:
 
     Args:
         architecture: one of PARTS. parameters: of that class, by their canonical names.
+        precision: what the products of the encoder and of the MLM head multiply, 'float32' or 'bfloat16'; all else is
+            float32, as in a model by the fused kernels.
         layers, pooled: as of `BertHiddenStates`.
     """
 
@@ -64,12 +71,13 @@ class NativeModel:
         architecture: str,
         config: BertConfig,
         parameters: Mapping[str, np.ndarray],
+        precision: str = "float32",
         layers: Sequence[int] = (),
         pooled: bool = False,
     ):
         backbone = {name.removeprefix("bert."): value for name, value in parameters.items()}
-        self._encoder = Encoder(config, backbone)
-        self._config, self._architecture, self._layers = config, architecture, layers
+        self._encoder = Encoder(config, backbone, precision)
+        self._config, self._architecture, self._precision, self._layers = config, architecture, precision, layers
         self._pooled = pooled or POOLER in PARTS[architecture]
         kept = ("bert.pooler.", "cls.", "classifier.", "qa_outputs.")
         if architecture == "BertForMaskedLM":
@@ -126,12 +134,13 @@ class NativeModel:
         match self._architecture:
             case "BertForMaskedLM":
                 transform = "cls.predictions.transform"
-                wide = self._linear(f"{transform}.dense", hidden, f"linear_{self._config.hidden_act}")
+                activation = f"linear_{self._config.hidden_act}"
+                wide = self._linear(f"{transform}.dense", hidden, activation, self._precision)
                 word, bias = (
                     self._parameters[name]
                     for name in ("bert.embeddings.word_embeddings.weight", "cls.predictions.bias")
                 )
-                return _linear(self._normalized(f"{transform}.LayerNorm", wide), word, bias)
+                return _linear(self._normalized(f"{transform}.LayerNorm", wide), word, bias, precision=self._precision)
             case "BertForNextSentencePrediction":
                 return self._linear("cls.seq_relationship", hidden)
             case "BertForQuestionAnswering":
@@ -141,8 +150,9 @@ class NativeModel:
             case _:
                 return self._linear("classifier", hidden)
 
-    def _linear(self, module: str, x: np.ndarray, kernel: str = "linear") -> np.ndarray:
-        return _linear(x, self._parameters[f"{module}.weight"], self._parameters[f"{module}.bias"], kernel)
+    def _linear(self, module: str, x: np.ndarray, kernel: str = "linear", precision: str = "float32") -> np.ndarray:
+        weight, bias = (self._parameters[f"{module}.{leaf}"] for leaf in ("weight", "bias"))
+        return _linear(x, weight, bias, kernel, precision)
 
     def _normalized(self, module: str, x: np.ndarray) -> np.ndarray:
         made, scale = [np.empty_like(x) for _ in range(2)], np.empty(len(x), np.float32)
@@ -159,8 +169,10 @@ def _scattered(values: np.ndarray, places: tuple[np.ndarray, ...], shape: tuple[
     return made
 
 
-def _linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, kernel: str = "linear") -> np.ndarray:
+def _linear(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, kernel: str = "linear", precision: str = "float32"
+) -> np.ndarray:
     """A linear layer, or one that ends in an activation: its kernel also gives what that was applied to."""
     made = [np.empty((len(x), len(weight)), np.float32) for _ in range(1 if kernel == "linear" else 2)]
-    native.call(kernel, [x, weight, bias], made)
+    native.call(kernel, [x, weight, bias], made, precision)
     return made[0]

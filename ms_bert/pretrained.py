@@ -50,8 +50,8 @@ def load(
     else:
         found = pretrained.read(Path(path), None if config is None else Path(config), num_labels, prefix, rename)
     numerics = numerics or Numerics()
-    if instead := numerics.operations.instead:
-        logging.getLogger("ms_bert").warning("%s: computed by stock operations, not by fused ones: %s", path, instead)
+    if numerics.operations.instead:
+        logging.getLogger("ms_bert").warning("%s: computed by %s", path, numerics.operations.description)
     model = kind(found.config, numerics, **arguments)
     parameters = {parameter.name: parameter for parameter in model.get_parameters()}
     fit = found.fit({name: parameter.shape for name, parameter in parameters.items()}, kind.__name__)

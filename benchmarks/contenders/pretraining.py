@@ -32,11 +32,11 @@ def batch_of(work: Work) -> dict[str, np.ndarray]:
     }
 
 
-def options_of(work: Work, kernels: str = "fused", compile: bool = False):
+def options_of(work: Work, kernels: str = "fused", compile: bool = False, precision: str = "float32"):
     from ms_bert.options import ExampleOptions, MindSporeOptions, Options, PyTorchOptions, RunOptions, TrainingOptions
 
     return Options(
-        training=TrainingOptions(batch_size=work.rows),
+        training=TrainingOptions(batch_size=work.rows, precision=precision),
         examples=ExampleOptions(seq_length=work.tokens),
         run=RunOptions(threads=THREADS),
         mindspore=MindSporeOptions(kernels=kernels),
@@ -54,26 +54,26 @@ def use_mindspore(graph: bool = True) -> None:
         mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
 
 
-def _mindspore(kernels: str, graph: bool = True):
+def _mindspore(kernels: str, graph: bool = True, precision: str = "float32"):
     def make(work: Work) -> Callable[[], float]:
         use_mindspore(graph)
         from ms_bert.training.trainer import MindSporeTrainer
 
         graphs = os.environ.get(GRAPHS)
-        options = options_of(work, kernels=kernels)
+        options = options_of(work, kernels=kernels, precision=precision)
         trainer = MindSporeTrainer(work.config, options, graphs=Path(graphs) if graphs else None)
         return _steps(trainer, work, trainer.compile if graph else None)
 
     return make
 
 
-def _reference(compile: bool):
+def _reference(compile: bool, precision: str = "float32"):
     def make(work: Work) -> Callable[[], float]:
         from pt_reference.device import use_device
         from pt_reference.training.trainer import TorchTrainer
 
         use_device("CPU", compile, THREADS)
-        return _steps(TorchTrainer(work.config, options_of(work, compile=compile)), work)
+        return _steps(TorchTrainer(work.config, options_of(work, compile=compile, precision=precision)), work)
 
     return make
 
@@ -131,9 +131,12 @@ def transformers_steps(model, inputs: dict) -> Callable[[], float]:
 
 MAKERS = {
     "ms_bert fused": _mindspore("fused"),
+    "ms_bert fused bfloat16": _mindspore("fused", precision="bfloat16"),
     "ms_bert stock": _mindspore("stock"),
     "pt_reference": _reference(False),
     "pt_reference --compile": _reference(True),
+    "pt_reference bfloat16": _reference(False, "bfloat16"),
+    "pt_reference bfloat16 --compile": _reference(True, "bfloat16"),
     "ms_bert PyNative": _mindspore("stock", graph=False),
     "transformers": _transformers,
 }

@@ -66,7 +66,7 @@ def everything(device: str, tell: Tell = print) -> Report:
     small, quiet = ((problem, Reference(problem)) for problem in (cases.small_problem(), cases.quiet_problem()))
     graphs = in_graph_mode(device, "float32")
     mindspore = graphs[0]
-    halves = [MindSpore(precision, device) for precision in PRECISIONS[device][1:]]
+    halves = [one for precision in PRECISIONS[device][1:] for one in in_graph_mode(device, precision)]
     half = halves[0] if halves else None
     contenders = [
         *graphs,
@@ -85,7 +85,9 @@ def everything(device: str, tell: Tell = print) -> Report:
             problem = cases.activation_problem(act)
             found += findings(contender, problem, Reference(problem), ("forward", "gradients"))
         tell(f"{contender.name} in {contender.precision}: {_told(found[before:])}")
-    libraries = [Native()] if device == "CPU" and not native.why_not() else []
+    libraries = [
+        Native(precision) for precision in native.PRECISIONS if device == "CPU" and not native.why_not(precision)
+    ]
     for contender in (*libraries, OnnxRuntime(), OnnxRuntime(fused=True)):
         problem = small[0] if contender in libraries else cases.unpacked_only(small[0])
         of_graph = findings(contender, problem, small[1], ("forward",))

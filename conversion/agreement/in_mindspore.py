@@ -171,9 +171,10 @@ class MindSpore:
 
 
 def in_graph_mode(device: str, precision: str) -> list[MindSpore]:
-    """Two contenders: by MindSpore's own operations and, where the device has any at this precision, by fused ones."""
-    plain = MindSpore(precision, device)
-    return [plain] if kernels.why_not_fused(device, precision) else [plain, MindSpore(precision, device, fused=True)]
+    """The contenders by MindSpore's own operations and by fused ones, as far as there are any at this precision."""
+    own = [] if kernels.only_fused(device, precision) else [MindSpore(precision, device)]
+    fused = not kernels.why_not_fused(device, precision) and kernels.products(precision) == precision
+    return [*own, *([MindSpore(precision, device, fused=True)] if fused else [])]
 
 
 def _tensors(batch: Batch, names) -> list[Tensor]:

@@ -13,7 +13,10 @@ from ms_bert.native_model import PARTS, NativeModel
 class Native:
     """A contender for the forward pass; see `conversion.agreement.suite.Contender`."""
 
-    name, precision, own_dropout = "C++ library", "float32", False
+    name, own_dropout = "C++ library", False
+
+    def __init__(self, precision: str = "float32"):
+        self.precision = precision
 
     def leaves_out(self, name: str) -> bool:
         return ".attention." in name  # an encoder gives hidden states
@@ -33,4 +36,4 @@ class Native:
 
     def _model(self, problem: Problem, architecture: str, **arguments) -> NativeModel:
         assert architecture in PARTS
-        return NativeModel(architecture, problem.config, problem.weights, **arguments)
+        return NativeModel(architecture, problem.config, problem.weights, self.precision, **arguments)

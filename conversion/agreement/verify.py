@@ -584,9 +584,13 @@ def _mindspore(precision: str, device: str) -> list[suite.Contender]:
     """Kept, for the graphs that are compiled for one pair serve the next of the same config."""
     from conversion.agreement.in_mindspore import in_graph_mode
     from ms_bert.device import use_device
+    from ms_bert.kernels import native
 
     use_device(device, precision)  # refuses what cannot be, for which nothing that is kept is to be dropped
-    return in_graph_mode(device, precision)
+    if not (found := in_graph_mode(device, precision)):
+        reason = native.why_not(precision)
+        raise UserError(f"--precision {precision} cannot be verified on this {device} ({reason}); use float32.")
+    return found
 
 
 def _not_judged(finding: Finding, yardstick: Error, side: Side) -> Finding:

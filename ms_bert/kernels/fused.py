@@ -1,12 +1,15 @@
-"""The fused C++ kernels of `native/` as MindSpore operations with gradients: CPU, float32.
+"""The fused C++ kernels of `native/` as MindSpore operations with gradients, on the CPU.
 
 Each computes in one pass, while the numbers are near, what the stock operations of the model do in several. What an
-operation gives besides its result is kept for its gradient. Where dropout is off, no keys are needed.
+operation gives besides its result is kept for its gradient. Where dropout is off, no keys are needed. Tensors are
+float32; those operations that multiply matrices are made for a precision, 'float32' or 'bfloat16', to which products
+round what they multiply.
 
 Import this only where `native.why_not()` is None.
 """
 
 import dataclasses
+import functools
 
 import mindspore as ms
 import numpy as np
@@ -19,11 +22,11 @@ NO_ROW_KEYS = Tensor(np.ones((1, 1), np.int32))
 NO_COLUMN_KEYS = Tensor(np.ones((1,), np.int32))
 
 
-def _operation(name, outputs, shapes, bprop=None):
+def _operation(name, outputs, shapes, bprop=None, precision="float32"):
     """A kernel of the library; shapes: of its outputs, from those of its inputs."""
     dtypes = (ms.float32,) * outputs
     return ops.Custom(
-        f"{native.LIBRARY}:ms_bert_{name}",
+        f"{native.LIBRARY}:{native.kernel(name, precision)}",
         out_shape=shapes,
         out_dtype=lambda *_: dtypes if outputs > 1 else ms.float32,
         func_type="aot",
@@ -56,72 +59,55 @@ def _drawn(rate, row_keys, column_keys):
 # Linear layers
 
 
-def linear(x, weight, bias):
-    """See `stock.linear`; float32."""
-    return _linear(x, weight, bias)
+def linear(precision):
+    """See `stock.linear`."""
+    gradient = _operation("linear_gradient", 3, lambda dy, x, w: (x, w, (w[0],)), None, precision)
+
+    def bprop(x, weight, bias, out, dout):
+        return gradient(dout, x, weight)
+
+    operation = _operation("linear", 1, lambda x, w, b: (x[0], w[0]), bprop, precision)
+
+    def linear(x, weight, bias):
+        return operation(x, weight, bias)
+
+    return linear
 
 
-def _linear_bprop(x, weight, bias, out, dout):
-    return _linear_gradient(dout, x, weight)
-
-
-_linear = _operation("linear", 1, lambda x, w, b: (x[0], w[0]), _linear_bprop)
-_linear_gradient = _operation("linear_gradient", 3, lambda dy, x, w: (x, w, (w[0],)))
-
-
-def projections(x, query, query_bias, key, key_bias, value, value_bias):
+def projections(precision):
     """Three linear layers of one input (N, in), each weight (out, in) -> three (N, out)."""
-    return _projections(x, query, query_bias, key, key_bias, value, value_bias)
+    gradient = _operation(
+        "projections_gradient",
+        7,
+        lambda dq, dk, dv, x, w, *_: (x, w, (w[0],), w, (w[0],), w, (w[0],)),
+        None,
+        precision,
+    )
+
+    def bprop(x, query, query_bias, key, key_bias, value, value_bias, out, dout):
+        return gradient(dout[0], dout[1], dout[2], x, query, key, value)
+
+    operation = _operation("projections", 3, lambda x, w, *_: ((x[0], w[0]),) * 3, bprop, precision)
+
+    def projections(x, query, query_bias, key, key_bias, value, value_bias):
+        return operation(x, query, query_bias, key, key_bias, value, value_bias)
+
+    return projections
 
 
-def _projections_bprop(x, query, query_bias, key, key_bias, value, value_bias, out, dout):
-    return _projections_gradient(dout[0], dout[1], dout[2], x, query, key, value)
+def linear_activation(precision, name):
+    """`stock.gelu`, `stock.gelu_new` or `stock.relu`, by its name, of a linear layer."""
+    gradient = _operation(f"linear_{name}_gradient", 3, lambda dy, before, x, w: (x, w, (w[0],)), None, precision)
 
+    def bprop(x, weight, bias, out, dout):
+        return gradient(dout[0], out[1], x, weight)
 
-_projections = _operation("projections", 3, lambda x, w, *_: ((x[0], w[0]),) * 3, _projections_bprop)
-_projections_gradient = _operation(
-    "projections_gradient", 7, lambda dq, dk, dv, x, w, *_: (x, w, (w[0],), w, (w[0],), w, (w[0],))
-)
+    operation = _operation(f"linear_{name}", 2, lambda x, w, b: ((x[0], w[0]), (x[0], w[0])), bprop, precision)
 
+    def linear_activation(x, weight, bias):
+        return operation(x, weight, bias)[0]
 
-def linear_gelu(x, weight, bias):
-    """`stock.gelu` of a linear layer."""
-    return _linear_gelu(x, weight, bias)[0]
-
-
-def linear_gelu_new(x, weight, bias):
-    """`stock.gelu_new` of a linear layer."""
-    return _linear_gelu_new(x, weight, bias)[0]
-
-
-def linear_relu(x, weight, bias):
-    """`stock.relu` of a linear layer."""
-    return _linear_relu(x, weight, bias)[0]
-
-
-def _linear_gelu_bprop(x, weight, bias, out, dout):
-    return _linear_gelu_gradient(dout[0], out[1], x, weight)
-
-
-def _linear_gelu_new_bprop(x, weight, bias, out, dout):
-    return _linear_gelu_new_gradient(dout[0], out[1], x, weight)
-
-
-def _linear_relu_bprop(x, weight, bias, out, dout):
-    return _linear_relu_gradient(dout[0], out[1], x, weight)
-
-
-def _activation(name, bprop):
-    forward = _operation(f"linear_{name}", 2, lambda x, w, b: ((x[0], w[0]), (x[0], w[0])), bprop)
-    return forward, _operation(f"linear_{name}_gradient", 3, lambda dy, before, x, w: (x, w, (w[0],)))
-
-
-_linear_gelu, _linear_gelu_gradient = _activation("gelu", _linear_gelu_bprop)
-_linear_gelu_new, _linear_gelu_new_gradient = _activation("gelu_new", _linear_gelu_new_bprop)
-_linear_relu, _linear_relu_gradient = _activation("relu", _linear_relu_bprop)
-
-
-LINEAR_ACTIVATIONS = {"gelu": linear_gelu, "gelu_new": linear_gelu_new, "relu": linear_relu}
+    return linear_activation
 
 
 # Layer normalisation, and what stands before it
@@ -141,25 +127,29 @@ _layer_norm = _operation("layer_norm", 3, lambda x, *_: (x, x, (x[0],)), _layer_
 _layer_norm_gradient = _operation("layer_norm_gradient", 3, lambda dy, n, s, w: (dy, w, w))
 
 
-def linear_dropout_add_norm(x, weight, bias, residual, gamma, beta, epsilon, rate, row_keys, column_keys):
+def linear_dropout_add_norm(precision):
     """layer_norm(residual + dropout(linear(x))): (N, in), (N, H) -> (N, H)."""
-    row_keys, column_keys = _drawn(rate, row_keys, column_keys)
-    settings = _settings(*dropout_settings(rate), epsilon)
-    return _linear_dropout_add_norm(x, weight, bias, residual, gamma, beta, row_keys, column_keys, settings)[0]
+    gradient = _operation(
+        "linear_dropout_add_norm_gradient",
+        6,
+        lambda dy, n, s, x, w, g, *_: (x, w, (w[0],), dy, g, g),
+        None,
+        precision,
+    )
 
+    def bprop(x, weight, bias, residual, gamma, beta, row_keys, column_keys, settings, out, dout):
+        g = gradient(dout[0], out[1], out[2], x, weight, gamma, row_keys, column_keys, settings)
+        rest = ops.zeros_like(row_keys), ops.zeros_like(column_keys), ops.zeros_like(settings)
+        return g[0], g[1], g[2], g[3], g[4], g[5], rest[0], rest[1], rest[2]
 
-def _linear_dropout_add_norm_bprop(x, weight, bias, residual, gamma, beta, row_keys, column_keys, settings, out, dout):
-    g = _linear_dropout_add_norm_gradient(dout[0], out[1], out[2], x, weight, gamma, row_keys, column_keys, settings)
-    rest = ops.zeros_like(row_keys), ops.zeros_like(column_keys), ops.zeros_like(settings)
-    return g[0], g[1], g[2], g[3], g[4], g[5], rest[0], rest[1], rest[2]
+    operation = _operation("linear_dropout_add_norm", 3, lambda x, w, b, r, *_: (r, r, (r[0],)), bprop, precision)
 
+    def linear_dropout_add_norm(x, weight, bias, residual, gamma, beta, epsilon, rate, row_keys, column_keys):
+        row_keys, column_keys = _drawn(rate, row_keys, column_keys)
+        settings = _settings(*dropout_settings(rate), epsilon)
+        return operation(x, weight, bias, residual, gamma, beta, row_keys, column_keys, settings)[0]
 
-_linear_dropout_add_norm = _operation(
-    "linear_dropout_add_norm", 3, lambda x, w, b, r, *_: (r, r, (r[0],)), _linear_dropout_add_norm_bprop
-)
-_linear_dropout_add_norm_gradient = _operation(
-    "linear_dropout_add_norm_gradient", 6, lambda dy, n, s, x, w, g, *_: (x, w, (w[0],), dy, g, g)
-)
+    return linear_dropout_add_norm
 
 
 def embed(
@@ -231,12 +221,19 @@ class Attention(nn.Cell):
     Padding gets a context of 0.
     """
 
-    def __init__(self, heads: int, causal: bool = False):
+    def __init__(self, heads: int, causal: bool = False, precision: str = "float32"):
         super().__init__()
         self.heads, self.causal = heads, causal
+        gradient = _operation("attention_gradient", 3, lambda dc, q, *_: (q, q, q), None, precision)
+
+        def bprop(query, key, value, ids, row_keys, column_keys, settings, out, dout):
+            g = gradient(dout[0], query, key, value, ids, out[1], row_keys, column_keys, settings)
+            rest = ops.zeros_like(row_keys), ops.zeros_like(column_keys), ops.zeros_like(settings)
+            return g[0], g[1], g[2], ops.zeros_like(ids), rest[0], rest[1], rest[2]
+
         # The second output: two numbers of each row of scores.
         self.operation = _operation(
-            "attention", 2, lambda q, k, v, ids, *_: (q, (ids[0], heads, ids[1], 2)), _attention_bprop
+            "attention", 2, lambda q, k, v, ids, *_: (q, (ids[0], heads, ids[1], 2)), bprop, precision
         )
 
     def construct(self, query, key, value, sequence_ids, rate, row_keys, column_keys):
@@ -245,36 +242,29 @@ class Attention(nn.Cell):
         return self.operation(query, key, value, int32(sequence_ids), row_keys, column_keys, settings)[0], ()
 
 
-def _attention_bprop(query, key, value, ids, row_keys, column_keys, settings, out, dout):
-    g = _attention_gradient(dout[0], query, key, value, ids, out[1], row_keys, column_keys, settings)
-    rest = ops.zeros_like(row_keys), ops.zeros_like(column_keys), ops.zeros_like(settings)
-    return g[0], g[1], g[2], ops.zeros_like(ids), rest[0], rest[1], rest[2]
-
-
-_attention_gradient = _operation("attention_gradient", 3, lambda dc, q, *_: (q, q, q))
-
-
 # The MLM head's loss
 
 
-def linear_cross_entropy(x, weight, bias, labels):
+def linear_cross_entropy(precision):
     """Cross-entropy of the scores of a linear layer: (N, in), labels (N,) int32 -> losses (N,), correct (N,) float32.
 
     The scores (N, out) turn into their gradient in place; no second buffer of that size exists.
     """
-    losses, correct, _ = _linear_cross_entropy(x, weight, bias, labels)
-    return losses, correct
+    gradient = _operation("linear_cross_entropy_gradient", 3, lambda d, slopes, x, w: (x, w, (w[0],)), None, precision)
 
+    def bprop(x, weight, bias, labels, out, dout):
+        g = gradient(dout[0], out[2], x, weight)
+        return g[0], g[1], g[2], ops.zeros_like(labels)
 
-def _linear_cross_entropy_bprop(x, weight, bias, labels, out, dout):
-    g = _linear_cross_entropy_gradient(dout[0], out[2], x, weight)
-    return g[0], g[1], g[2], ops.zeros_like(labels)
+    operation = _operation(
+        "linear_cross_entropy", 3, lambda x, w, b, labels: (labels, labels, (x[0], w[0])), bprop, precision
+    )
 
+    def linear_cross_entropy(x, weight, bias, labels):
+        losses, correct, _ = operation(x, weight, bias, labels)
+        return losses, correct
 
-_linear_cross_entropy = _operation(
-    "linear_cross_entropy", 3, lambda x, w, b, labels: (labels, labels, (x[0], w[0])), _linear_cross_entropy_bprop
-)
-_linear_cross_entropy_gradient = _operation("linear_cross_entropy_gradient", 3, lambda d, slopes, x, w: (x, w, (w[0],)))
+    return linear_cross_entropy
 
 
 # The optimizer
@@ -321,19 +311,26 @@ for _update in (_adam, _lamb):
     _update.add_prim_attr("side_effect_mem", True)  # it writes to parameters: what reads them is kept in order
 
 
-def operations(stock_ones: Operations) -> Operations:
-    """What the library has, and the stock operations for the rest."""
+@functools.lru_cache
+def _with_products(precision: str) -> dict:
+    return {
+        "projections": projections(precision),
+        "attention": functools.partial(Attention, precision=precision),
+        "linear_activation": functools.lru_cache(functools.partial(linear_activation, precision)),
+        "linear_dropout_add_norm": linear_dropout_add_norm(precision),
+        "scores": linear(precision),
+        "linear_cross_entropy": linear_cross_entropy(precision),
+    }
+
+
+def operations(stock_ones: Operations, precision: str = "float32") -> Operations:
+    """What the library has, for products of a precision, and the stock operations, in float32, for the rest."""
     return dataclasses.replace(
         stock_ones,
-        name=f"fused kernels ({native.instructions()})",
+        **_with_products(precision),
+        name=f"fused kernels ({native.instructions(precision)})",
         layer_norm=layer_norm,
         embed=embed,
-        projections=projections,
-        attention=Attention,
-        linear_activation=LINEAR_ACTIVATIONS.__getitem__,
-        linear_dropout_add_norm=linear_dropout_add_norm,
-        scores=linear,
-        linear_cross_entropy=linear_cross_entropy,
         sum_of_squares=sum_of_squares,
         adam_update=adam_update,
         lamb_update=lamb_update,

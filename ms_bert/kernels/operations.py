@@ -84,9 +84,9 @@ class Operations:
     """Whether `attention` drops other units than the keys say: it draws its bits itself, from the keys."""
 
     instead: str = ""
-    """Why these are not the fused ones that were asked for, as part of a sentence; "": they are what was asked for."""
+    """What these are not, of what was asked for, and why; "": they are what was asked for."""
 
     @property
     def description(self) -> str:
         """The name and, where other ones were asked for, why these compute instead."""
-        return f"{self.name} (not by the faster fused ones: {self.instead})" if self.instead else self.name
+        return f"{self.name} ({self.instead})" if self.instead else self.name

@@ -18,11 +18,25 @@ from ms_bert.config import PRESETS
 from ms_bert.kernels import native
 
 WHOLE = tuple(suite.CHECKS)
+NEEDS_KERNELS = pytest.mark.skipif(native.why_not() is not None, reason=f"the C++ kernels: {native.why_not()}")
+
+
+def in_bfloat16() -> MindSpore:
+    """By the fused kernels, whether or not this processor has products in bfloat16 or gains by them."""
+    if native.why_not():
+        return MindSpore()  # which its marks leave out
+    from ms_bert.kernels import fused, stock
+
+    return MindSpore("bfloat16", fused=True, operations=fused.operations(stock.composed("float32"), "bfloat16"))
+
+
 CONTENDERS = {
     "MindSpore float32": (MindSpore(), WHOLE),
     "MindSpore PyNative float32": (MindSpore(graph=False), ("forward", "gradients", "step adamw", "evaluation")),
     "MindSpore fused float32": (MindSpore(fused=True), WHOLE),
+    "MindSpore fused bfloat16": (in_bfloat16(), ("forward", "gradients", "step adamw", "evaluation")),
     "C++ library, fused float32": (Native(), ("forward",)),
+    "C++ library, fused bfloat16": (Native("bfloat16"), ("forward",)),
     "MindSpore float16": (MindSpore("float16"), ("forward", "gradients", "step adamw", "overflow", "evaluation")),
     "PyTorch float32": (PyTorch(), WHOLE),
     "PyTorch float16": (PyTorch("float16"), WHOLE),
@@ -30,7 +44,6 @@ CONTENDERS = {
     "PyTorch compiled float32": (PyTorch(compiled=True), ("forward", "gradients", "step adamw")),
 }
 # Each shape is a compilation: these two are compiled for all shapes by `python -m conversion verify --full` only.
-NEEDS_KERNELS = pytest.mark.skipif(native.why_not() is not None, reason=f"the C++ kernels: {native.why_not()}")
 # What takes long to compile and has tests of its own kind besides.
 FULL = (
     ("PyTorch compiled float32", "gradients"),

@@ -264,7 +264,7 @@ def test_a_text_of_the_users_is_run_on(good, tmp_path, monkeypatch):
         (("--report", "/nowhere/report.html"), "there is no folder /nowhere"),
         (("--report", "{good}/config.json"), "already exists and is not a report"),
         (("--device", "Ascend"), "no usable Ascend NPU"),
-        (("--precision", "bfloat16"), "not supported by MindSpore on CPU"),
+        (("--precision", "bfloat16", "--device", "GPU"), "not supported by MindSpore on GPU"),
         (("--full",), "takes two checkpoints, or none"),
     ],
 )
@@ -279,7 +279,7 @@ def test_a_users_mistake_is_one_sentence(change, words, good, tmp_path, capsys, 
 
 def test_what_is_refused_drops_nothing_that_was_compiled():
     kept = _mindspore("float32", "CPU")
-    for refused in (("bfloat16", "CPU"), ("float32", "Ascend")):
+    for refused in (("bfloat16", "GPU"), ("float32", "Ascend")):
         with pytest.raises(UserError):
             _mindspore(*refused)
     assert _mindspore("float32", "CPU") is kept

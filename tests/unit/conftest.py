@@ -4,12 +4,18 @@ import pytest
 
 from ms_bert.kernels import native
 
+COMPUTING = [(precision, name) for precision, names in native.INSTRUCTIONS.items() for name in names]
 
-@pytest.fixture(params=native.INSTRUCTIONS)
-def instructions(request):
-    """Each instruction set that this processor has; the widest is in use again afterwards, and all threads."""
-    if not native.use(request.param):
-        pytest.skip(f"this processor has no {request.param}")
-    yield request.param
+
+@pytest.fixture(params=COMPUTING, ids="-".join)
+def precision(request):
+    """Each type that products multiply, by each instruction set that this processor has for it.
+
+    The widest are in use again afterwards, and all threads.
+    """
+    precision, instructions = request.param
+    if not native.use(instructions, precision):
+        pytest.skip(f"this processor has no {instructions}")
+    yield precision
     native.set_threads(0)
-    next(filter(native.use, native.INSTRUCTIONS))
+    next(name for name in native.INSTRUCTIONS[precision] if native.use(name, precision))

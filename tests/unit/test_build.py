@@ -24,10 +24,11 @@ import numpy as np
 from ms_bert.kernels import native
 x = np.load(sys.argv[1])
 outputs = [np.empty((60, 70), "f4") for _ in range(2)]
-for kind in native.INSTRUCTIONS:
-    if native.use(kind):
-        native.call("linear_gelu", [x, np.ones((70, 50), "f4"), np.zeros(70, "f4")], outputs)
-        np.save(f"{sys.argv[1]}-{kind}.npy", outputs[0])
+for precision, names in native.INSTRUCTIONS.items():
+    for name in names:
+        if native.use(name, precision):
+            native.call("linear_gelu", [x, np.ones((70, 50), "f4"), np.zeros(70, "f4")], outputs, precision)
+            np.save(f"{sys.argv[1]}-{precision}-{name}.npy", outputs[0])
 print(native.why_not())
 print(native.LIBRARY)
 """

@@ -151,7 +151,9 @@ def test_a_loaded_model_computes_as_its_numerics_say_and_says_where_it_cannot(dt
     fused = dtype == "float32"
     with caplog.at_level(logging.WARNING, logger="ms_bert"):
         loaded = load(BertModel, tmp_path, Numerics(dtype=dtype, kernels="fused"))
-    why = "computed by stock operations, not by fused ones: they compute on the CPU in float32 only"
+    why = (
+        "computed by stock kernels (not by the faster fused ones: they compute on the CPU, in float32 or bfloat16 only)"
+    )
     assert (why in caplog.text) != fused
     found, _, (_, layers) = loaded(*inputs)
     assert (layers[0][0] == ()) == fused
@@ -215,6 +217,8 @@ def test_without_the_library_stock_operations_train_and_it_is_said(not_built, ba
     assert trainer.train_step(batch, 0, 1e-3).gradient_norm > 0
     told = framework.MindSpore().kernels(options("fused"))
     assert told == "stock kernels (not by the faster fused ones: they were not built when this package was installed)"
+    told = framework.MindSpore().kernels(options("fused", precision="bfloat16"))
+    assert told.startswith("stock kernels (not in bfloat16 by the fused ones: they were not built")
 
 
 def test_a_library_that_cannot_be_loaded_is_none(monkeypatch, tmp_path):
@@ -227,11 +231,28 @@ def test_a_library_that_cannot_be_loaded_is_none(monkeypatch, tmp_path):
 
 
 @needs_kernels
+@pytest.mark.parametrize("gain", [None, 0.5])
+def test_where_products_in_bfloat16_are_no_gain_those_in_float32_are_used_and_it_is_said(gain, monkeypatch):
+    if gain is None:
+        native.use("baseline", "bfloat16")
+        why = "this processor, or the compiler that built them, has no products in bfloat16 (avx512_bf16)"
+    else:
+        monkeypatch.setattr(native, "instructions", lambda precision="float32": f"those of {precision}")
+        monkeypatch.setattr(native, "bfloat16_gain", lambda: gain)
+        why = "products in bfloat16 are 0.5 times as fast as in float32 on this processor"
+    try:
+        told = framework.MindSpore().kernels(options("fused", precision="bfloat16"))
+        assert told == f"fused kernels ({native.instructions()}) (not in bfloat16: {why})"
+    finally:
+        next(name for name in native.INSTRUCTIONS["bfloat16"] if native.use(name, "bfloat16"))
+
+
+@needs_kernels
 def test_what_computes_is_told():
     tell = framework.MindSpore().kernels
     assert tell(options("fused")) == f"fused kernels ({native.instructions()})"
     assert tell(options("stock")) == "stock kernels"
-    where = "(not by the faster fused ones: they compute on the CPU in float32 only)"
+    where = "(not by the faster fused ones: they compute on the CPU, in float32 or bfloat16 only)"
     assert tell(options("fused", precision="float16")) == f"stock kernels {where}"
     for device in ("GPU", "Ascend"):
         assert tell(Options(run=RunOptions(device=device))) == f"stock kernels {where}"

@@ -31,6 +31,7 @@ CONFIG = BertConfig(
     type_vocab_size=2,
     id2label={str(i): str(i) for i in range(5)},
 )
+TOLERANCES = {"float32": 2e-5, "bfloat16": 2e-2}  # of the largest number
 LENGTHS = (2, 31, 300, 7, 64, 3, 128, 19, 5)  # more tokens than are computed at a time
 
 
@@ -39,8 +40,9 @@ def weights(architecture, config=CONFIG, pooled=False) -> dict[str, np.ndarray]:
     return random_weights(shapes(config, parts, architecture))
 
 
-def model(architecture, config=CONFIG, **arguments) -> NativeModel:
-    return NativeModel(architecture, config, weights(architecture, config, arguments.get("pooled", False)), **arguments)
+def model(architecture, config=CONFIG, precision="float32", **arguments) -> NativeModel:
+    values = weights(architecture, config, arguments.get("pooled", False))
+    return NativeModel(architecture, config, values, precision=precision, **arguments)
 
 
 def exact(architecture, config, values, batch, **arguments) -> np.ndarray:
@@ -92,12 +94,12 @@ def part(sequences: Sequences, number: int) -> Sequences:
     [*((name, {}) for name in PARTS if name != "BertHiddenStates")]
     + [("BertHiddenStates", {"layers": (2, 0)}), ("BertHiddenStates", {"layers": (2,), "pooled": True})],
 )
-def test_a_batch_gives_what_the_twin_gives_in_float64(architecture, arguments, instructions):
+def test_a_batch_gives_what_the_twin_gives_in_float64(architecture, arguments, precision):
     batch = batch_of(((20,), (31, 1), (9, 12, 3), (2,), ()))
     if architecture == "BertForMaskedLM":
         batch[MASKED] = np.array([[1, 19, 4], [0, 31, 31], [5, 20, 9], [1, 0, 0], [0, 0, 0]], np.int32)
     expected = exact(architecture, CONFIG, weights(architecture, pooled="pooled" in arguments), batch, **arguments)
-    found = model(architecture, **arguments)(batch)
+    found = model(architecture, precision=precision, **arguments)(batch)
     expected = expected.reshape(found.shape)
     if architecture == "BertForMaskedLM":
         there = np.arange(15) < 12  # the last row is empty
@@ -105,19 +107,19 @@ def test_a_batch_gives_what_the_twin_gives_in_float64(architecture, arguments, i
         there = batch["sequence_ids"] > 0
     else:
         there = (np.arange(batch["cls_positions"].shape[1]) < batch["sequence_ids"].max(1)[:, None]).reshape(-1)
-    assert np.abs(found - expected)[there].max() < 2e-5 * np.abs(expected[there]).max()
+    assert np.abs(found - expected)[there].max() < TOLERANCES[precision] * np.abs(expected[there]).max()
     assert not found[~there].any()
 
 
 @pytest.mark.parametrize("activation, causal", [("gelu_new", False), ("relu", True)])
-def test_an_activation_and_a_model_from_left_to_right(activation, causal, instructions):
+def test_an_activation_and_a_model_from_left_to_right(activation, causal, precision):
     config = CONFIG.replace(hidden_act=activation, is_decoder=causal)
     architecture = "BertForTokenClassification"
     batch = batch_of(((20,), (9, 12, 3)))
-    found = model(architecture, config)(batch)
+    found = model(architecture, config, precision)(batch)
     expected = exact(architecture, config, weights(architecture, config), batch).reshape(found.shape)
     there = batch["sequence_ids"] > 0
-    assert np.abs(found - expected)[there].max() < 2e-5 * np.abs(expected[there]).max()
+    assert np.abs(found - expected)[there].max() < TOLERANCES[precision] * np.abs(expected[there]).max()
 
 
 @pytest.mark.parametrize(
@@ -127,11 +129,12 @@ def test_an_activation_and_a_model_from_left_to_right(activation, causal, instru
         *(("BertForMaskedLM", False), ("BertHiddenStates", True)),
     ],
 )
-def test_a_sequence_gives_the_same_bytes_alone_in_any_batch_and_by_any_threads(architecture, per_token, instructions):
+def test_a_sequence_gives_the_same_bytes_alone_in_any_batch_and_by_any_threads(architecture, per_token, precision):
     sequences = given()
     if architecture == "BertForMaskedLM":
         sequences.of_sequences[MASKED] = np.array([length // 2 for length in LENGTHS], np.int32)
-    made = model(architecture, **({"layers": (1, 2)} if architecture == "BertHiddenStates" else {}))
+    arguments = {"layers": (1, 2)} if architecture == "BertHiddenStates" else {}
+    made = model(architecture, precision=precision, **arguments)
     native.set_threads(1)
     together = made.logits(sequences, per_token)
     for number in range(len(LENGTHS)):
@@ -149,9 +152,9 @@ def test_a_sequence_gives_the_same_bytes_alone_in_any_batch_and_by_any_threads(a
             assert expected.tobytes() == together.tobytes() and np.isin(found[found != 0], together).all()
 
 
-def test_tokens_that_are_read_are_those_of_all(instructions):
+def test_tokens_that_are_read_are_those_of_all(precision):
     values = {name.removeprefix("bert."): value for name, value in weights("BertHiddenStates").items()}
-    encoder, sequences = Encoder(CONFIG, values), given()
+    encoder, sequences = Encoder(CONFIG, values, precision), given()
     inputs = sequences.ids, sequences.types, sequences.starts
     (first, last), nothing = encoder(*inputs, layers=[0, 2])
     assert nothing.shape == (0, CONFIG.hidden_size)

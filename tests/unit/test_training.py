@@ -226,8 +226,10 @@ def test_half_precision_follows_full_precision(in_half_precision, plain, batches
 
 
 def test_what_the_cpu_cannot_do_is_refused():
-    with pytest.raises(UserError, match="--precision bfloat16 is not supported by MindSpore on CPU"):
-        use_device("CPU", "bfloat16")
+    with pytest.raises(UserError, match="--precision bfloat16 on the CPU needs the fused kernels"):
+        kernels.operations("CPU", "bfloat16", "stock")
+    with pytest.raises(UserError, match="--precision float64 is not supported by MindSpore on CPU"):
+        use_device("CPU", "float64")
     with pytest.raises(UserError, match="--recompute saves no memory on CPU"):
         use_device("CPU", recompute=True)
 

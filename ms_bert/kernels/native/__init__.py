@@ -14,7 +14,11 @@ from ms_bert.kernels.native.sources import sources_hash
 
 # The variable is for a build with sanitizers.
 LIBRARY = Path(os.environ.get("MS_BERT_KERNELS") or Path(__file__).with_name("libms_bert_kernels.so"))
-INSTRUCTIONS = ("avx512", "avx2", "baseline")
+# What the library may compute with, by the type that products multiply, the widest first. Of bfloat16 the last is for
+# tests: it takes many instructions for each product.
+INSTRUCTIONS = {"float32": ("avx512", "avx2", "baseline"), "bfloat16": ("avx512_bf16", "baseline")}
+PRECISIONS = tuple(INSTRUCTIONS)
+GAIN = 1.2  # the least by which products in bfloat16 must be faster, to be used
 
 
 @functools.lru_cache(maxsize=1)
@@ -22,31 +26,50 @@ def library() -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(str(LIBRARY))
         library.ms_bert_instructions.restype = library.ms_bert_sources.restype = ctypes.c_char_p
+        library.ms_bert_product_seconds.restype = ctypes.c_double
         library.ms_bert_set_threads.argtypes = [ctypes.c_int]
     except (OSError, AttributeError):
         return None
     return library
 
 
-def why_not() -> str | None:
-    """Why the library cannot be used, as part of a sentence; None where it can."""
+def why_not(precision: str = "float32") -> str | None:
+    """Why the library cannot be used, or not for products of this type, as part of a sentence; None where it can."""
     if not LIBRARY.exists():
         return "they were not built when this package was installed"
     if library() is None:
         return f"{LIBRARY.name} cannot be loaded here"
     if library().ms_bert_sources().decode() != sources_hash(Path(__file__).parent):
         return "they were built from other sources; install this package again"
+    if precision == "bfloat16":
+        if instructions(precision) == INSTRUCTIONS[precision][-1]:
+            return "this processor, or the compiler that built them, has no products in bfloat16 (avx512_bf16)"
+        if bfloat16_gain() < GAIN:
+            return f"products in bfloat16 are {bfloat16_gain():.1f} times as fast as in float32 on this processor"
     return None
 
 
-def instructions() -> str:
-    """The widest instruction set that the processor and the library have: 'avx512', 'avx2' or 'baseline'."""
-    return library().ms_bert_instructions().decode()
+@functools.lru_cache(maxsize=1)
+def bfloat16_gain() -> float:
+    """How many times as fast a product in bfloat16 is as one in float32; measured, for instructions do not tell it."""
+    times = [[library().ms_bert_product_seconds(i) for i in range(len(PRECISIONS))] for _ in range(5)]
+    float32, bfloat16 = np.min(times, axis=0)
+    return float(float32 / bfloat16)
 
 
-def use(instructions: str) -> bool:
+def instructions(precision: str = "float32") -> str:
+    """The widest instruction set that the processor and the library have for products of this type."""
+    return library().ms_bert_instructions(PRECISIONS.index(precision)).decode()
+
+
+def use(instructions: str, precision: str = "float32") -> bool:
     """Compute with these instructions and no wider ones; False where the processor or the library has them not."""
-    return bool(library().ms_bert_use(instructions.encode()))
+    return bool(library().ms_bert_use(PRECISIONS.index(precision), instructions.encode()))
+
+
+def kernel(name: str, precision: str = "float32") -> str:
+    """The library's function of a kernel whose products multiply numbers of this type."""
+    return f"ms_bert_{name}" if precision == "float32" else f"ms_bert_{precision}_{name}"
 
 
 def set_threads(threads: int) -> None:
@@ -59,7 +82,7 @@ def threads() -> int:
     return library().ms_bert_threads()
 
 
-def call(name: str, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+def call(name: str, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], precision: str = "float32") -> None:
     """Run one kernel on arrays, float32 or int32 and contiguous, without MindSpore; see native/kernels.cpp."""
     arrays = [*inputs, *outputs]
     for array in arrays:
@@ -69,5 +92,5 @@ def call(name: str, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray])
     ranks = (ctypes.c_int * len(arrays))(*(array.ndim for array in arrays))
     sizes = [(ctypes.c_int64 * max(array.ndim, 1))(*array.shape) for array in arrays]
     shapes = (ctypes.POINTER(ctypes.c_int64) * len(arrays))(*sizes)
-    if getattr(library(), f"ms_bert_{name}")(len(arrays), data, ranks, shapes, None, None, None):
+    if getattr(library(), kernel(name, precision))(len(arrays), data, ranks, shapes, None, None, None):
         raise MemoryError(name)

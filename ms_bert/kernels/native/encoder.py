@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ms_bert.config import BertConfig
-from ms_bert.kernels.native import library
+from ms_bert.kernels.native import PRECISIONS, library
 
 ACTIVATIONS = ("gelu", "gelu_new", "relu")  # in the order that the library counts them
 
@@ -41,13 +41,14 @@ def shapes(config: BertConfig) -> dict[str, tuple[int, ...]]:
 
 
 class Encoder:
-    """Embeddings and layers of a BERT for inference, float32.
+    """Embeddings and layers of a BERT for inference.
 
     What it gives for a sequence depends neither on the other ones nor on the number of threads, to the last bit. An id
     that the vocabulary has not, and a place beyond the positions, count as embeddings of 0.
 
     Args:
         parameters: those that `shapes` names, and maybe others.
+        precision: what products multiply, 'float32' or 'bfloat16'; all else is float32.
 
     Attributes:
         layers: how many. width: H.
@@ -56,7 +57,7 @@ class Encoder:
         ValueError: a parameter has another shape. MemoryError: there is too little.
     """
 
-    def __init__(self, config: BertConfig, parameters: Mapping[str, np.ndarray]):
+    def __init__(self, config: BertConfig, parameters: Mapping[str, np.ndarray], precision: str = "float32"):
         expected = shapes(config)
         arrays = {name: np.ascontiguousarray(parameters[name], np.float32) for name in expected}
         for name, array in arrays.items():
@@ -72,7 +73,8 @@ class Encoder:
         make = self._library.ms_bert_encoder
         make.restype = ctypes.c_void_p
         pointers = (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays.values()))
-        made = make((ctypes.c_int64 * len(sizes))(*sizes), ctypes.c_float(config.layer_norm_eps), pointers)
+        sizes_of = (ctypes.c_int64 * len(sizes))(*sizes)
+        made = make(PRECISIONS.index(precision), sizes_of, ctypes.c_float(config.layer_norm_eps), pointers)
         if made is None:
             raise MemoryError("there is too little memory for an encoder")
         self._made = ctypes.c_void_p(made)

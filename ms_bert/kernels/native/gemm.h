@@ -1,21 +1,22 @@
-// Single-precision matrix product of one thread, after Goto and van de Geijn (2008): the second factor is packed into
-// panels as wide as two vectors, of a size for the second-level cache; a few rows of the first for the first-level one.
+// Matrix product of one thread, after Goto and van de Geijn (2008): the second factor is packed into panels as wide as
+// two vectors, of a size for the second-level cache; a few rows of the first for the first-level one.
 #pragma once
 
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
 
-#include "simd.h"
+#include "units.h"
 
 namespace ms_bert {
 namespace MS_BERT_ISA {
 
 constexpr int MR = W == 16 ? 14 : 6;  // rows of a tile: with two vectors a row it fills the registers
 constexpr int NR = 2 * W;             // columns of a tile
-constexpr int KC = 256;               // depth of a panel: KC * NR floats are two thirds of a first-level cache
+constexpr int KU = 256;               // units of a panel's depth: KU * NR of them are two thirds of a first-level cache
+constexpr int KC = KU * DEPTH;        // depth of a panel
 constexpr int NC = 512;               // columns of a packed block
-constexpr int STRIDE = KC + 16;       // of the packed rows of the first factor: no two share a cache set
+constexpr int STRIDE = KU + 16;       // of the packed rows of the first factor: no two share a cache set
 
 // A matrix as an operand: element (i, j) at data[i * row + j * column]; one of the strides is 1.
 struct Matrix {
@@ -25,8 +26,8 @@ struct Matrix {
 };
 
 struct Workspace {  // of one thread
-  alignas(64) float b[NC * KC];
-  alignas(64) float a[MR * STRIDE];
+  alignas(64) Unit b[NC * KU];
+  alignas(64) Unit a[MR * STRIDE];
 };
 
 inline Workspace &workspace() {
@@ -34,19 +35,19 @@ inline Workspace &workspace() {
   return *own;
 }
 
-// C (ROWS, NR) = or += A (ROWS, depth) B (depth, NR); element (i, k) of A at a[i * ROW + k * COLUMN].
+// C (ROWS, NR) = or += A (ROWS, depth) B (depth, NR), depth in units; unit (i, k) of A at a[i * ROW + k * COLUMN].
 template <int ROWS, int ROW, int COLUMN>
-inline __attribute__((noinline)) void tile(int depth, const float *a, const float *b, float *c, int64_t ldc, bool add) {
+inline __attribute__((noinline)) void tile(int depth, const Unit *a, const Unit *b, float *c, int64_t ldc, bool add) {
   Floats sum[ROWS][2];
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; i++) sum[i][0] = sum[i][1] = Floats{};
   for (int k = 0; k < depth; k++, a += COLUMN, b += NR) {
-    const Floats b0 = load(b), b1 = load(b + W);
+    const Units b0 = load(b), b1 = load(b + W);
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++) {
-      const Floats x = all(a[i * ROW]);
-      sum[i][0] += x * b0;
-      sum[i][1] += x * b1;
+      const Units x = all(a[i * ROW]);
+      sum[i][0] = add_product(sum[i][0], x, b0);
+      sum[i][1] = add_product(sum[i][1], x, b1);
     }
   }
 #pragma GCC unroll 16
@@ -60,7 +61,7 @@ inline __attribute__((noinline)) void tile(int depth, const float *a, const floa
   }
 }
 
-using Tile = void (*)(int, const float *, const float *, float *, int64_t, bool);
+using Tile = void (*)(int, const Unit *, const Unit *, float *, int64_t, bool);
 
 template <int ROW, int COLUMN>
 inline Tile tile_of(int rows) {
@@ -78,51 +79,49 @@ inline Tile tile_of(int rows) {
   return tiles[rows];
 }
 
-// Pack B (depth, columns) into panels of NR columns, a row after the other; missing columns are 0.
-inline void pack_b(Matrix b, int depth, int columns, float *to) {
-  for (int j = 0; j < columns; j += NR, to += depth * NR) {
+// Pack B (depth, columns) into panels of NR columns, a row of units after the other; missing numbers are 0.
+inline void pack_b(Matrix b, int depth, int columns, Unit *to) {
+  const int deep = units_of(depth);
+  for (int j = 0; j < columns; j += NR, to += deep * NR) {
     const int width = std::min(NR, columns - j);
     const float *from = b.data + j * b.column;
     if (b.column == 1) {
-      for (int k = 0; k < depth; k++) {
-        const float *row = from + k * b.row;
-        if (width == NR) {
-          store(to + k * NR, load(row));
-          store(to + k * NR + W, load(row + W));
-        } else {
-          for (int i = 0; i < NR; i++) to[k * NR + i] = i < width ? row[i] : 0.0f;
+      for (int k = 0; k < deep; k++) {
+        const float *row = from + k * DEPTH * b.row;
+        const int rows = depth - k * DEPTH;
+        if (width == NR && rows >= DEPTH) {
+          store(to + k * NR, units_across(row, b.row));
+          store(to + k * NR + W, units_across(row + W, b.row));
+          continue;
         }
+        for (int half = 0; half < NR; half += W)
+          store(to + k * NR + half, units_across_first(row + half, b.row, rows, std::clamp(width - half, 0, W)));
       }
       continue;
     }
     for (int half = 0; half < NR; half += W) {
       const int valid = std::clamp(width - half, 0, W);
-      int k = 0;
-      for (; k + W <= depth; k += W) {
-        Floats rows[W];
-        for (int i = 0; i < W; i++) rows[i] = i < valid ? load(from + (half + i) * b.column + k) : Floats{};
+      for (int k = 0; k < deep; k += W) {
+        const float *corner = from + half * b.column + k * DEPTH;
+        const int rest = depth - k * DEPTH, count = std::min(W, deep - k);
+        Units rows[W];
+        for (int i = 0; i < W; i++) rows[i] = i < valid ? units_first(corner + i * b.column, rest) : Units{};
         transpose(rows);
-        for (int i = 0; i < W; i++) store(to + (k + i) * NR + half, rows[i]);
+        for (int i = 0; i < count; i++) store(to + (k + i) * NR + half, rows[i]);
       }
-      for (; k < depth; k++)
-        for (int i = 0; i < W; i++) to[k * NR + half + i] = i < valid ? from[(half + i) * b.column + k] : 0.0f;
     }
   }
 }
 
 // Pack the first MR rows, or all where there are fewer, of A (rows, depth), whose columns lie in one piece each: a
-// column after the other. Where there are enough rows, whole vectors are copied, of which the next column overwrites
-// the rest.
-inline void pack_a(Matrix a, int rows, int depth, float *to) {
-  constexpr int COPIED = (MR + W - 1) / W * W;
-  static_assert(KC * MR + COPIED - MR <= MR * STRIDE, "the last column's rest lies in the workspace too");
-  for (int k = 0; k < depth; k++, to += MR) {
+// column of units after the other. Whole vectors are stored, of which the next column overwrites the rest.
+inline void pack_a(Matrix a, int rows, int depth, Unit *to) {
+  constexpr int STORED = (MR + W - 1) / W * W;
+  static_assert(KU * MR + STORED - MR <= MR * STRIDE, "the last column's rest lies in the workspace too");
+  for (int k = 0; k < depth; k += DEPTH, to += MR) {
     const float *column = a.data + k * a.column;
-    if (rows >= COPIED) {
-      for (int i = 0; i < COPIED; i += W) store(to + i, load(column + i));
-    } else {
-      for (int i = 0; i < std::min(MR, rows); i++) to[i] = column[i];
-    }
+    for (int i = 0; i < STORED; i += W)
+      store(to + i, units_across_first(column + i, a.column, depth - k, std::clamp(rows - i, 0, W)));
   }
 }
 
@@ -141,7 +140,7 @@ inline void gemm(int rows, int columns, int depth, Matrix a, Matrix b, float *c,
         const Matrix part = a.at(m, k);
         Tile compute;
         if (a.column == 1) {
-          for (int i = 0; i < high; i++) memcpy(ws.a + i * STRIDE, part.data + i * part.row, deep * sizeof(float));
+          for (int i = 0; i < high; i++) pack_row(part.data + i * part.row, deep, ws.a + i * STRIDE);
           compute = tile_of<STRIDE, 1>(high);
         } else {
           pack_a(part, rows - m, deep, ws.a);
@@ -149,13 +148,13 @@ inline void gemm(int rows, int columns, int depth, Matrix a, Matrix b, float *c,
         }
         for (int j = 0; j < block; j += NR) {
           float *out = c + m * ldc + n + j;
-          const float *panel = ws.b + j * deep;
+          const Unit *panel = ws.b + j * units_of(deep);
           if (room || j + NR <= block) {
-            compute(deep, ws.a, panel, out, ldc, onto);
+            compute(units_of(deep), ws.a, panel, out, ldc, onto);
             continue;
           }
           alignas(64) float edge[MR * NR];
-          compute(deep, ws.a, panel, edge, NR, false);
+          compute(units_of(deep), ws.a, panel, edge, NR, false);
           for (int i = 0; i < high; i++)
             for (int l = 0; l < block - j; l++) {
               float &x = out[i * ldc + l];
@@ -170,16 +169,17 @@ inline void gemm(int rows, int columns, int depth, Matrix a, Matrix b, float *c,
 // Y (rows, columns) = X (rows, depth) V^T for few rows and a V (columns, depth) that is too large to be packed for
 // them: here X is the packed factor, for the transpose V X^T, whose tiles are turned round as they are stored. `packed`
 // holds X in panels of NR rows (`pack_b` of its transpose). Computes columns first ... end - 1.
-inline void gemm_few_rows(int rows, int64_t first, int64_t end, int depth, const float *packed, Matrix v, float *y,
+inline void gemm_few_rows(int rows, int64_t first, int64_t end, int depth, const Unit *packed, Matrix v, float *y,
                           int64_t ldy, Workspace &ws) {
   constexpr int HIGH = MR < W ? MR : W;  // of a tile, which is turned round as a square of W
   const int panels = (rows + NR - 1) / NR;
+  float *tiles = reinterpret_cast<float *>(ws.b);
   for (int64_t n = first; n < end; n += HIGH) {
     const int high = static_cast<int>(std::min<int64_t>(HIGH, end - n));
     const Tile compute = tile_of<STRIDE, 1>(high);
     for (int k = 0; k < depth; k += KC) {
       const int deep = std::min(KC, depth - k);
-      for (int i = 0; i < high; i++) memcpy(ws.a + i * STRIDE, v.data + (n + i) * v.column + k, deep * sizeof(float));
+      for (int i = 0; i < high; i++) pack_row(v.data + (n + i) * v.column + k, deep, ws.a + i * STRIDE);
       // V comes from memory, each row once: what is next is fetched while this is computed with.
       const bool last = k + KC >= depth;
       const int64_t next_n = last ? n + HIGH : n;
@@ -190,13 +190,14 @@ inline void gemm_few_rows(int rows, int64_t first, int64_t end, int depth, const
           const float *row = v.data + (next_n + i) * v.column + next_k;
           for (int j = 0; j < next_deep; j += 16) __builtin_prefetch(row + j, 0, 3);
         }
-        compute(deep, ws.a, packed + (static_cast<int64_t>(p) * depth + k) * NR, ws.b + p * HIGH * NR, NR, k > 0);
+        const Unit *panel = packed + (p * units_of(static_cast<int64_t>(depth)) + k / DEPTH) * NR;
+        compute(units_of(deep), ws.a, panel, tiles + p * HIGH * NR, NR, k > 0);
       }
     }
     for (int p = 0; p < panels; p++)
       for (int half = 0; half < NR; half += W) {
         Floats turned[W];
-        for (int i = 0; i < W; i++) turned[i] = i < high ? load(ws.b + (p * HIGH + i) * NR + half) : Floats{};
+        for (int i = 0; i < W; i++) turned[i] = i < high ? load(tiles + (p * HIGH + i) * NR + half) : Floats{};
         transpose(turned);
         const int begin = p * NR + half, count = std::clamp(rows - begin, 0, W);
         for (int i = 0; i < count; i++) {

@@ -17,23 +17,35 @@ struct Choice {
   const Kernels *kernels;
 };
 
-// Those that the processor has, the widest first.
-const Choice *choices() {
+enum Precision { FLOAT32, BFLOAT16, PRECISIONS };  // of products
+
+using Choices = std::array<Choice, 4>;
+
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+}
+
+// Those that the processor has, the widest first, and then none.
+const Choice *choices(Precision precision) {
   static const auto found = [] {
-    std::array<Choice, 4> all{};
-    int count = 0;
+    std::array<Choices, PRECISIONS> all{};
+    Choice *next = all[FLOAT32].data();
 #if defined(MS_BERT_AVX512)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512bw"))
-      all[count++] = {"avx512", &avx512::kernels};
+    if (has_avx512()) *next++ = {"avx512", &avx512::kernels};
 #endif
 #if defined(MS_BERT_AVX2)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) all[count++] = {"avx2", &avx2::kernels};
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) *next++ = {"avx2", &avx2::kernels};
 #endif
-    all[count++] = {"baseline", &baseline::kernels};
+    *next = {"baseline", &baseline::kernels};
+    next = all[BFLOAT16].data();
+#if defined(MS_BERT_AVX512_BF16)
+    if (has_avx512() && __builtin_cpu_supports("avx512bf16")) *next++ = {"avx512_bf16", &avx512_bf16::kernels};
+#endif
+    *next = {"baseline", &baseline_bf16::kernels};
     return all;
   }();
-  return found.data();
+  return found[precision].data();
 }
 
 struct AnEncoder {
@@ -41,11 +53,11 @@ struct AnEncoder {
   void *encoder;
 };
 
-std::atomic<const Choice *> used{nullptr};
+std::atomic<const Choice *> used[PRECISIONS];
 
-const Choice &chosen() {
-  const Choice *choice = used.load(std::memory_order_relaxed);
-  return choice ? *choice : *choices();
+const Choice &chosen(Precision precision) {
+  const Choice *choice = used[precision].load(std::memory_order_relaxed);
+  return choice ? *choice : *choices(precision);
 }
 
 // Whether all arrays have a type that kernels read; what MindSpore hands them is as the model's user gave it.
@@ -60,26 +72,36 @@ bool known(int count, const char **types) {
 
 extern "C" {
 
+// `precision`, here and below: of the products, 0 for float32 and 1 for bfloat16.
+
 // How many threads the kernels use; 0: as many as the process may run on.
 void ms_bert_set_threads(int threads) { ms_bert::set_threads(threads); }
 int ms_bert_threads() { return ms_bert::threads(); }
 const char *ms_bert_sources() { return MS_BERT_SOURCES; }  // their hash, see sources.py
-const char *ms_bert_instructions() { return ms_bert::chosen().name; }
+
+const char *ms_bert_instructions(int precision) {
+  return ms_bert::chosen(static_cast<ms_bert::Precision>(precision)).name;
+}
 
 // Use these instructions and no wider ones; 0 where the processor or the build has them not.
-int ms_bert_use(const char *name) {
-  for (const ms_bert::Choice *choice = ms_bert::choices(); choice->name; choice++)
+int ms_bert_use(int precision, const char *name) {
+  const auto of = static_cast<ms_bert::Precision>(precision);
+  for (const ms_bert::Choice *choice = ms_bert::choices(of); choice->name; choice++)
     if (std::string_view(choice->name) == name) {
-      ms_bert::used = choice;
+      ms_bert::used[of] = choice;
       return 1;
     }
   return 0;
 }
 
+double ms_bert_product_seconds(int precision) {
+  return ms_bert::chosen(static_cast<ms_bert::Precision>(precision)).kernels->product_seconds();
+}
+
 // An encoder for inference, or null where there is no memory; it is used with the instructions that it was made with.
 // sizes: layers, heads, width, inner, entries of the three tables, activation, causal.
-void *ms_bert_encoder(const int64_t *sizes, float epsilon, const float *const *arrays) {
-  const ms_bert::Kernels *kernels = ms_bert::chosen().kernels;
+void *ms_bert_encoder(int precision, const int64_t *sizes, float epsilon, const float *const *arrays) {
+  const ms_bert::Kernels *kernels = ms_bert::chosen(static_cast<ms_bert::Precision>(precision)).kernels;
   const ms_bert::EncoderShape shape{sizes[0], sizes[1],      sizes[2], sizes[3], {sizes[4], sizes[5], sizes[6]},
                                     sizes[7], sizes[8] != 0, epsilon};
   try {
@@ -104,21 +126,25 @@ void ms_bert_free_encoder(void *encoder) {
   delete of;
 }
 
-#define MS_BERT_ENTRY(name)                                                                                      \
-  int ms_bert_##name(int count, void **data, int *ranks, int64_t **shapes, const char **types, void *, void *) { \
-    if (!ms_bert::known(count, types)) {                                                                         \
-      std::fprintf(stderr, "ms_bert: " #name " takes float32 and int32 only.\n");                                \
-      return 2;                                                                                                  \
-    }                                                                                                            \
-    try {                                                                                                        \
-      ms_bert::chosen().kernels->name({data, ranks, shapes});                                                    \
-      return 0;                                                                                                  \
-    } catch (const std::exception &) {                                                                           \
-      std::fprintf(stderr, "ms_bert: there is no memory left for " #name ".\n");                                 \
-      return 1;                                                                                                  \
-    }                                                                                                            \
+#define MS_BERT_ENTRY_OF(precision, prefix, name)                                                              \
+  int prefix##name(int count, void **data, int *ranks, int64_t **shapes, const char **types, void *, void *) { \
+    if (!ms_bert::known(count, types)) {                                                                       \
+      std::fprintf(stderr, "ms_bert: " #name " takes float32 and int32 only.\n");                              \
+      return 2;                                                                                                \
+    }                                                                                                          \
+    try {                                                                                                      \
+      ms_bert::chosen(precision).kernels->name({data, ranks, shapes});                                         \
+      return 0;                                                                                                \
+    } catch (const std::exception &) {                                                                         \
+      std::fprintf(stderr, "ms_bert: there is no memory left for " #name ".\n");                               \
+      return 1;                                                                                                \
+    }                                                                                                          \
   }
+#define MS_BERT_ENTRY(name)                          \
+  MS_BERT_ENTRY_OF(ms_bert::FLOAT32, ms_bert_, name) \
+  MS_BERT_ENTRY_OF(ms_bert::BFLOAT16, ms_bert_bfloat16_, name)
 MS_BERT_KERNELS(MS_BERT_ENTRY)
 #undef MS_BERT_ENTRY
+#undef MS_BERT_ENTRY_OF
 
 }  // extern "C"

@@ -12,12 +12,12 @@ namespace MS_BERT_ISA {
 inline Matrix rows_of(const float *data, int64_t width) { return {data, width, 1}; }
 inline Matrix transposed(const float *data, int64_t width) { return {data, 1, width}; }
 
-constexpr int64_t FEW_ROWS = 512;        // more of them are worth the packing of the other factor
-constexpr int64_t FEW_FLOATS = 1 << 18;  // packed, they share a second-level cache with the tiles
+constexpr int64_t FEW_ROWS = 512;       // more of them are worth the packing of the other factor
+constexpr int64_t FEW_UNITS = 1 << 18;  // packed, they share a second-level cache with the tiles
 
 // Whether x (rows, depth) is to be packed rather than the weight (columns, depth) that it is multiplied with.
 inline bool few(int64_t rows, int64_t columns, int64_t depth) {
-  return rows <= FEW_ROWS && columns >= rows && (rows + NR - 1) / NR * NR * depth <= FEW_FLOATS;
+  return rows <= FEW_ROWS && columns >= rows && (rows + NR - 1) / NR * NR * units_of(depth) <= FEW_UNITS;
 }
 
 // For each i of `layers`, y[i] (rows, columns) = x weight[i]^T of few rows, and for each part of it, while it is near,
@@ -26,10 +26,10 @@ template <typename F>
 void multiply_few(int64_t rows, int64_t columns, int64_t depth, const float *x, int layers, const float *const *weight,
                   float *const *y, F finish) {
   const int64_t panels = (rows + NR - 1) / NR;
-  float *packed = scratch(panels * NR * depth);
+  Unit *packed = reinterpret_cast<Unit *>(scratch(panels * NR * units_of(depth)));
   parallel(panels, [&](int64_t p) {
     const int count = static_cast<int>(std::min<int64_t>(NR, rows - p * NR));
-    pack_b({x + p * NR * depth, 1, depth}, depth, count, packed + p * NR * depth);
+    pack_b({x + p * NR * depth, 1, depth}, depth, count, packed + p * NR * units_of(depth));
   });
   const int64_t wanted = threads() == 1 ? 1 : 2 * threads();
   const int64_t wide = Cut::rounded((columns + wanted - 1) / wanted, MR), pieces = (columns + wide - 1) / wide;

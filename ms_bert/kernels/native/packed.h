@@ -13,7 +13,7 @@ namespace MS_BERT_ISA {
 // Rows of a block of the first factor: at most so many, which stay in a second-level cache while all panels pass; and
 // at least so many, if there are more, so that each thread has some of its own.
 constexpr int64_t ROWS = (192 + MR - 1) / MR * MR, FEWEST_ROWS = 64;
-static_assert(ROWS / MR * MR * STRIDE <= NC * KC, "a block lies in the workspace of the other factor");
+static_assert(ROWS / MR * MR * STRIDE <= NC * KU, "a block lies in the workspace of the other factor");
 
 // In rows of so many columns all tiles are whole.
 inline int64_t in_tiles(int64_t columns) { return (columns + NR - 1) / NR * NR; }
@@ -25,7 +25,7 @@ class Packed {
   // Several layers of one input, side by side.
   Packed(int64_t inputs, int64_t outputs, std::initializer_list<const float *> weights,
          std::initializer_list<const float *> biases)
-      : inputs_(inputs), outputs_(outputs * weights.size()), weight_(in_tiles(outputs_) * inputs),
+      : inputs_(inputs), outputs_(outputs * weights.size()), weight_(in_tiles(outputs_) * units_of(inputs)),
         bias_(in_tiles(outputs_)) {
     std::vector<float> stacked;
     const float *all = *weights.begin();
@@ -34,7 +34,7 @@ class Packed {
       all = stacked.data();
     }
     for (int64_t k = 0; k < inputs; k += KC)
-      pack_b({all + k, 1, inputs}, std::min<int64_t>(KC, inputs - k), outputs_, weight_.get() + k * in_tiles(outputs_));
+      pack_b({all + k, 1, inputs}, std::min<int64_t>(KC, inputs - k), outputs_, from(k));
     float *bias = bias_.get();
     for (const float *own : biases) bias = std::copy(own, own + outputs, bias);
     std::fill(bias, bias_.get() + in_tiles(outputs_), 0.0f);
@@ -61,20 +61,20 @@ class Packed {
   template <typename F>
   void part(int64_t rows, const float *x, int64_t x_row, int64_t panel, int64_t end, float *y, int64_t y_row,
             F finish) const {
-    float *block = workspace().b;
+    Unit *block = workspace().b;
     for (int64_t k = 0; k < inputs_; k += KC) {
-      const int64_t deep = std::min<int64_t>(KC, inputs_ - k);
-      for (int64_t i = 0; i < rows; i++) memcpy(block + i * STRIDE, x + i * x_row + k, deep * sizeof(float));
-      const float *weight = weight_.get() + k * in_tiles(outputs_);
+      const int deep = static_cast<int>(std::min<int64_t>(KC, inputs_ - k)), units = units_of(deep);
+      for (int64_t i = 0; i < rows; i++) pack_row(x + i * x_row + k, deep, block + i * STRIDE);
+      const Unit *weight = from(k);
       for (int64_t j = panel; j < end; j++)
         for (int64_t m = 0; m < rows; m += MR) {
           const int high = static_cast<int>(std::min<int64_t>(MR, rows - m));
           // Weights come from memory, each once: what is next is fetched while this is computed with.
-          const float *next = weight + (j + 1) * NR * deep;
-          for (int64_t l = m * NR * deep / rows / 16; l < (m + high) * NR * deep / rows / 16; l++)
+          const Unit *next = weight + (j + 1) * NR * units;
+          for (int64_t l = m * NR * units / rows / 16; l < (m + high) * NR * units / rows / 16; l++)
             __builtin_prefetch(next + l * 16, 0, 2);
           float *out = y + m * y_row + j * NR;
-          tile_of<STRIDE, 1>(high)(deep, block + m * STRIDE, weight + j * NR * deep, out, y_row, k > 0);
+          tile_of<STRIDE, 1>(high)(units, block + m * STRIDE, weight + j * NR * units, out, y_row, k > 0);
           if (k + deep < inputs_) continue;
           for (int i = 0; i < high; i++, out += y_row) {
             const float *bias = bias_.get() + j * NR;
@@ -85,6 +85,9 @@ class Packed {
         }
     }
   }
+
+  // The panels of inputs k to k + KC.
+  Unit *from(int64_t k) const { return reinterpret_cast<Unit *>(weight_.get()) + units_of(k) * in_tiles(outputs_); }
 
   int64_t inputs_, outputs_;
   Memory weight_, bias_;

@@ -5,14 +5,27 @@
 #include <cstring>
 #include <utility>
 
+// MS_BERT_BFLOAT16: products multiply bfloat16, see units.h.
 #if defined(__AVX512F__)
+#if defined(MS_BERT_BFLOAT16)
+#define MS_BERT_ISA avx512_bf16
+#else
 #define MS_BERT_ISA avx512
+#endif
 #define MS_BERT_WIDTH 16
 #elif defined(__AVX2__) && defined(__FMA__)
+#if defined(MS_BERT_BFLOAT16)
+#define MS_BERT_ISA avx2_bf16
+#else
 #define MS_BERT_ISA avx2
+#endif
 #define MS_BERT_WIDTH 8
 #else
+#if defined(MS_BERT_BFLOAT16)
+#define MS_BERT_ISA baseline_bf16
+#else
 #define MS_BERT_ISA baseline
+#endif
 #define MS_BERT_WIDTH 4
 #endif
 
@@ -99,8 +112,8 @@ MS_BERT_INLINE Ints get(const int32_t *p, int n) { return n == W ? load(p) : loa
 MS_BERT_INLINE void put(float *p, Floats v, int n) { n == W ? store(p, v) : store_first(p, v, n); }
 
 // One step of a transpose: the first or second half of a and b, their elements taking turns.
-template <int HALF, int... I>
-MS_BERT_INLINE Floats interleave(Floats a, Floats b, std::integer_sequence<int, I...>) {
+template <int HALF, typename V, int... I>
+MS_BERT_INLINE V interleave(V a, V b, std::integer_sequence<int, I...>) {
 #if defined(__clang__)
   return __builtin_shufflevector(a, b, (HALF * W / 2 + I / 2 + I % 2 * W)...);
 #else
@@ -109,10 +122,11 @@ MS_BERT_INLINE Floats interleave(Floats a, Floats b, std::integer_sequence<int, 
 }
 
 // Transpose W vectors of W in place: log2(W) perfect shuffles.
-MS_BERT_INLINE void transpose(Floats (&rows)[W]) {
+template <typename V>
+MS_BERT_INLINE void transpose(V (&rows)[W]) {
   constexpr std::make_integer_sequence<int, W> all_of;
   for (int step = 1; step < W; step *= 2) {
-    Floats next[W];
+    V next[W];
 #pragma GCC unroll 16
     for (int i = 0; i < W / 2; i++) {
       next[2 * i] = interleave<0>(rows[i], rows[i + W / 2], all_of);

@@ -1,0 +1,126 @@
+// What products multiply: floats, or, where this translation unit is compiled for them, bfloat16. Sums are floats.
+//
+// The factors of a product are packed in units of 32 bits: a float, or two bfloat16 that follow each other in depth,
+// the first in the lower half, for that is what vdpbf16ps reads.
+#pragma once
+
+#include "simd.h"
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+namespace ms_bert {
+namespace MS_BERT_ISA {
+
+#if !defined(MS_BERT_BFLOAT16)
+
+using Unit = float;
+using Units = Floats;
+constexpr int DEPTH = 1;  // numbers in a unit
+
+MS_BERT_INLINE Units units(const float *p) { return load(p); }
+MS_BERT_INLINE Units units_across(const float *p, int64_t) { return load(p); }
+MS_BERT_INLINE Floats add_product(Floats sum, Units x, Units y) { return sum + x * y; }
+
+#else
+
+using Unit = uint32_t;
+typedef Unit Units __attribute__((vector_size(4 * W)));
+constexpr int DEPTH = 2;
+
+MS_BERT_INLINE Units load(const Unit *p) {
+  Units v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+MS_BERT_INLINE void store(Unit *p, Units v) { memcpy(p, &v, sizeof v); }
+MS_BERT_INLINE Units all(Unit x) { return x - Units{}; }
+
+#if defined(__AVX512BF16__)
+
+// The nearest of both, even ones at ties; the first of a unit stands in `low`.
+MS_BERT_INLINE Units rounded(Floats low, Floats high) {
+  const __m512bh both = _mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+  Units v;
+  memcpy(&v, &both, sizeof v);
+  return v;
+}
+
+// W units from 2 W numbers that follow each other.
+MS_BERT_INLINE Units units(const float *p) { return rounded(load(p), load(p + W)); }
+
+// W units from two rows of W numbers, `row` apart.
+MS_BERT_INLINE Units units_across(const float *p, int64_t row) {
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
+                                         5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return (Units)_mm512_permutexvar_epi16(order, (__m512i)rounded(load(p), load(p + row)));
+}
+
+// It takes what is denormal as 0.
+MS_BERT_INLINE Floats add_product(Floats sum, Units x, Units y) {
+  __m512bh a, b;  // whose type differs between compilers
+  memcpy(&a, &x, sizeof a);
+  memcpy(&b, &y, sizeof b);
+  return (Floats)_mm512_dpbf16_ps((__m512)sum, a, b);
+}
+
+#else  // by hand: as exact, and slow
+
+// The bits of the nearest bfloat16, even ones at ties, in the upper half; NaN stays NaN.
+MS_BERT_INLINE Units upper(Floats x) {
+  Units bits;
+  memcpy(&bits, &x, sizeof bits);
+  const Units nearest = bits + 0x7fff + (bits >> 16 & 1);
+  return (Units)(x == x ? (Ints)nearest : (Ints)(bits | 0x400000)) & 0xffff0000u;
+}
+MS_BERT_INLINE Units units_across(const float *p, int64_t row) { return upper(load(p)) >> 16 | upper(load(p + row)); }
+MS_BERT_INLINE Units units(const float *p) {
+  float low[W], high[W];
+  for (int i = 0; i < W; i++) low[i] = p[2 * i], high[i] = p[2 * i + 1];
+  return upper(load(low)) >> 16 | upper(load(high));
+}
+MS_BERT_INLINE Floats add_product(Floats sum, Units x, Units y) {
+  const auto floats = [](Units bits) { return bits_as_floats((Ints)bits); };
+  sum += floats(x << 16) * floats(y << 16);
+  return sum + floats(x & 0xffff0000u) * floats(y & 0xffff0000u);
+}
+
+#endif
+#endif
+
+// Units for so many numbers in depth.
+constexpr int units_of(int depth) { return (depth + DEPTH - 1) / DEPTH; }
+constexpr int64_t units_of(int64_t depth) { return (depth + DEPTH - 1) / DEPTH; }
+
+// As `units`, of the first n numbers only, if they are fewer than that takes; the others are 0.
+MS_BERT_INLINE Units units_first(const float *p, int n) {
+  if (n >= W * DEPTH) return units(p);
+  float all[W * DEPTH] = {};
+  memcpy(all, p, n * sizeof(float));
+  return units(all);
+}
+
+// As `units_across`, of the first `deep` rows and n columns only.
+MS_BERT_INLINE Units units_across_first(const float *p, int64_t row, int deep, int n) {
+  if (deep >= DEPTH && n >= W) return units_across(p, row);
+  float all[DEPTH * W] = {};
+  for (int i = 0; i < deep && i < DEPTH; i++) memcpy(all + i * W, p + i * row, (n < W ? n : W) * sizeof(float));
+  return units_across(all, W);
+}
+
+// A row of numbers in units.
+inline void pack_row(const float *row, int depth, Unit *to) {
+  if (DEPTH == 1) {
+    memcpy(to, row, depth * sizeof(float));
+    return;
+  }
+  for (int k = 0; k < units_of(depth); k += W) {
+    const int n = units_of(depth) - k;
+    const Units v = units_first(row + k * DEPTH, depth - k * DEPTH);
+    n >= W ? store(to + k, v) : (void)memcpy(to + k, &v, n * sizeof(Unit));
+  }
+}
+
+}  // namespace MS_BERT_ISA
+}  // namespace ms_bert
