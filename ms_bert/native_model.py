@@ -172,7 +172,9 @@ def _scattered(values: np.ndarray, places: tuple[np.ndarray, ...], shape: tuple[
 def _linear(
     x: np.ndarray, weight: np.ndarray, bias: np.ndarray, kernel: str = "linear", precision: str = "float32"
 ) -> np.ndarray:
-    """A linear layer, or one that ends in an activation: its kernel also gives what that was applied to."""
-    made = [np.empty((len(x), len(weight)), np.float32) for _ in range(1 if kernel == "linear" else 2)]
+    """A linear layer, or one that ends in an activation, whose kernel also gives what its gradient would read."""
+    made = [np.empty((len(x), len(weight)), np.float32)]
+    if kernel != "linear":
+        made += native.kept_of([made[0]] if precision == "float32" else [made[0], x], precision)
     native.call(kernel, [x, weight, bias], made, precision)
     return made[0]

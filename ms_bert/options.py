@@ -186,8 +186,8 @@ class TrainingOptions:
     clip_norm: Annotated[float, Range(1e-6, 10**6, or_zero=True)] = 1.0
     """Gradients are scaled down to this global norm; 0 turns clipping off."""
     precision: Literal["float32", "float16", "bfloat16", "float64"] = "float32"
-    """Precision of activations and matrix products; parameters and optimizer state stay float32. In MindSpore on the CPU
-    bfloat16 rounds only what products multiply, where the processor gains by it. With float64 (PyTorch only, to compare with), everything is float64."""
+    """Precision of activations and matrix products; parameters and optimizer state stay float32.
+    With float64 (PyTorch only, to compare with), everything is float64."""
     loss_scale: Annotated[float, Range(1, 2**60)] = 65536.0
     """Initial loss scale in float16; halved when a gradient overflows, doubled after 1000 steps without overflow."""
     recompute: bool = False

@@ -2,8 +2,8 @@
 
 Each computes in one pass, while the numbers are near, what the stock operations of the model do in several. What an
 operation gives besides its result is kept for its gradient. Where dropout is off, no keys are needed. Tensors are
-float32; those operations that multiply matrices are made for a precision, 'float32' or 'bfloat16', to which products
-round what they multiply.
+float32; those operations that multiply matrices are made for a precision, 'float32' or 'bfloat16', to which they round
+what products multiply and what they keep.
 
 Import this only where `native.why_not()` is None.
 """
@@ -22,16 +22,30 @@ NO_ROW_KEYS = Tensor(np.ones((1, 1), np.int32))
 NO_COLUMN_KEYS = Tensor(np.ones((1,), np.int32))
 
 
-def _operation(name, outputs, shapes, bprop=None, precision="float32"):
-    """A kernel of the library; shapes: of its outputs, from those of its inputs."""
-    dtypes = (ms.float32,) * outputs
+def _operation(name, dtypes, shapes, bprop=None, precision="float32"):
+    """A kernel of the library.
+
+    Args:
+        dtypes: of its outputs, or one. shapes: of its outputs, from those of its inputs; or one.
+    """
     return ops.Custom(
         f"{native.LIBRARY}:{native.kernel(name, precision)}",
         out_shape=shapes,
-        out_dtype=lambda *_: dtypes if outputs > 1 else ms.float32,
+        out_dtype=lambda *_: dtypes,
         func_type="aot",
         bprop=bprop,
     )
+
+
+def _kept(*shapes):
+    """Of what a kernel in bfloat16 keeps of arrays of these shapes for its gradient.
+
+    MindSpore has no operation on bfloat16 on the CPU; these pass from a kernel to its gradient as they are.
+    """
+    return tuple(native.kept_shape(shape) for shape in shapes)
+
+
+FLOAT, KEPT = ms.float32, ms.int32
 
 
 def _settings(*values):
@@ -61,12 +75,12 @@ def _drawn(rate, row_keys, column_keys):
 
 def linear(precision):
     """See `stock.linear`."""
-    gradient = _operation("linear_gradient", 3, lambda dy, x, w: (x, w, (w[0],)), None, precision)
+    gradient = _operation("linear_gradient", (FLOAT,) * 3, lambda dy, x, w: (x, w, (w[0],)), None, precision)
 
     def bprop(x, weight, bias, out, dout):
         return gradient(dout, x, weight)
 
-    operation = _operation("linear", 1, lambda x, w, b: (x[0], w[0]), bprop, precision)
+    operation = _operation("linear", FLOAT, lambda x, w, b: (x[0], w[0]), bprop, precision)
 
     def linear(x, weight, bias):
         return operation(x, weight, bias)
@@ -76,33 +90,52 @@ def linear(precision):
 
 def projections(precision):
     """Three linear layers of one input (N, in), each weight (out, in) -> three (N, out)."""
+    rounds = precision != "float32"
     gradient = _operation(
         "projections_gradient",
-        7,
-        lambda dq, dk, dv, x, w, *_: (x, w, (w[0],), w, (w[0],), w, (w[0],)),
+        (FLOAT,) * 7,
+        lambda dq, dk, dv, x, w, *_: ((dq[0], w[1]), w, (w[0],), w, (w[0],), w, (w[0],)),
         None,
         precision,
     )
 
     def bprop(x, query, query_bias, key, key_bias, value, value_bias, out, dout):
-        return gradient(dout[0], dout[1], dout[2], x, query, key, value)
+        return gradient(dout[0], dout[1], dout[2], out[3] if rounds else x, query, key, value)
 
-    operation = _operation("projections", 3, lambda x, w, *_: ((x[0], w[0]),) * 3, bprop, precision)
+    operation = _operation(
+        "projections",
+        (*(FLOAT,) * 3, *(KEPT,) * rounds),
+        lambda x, w, *_: (*((x[0], w[0]),) * 3, *_kept(x)[:rounds]),
+        bprop,
+        precision,
+    )
 
     def projections(x, query, query_bias, key, key_bias, value, value_bias):
-        return operation(x, query, query_bias, key, key_bias, value, value_bias)
+        return operation(x, query, query_bias, key, key_bias, value, value_bias)[:3]
 
     return projections
 
 
 def linear_activation(precision, name):
     """`stock.gelu`, `stock.gelu_new` or `stock.relu`, by its name, of a linear layer."""
-    gradient = _operation(f"linear_{name}_gradient", 3, lambda dy, before, x, w: (x, w, (w[0],)), None, precision)
+    rounds = precision != "float32"
+    gradient = _operation(
+        f"linear_{name}_gradient",
+        (FLOAT,) * 3,
+        lambda dy, before, x, w: ((dy[0], w[1]), w, (w[0],)),
+        None,
+        precision,
+    )
 
     def bprop(x, weight, bias, out, dout):
-        return gradient(dout[0], out[1], x, weight)
+        return gradient(dout[0], out[1], out[2] if rounds else x, weight)
 
-    operation = _operation(f"linear_{name}", 2, lambda x, w, b: ((x[0], w[0]), (x[0], w[0])), bprop, precision)
+    def shapes(x, w, b):
+        y = (x[0], w[0])
+        return (y, *_kept(y, x)) if rounds else (y, y)
+
+    dtypes = (FLOAT, KEPT, KEPT) if rounds else (FLOAT, FLOAT)
+    operation = _operation(f"linear_{name}", dtypes, shapes, bprop, precision)
 
     def linear_activation(x, weight, bias):
         return operation(x, weight, bias)[0]
@@ -123,26 +156,35 @@ def _layer_norm_bprop(x, weight, bias, settings, out, dout):
     return gradients[0], gradients[1], gradients[2], ops.zeros_like(settings)
 
 
-_layer_norm = _operation("layer_norm", 3, lambda x, *_: (x, x, (x[0],)), _layer_norm_bprop)
-_layer_norm_gradient = _operation("layer_norm_gradient", 3, lambda dy, n, s, w: (dy, w, w))
+_layer_norm = _operation("layer_norm", (FLOAT,) * 3, lambda x, *_: (x, x, (x[0],)), _layer_norm_bprop)
+_layer_norm_gradient = _operation("layer_norm_gradient", (FLOAT,) * 3, lambda dy, n, s, w: (dy, w, w))
 
 
 def linear_dropout_add_norm(precision):
     """layer_norm(residual + dropout(linear(x))): (N, in), (N, H) -> (N, H)."""
+    rounds = precision != "float32"
     gradient = _operation(
         "linear_dropout_add_norm_gradient",
-        6,
-        lambda dy, n, s, x, w, g, *_: (x, w, (w[0],), dy, g, g),
+        (FLOAT,) * 6,
+        lambda dy, n, s, x, w, g, *_: ((dy[0], w[1]), w, (w[0],), dy, g, g),
         None,
         precision,
     )
 
     def bprop(x, weight, bias, residual, gamma, beta, row_keys, column_keys, settings, out, dout):
-        g = gradient(dout[0], out[1], out[2], x, weight, gamma, row_keys, column_keys, settings)
+        kept = out[3] if rounds else x
+        g = gradient(dout[0], out[1], out[2], kept, weight, gamma, row_keys, column_keys, settings)
         rest = ops.zeros_like(row_keys), ops.zeros_like(column_keys), ops.zeros_like(settings)
         return g[0], g[1], g[2], g[3], g[4], g[5], rest[0], rest[1], rest[2]
 
-    operation = _operation("linear_dropout_add_norm", 3, lambda x, w, b, r, *_: (r, r, (r[0],)), bprop, precision)
+    def shapes(x, w, b, r, *_):
+        if not rounds:
+            return r, r, (r[0],)
+        normalized, kept = _kept(r, x)
+        return r, normalized, (r[0],), kept
+
+    dtypes = (FLOAT, KEPT, FLOAT, KEPT) if rounds else (FLOAT,) * 3
+    operation = _operation("linear_dropout_add_norm", dtypes, shapes, bprop, precision)
 
     def linear_dropout_add_norm(x, weight, bias, residual, gamma, beta, epsilon, rate, row_keys, column_keys):
         row_keys, column_keys = _drawn(rate, row_keys, column_keys)
@@ -198,10 +240,10 @@ def _embed_shapes(ids, types, places, word, *_):
     return (rows, word[1]), (rows, word[1]), (rows,)
 
 
-_embed = _operation("embed", 3, _embed_shapes, _embed_bprop)
+_embed = _operation("embed", (FLOAT,) * 3, _embed_shapes, _embed_bprop)
 _embed_gradient = _operation(
     "embed_gradient",
-    5,
+    (FLOAT,) * 5,
     lambda dy, n, s, i, t, p, gamma, r, c, settings, word, token_type, position: (
         word,
         token_type,
@@ -224,16 +266,22 @@ class Attention(nn.Cell):
     def __init__(self, heads: int, causal: bool = False, precision: str = "float32"):
         super().__init__()
         self.heads, self.causal = heads, causal
-        gradient = _operation("attention_gradient", 3, lambda dc, q, *_: (q, q, q), None, precision)
+        rounds = precision != "float32"
+        gradient = _operation("attention_gradient", (FLOAT,) * 3, lambda dc, *_: (dc,) * 3, None, precision)
 
         def bprop(query, key, value, ids, row_keys, column_keys, settings, out, dout):
-            g = gradient(dout[0], query, key, value, ids, out[1], row_keys, column_keys, settings)
+            q, k, v = (out[2], out[3], out[4]) if rounds else (query, key, value)
+            g = gradient(dout[0], q, k, v, ids, out[1], row_keys, column_keys, settings)
             rest = ops.zeros_like(row_keys), ops.zeros_like(column_keys), ops.zeros_like(settings)
             return g[0], g[1], g[2], ops.zeros_like(ids), rest[0], rest[1], rest[2]
 
         # The second output: two numbers of each row of scores.
         self.operation = _operation(
-            "attention", 2, lambda q, k, v, ids, *_: (q, (ids[0], heads, ids[1], 2)), bprop, precision
+            "attention",
+            (FLOAT, FLOAT, *(KEPT,) * 3 * rounds),
+            lambda q, k, v, ids, *_: (q, (ids[0], heads, ids[1], 2), *_kept(q, k, v)[: 3 * rounds]),
+            bprop,
+            precision,
         )
 
     def construct(self, query, key, value, sequence_ids, rate, row_keys, column_keys):
@@ -250,15 +298,20 @@ def linear_cross_entropy(precision):
 
     The scores (N, out) turn into their gradient in place; no second buffer of that size exists.
     """
-    gradient = _operation("linear_cross_entropy_gradient", 3, lambda d, slopes, x, w: (x, w, (w[0],)), None, precision)
+    gradient = _operation(
+        "linear_cross_entropy_gradient", (FLOAT,) * 3, lambda d, slopes, x, w: (x, w, (w[0],)), None, precision
+    )
 
     def bprop(x, weight, bias, labels, out, dout):
         g = gradient(dout[0], out[2], x, weight)
         return g[0], g[1], g[2], ops.zeros_like(labels)
 
-    operation = _operation(
-        "linear_cross_entropy", 3, lambda x, w, b, labels: (labels, labels, (x[0], w[0])), bprop, precision
-    )
+    def shapes(x, w, b, labels):
+        slopes = (x[0], w[0])
+        return labels, labels, _kept(slopes)[0] if precision != "float32" else slopes
+
+    dtypes = (FLOAT, FLOAT, FLOAT if precision == "float32" else KEPT)
+    operation = _operation("linear_cross_entropy", dtypes, shapes, bprop, precision)
 
     def linear_cross_entropy(x, weight, bias, labels):
         losses, correct, _ = operation(x, weight, bias, labels)
@@ -304,9 +357,9 @@ def _lamb_of(without, with_decay, p, m, v, g, decayed):
 
 
 _map = ops.HyperMap()
-_sum_of_squares = _operation("sum_of_squares", 1, lambda x: (1,))
-_adam = _operation("adam", 1, lambda *_: (1,))
-_lamb = _operation("lamb", 1, lambda *_: (1,))
+_sum_of_squares = _operation("sum_of_squares", FLOAT, lambda x: (1,))
+_adam = _operation("adam", FLOAT, lambda *_: (1,))
+_lamb = _operation("lamb", FLOAT, lambda *_: (1,))
 for _update in (_adam, _lamb):
     _update.add_prim_attr("side_effect_mem", True)  # it writes to parameters: what reads them is kept in order
 

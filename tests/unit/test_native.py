@@ -4,6 +4,7 @@ Not through MindSpore: so that the same tests run under sanitizers, and no other
 """
 
 import ctypes
+import math
 import os
 import resource
 import signal
@@ -12,6 +13,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -62,10 +64,39 @@ def factors(row_keys, column_keys, rate) -> torch.Tensor:
     return torch.from_numpy(kept / (1.0 - rate))
 
 
-def call(name, inputs, *shapes) -> list[np.ndarray]:
-    outputs = [np.full(shape, np.nan, np.float32) for shape in shapes]
+class Kept(tuple):
+    """The shape of what a kernel keeps for its gradient."""
+
+
+def kept(array) -> np.ndarray:
+    """What a kernel keeps of an array, as its gradient takes it: itself, or bfloat16 in int32 of half as many bits."""
+    if in_use[0] == "float32":
+        return array
+    found = np.zeros((array.size + 1) // 2, np.int32)
+    found.view(ml_dtypes.bfloat16)[: array.size] = array.reshape(-1)
+    return found
+
+
+def numbers_of(found, shape) -> np.ndarray:
+    """The numbers of what is kept."""
+    if in_use[0] == "float32":
+        return found
+    return found.view(ml_dtypes.bfloat16)[: math.prod(shape)].astype(np.float32).reshape(shape)
+
+
+def call(name, inputs, *shapes, copies=()) -> list[np.ndarray]:
+    """What a kernel gives; copies: of which inputs it keeps some of its own, where it does not keep them themselves."""
+    copied = [inputs[i] for i in copies] if in_use[0] != "float32" else []
+    outputs = []
+    for shape in (*shapes, *(Kept(array.shape) for array in copied)):
+        if isinstance(shape, Kept) and in_use[0] != "float32":
+            outputs.append(np.zeros((math.prod(shape) + 1) // 2, np.int32))
+        else:
+            outputs.append(np.full(shape, np.nan, np.float32))
     native.call(name, inputs, outputs, in_use[0])
-    return outputs
+    for array, copy in zip(copied, outputs[len(shapes) :]):
+        assert copy.tobytes() == kept(array).tobytes()
+    return outputs[: len(shapes)]
 
 
 def assert_close(found, expected, tolerance=TOLERANCE, exact=False):
@@ -119,11 +150,11 @@ def test_projections(rows, inputs, outputs):
     exact, pairs = doubles(x)[0], [doubles(*layer) for layer in layers]
     ys = [exact @ w.T + b for w, b in pairs]
     flat = [array for layer in layers for array in layer]
-    assert_close(call("projections", [x, *flat], *[(rows, outputs)] * 3), ys)
+    assert_close(call("projections", [x, *flat], *[(rows, outputs)] * 3, copies=[0]), ys)
     summed = sum((y * torch.from_numpy(dy.astype(np.float64))).sum() for y, dy in zip(ys, dys))
     expected = torch.autograd.grad(summed, [exact, *[t for pair in pairs for t in pair]])
     shapes = [x.shape, *[array.shape for array in flat]]
-    assert_close(call("projections_gradient", [*dys, x, *[w for w, _ in layers]], *shapes), expected)
+    assert_close(call("projections_gradient", [*dys, kept(x), *[w for w, _ in layers]], *shapes), expected)
 
 
 ACTIVATIONS = {
@@ -143,9 +174,9 @@ def test_linear_and_activation(name, rows, inputs, outputs):
     exact = doubles(x, w, b)
     z = exact[0] @ exact[1].T + exact[2]
     y = ACTIVATIONS[name](z)
-    found = call(f"linear_{name}", [x, w, b], (rows, outputs), (rows, outputs))
-    assert_close(found, [y, z])
-    found = call(f"linear_{name}_gradient", [dy, found[1], x, w], x.shape, w.shape, b.shape)
+    value, before = call(f"linear_{name}", [x, w, b], (rows, outputs), Kept((rows, outputs)), copies=[0])
+    assert_close([value, numbers_of(before, (rows, outputs))], [y, z])
+    found = call(f"linear_{name}_gradient", [dy, before, kept(x), w], x.shape, w.shape, b.shape)
     assert_close(found, gradients(y, dy, exact))
 
 
@@ -156,10 +187,10 @@ def test_an_activation_is_right_everywhere(name):
     one, none = np.ones((1, 1), np.float32), np.zeros(1, np.float32)
     exact = doubles(x)[0]
     y = ACTIVATIONS[name](exact)
-    value, before = call(f"linear_{name}", [x, one, none], x.shape, x.shape)
+    value, before = call(f"linear_{name}", [x, one, none], x.shape, Kept(x.shape), copies=[0])
     # Relative to x: where the function is tiny, so is what it adds to anything.
     assert (np.abs(value - y.detach().numpy()) <= 2.5e-7 * np.abs(x) + 1e-37).all()
-    slope = call(f"linear_{name}_gradient", [np.ones_like(x), before, x, one], x.shape, (1, 1), (1,))[0]
+    slope = call(f"linear_{name}_gradient", [np.ones_like(x), before, kept(x), one], x.shape, (1, 1), (1,))[0]
     away = np.abs(x) < 1e30
     expected = gradients(y, np.ones_like(x), [exact])[0].numpy()
     assert np.abs(slope - expected)[away & (x != 0)].max() <= max(5e-7, ROUNDED[in_use[0]])
@@ -169,9 +200,9 @@ def test_an_activation_is_right_everywhere(name):
 def test_an_activation_has_its_limits_and_keeps_nan(name):
     x = np.array([[np.inf], [-np.inf], [np.nan]], np.float32)
     one, none = np.ones((1, 1), np.float32), np.zeros(1, np.float32)
-    value, before = call(f"linear_{name}", [x, one, none], x.shape, x.shape)
+    value, before = call(f"linear_{name}", [x, one, none], x.shape, Kept(x.shape), copies=[0])
     assert value[0, 0] == np.inf and value[1, 0] == 0.0 and np.isnan(value[2, 0])
-    slope = call(f"linear_{name}_gradient", [np.ones_like(x), before, x, one], x.shape, (1, 1), (1,))[0]
+    slope = call(f"linear_{name}_gradient", [np.ones_like(x), before, kept(x), one], x.shape, (1, 1), (1,))[0]
     assert slope[0, 0] == 1.0 and slope[1, 0] == 0.0 and np.isnan(slope[2, 0])
 
 
@@ -188,11 +219,12 @@ def test_linear_dropout_add_norm(rows, inputs, outputs, rate):
     y = torch.nn.functional.layer_norm(z, (outputs,), exact[4], exact[5], EPSILON)
     settings = np.array([*dropout_settings(rate), EPSILON], np.float32)
     wide, narrow = (rows, outputs), (rows,)
-    found = call("linear_dropout_add_norm", [x, w, b, residual, gamma, beta, *drawn, settings], wide, wide, narrow)
+    inputs_ = [x, w, b, residual, gamma, beta, *drawn, settings]
+    found = call("linear_dropout_add_norm", inputs_, wide, Kept(wide), narrow, copies=[0])
     assert_close(found[:1], [y], 2e-5 if outputs == 2 else TOLERANCE)  # of two numbers, which may be near each other
     if outputs == 2:
         return
-    inputs_ = [dy, found[1], found[2], x, w, gamma, *drawn, settings]
+    inputs_ = [dy, found[1], found[2], kept(x), w, gamma, *drawn, settings]
     found = call("linear_dropout_add_norm_gradient", inputs_, x.shape, w.shape, b.shape, wide, b.shape, b.shape)
     assert_close(found, gradients(y, dy, exact), 4e-6)
 
@@ -206,7 +238,8 @@ def test_dropout_keeps_to_its_threshold_exactly(rate):
     settings = np.array([*dropout_settings(rate), EPSILON], np.float32)
     inputs = [x, w, zeros, np.arange(40, dtype=np.float32).reshape(5, 8), ones, zeros, rows]
     columns = np.concatenate([np.ones(1, np.int32), np.full(7, 0, np.int32)])  # of 0 the product is 0
-    _, normal, _ = call("linear_dropout_add_norm", [*inputs, columns, settings], (5, 8), (5, 8), (5,))
+    inputs = [*inputs, columns, settings]
+    normal, _, _ = call("linear_dropout_add_norm", inputs, (5, 8), Kept((5, 8)), (5,), copies=[0])
     z = inputs[3] + np.where(rows.astype(np.int64) * columns >= threshold(rate), 1.0 / (1.0 - rate), 0.0)
     exact = (z - z.mean(1, keepdims=True)) / z.std(1, keepdims=True)
     np.testing.assert_allclose(normal, exact, atol=2e-6 * max(1.0, np.abs(exact).max()))
@@ -294,7 +327,7 @@ def test_attention(tokens, heads, size, causal, rate):
         p = p * factors(row_keys.reshape(batch, 1, tokens, 1), column_keys.reshape(heads, 1, tokens), rate)
     context = (p @ split[2]).transpose(1, 2).reshape(shape)
     drawn, settings = (row_keys, column_keys), np.array([*dropout_settings(rate), heads, causal], np.float32)
-    found = call("attention", [q, k, v, ids, *drawn, settings], shape, (batch, heads, tokens, 2))
+    found = call("attention", [q, k, v, ids, *drawn, settings], shape, (batch, heads, tokens, 2), copies=[0, 1, 2])
     assert_close(found[:1], [context])
     assert not found[0][ids.reshape(-1) == 0].any()
     inside = torch.where(mask, scores, 0.0)
@@ -304,7 +337,8 @@ def test_attention(tokens, heads, size, causal, rate):
         p = p * factors(row_keys.reshape(batch, 1, tokens, 1), column_keys.reshape(heads, 1, tokens), rate)
     again = (p @ split[2]).transpose(1, 2).reshape(shape)
     expected = gradients(again, dc, exact)
-    found = call("attention_gradient", [dc, q, k, v, ids, found[1], *drawn, settings], *[shape] * 3)
+    of_forward = [kept(x) for x in (q, k, v)]
+    found = call("attention_gradient", [dc, *of_forward, ids, found[1], *drawn, settings], *[shape] * 3)
     if tokens == 1:  # the softmax of one score is 1 whatever it is
         assert not found[0].any() and not found[1].any()
         found, expected = found[2:], expected[2:]
@@ -323,7 +357,8 @@ def test_a_sequence_is_attended_to_as_if_it_stood_alone(causal):
     def context(first, last):
         rows = slice(first, last)
         shapes = (last - first, width), (1, heads, last - first, 2)
-        return call("attention", [q[rows], k[rows], v[rows], ids[:, rows], *NO_KEYS, settings], *shapes)[0]
+        inputs = [q[rows], k[rows], v[rows], ids[:, rows], *NO_KEYS, settings]
+        return call("attention", inputs, *shapes, copies=[0, 1, 2])[0]
 
     together, ends = context(0, tokens), np.cumsum(lengths)
     for first, last in zip(ends - lengths, ends):
@@ -335,7 +370,7 @@ def test_attention_hides_no_nan_and_gives_padding_none():
     q, k, v = (numbers(6, 8, seed=i) for i in range(3))
     k[1, 0], v[1, 0] = np.nan, np.inf
     settings = np.array([*dropout_settings(0.0), 1, 0], np.float32)
-    found = call("attention", [q, k, v, ids, *NO_KEYS, settings], (6, 8), (1, 1, 6, 2))[0]
+    found = call("attention", [q, k, v, ids, *NO_KEYS, settings], (6, 8), (1, 1, 6, 2), copies=[0, 1, 2])[0]
     assert np.isnan(found[:2]).any(1).all() and not found[5].any()
 
 
@@ -351,7 +386,7 @@ def test_linear_cross_entropy(rows, inputs, outputs):
     right = scores.argmax(-1).numpy()
     labels[: rows // 2] = right[: rows // 2]
     losses = torch.nn.functional.cross_entropy(scores, torch.from_numpy(labels).long(), reduction="none")
-    found = call("linear_cross_entropy", [x, w, b, labels], (rows,), (rows,), (rows, outputs))
+    found = call("linear_cross_entropy", [x, w, b, labels], (rows,), (rows,), Kept((rows, outputs)))
     assert np.abs(found[0] - losses.detach().numpy()).max() <= 2e-6 * max(1.0, float(scores.detach().abs().max()))
     assert (found[1] == (right == labels)).all()
     found = call("linear_cross_entropy_gradient", [dy, found[2], x, w], x.shape, w.shape, b.shape)
@@ -362,7 +397,7 @@ def test_linear_cross_entropy(rows, inputs, outputs):
 def test_the_first_of_equal_scores_is_the_answer_and_a_label_that_is_none_gives_nan():
     x, w, b = np.ones((3, 1), np.float32), np.zeros((5, 1), np.float32), np.array([0, 1, 0, 1, 0], np.float32)
     labels = np.array([1, 3, 9], np.int32)
-    losses, correct, _ = call("linear_cross_entropy", [x, w, b, labels], (3,), (3,), (3, 5))
+    losses, correct, _ = call("linear_cross_entropy", [x, w, b, labels], (3,), (3,), Kept((3, 5)))
     assert correct.tolist() == [1, 0, 0] and np.isfinite(losses[:2]).all() and np.isnan(losses[2])
 
 
@@ -488,11 +523,12 @@ def test_the_number_of_threads_changes_no_bit():
     for threads in (1, 2, 3, 7):
         native.set_threads(threads)
         assert native.threads() == threads
-        found = call("linear_gelu", [x, w, b], dy.shape, dy.shape)
-        found += call("linear_gelu_gradient", [dy, found[1], x, w], x.shape, w.shape, b.shape)
-        found += call("attention", [x, x, x, ids, *NO_KEYS, settings], x.shape, (4, 4, 75, 2))
-        found += call("linear_cross_entropy", [x, w, b, labels], (300,), (300,), dy.shape)
-        found += call("linear_cross_entropy_gradient", [labels.astype(np.float32), dy, x, w], x.shape, w.shape, b.shape)
+        found = call("linear_gelu", [x, w, b], dy.shape, Kept(dy.shape), copies=[0])
+        found += call("linear_gelu_gradient", [dy, found[1], kept(x), w], x.shape, w.shape, b.shape)
+        found += call("attention", [x, x, x, ids, *NO_KEYS, settings], x.shape, (4, 4, 75, 2), copies=[0, 1, 2])
+        found += call("linear_cross_entropy", [x, w, b, labels], (300,), (300,), Kept(dy.shape))
+        inputs = [labels.astype(np.float32), kept(dy), x, w]
+        found += call("linear_cross_entropy_gradient", inputs, x.shape, w.shape, b.shape)
         found += call("sum_of_squares", [w], (1,))
         results.append([array.tobytes() for array in found])
     assert all(one == results[0] for one in results[1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,6 +81,18 @@ def set_threads(threads: int) -> None:
 def threads() -> int:
     """How many threads the kernels use."""
     return library().ms_bert_threads()
+
+
+def kept_shape(shape: Sequence[int]) -> tuple[int]:
+    """Of what a kernel in bfloat16 keeps of an array of this shape for its gradient, in int32 of half as many bits."""
+    return ((math.prod(shape) + 1) // 2,)
+
+
+def kept_of(arrays: Sequence[np.ndarray], precision: str) -> list[np.ndarray]:
+    """Room for what a kernel keeps of arrays of these shapes."""
+    if precision == "float32":
+        return [np.empty_like(array) for array in arrays]
+    return [np.empty(kept_shape(array.shape), np.int32) for array in arrays]
 
 
 def call(name: str, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], precision: str = "float32") -> None:

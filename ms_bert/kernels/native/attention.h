@@ -12,14 +12,16 @@
 namespace ms_bert {
 namespace MS_BERT_ISA {
 
+template <typename T>
 struct Projected {
-  const float *query, *key, *value;
-  int64_t row;  // floats from a row of them to the next
+  const T *query, *key, *value;
+  int64_t row;  // numbers from a row of them to the next
 };
 
+template <typename T>
 class Attention {
  public:
-  Attention(int64_t batch, int64_t tokens, int64_t heads, int64_t width, Projected x, const int32_t *ids,
+  Attention(int64_t batch, int64_t tokens, int64_t heads, int64_t width, Projected<T> x, const int32_t *ids,
             Dropout dropout, const int32_t *row_keys, const int32_t *column_keys, bool causal)
       : tokens_(tokens), heads_(heads), width_(width), size_(width / heads), tasks_(batch * heads),
         scale_(1.0f / std::sqrt(static_cast<float>(width / heads))), x_(x), ids_(ids), dropout_(dropout),
@@ -51,8 +53,8 @@ class Attention {
       gemm(high, block.keys, size_, at(x_.query, row + first, column), across(x_.key, row + block.key, column), scores,
            stride_, false, workspace(), true);
       for (int64_t i = 0; i < high; i++) block.softmax(i, scores + i * stride_, statistic + 2 * (first + i));
-      gemm(high, size_, block.keys, rows_of(scores, stride_), at(x_.value, row + block.key, column), out, context_row,
-           false, workspace());
+      gemm(high, size_, block.keys, rows_of<float>(scores, stride_), at(x_.value, row + block.key, column), out,
+           context_row, false, workspace());
       for (int64_t i = 0; i < high; i++) {
         const float inverse = statistic[2 * (first + i) + 1];
         float *of_query = out + i * context_row;
@@ -76,17 +78,17 @@ class Attention {
           clear(high, dq, width_);
           continue;
         }
-        const Matrix q = at(x_.query, row + first, column), k = at(x_.key, row + block.key, column);
-        const Matrix dc = {dcontext + (row + first) * width_ + column, width_, 1};
+        const Matrix<T> q = at(x_.query, row + first, column), k = at(x_.key, row + block.key, column);
+        const Matrix<float> dc = {dcontext + (row + first) * width_ + column, width_, 1};
         float *dk = dkey + (row + block.key) * width_ + column, *dv = dvalue + (row + block.key) * width_ + column;
         Workspace &ws = workspace();
         gemm(high, block.keys, size_, q, across(x_.key, row + block.key, column), scores, stride_, false, ws, true);
         gemm(high, block.keys, size_, dc, across(x_.value, row + block.key, column), slopes, stride_, false, ws, true);
         for (int64_t i = 0; i < high; i++)
           block.slopes(i, scores + i * stride_, slopes + i * stride_, statistic + 2 * (first + i));
-        gemm(block.keys, size_, high, transposed(scores, stride_), dc, dv, width_, true, ws);
-        gemm(high, size_, block.keys, rows_of(slopes, stride_), k, dq, width_, false, ws);
-        gemm(block.keys, size_, high, transposed(slopes, stride_), q, dk, width_, true, ws);
+        gemm(block.keys, size_, high, transposed<float>(scores, stride_), dc, dv, width_, true, ws);
+        gemm(high, size_, block.keys, rows_of<float>(slopes, stride_), k, dq, width_, false, ws);
+        gemm(block.keys, size_, high, transposed<float>(slopes, stride_), q, dk, width_, true, ws);
       }
     });
   }
@@ -182,15 +184,15 @@ class Attention {
     }
   };
 
-  Matrix at(const float *x, int64_t row, int64_t column) const { return {x + row * x_.row + column, x_.row, 1}; }
-  Matrix across(const float *x, int64_t row, int64_t column) const { return {x + row * x_.row + column, 1, x_.row}; }
+  Matrix<T> at(const T *x, int64_t row, int64_t column) const { return {x + row * x_.row + column, x_.row, 1}; }
+  Matrix<T> across(const T *x, int64_t row, int64_t column) const { return {x + row * x_.row + column, 1, x_.row}; }
   void clear(int64_t rows, float *x, int64_t row) const {
     for (int64_t i = 0; i < rows; i++) std::fill(x + i * row, x + i * row + size_, 0.0f);
   }
 
   int64_t tokens_, heads_, width_, size_, tasks_, stride_, block_;
   float scale_;
-  Projected x_;
+  Projected<T> x_;
   const int32_t *ids_;
   Dropout dropout_;
   const int32_t *row_keys_, *column_keys_;

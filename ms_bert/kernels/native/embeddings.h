@@ -26,7 +26,7 @@ inline void embed(int64_t rows, int64_t width, const Table (&tables)[3], const f
         const float *entry = weights[t] + tables[t].ids[i] * width;
         along(width, [&](int64_t j, int k) { put(z + j, get(z + j, k) + get(entry + j, k), k); });
       }
-      scale[i] = norm.apply(width, z, out);
+      scale[i] = norm.apply(width, z, out, z);
       if (dropout.on)
         along(width, [&](int64_t j, int k) {
           put(out + j, get(out + j, k) * dropout.factors(row_keys[i], get(column_keys + j, k)), k);

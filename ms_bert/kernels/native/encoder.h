@@ -114,7 +114,7 @@ class Encoder {
           const float *entry = tables_[i] + entries[i] * shape_.width;
           along(shape_.width, [&](int64_t j, int n) { put(x + j, get(x + j, n) + get(entry + j, n), n); });
         }
-        norm_.apply(shape_.width, x, x);
+        norm_.apply(shape_.width, x, x, x);
       }
     });
   }
@@ -132,8 +132,8 @@ class Encoder {
         queries = after > read && after[-1] >= bounds[0] ? after[-1] - bounds[0] + 1 : 0;
       }
       const float *x = work.projected.get() + place * work.row_of_three;
-      const Attention attention(1, tokens, shape_.heads, width, {x, x + width, x + 2 * width, work.row_of_three},
-                                work.ids.data(), Dropout(), nullptr, nullptr, shape_.causal);
+      const Attention<float> attention(1, tokens, shape_.heads, width, {x, x + width, x + 2 * width, work.row_of_three},
+                                       work.ids.data(), Dropout(), nullptr, nullptr, shape_.causal);
       attention.forward(task % shape_.heads, queries, work.context.get() + place * work.row, work.row,
                         work.statistics.get() + 2 * place * shape_.heads);
     });
@@ -152,7 +152,10 @@ class Encoder {
     };
     const auto normalize = [&](const Norm &norm, float *x) {
       parallel_pieces(rows, 16, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; i++) norm.apply(shape_.width, x + i * row, x + i * row);
+        for (int64_t i = begin; i < end; i++) {
+          float *own = x + i * row;
+          norm.apply(shape_.width, own, own, own);
+        }
       });
     };
     layer.output.product(rows, work.context.get(), row, attended, row, onto(hidden));

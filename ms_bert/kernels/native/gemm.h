@@ -19,8 +19,9 @@ constexpr int NC = 512;               // columns of a packed block
 constexpr int STRIDE = KU + 16;       // of the packed rows of the first factor: no two share a cache set
 
 // A matrix as an operand: element (i, j) at data[i * row + j * column]; one of the strides is 1.
+template <typename T>
 struct Matrix {
-  const float *data;
+  const T *data;
   int64_t row, column;
   Matrix at(int64_t i, int64_t j) const { return {data + i * row + j * column, row, column}; }
 };
@@ -80,14 +81,15 @@ inline Tile tile_of(int rows) {
 }
 
 // Pack B (depth, columns) into panels of NR columns, a row of units after the other; missing numbers are 0.
-inline void pack_b(Matrix b, int depth, int columns, Unit *to) {
+template <typename T>
+inline void pack_b(Matrix<T> b, int depth, int columns, Unit *to) {
   const int deep = units_of(depth);
   for (int j = 0; j < columns; j += NR, to += deep * NR) {
     const int width = std::min(NR, columns - j);
-    const float *from = b.data + j * b.column;
+    const T *from = b.data + j * b.column;
     if (b.column == 1) {
       for (int k = 0; k < deep; k++) {
-        const float *row = from + k * DEPTH * b.row;
+        const T *row = from + k * DEPTH * b.row;
         const int rows = depth - k * DEPTH;
         if (width == NR && rows >= DEPTH) {
           store(to + k * NR, units_across(row, b.row));
@@ -102,7 +104,7 @@ inline void pack_b(Matrix b, int depth, int columns, Unit *to) {
     for (int half = 0; half < NR; half += W) {
       const int valid = std::clamp(width - half, 0, W);
       for (int k = 0; k < deep; k += W) {
-        const float *corner = from + half * b.column + k * DEPTH;
+        const T *corner = from + half * b.column + k * DEPTH;
         const int rest = depth - k * DEPTH, count = std::min(W, deep - k);
         Units rows[W];
         for (int i = 0; i < W; i++) rows[i] = i < valid ? units_first(corner + i * b.column, rest) : Units{};
@@ -115,11 +117,12 @@ inline void pack_b(Matrix b, int depth, int columns, Unit *to) {
 
 // Pack the first MR rows, or all where there are fewer, of A (rows, depth), whose columns lie in one piece each: a
 // column of units after the other. Whole vectors are stored, of which the next column overwrites the rest.
-inline void pack_a(Matrix a, int rows, int depth, Unit *to) {
+template <typename T>
+inline void pack_a(Matrix<T> a, int rows, int depth, Unit *to) {
   constexpr int STORED = (MR + W - 1) / W * W;
   static_assert(KU * MR + STORED - MR <= MR * STRIDE, "the last column's rest lies in the workspace too");
   for (int k = 0; k < depth; k += DEPTH, to += MR) {
-    const float *column = a.data + k * a.column;
+    const T *column = a.data + k * a.column;
     for (int i = 0; i < STORED; i += W)
       store(to + i, units_across_first(column + i, a.column, depth - k, std::clamp(rows - i, 0, W)));
   }
@@ -127,8 +130,9 @@ inline void pack_a(Matrix a, int rows, int depth, Unit *to) {
 
 // C (rows, columns), rows ldc apart, = A (rows, depth) B (depth, columns), or added to it. Where each row of C has room
 // for whole tiles, what lies beyond its columns becomes 0.
-inline void gemm(int rows, int columns, int depth, Matrix a, Matrix b, float *c, int64_t ldc, bool add, Workspace &ws,
-                 bool room = false) {
+template <typename A, typename B>
+inline void gemm(int rows, int columns, int depth, Matrix<A> a, Matrix<B> b, float *c, int64_t ldc, bool add,
+                 Workspace &ws, bool room = false) {
   for (int n = 0; n < columns; n += NC) {
     const int block = std::min(NC, columns - n);
     for (int k = 0; k < depth; k += KC) {
@@ -137,7 +141,7 @@ inline void gemm(int rows, int columns, int depth, Matrix a, Matrix b, float *c,
       pack_b(b.at(k, n), deep, block, ws.b);
       for (int m = 0; m < rows; m += MR) {
         const int high = std::min(MR, rows - m);
-        const Matrix part = a.at(m, k);
+        const Matrix<A> part = a.at(m, k);
         Tile compute;
         if (a.column == 1) {
           for (int i = 0; i < high; i++) pack_row(part.data + i * part.row, deep, ws.a + i * STRIDE);
@@ -169,8 +173,8 @@ inline void gemm(int rows, int columns, int depth, Matrix a, Matrix b, float *c,
 // Y (rows, columns) = X (rows, depth) V^T for few rows and a V (columns, depth) that is too large to be packed for
 // them: here X is the packed factor, for the transpose V X^T, whose tiles are turned round as they are stored. `packed`
 // holds X in panels of NR rows (`pack_b` of its transpose). Computes columns first ... end - 1.
-inline void gemm_few_rows(int rows, int64_t first, int64_t end, int depth, const Unit *packed, Matrix v, float *y,
-                          int64_t ldy, Workspace &ws) {
+inline void gemm_few_rows(int rows, int64_t first, int64_t end, int depth, const Unit *packed, Matrix<float> v,
+                          float *y, int64_t ldy, Workspace &ws) {
   constexpr int HIGH = MR < W ? MR : W;  // of a tile, which is turned round as a square of W
   const int panels = (rows + NR - 1) / NR;
   float *tiles = reinterpret_cast<float *>(ws.b);

@@ -2,6 +2,7 @@
 #include "kernels.h"
 
 #include <chrono>
+#include <type_traits>
 
 #include "attention.h"
 #include "cross_entropy.h"
@@ -15,39 +16,55 @@ namespace ms_bert {
 namespace MS_BERT_ISA {
 namespace {
 
+// Of a linear layer; rows: of array `x`.
 Shape shape_of(const Arrays &a, int x, int weight) { return {a.size(x, 0), a.size(weight, 1), a.size(weight, 0)}; }
 
 namespace entry {
+
+// What a gradient reads: in float32 inputs of the forward pass, else outputs of its own.
+const Kept *kept(const Arrays &a, int i) { return static_cast<const Kept *>(a.data[i]); }
+Kept *kept_out(const Arrays &a, int i) { return static_cast<Kept *>(a.data[i]); }
+
+// An input as it is kept, in output i where that is not the input itself.
+const Kept *keep(const Arrays &a, int input, int i) {
+  constexpr bool itself = std::is_same_v<Kept, float>;
+  return MS_BERT_ISA::keep(a.count(input), a.floats(input), itself ? nullptr : static_cast<Kept *>(a.data[i]));
+}
 
 void linear(const Arrays &a) {
   MS_BERT_ISA::linear(shape_of(a, 0, 1), a.floats(0), a.floats(1), a.floats(2), a.out(3));
 }
 
+void linear_gradient(const Arrays &a) {
+  const Shape s = shape_of(a, 0, 2);
+  const float *x = a.floats(1);
+  std::unique_ptr<Kept[]> own(std::is_same_v<Kept, float> ? nullptr : new Kept[s.rows * s.inputs]);
+  MS_BERT_ISA::linear_gradient(s, rounded(s.rows * s.outputs, a.floats(0)),
+                               MS_BERT_ISA::keep(s.rows * s.inputs, x, own.get()), a.floats(2), a.out(3), a.out(4),
+                               a.out(5));
+}
+
 void projections(const Arrays &a) {
   const float *weights[] = {a.floats(1), a.floats(3), a.floats(5)}, *biases[] = {a.floats(2), a.floats(4), a.floats(6)};
   float *y[] = {a.out(7), a.out(8), a.out(9)};
-  MS_BERT_ISA::linear(shape_of(a, 0, 1), a.floats(0), 3, weights, biases, y);
+  MS_BERT_ISA::linear(shape_of(a, 0, 1), keep(a, 0, 10), 3, weights, biases, y);
 }
 
 void projections_gradient(const Arrays &a) {
-  const Shape s = shape_of(a, 3, 4);
+  const Shape s = shape_of(a, 0, 4);
   for (int i = 0; i < 3; i++)
-    MS_BERT_ISA::linear_gradient(s, a.floats(i), a.floats(3), a.floats(4 + i), a.out(7), a.out(8 + 2 * i),
-                                 a.out(9 + 2 * i), i > 0);
-}
-
-void linear_gradient(const Arrays &a) {
-  MS_BERT_ISA::linear_gradient(shape_of(a, 1, 2), a.floats(0), a.floats(1), a.floats(2), a.out(3), a.out(4), a.out(5));
+    MS_BERT_ISA::linear_gradient(s, rounded(s.rows * s.outputs, a.floats(i)), kept(a, 3), a.floats(4 + i), a.out(7),
+                                 a.out(8 + 2 * i), a.out(9 + 2 * i), i > 0);
 }
 
 template <typename Function>
 void activation(const Arrays &a) {
-  linear_activation<Function>(shape_of(a, 0, 1), a.floats(0), a.floats(1), a.floats(2), a.out(3), a.out(4));
+  linear_activation<Function>(shape_of(a, 0, 1), keep(a, 0, 5), a.floats(1), a.floats(2), a.out(3), kept_out(a, 4));
 }
 
 template <typename Function>
 void activation_gradient(const Arrays &a) {
-  linear_activation_gradient<Function>(shape_of(a, 2, 3), a.floats(0), a.floats(1), a.floats(2), a.floats(3), a.out(4),
+  linear_activation_gradient<Function>(shape_of(a, 0, 3), a.floats(0), kept(a, 1), kept(a, 2), a.floats(3), a.out(4),
                                        a.out(5), a.out(6));
 }
 
@@ -60,13 +77,13 @@ constexpr auto linear_relu_gradient = activation_gradient<Relu>;
 
 void linear_dropout_add_norm(const Arrays &a) {
   const float *settings = a.floats(8);
-  MS_BERT_ISA::linear_dropout_add_norm(shape_of(a, 0, 1), a.floats(0), a.floats(1), a.floats(2), a.floats(3),
+  MS_BERT_ISA::linear_dropout_add_norm(shape_of(a, 0, 1), keep(a, 0, 12), a.floats(1), a.floats(2), a.floats(3),
                                        Norm{a.floats(4), a.floats(5), settings[3]}, Dropout(settings), a.ints(6),
-                                       a.ints(7), a.out(9), a.out(10), a.out(11));
+                                       a.ints(7), a.out(9), kept_out(a, 10), a.out(11));
 }
 
 void linear_dropout_add_norm_gradient(const Arrays &a) {
-  MS_BERT_ISA::linear_dropout_add_norm_gradient(shape_of(a, 3, 4), a.floats(0), a.floats(1), a.floats(2), a.floats(3),
+  MS_BERT_ISA::linear_dropout_add_norm_gradient(shape_of(a, 0, 4), a.floats(0), kept(a, 1), a.floats(2), kept(a, 3),
                                                 a.floats(4), a.floats(5), Dropout(a.floats(8)), a.ints(6), a.ints(7),
                                                 a.out(9), a.out(10), a.out(11), a.out(12), a.out(13), a.out(14));
 }
@@ -77,7 +94,7 @@ void layer_norm(const Arrays &a) {
   parallel_pieces(a.size(0, 0), 16, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
       std::copy(a.floats(0) + i * width, a.floats(0) + (i + 1) * width, a.out(5) + i * width);
-      a.out(6)[i] = norm.apply(width, a.out(5) + i * width, a.out(4) + i * width);
+      a.out(6)[i] = norm.apply(width, a.out(5) + i * width, a.out(4) + i * width, a.out(5) + i * width);
     }
   });
 }
@@ -102,26 +119,31 @@ void embed_gradient(const Arrays &a) {
                               a.out(17));
 }
 
-Attention attention_of(const Arrays &a, int query, int ids, int keys) {
+// x: from the rows of queries, keys and values. ids, keys: the first of these arrays; context: one of its shape.
+Attention<Kept> attention_of(const Arrays &a, Projected<Kept> x, int context, int ids, int keys) {
   const float *settings = a.floats(keys + 2);
-  const Projected x{a.floats(query), a.floats(query + 1), a.floats(query + 2), a.size(query, 1)};
-  return Attention(a.size(ids, 0), a.size(ids, 1), static_cast<int64_t>(settings[3]), a.size(query, 1), x, a.ints(ids),
-                   Dropout(settings), a.ints(keys), a.ints(keys + 1), settings[4] != 0.0f);
+  x.row = a.size(context, 1);
+  return Attention<Kept>(a.size(ids, 0), a.size(ids, 1), static_cast<int64_t>(settings[3]), x.row, x, a.ints(ids),
+                         Dropout(settings), a.ints(keys), a.ints(keys + 1), settings[4] != 0.0f);
 }
 
-void attention(const Arrays &a) { attention_of(a, 0, 3, 4).forward(a.out(7), a.out(8)); }
+void attention(const Arrays &a) {
+  const Projected<Kept> x{keep(a, 0, 9), keep(a, 1, 10), keep(a, 2, 11), 0};
+  attention_of(a, x, 7, 3, 4).forward(a.out(7), a.out(8));
+}
 
 void attention_gradient(const Arrays &a) {
-  attention_of(a, 1, 4, 6).backward(a.floats(0), a.floats(5), a.out(9), a.out(10), a.out(11));
+  const Projected<Kept> x{kept(a, 1), kept(a, 2), kept(a, 3), 0};
+  attention_of(a, x, 0, 4, 6).backward(a.floats(0), a.floats(5), a.out(9), a.out(10), a.out(11));
 }
 
 void linear_cross_entropy(const Arrays &a) {
   MS_BERT_ISA::linear_cross_entropy(shape_of(a, 0, 1), a.floats(0), a.floats(1), a.floats(2), a.ints(3), a.out(4),
-                                    a.out(5), a.out(6));
+                                    a.out(5), kept_out(a, 6));
 }
 
 void linear_cross_entropy_gradient(const Arrays &a) {
-  MS_BERT_ISA::linear_cross_entropy_gradient(shape_of(a, 2, 3), a.floats(0), a.floats(1), a.floats(2), a.floats(3),
+  MS_BERT_ISA::linear_cross_entropy_gradient(shape_of(a, 2, 3), a.floats(0), kept(a, 1), a.floats(2), a.floats(3),
                                              a.out(4), a.out(5), a.out(6));
 }
 

@@ -1,6 +1,8 @@
 // Linear layers: x (rows, in) weight (out, in)^T + bias, and what follows them, each with its gradient.
 #pragma once
 
+#include <type_traits>
+
 #include "functions.h"
 #include "gemm.h"
 #include "norm.h"
@@ -9,8 +11,36 @@
 namespace ms_bert {
 namespace MS_BERT_ISA {
 
-inline Matrix rows_of(const float *data, int64_t width) { return {data, width, 1}; }
-inline Matrix transposed(const float *data, int64_t width) { return {data, 1, width}; }
+template <typename T>
+Matrix<T> rows_of(const T *data, int64_t width) {
+  return {data, width, 1};
+}
+template <typename T>
+Matrix<T> transposed(const T *data, int64_t width) {
+  return {data, 1, width};
+}
+
+// x as products read it and a gradient finds it: itself, or rounded to `kept`.
+template <typename K>
+const K *keep(int64_t count, const float *x, K *kept) {
+  if constexpr (std::is_same_v<K, float>) {
+    return x;
+  } else {
+    parallel_pieces(count, 1 << 14, [&](int64_t begin, int64_t end) {
+      along(end - begin, [&](int64_t j, int k) { put(kept + begin + j, get(x + begin + j, k), k); });
+    });
+    return kept;
+  }
+}
+
+inline Kept *kept_scratch(int64_t count) {
+  return reinterpret_cast<Kept *>(scratch((count * sizeof(Kept) + sizeof(float) - 1) / sizeof(float)));
+}
+
+// The same for this call alone.
+inline const Kept *rounded(int64_t count, const float *x) {
+  return keep(count, x, std::is_same_v<Kept, float> ? nullptr : kept_scratch(count));
+}
 
 constexpr int64_t FEW_ROWS = 512;       // more of them are worth the packing of the other factor
 constexpr int64_t FEW_UNITS = 1 << 18;  // packed, they share a second-level cache with the tiles
@@ -22,14 +52,14 @@ inline bool few(int64_t rows, int64_t columns, int64_t depth) {
 
 // For each i of `layers`, y[i] (rows, columns) = x weight[i]^T of few rows, and for each part of it, while it is near,
 // finish(i, first row, rows, first column, columns). x is packed once for all.
-template <typename F>
-void multiply_few(int64_t rows, int64_t columns, int64_t depth, const float *x, int layers, const float *const *weight,
+template <typename T, typename F>
+void multiply_few(int64_t rows, int64_t columns, int64_t depth, const T *x, int layers, const float *const *weight,
                   float *const *y, F finish) {
   const int64_t panels = (rows + NR - 1) / NR;
   Unit *packed = reinterpret_cast<Unit *>(scratch(panels * NR * units_of(depth)));
   parallel(panels, [&](int64_t p) {
     const int count = static_cast<int>(std::min<int64_t>(NR, rows - p * NR));
-    pack_b({x + p * NR * depth, 1, depth}, depth, count, packed + p * NR * units_of(depth));
+    pack_b(transposed(x + p * NR * depth, depth), depth, count, packed + p * NR * units_of(depth));
   });
   const int64_t wanted = threads() == 1 ? 1 : 2 * threads();
   const int64_t wide = Cut::rounded((columns + wanted - 1) / wanted, MR), pieces = (columns + wide - 1) / wide;
@@ -41,15 +71,16 @@ void multiply_few(int64_t rows, int64_t columns, int64_t depth, const float *x, 
 }
 
 // y = A B, then for each part of y, while it is near, finish(first row, rows, first column, columns).
-template <typename F>
-void multiply(int64_t rows, int64_t columns, int64_t depth, Matrix a, Matrix b, float *y, bool add, F finish) {
+template <typename A, typename B, typename F>
+void multiply(int64_t rows, int64_t columns, int64_t depth, Matrix<A> a, Matrix<B> b, float *y, bool add, F finish) {
   Cut(rows, columns, MR, NR).run([&](int64_t m, int64_t high, int64_t n, int64_t wide) {
     gemm(high, wide, depth, a.at(m, 0), b.at(0, n), y + m * columns + n, columns, add, workspace());
     finish(m, high, n, wide);
   });
 }
 
-inline void multiply(int64_t rows, int64_t columns, int64_t depth, Matrix a, Matrix b, float *y, bool add = false) {
+template <typename A, typename B>
+void multiply(int64_t rows, int64_t columns, int64_t depth, Matrix<A> a, Matrix<B> b, float *y, bool add = false) {
   multiply(rows, columns, depth, a, b, y, add, [](int64_t, int64_t, int64_t, int64_t) {});
 }
 
@@ -58,8 +89,8 @@ struct Shape {
 };
 
 // y[i] = x weight[i]^T for some layers of one shape; finish(i, first row, rows, first column, columns) for its parts.
-template <typename F>
-void products(Shape s, const float *x, int layers, const float *const *weight, float *const *y, F finish) {
+template <typename T, typename F>
+void products(Shape s, const T *x, int layers, const float *const *weight, float *const *y, F finish) {
   if (few(s.rows, s.outputs, s.inputs)) {
     multiply_few(s.rows, s.outputs, s.inputs, x, layers, weight, y, finish);
     return;
@@ -70,8 +101,8 @@ void products(Shape s, const float *x, int layers, const float *const *weight, f
 }
 
 // y[i] = x weight[i]^T + bias[i]
-inline void linear(Shape s, const float *x, int layers, const float *const *weight, const float *const *bias,
-                   float *const *y) {
+template <typename T>
+void linear(Shape s, const T *x, int layers, const float *const *weight, const float *const *bias, float *const *y) {
   products(s, x, layers, weight, y, [&](int64_t which, int64_t m, int64_t high, int64_t n, int64_t wide) {
     for (int64_t i = m; i < m + high; i++) {
       float *row = y[which] + i * s.outputs + n;
@@ -86,12 +117,13 @@ inline void linear(Shape s, const float *x, const float *weight, const float *bi
 
 // y = f(x weight^T + bias), and what f was applied to.
 template <typename Function>
-void linear_activation(Shape s, const float *x, const float *weight, const float *bias, float *y, float *before) {
-  products(s, x, 1, &weight, &before, [&](int64_t, int64_t m, int64_t high, int64_t n, int64_t wide) {
+void linear_activation(Shape s, const Kept *x, const float *weight, const float *bias, float *y, Kept *before) {
+  products(s, x, 1, &weight, &y, [&](int64_t, int64_t m, int64_t high, int64_t n, int64_t wide) {
     for (int64_t i = m; i < m + high; i++) {
-      float *z = before + i * s.outputs + n, *row = y + i * s.outputs + n;
+      Kept *z = before + i * s.outputs + n;
+      float *row = y + i * s.outputs + n;
       along(wide, [&](int64_t j, int k) {
-        const Floats v = get(z + j, k) + get(bias + n + j, k);
+        const Floats v = get(row + j, k) + get(bias + n + j, k);
         put(z + j, v, k);
         put(row + j, Function::value(v), k);
       });
@@ -100,7 +132,7 @@ void linear_activation(Shape s, const float *x, const float *weight, const float
 }
 
 // sums (width) = the column sums of x (rows, width); in pieces of rows, so that rounding errors do not pile up.
-inline void column_sums(int64_t rows, int64_t width, const float *x, float *sums) {
+inline void column_sums(int64_t rows, int64_t width, const Kept *x, float *sums) {
   parallel_pieces(width, 4 * NR, [&](int64_t begin, int64_t end) {
     const int64_t wide = end - begin;
     float piece[4 * NR];
@@ -116,7 +148,7 @@ inline void column_sums(int64_t rows, int64_t width, const float *x, float *sums
 }
 
 // dx = (or, where told, is added) dy weight, dweight = dy^T x, dbias = the column sums of dy
-inline void linear_gradient(Shape s, const float *dy, const float *x, const float *weight, float *dx, float *dweight,
+inline void linear_gradient(Shape s, const Kept *dy, const Kept *x, const float *weight, float *dx, float *dweight,
                             float *dbias, bool add = false) {
   multiply(s.rows, s.inputs, s.outputs, rows_of(dy, s.outputs), rows_of(weight, s.inputs), dx, add);
   multiply(s.outputs, s.inputs, s.rows, transposed(dy, s.outputs), rows_of(x, s.inputs), dweight);
@@ -124,9 +156,9 @@ inline void linear_gradient(Shape s, const float *dy, const float *x, const floa
 }
 
 template <typename Function>
-void linear_activation_gradient(Shape s, const float *dy, const float *before, const float *x, const float *weight,
+void linear_activation_gradient(Shape s, const float *dy, const Kept *before, const Kept *x, const float *weight,
                                 float *dx, float *dweight, float *dbias) {
-  float *dz = scratch(s.rows * s.outputs);
+  Kept *dz = kept_scratch(s.rows * s.outputs);
   parallel_pieces(s.rows * s.outputs, 1 << 14, [&](int64_t begin, int64_t end) {
     along(end - begin, [&](int64_t j, int k) {
       put(dz + begin + j, get(dy + begin + j, k) * Function::slope(get(before + begin + j, k)), k);
@@ -136,43 +168,43 @@ void linear_activation_gradient(Shape s, const float *dy, const float *before, c
 }
 
 // y = LayerNorm(residual + dropout(x weight^T + bias))
-inline void linear_dropout_add_norm(Shape s, const float *x, const float *weight, const float *bias,
+inline void linear_dropout_add_norm(Shape s, const Kept *x, const float *weight, const float *bias,
                                     const float *residual, Norm norm, Dropout dropout, const int32_t *row_keys,
-                                    const int32_t *column_keys, float *y, float *normalized, float *scale) {
+                                    const int32_t *column_keys, float *y, Kept *normalized, float *scale) {
   const int64_t width = s.outputs;
-  products(s, x, 1, &weight, &normalized, [](int64_t, int64_t, int64_t, int64_t, int64_t) {});
+  products(s, x, 1, &weight, &y, [](int64_t, int64_t, int64_t, int64_t, int64_t) {});
   parallel_pieces(s.rows, 16, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
-      float *z = normalized + i * width;
+      float *z = y + i * width;
       along(width, [&](int64_t j, int k) {
         Floats v = get(z + j, k) + get(bias + j, k);
         if (dropout.on) v *= dropout.factors(row_keys[i], get(column_keys + j, k));
         put(z + j, v + get(residual + i * width + j, k), k);
       });
-      scale[i] = norm.apply(width, z, y + i * width);
+      scale[i] = norm.apply(width, z, z, normalized + i * width);
     }
   });
 }
 
-inline void linear_dropout_add_norm_gradient(Shape s, const float *dy, const float *normalized, const float *scale,
-                                             const float *x, const float *weight, const float *gamma, Dropout dropout,
+inline void linear_dropout_add_norm_gradient(Shape s, const float *dy, const Kept *normalized, const float *scale,
+                                             const Kept *x, const float *weight, const float *gamma, Dropout dropout,
                                              const int32_t *row_keys, const int32_t *column_keys, float *dx,
                                              float *dweight, float *dbias, float *dresidual, float *dgamma,
                                              float *dbeta) {
   const int64_t width = s.outputs;
   norm_gradient(s.rows, width, dy, normalized, scale, gamma, dresidual, dgamma, dbeta);
-  const float *dz = dresidual;
-  if (dropout.on) {
-    float *kept = scratch(s.rows * width);
-    parallel_pieces(s.rows, 32, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; i++)
-        along(width, [&](int64_t j, int k) {
-          const Floats factors = dropout.factors(row_keys[i], get(column_keys + j, k));
-          put(kept + i * width + j, get(dresidual + i * width + j, k) * factors, k);
-        });
-    });
-    dz = kept;
+  if (!dropout.on) {
+    linear_gradient(s, rounded(s.rows * width, dresidual), x, weight, dx, dweight, dbias);
+    return;
   }
+  Kept *dz = kept_scratch(s.rows * width);
+  parallel_pieces(s.rows, 32, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++)
+      along(width, [&](int64_t j, int k) {
+        const Floats factors = dropout.factors(row_keys[i], get(column_keys + j, k));
+        put(dz + i * width + j, get(dresidual + i * width + j, k) * factors, k);
+      });
+  });
   linear_gradient(s, dz, x, weight, dx, dweight, dbias);
 }
 

@@ -3,8 +3,8 @@
 
 #include <cmath>
 
-#include "simd.h"
 #include "threads.h"
+#include "units.h"
 
 namespace ms_bert {
 namespace MS_BERT_ISA {
@@ -13,8 +13,10 @@ struct Norm {
   const float *gamma, *beta;
   float epsilon;
 
-  // Normalise z (width) in place and put gamma z + beta into y. Returns 1 / sqrt(variance + epsilon).
-  float apply(int64_t width, float *z, float *y) const {
+  // y = gamma n + beta, where n is what z (width) is normalised to, and stays in `normalized`. z is overwritten and may
+  // be y or `normalized`. Returns 1 / sqrt(variance + epsilon).
+  template <typename T>
+  float apply(int64_t width, float *z, float *y, T *normalized) const {
     Floats total{};
     along(width, [&](int64_t j, int k) { total += get(z + j, k); });
     const float mean = sum(total) / width;
@@ -26,9 +28,9 @@ struct Norm {
     });
     const float scale = 1.0f / std::sqrt(sum(squares) / width + epsilon);
     along(width, [&](int64_t j, int k) {
-      const Floats normalized = get(z + j, k) * scale;
-      put(z + j, normalized, k);
-      put(y + j, normalized * get(gamma + j, k) + get(beta + j, k), k);
+      const Floats n = get(z + j, k) * scale;
+      put(normalized + j, n, k);
+      put(y + j, n * get(gamma + j, k) + get(beta + j, k), k);
     });
     return scale;
   }
@@ -36,7 +38,8 @@ struct Norm {
 
 // dz = scale (g - mean(g) - normalized mean(g normalized)) with g = dy gamma; dgamma and dbeta are summed over rows, in
 // pieces of rows whose sums are then added, so that neither rounding errors pile up nor threads matter.
-inline void norm_gradient(int64_t rows, int64_t width, const float *dy, const float *normalized, const float *scale,
+template <typename T>
+inline void norm_gradient(int64_t rows, int64_t width, const float *dy, const T *normalized, const float *scale,
                           const float *gamma, float *dz, float *dgamma, float *dbeta) {
   constexpr int64_t piece = 32;
   const int64_t pieces = (rows + piece - 1) / piece;
@@ -45,7 +48,8 @@ inline void norm_gradient(int64_t rows, int64_t width, const float *dy, const fl
     float *own_gamma = sums + begin / piece * 2 * width, *own_beta = own_gamma + width;
     std::fill(own_gamma, own_beta + width, 0.0f);
     for (int64_t i = begin; i < end; i++) {
-      const float *d = dy + i * width, *n = normalized + i * width;
+      const float *d = dy + i * width;
+      const T *n = normalized + i * width;
       Floats total{}, product{};
       along(width, [&](int64_t j, int k) {
         const Floats dj = get(d + j, k), nj = get(n + j, k), g = dj * get(gamma + j, k);

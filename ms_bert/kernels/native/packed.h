@@ -34,7 +34,7 @@ class Packed {
       all = stacked.data();
     }
     for (int64_t k = 0; k < inputs; k += KC)
-      pack_b({all + k, 1, inputs}, std::min<int64_t>(KC, inputs - k), outputs_, from(k));
+      pack_b(Matrix<float>{all + k, 1, inputs}, std::min<int64_t>(KC, inputs - k), outputs_, from(k));
     float *bias = bias_.get();
     for (const float *own : biases) bias = std::copy(own, own + outputs, bias);
     std::fill(bias, bias_.get() + in_tiles(outputs_), 0.0f);

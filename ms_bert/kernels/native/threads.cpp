@@ -217,14 +217,15 @@ Memory::Memory(int64_t floats) {
 #endif
 }
 
-float *scratch(int64_t floats) {
-  static thread_local std::unique_ptr<Memory> memory;
-  static thread_local int64_t size = 0;
-  if (floats > size) {
+float *scratch(int64_t floats, int which) {
+  static thread_local std::unique_ptr<Memory> memories[2];
+  static thread_local int64_t sizes[2] = {};
+  std::unique_ptr<Memory> &memory = memories[which];
+  if (floats > sizes[which]) {
     memory.reset();
-    size = 0;
+    sizes[which] = 0;
     memory.reset(new Memory(floats));
-    size = floats;
+    sizes[which] = floats;
   }
   return memory->get();
 }

@@ -13,7 +13,8 @@ using Task = void (*)(void *context, int64_t i);
 void set_threads(int threads);                        // 0: as many as the process may run on
 int threads();                                        // how many may be used
 void share(int64_t tasks, void *context, Task task);  // task(context, i) for each i, by all of them
-float *scratch(int64_t floats);  // aligned memory of the calling thread, valid until it asks again; never shrinks
+// Aligned memory of the calling thread, valid until it asks again for the same one of two; never shrinks.
+float *scratch(int64_t floats, int which = 0);
 
 // Aligned floats of nobody's yet; throws std::bad_alloc.
 class Memory {

@@ -1,7 +1,8 @@
 // What products multiply: floats, or, where this translation unit is compiled for them, bfloat16. Sums are floats.
 //
 // The factors of a product are packed in units of 32 bits: a float, or two bfloat16 that follow each other in depth,
-// the first in the lower half, for that is what vdpbf16ps reads.
+// the first in the lower half, for that is what vdpbf16ps reads. What a gradient will read is kept in the same type,
+// `Kept`.
 #pragma once
 
 #include "simd.h"
@@ -15,6 +16,7 @@ namespace MS_BERT_ISA {
 
 #if !defined(MS_BERT_BFLOAT16)
 
+using Kept = float;
 using Unit = float;
 using Units = Floats;
 constexpr int DEPTH = 1;  // numbers in a unit
@@ -25,7 +27,9 @@ MS_BERT_INLINE Floats add_product(Floats sum, Units x, Units y) { return sum + x
 
 #else
 
+using Kept = uint16_t;  // the upper half of a float's bits
 using Unit = uint32_t;
+typedef Kept Halves __attribute__((vector_size(2 * W)));
 typedef Unit Units __attribute__((vector_size(4 * W)));
 constexpr int DEPTH = 2;
 
@@ -36,6 +40,13 @@ MS_BERT_INLINE Units load(const Unit *p) {
 }
 MS_BERT_INLINE void store(Unit *p, Units v) { memcpy(p, &v, sizeof v); }
 MS_BERT_INLINE Units all(Unit x) { return x - Units{}; }
+
+// W bfloat16, each in the lower half of 32 bits.
+MS_BERT_INLINE Units lower(const Kept *p) {
+  Halves v;
+  memcpy(&v, p, sizeof v);
+  return __builtin_convertvector(v, Units);
+}
 
 #if defined(__AVX512BF16__)
 
@@ -65,6 +76,11 @@ MS_BERT_INLINE Floats add_product(Floats sum, Units x, Units y) {
   return (Floats)_mm512_dpbf16_ps((__m512)sum, a, b);
 }
 
+MS_BERT_INLINE void store(Kept *p, Floats v) {
+  const __m256bh nearest = _mm512_cvtneps_pbh((__m512)v);
+  memcpy(p, &nearest, sizeof nearest);
+}
+
 #else  // by hand: as exact, and slow
 
 // The bits of the nearest bfloat16, even ones at ties, in the upper half; NaN stays NaN.
@@ -85,8 +101,36 @@ MS_BERT_INLINE Floats add_product(Floats sum, Units x, Units y) {
   sum += floats(x << 16) * floats(y << 16);
   return sum + floats(x & 0xffff0000u) * floats(y & 0xffff0000u);
 }
+MS_BERT_INLINE void store(Kept *p, Floats v) {
+  const Halves nearest = __builtin_convertvector(upper(v) >> 16, Halves);
+  memcpy(p, &nearest, sizeof nearest);
+}
 
 #endif
+
+MS_BERT_INLINE Floats load(const Kept *p) { return bits_as_floats((Ints)(lower(p) << 16)); }
+
+// The same of numbers that are bfloat16 already.
+MS_BERT_INLINE Units units(const Kept *p) {
+  Units v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+MS_BERT_INLINE Units units_across(const Kept *p, int64_t row) { return lower(p) | lower(p + row) << 16; }
+
+MS_BERT_INLINE Floats get(const Kept *p, int n) {
+  if (n == W) return load(p);
+  Kept all[W] = {};
+  memcpy(all, p, n * sizeof(Kept));
+  return load(all);
+}
+MS_BERT_INLINE void put(Kept *p, Floats v, int n) {
+  if (n == W) return store(p, v);
+  Kept all[W];
+  store(all, v);
+  memcpy(p, all, n * sizeof(Kept));
+}
+
 #endif
 
 // Units for so many numbers in depth.
@@ -94,30 +138,33 @@ constexpr int units_of(int depth) { return (depth + DEPTH - 1) / DEPTH; }
 constexpr int64_t units_of(int64_t depth) { return (depth + DEPTH - 1) / DEPTH; }
 
 // As `units`, of the first n numbers only, if they are fewer than that takes; the others are 0.
-MS_BERT_INLINE Units units_first(const float *p, int n) {
+template <typename T>
+MS_BERT_INLINE Units units_first(const T *p, int n) {
   if (n >= W * DEPTH) return units(p);
-  float all[W * DEPTH] = {};
-  memcpy(all, p, n * sizeof(float));
+  T all[W * DEPTH] = {};
+  memcpy(all, p, n * sizeof(T));
   return units(all);
 }
 
 // As `units_across`, of the first `deep` rows and n columns only.
-MS_BERT_INLINE Units units_across_first(const float *p, int64_t row, int deep, int n) {
+template <typename T>
+MS_BERT_INLINE Units units_across_first(const T *p, int64_t row, int deep, int n) {
   if (deep >= DEPTH && n >= W) return units_across(p, row);
-  float all[DEPTH * W] = {};
-  for (int i = 0; i < deep && i < DEPTH; i++) memcpy(all + i * W, p + i * row, (n < W ? n : W) * sizeof(float));
+  T all[DEPTH * W] = {};
+  for (int i = 0; i < deep && i < DEPTH; i++) memcpy(all + i * W, p + i * row, (n < W ? n : W) * sizeof(T));
   return units_across(all, W);
 }
 
 // A row of numbers in units.
-inline void pack_row(const float *row, int depth, Unit *to) {
-  if (DEPTH == 1) {
-    memcpy(to, row, depth * sizeof(float));
+template <typename T>
+inline void pack_row(const T *row, int depth, Unit *to) {
+  if (sizeof(T) * DEPTH == sizeof(Unit) && depth % DEPTH == 0) {
+    memcpy(to, row, depth * sizeof(T));
     return;
   }
   for (int k = 0; k < units_of(depth); k += W) {
-    const int n = units_of(depth) - k;
     const Units v = units_first(row + k * DEPTH, depth - k * DEPTH);
+    const int n = units_of(depth) - k;
     n >= W ? store(to + k, v) : (void)memcpy(to + k, &v, n * sizeof(Unit));
   }
 }
