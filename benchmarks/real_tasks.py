@@ -110,6 +110,13 @@ RECIPES = {
         twins=("--pooling", "mean", "--layer-decay", "0.9"),
         teacher="mean-2e-4-decay",
     ),
+    # Those before in MindSpore, with the products of the fused kernels in bfloat16.
+    "usual-bfloat16": Recipe(twins=("--precision", "bfloat16")),
+    "mean-2e-4-decay-bfloat16": Recipe(
+        epochs=4,
+        learning_rate=2e-4,
+        twins=("--pooling", "mean", "--layer-decay", "0.9", "--precision", "bfloat16"),
+    ),
     "one-epoch-1e-4": Recipe(epochs=1, learning_rate=1e-4),
     # As mean-1e-4, on changed texts; MiniLM has no MLM head, so that it guesses no words.
     "augmented": Recipe(learning_rate=1e-4, twins=("--pooling", "mean", "--augment", "dropped", "swapped")),

@@ -207,8 +207,8 @@ class TrainingOptions:
             ("decay_steps", ("linear", "wsd")),
             ("decay_power", ("linear", "wsd")),
         ):
-            effective = self.schedule in schedules
-            require_effect(self, name, effective, f"--schedule is {self.schedule}", "leave one of the two out")
+            remedy = f"leave {{}} out, or give --schedule {' or '.join(schedules)}"
+            require_effect(self, name, self.schedule in schedules, f"--schedule is {self.schedule}", remedy)
 
     @property
     def optimizer_epsilon(self) -> float:

@@ -220,6 +220,8 @@ def resume(
     loop.resume(state)
     if not loop.finished:
         trained_by = _trained_by(description["trained_by"], framework, options, loop.step)
+        if told := _told_of_others(trained_by):
+            progress.say(told)
         folder.describe({**description, "options": options.to_dict(), "trained_by": trained_by})
     return loop
 
@@ -290,6 +292,19 @@ def _trained_by(before: list[dict], framework: Framework, options: TrainerOption
     if kept and {**kept[-1], **now} == kept[-1]:
         return kept
     return [*kept, {"from_step": step, **now}]
+
+
+def _told_of_others(trained_by: Sequence[dict]) -> str:
+    """That the last steps so far were computed by something else than the next ones, whose bytes therefore differ."""
+    if len(trained_by) < 2:
+        return ""
+    before, now = (f"{entry['framework']} on {entry['device']} by {entry['kernels']}" for entry in trained_by[-2:])
+    if before == now:  # only versions differ
+        return ""
+    return (
+        f"until step {trained_by[-1]['from_step']} computed by {before}, from there on by {now}: the same run, but not "
+        "to the last bit"
+    )
 
 
 def _parameters(trainer: Trainer) -> int:

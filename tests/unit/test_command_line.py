@@ -220,3 +220,7 @@ def test_a_run_tells_from_where_on_other_kernels_computed_it():
         (0, "fused kernels (avx512)"),
         (50, "stock kernels"),
     ]
+    assert not training._told_of_others(begun) and training._told_of_others(entries) == (
+        "until step 50 computed by MindSpore on CPU by fused kernels (avx512), from there on by MindSpore on CPU by "
+        "stock kernels: the same run, but not to the last bit"
+    )
