@@ -73,7 +73,10 @@ def test_an_extreme_number_is_taken_within_the_bounds_and_is_a_sentence_beyond(g
         ({"training": {"batch_size": 2**20}, "examples": {"seq_length": 512}}, "is 536870912 tokens"),
         ({"training": {"batch_size": 32, "accumulate": 5}}, "cannot be divided"),
         ({"examples": {"seq_length": 64, "max_predictions": 62}}, "the sequence length minus 3"),
-        ({"training": {"cooldown_steps": 9}}, "--cooldown-steps is 9, but --schedule is linear; leave one of"),
+        (
+            {"training": {"cooldown_steps": 9}},
+            "--cooldown-steps is 9, but --schedule is linear; leave --cooldown-steps out, or give --schedule wsd",
+        ),
         ({"training": {"schedule": "constant", "decay_steps": 9}}, "--decay-steps is 9, but --schedule is constant"),
         ({"training": {"schedule": "constant", "decay_power": 2.0}}, "--decay-power is 2.0, but --schedule is"),
     ],
