@@ -38,13 +38,16 @@ class Attention {
   }
 
   // A part of it: head `task % heads` of row `task / heads`, of which the first `queries` tokens ask.
-  void forward(int64_t task, int64_t queries, float *context, int64_t context_row, float *statistics) const {
+  template <typename C>
+  void forward(int64_t task, int64_t queries, C *context, int64_t context_row, float *statistics) const {
     const int64_t row = task / heads_ * tokens_, column = task % heads_ * size_;
-    float *statistic = statistics + task * tokens_ * 2, *scores = scratch((block_ + 2) * stride_);
+    const int64_t wide = (size_ + NR - 1) / NR * NR;  // room for whole tiles
+    float *statistic = statistics + task * tokens_ * 2, *scores = scratch((block_ + 2) * stride_ + block_ * wide);
+    float *sums = scores + (block_ + 2) * stride_;
     for (int64_t first = 0, high; first < queries; first += high) {
       const Block block(*this, task, first, queries, scores + block_ * stride_);
       high = block.queries;
-      float *out = context + (row + first) * context_row + column;
+      C *out = context + (row + first) * context_row + column;
       if (block.keys == 0) {
         clear(high, out, context_row);
         std::fill(statistic + 2 * first, statistic + 2 * (first + high), 0.0f);
@@ -53,12 +56,12 @@ class Attention {
       gemm(high, block.keys, size_, at(x_.query, row + first, column), across(x_.key, row + block.key, column), scores,
            stride_, false, workspace(), true);
       for (int64_t i = 0; i < high; i++) block.softmax(i, scores + i * stride_, statistic + 2 * (first + i));
-      gemm(high, size_, block.keys, rows_of<float>(scores, stride_), at(x_.value, row + block.key, column), out,
-           context_row, false, workspace());
+      gemm(high, size_, block.keys, rows_of<float>(scores, stride_), at(x_.value, row + block.key, column), sums, wide,
+           false, workspace(), true);
       for (int64_t i = 0; i < high; i++) {
         const float inverse = statistic[2 * (first + i) + 1];
-        float *of_query = out + i * context_row;
-        along(size_, [&](int64_t j, int n) { put(of_query + j, get(of_query + j, n) * inverse, n); });
+        along(size_,
+              [&](int64_t j, int n) { put(out + i * context_row + j, get(sums + i * wide + j, n) * inverse, n); });
       }
     }
   }
@@ -186,8 +189,9 @@ class Attention {
 
   Matrix<T> at(const T *x, int64_t row, int64_t column) const { return {x + row * x_.row + column, x_.row, 1}; }
   Matrix<T> across(const T *x, int64_t row, int64_t column) const { return {x + row * x_.row + column, 1, x_.row}; }
-  void clear(int64_t rows, float *x, int64_t row) const {
-    for (int64_t i = 0; i < rows; i++) std::fill(x + i * row, x + i * row + size_, 0.0f);
+  template <typename C>
+  void clear(int64_t rows, C *x, int64_t row) const {
+    for (int64_t i = 0; i < rows; i++) std::fill(x + i * row, x + i * row + size_, C{});
   }
 
   int64_t tokens_, heads_, width_, size_, tasks_, stride_, block_;

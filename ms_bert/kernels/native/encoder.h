@@ -31,7 +31,7 @@ class Encoder {
 
   void run(const Encoded &asked) const {
     // Sequences are computed some at a time: few enough that their rows stay in the caches, enough for all threads.
-    const int64_t most = ROWS * std::max(2, threads());
+    const int64_t most = MOST_ROWS * std::max(2, threads());
     std::vector<int64_t> begins;
     int64_t tokens = 0, longest = 0;
     for (int64_t i = 0; i < asked.sequences; i++) {
@@ -58,16 +58,26 @@ class Encoder {
     Norm attention_norm, norm;
   };
 
-  // Arrays of rows, each with room for whole tiles.
+  class Room {
+   public:
+    explicit Room(int64_t count) : memory_((count * sizeof(Kept) + sizeof(float) - 1) / sizeof(float)) {}
+    Kept *get() const { return reinterpret_cast<Kept *>(memory_.get()); }
+
+   private:
+    Memory memory_;
+  };
+
+  // Arrays of rows, each with room for whole tiles; what is only multiplied with is rounded to what products read.
   struct Work {
     int64_t row, row_of_three, row_of_inner;
-    Memory hidden, attended, projected, context, wide, statistics;
+    Memory hidden, attended, statistics;
+    Room projected, context, wide;
     std::vector<int32_t> ids;
     Work(const Encoder &e, int64_t tokens, int64_t longest)
         : row(in_tiles(e.shape_.width)), row_of_three(in_tiles(3 * e.shape_.width)),
           row_of_inner(in_tiles(e.shape_.inner)), hidden(tokens * row), attended(tokens * row),
-          projected(tokens * row_of_three), context(tokens * row), wide(tokens * row_of_inner),
-          statistics(2 * tokens * e.shape_.heads), ids(longest, 1) {}
+          statistics(2 * tokens * e.shape_.heads), projected(tokens * row_of_three), context(tokens * row),
+          wide(tokens * row_of_inner), ids(longest, 1) {}
   };
 
   Norm norm(const float *const *arrays) const { return {arrays[0], arrays[1], shape_.epsilon}; }
@@ -81,15 +91,16 @@ class Encoder {
     for (int64_t i = 0; i < shape_.layers; i++) {
       const Layer &layer = layers_[i];
       const bool all = i + 1 < shape_.layers || asked.states[shape_.layers] != nullptr;
-      layer.projections.product(tokens, work.hidden.get(), work.row, work.projected.get(), work.row_of_three,
-                                [](int64_t, int64_t, float *) {});
+      layer.projections.product(tokens, work.hidden.get(), work.row, into(work.projected.get(), work.row_of_three));
       attend(asked, first, last, all ? nullptr : read, end, work);
       int64_t rows = tokens;
       if (!all) {
         rows = end - read;
-        for (float *x : {work.hidden.get(), work.context.get()})
-          for (int64_t r = 0; r < rows; r++)
-            memmove(x + r * work.row, x + (read[r] - begin) * work.row, shape_.width * sizeof(float));
+        for (int64_t r = 0; r < rows; r++) {
+          const int64_t to = r * work.row, from = (read[r] - begin) * work.row;
+          memmove(work.hidden.get() + to, work.hidden.get() + from, shape_.width * sizeof(float));
+          memmove(work.context.get() + to, work.context.get() + from, shape_.width * sizeof(Kept));
+        }
       }
       finish(layer, rows, work);
       if (all) hand_over(asked, i + 1, begin, tokens, work);
@@ -131,9 +142,9 @@ class Encoder {
         const int64_t *after = std::lower_bound(read, end, bounds[1]);
         queries = after > read && after[-1] >= bounds[0] ? after[-1] - bounds[0] + 1 : 0;
       }
-      const float *x = work.projected.get() + place * work.row_of_three;
-      const Attention<float> attention(1, tokens, shape_.heads, width, {x, x + width, x + 2 * width, work.row_of_three},
-                                       work.ids.data(), Dropout(), nullptr, nullptr, shape_.causal);
+      const Kept *x = work.projected.get() + place * work.row_of_three;
+      const Attention<Kept> attention(1, tokens, shape_.heads, width, {x, x + width, x + 2 * width, work.row_of_three},
+                                      work.ids.data(), Dropout(), nullptr, nullptr, shape_.causal);
       attention.forward(task % shape_.heads, queries, work.context.get() + place * work.row, work.row,
                         work.statistics.get() + 2 * place * shape_.heads);
     });
@@ -141,15 +152,8 @@ class Encoder {
 
   // What follows the attention of a layer.
   void finish(const Layer &layer, int64_t rows, Work &work) const {
-    float *hidden = work.hidden.get(), *attended = work.attended.get(), *wide = work.wide.get();
+    float *hidden = work.hidden.get(), *attended = work.attended.get();
     const int64_t row = work.row;
-    const auto onto = [row](const float *residual) {
-      return [row, residual](int64_t i, int64_t n, float *out) {
-        const float *x = residual + i * row + n;
-        store(out, load(out) + load(x));
-        store(out + W, load(out + W) + load(x + W));
-      };
-    };
     const auto normalize = [&](const Norm &norm, float *x) {
       parallel_pieces(rows, 16, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; i++) {
@@ -158,7 +162,7 @@ class Encoder {
         }
       });
     };
-    layer.output.product(rows, work.context.get(), row, attended, row, onto(hidden));
+    layer.output.product(rows, work.context.get(), row, onto(hidden, attended, row));
     normalize(layer.attention_norm, attended);
     switch (shape_.activation) {
       case 0:
@@ -170,17 +174,16 @@ class Encoder {
       default:
         widen<Relu>(layer, rows, work);
     }
-    layer.narrowing.product(rows, wide, work.row_of_inner, hidden, row, onto(attended));
+    layer.narrowing.product(rows, work.wide.get(), work.row_of_inner, onto(attended, hidden, row));
     normalize(layer.norm, hidden);
   }
 
   template <typename Function>
   void widen(const Layer &layer, int64_t rows, Work &work) const {
-    layer.widening.product(rows, work.attended.get(), work.row, work.wide.get(), work.row_of_inner,
-                           [](int64_t, int64_t, float *out) {
-                             store(out, Function::value(load(out)));
-                             store(out + W, Function::value(load(out + W)));
-                           });
+    const auto put = into(work.wide.get(), work.row_of_inner);
+    layer.widening.product(rows, work.attended.get(), work.row, [put](int64_t i, int64_t n, Floats a, Floats b) {
+      put(i, n, Function::value(a), Function::value(b));
+    });
   }
 
   // The hidden states of a layer, if they are asked.
