@@ -91,7 +91,8 @@ class Encoder {
     for (int64_t i = 0; i < shape_.layers; i++) {
       const Layer &layer = layers_[i];
       const bool all = i + 1 < shape_.layers || asked.states[shape_.layers] != nullptr;
-      layer.projections.product(tokens, work.hidden.get(), work.row, into(work.projected.get(), work.row_of_three));
+      layer.projections.product(tokens, work.hidden.get(), work.row, into(work.projected.get(), work.row_of_three),
+                                nothing);
       attend(asked, first, last, all ? nullptr : read, end, work);
       int64_t rows = tokens;
       if (!all) {
@@ -154,16 +155,13 @@ class Encoder {
   void finish(const Layer &layer, int64_t rows, Work &work) const {
     float *hidden = work.hidden.get(), *attended = work.attended.get();
     const int64_t row = work.row;
-    const auto normalize = [&](const Norm &norm, float *x) {
-      parallel_pieces(rows, 16, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; i++) {
-          float *own = x + i * row;
-          norm.apply(shape_.width, own, own, own);
-        }
-      });
+    const auto normalized = [width = shape_.width, row](const Norm &norm, float *x) {
+      return [=](int64_t begin, int64_t end) {
+        for (float *own = x + begin * row; own < x + end * row; own += row) norm.apply(width, own, own, own);
+      };
     };
-    layer.output.product(rows, work.context.get(), row, onto(hidden, attended, row));
-    normalize(layer.attention_norm, attended);
+    layer.output.product(rows, work.context.get(), row, onto(hidden, attended, row),
+                         normalized(layer.attention_norm, attended));
     switch (shape_.activation) {
       case 0:
         widen<Gelu>(layer, rows, work);
@@ -174,16 +172,17 @@ class Encoder {
       default:
         widen<Relu>(layer, rows, work);
     }
-    layer.narrowing.product(rows, work.wide.get(), work.row_of_inner, onto(attended, hidden, row));
-    normalize(layer.norm, hidden);
+    layer.narrowing.product(rows, work.wide.get(), work.row_of_inner, onto(attended, hidden, row),
+                            normalized(layer.norm, hidden));
   }
 
   template <typename Function>
   void widen(const Layer &layer, int64_t rows, Work &work) const {
     const auto put = into(work.wide.get(), work.row_of_inner);
-    layer.widening.product(rows, work.attended.get(), work.row, [put](int64_t i, int64_t n, Floats a, Floats b) {
+    const auto activate = [put](int64_t i, int64_t n, Floats a, Floats b) {
       put(i, n, Function::value(a), Function::value(b));
-    });
+    };
+    layer.widening.product(rows, work.attended.get(), work.row, activate, nothing);
   }
 
   // The hidden states of a layer, if they are asked.

@@ -39,22 +39,26 @@ class Packed {
   }
 
   // Of x (rows, inputs), whose rows lie `row` apart, times the weight, and the bias: for each row and NR columns from
-  // one on, finish(row, column, the first half of them, the second half).
-  template <typename T, typename F>
-  void product(int64_t rows, const T *x, int64_t row, F finish) const {
+  // one on, finish(row, column, the first half of them, the second half); and for rows that are finished, while they
+  // are near, done(first, end).
+  template <typename T, typename F, typename D>
+  void product(int64_t rows, const T *x, int64_t row, F finish, D done) const {
     if (rows == 0) return;
     const int64_t fitting = std::max<int64_t>(MR, BLOCK / (chunks() * STRIDE) / MR * MR);
     const int64_t most = std::min(MOST_ROWS, fitting);
-    const int64_t wanted = threads() == 1 ? 1 : 2 * threads(), panels = in_tiles(outputs_) / NR;
-    const int64_t down = std::max((rows + most - 1) / most, std::clamp<int64_t>(rows / FEWEST_ROWS, 1, wanted));
-    const int64_t high = Cut::rounded((rows + down - 1) / down, MR), blocks = (rows + high - 1) / high;
+    const int64_t wanted = threads(), panels = in_tiles(outputs_) / NR;
+    const int64_t least = std::max((rows + most - 1) / most, std::clamp<int64_t>(rows / FEWEST_ROWS, 1, wanted));
+    const int64_t down = least > wanted ? Cut::rounded(least, static_cast<int>(wanted)) : least;  // as many for each
+    const int64_t high = (rows + down - 1) / down, blocks = (rows + high - 1) / high;
     const int64_t across = (wanted + blocks - 1) / blocks;
     const int64_t wide = (panels + across - 1) / across, pieces = (panels + wide - 1) / wide;
     parallel(blocks * pieces, [&](int64_t task) {
       const int64_t m = task / pieces * high, first = task % pieces * wide;
       part(std::min(high, rows - m), x + m * row, row, first, std::min(panels, first + wide),
            [&](int64_t i, int64_t n, Floats a, Floats b) { finish(m + i, n, a, b); });
+      if (pieces == 1) done(m, std::min(rows, m + high));
     });
+    if (pieces > 1) parallel_pieces(rows, 16, done);
   }
 
  private:
@@ -69,8 +73,11 @@ class Packed {
     for (int64_t j = first; j < end; j++) {
       const Unit *weight = panel(j);
       const Floats bias[] = {load(bias_.get() + j * NR), load(bias_.get() + j * NR + W)};
-      for (int64_t m = 0; m < rows; m += MR) {
-        const int high = static_cast<int>(std::min<int64_t>(MR, rows - m));
+      // Tiles of about the same height, for one of few rows is no faster than a higher one.
+      const int64_t tiles = (rows + MR - 1) / MR;
+      for (int64_t t = 0; t < tiles; t++) {
+        const int64_t m = t * rows / tiles;
+        const int high = static_cast<int>((t + 1) * rows / tiles - m);
         // Weights come from memory, each once: what is next is fetched while this is computed with.
         const Unit *next = weight + units_ * NR;
         for (int64_t l = m * NR * units_ / rows / 16; l < (m + high) * NR * units_ / rows / 16; l++)
@@ -100,6 +107,8 @@ auto into(T *x, int64_t row) {
     store(x + i * row + n + W, b);
   };
 }
+
+inline void nothing(int64_t, int64_t) {}  // of rows that are finished
 
 // The same, and a residual is added before.
 inline auto onto(const float *residual, float *x, int64_t row) {
