@@ -36,14 +36,20 @@ inline Workspace &workspace() {
   return *own;
 }
 
-// C (ROWS, NR) = or += A (ROWS, depth) B (depth, NR), depth in units; unit (i, k) of A at a[i * ROW + k * COLUMN].
-template <int ROWS, int ROW, int COLUMN>
-inline __attribute__((noinline)) void tile(int depth, const Unit *a, const Unit *b, float *c, int64_t ldc, bool add) {
+// C (ROWS, NR) = or += A (ROWS, depth) B (depth, NR), depth in units; unit (i, k) of A at a[i * ROW + k * COLUMN]. As
+// much as B takes is fetched from `next` on meanwhile, if FETCHES.
+template <int ROWS, int ROW, int COLUMN, bool FETCHES>
+inline __attribute__((noinline)) void tile(int depth, const Unit *a, const Unit *b, float *c, int64_t ldc, bool add,
+                                           const Unit *next) {
   Floats sum[ROWS][2];
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; i++) sum[i][0] = sum[i][1] = Floats{};
   for (int k = 0; k < depth; k++, a += COLUMN, b += NR) {
     const Units b0 = load(b), b1 = load(b + W);
+    if (FETCHES) {
+      for (int i = 0; i < NR; i += 16) __builtin_prefetch(next + i, 0, 2);
+      next += NR;
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++) {
       const Units x = all(a[i * ROW]);
@@ -62,20 +68,21 @@ inline __attribute__((noinline)) void tile(int depth, const Unit *a, const Unit 
   }
 }
 
-using Tile = void (*)(int, const Unit *, const Unit *, float *, int64_t, bool);
+using Tile = void (*)(int, const Unit *, const Unit *, float *, int64_t, bool, const Unit *);
 
-template <int ROW, int COLUMN>
+template <int ROW, int COLUMN, bool FETCHES = false>
 inline Tile tile_of(int rows) {
   // clang-format off: the table in a few lines
+#define MS_BERT_TILE(rows) tile<rows, ROW, COLUMN, FETCHES>
   static constexpr Tile tiles[] = {
       nullptr,
-      tile<1, ROW, COLUMN>, tile<2, ROW, COLUMN>, tile<3, ROW, COLUMN>, tile<4, ROW, COLUMN>, tile<5, ROW, COLUMN>,
-      tile<6, ROW, COLUMN>,
+      MS_BERT_TILE(1), MS_BERT_TILE(2), MS_BERT_TILE(3), MS_BERT_TILE(4), MS_BERT_TILE(5), MS_BERT_TILE(6),
 #if MS_BERT_WIDTH == 16
-      tile<7, ROW, COLUMN>, tile<8, ROW, COLUMN>, tile<9, ROW, COLUMN>, tile<10, ROW, COLUMN>, tile<11, ROW, COLUMN>,
-      tile<12, ROW, COLUMN>, tile<13, ROW, COLUMN>, tile<14, ROW, COLUMN>,
+      MS_BERT_TILE(7), MS_BERT_TILE(8), MS_BERT_TILE(9), MS_BERT_TILE(10), MS_BERT_TILE(11), MS_BERT_TILE(12),
+      MS_BERT_TILE(13), MS_BERT_TILE(14),
 #endif
   };
+#undef MS_BERT_TILE
   // clang-format on
   return tiles[rows];
 }
@@ -154,11 +161,11 @@ inline void gemm(int rows, int columns, int depth, Matrix<A> a, Matrix<B> b, flo
           float *out = c + m * ldc + n + j;
           const Unit *panel = ws.b + j * units_of(deep);
           if (room || j + NR <= block) {
-            compute(units_of(deep), ws.a, panel, out, ldc, onto);
+            compute(units_of(deep), ws.a, panel, out, ldc, onto, nullptr);
             continue;
           }
           alignas(64) float edge[MR * NR];
-          compute(units_of(deep), ws.a, panel, edge, NR, false);
+          compute(units_of(deep), ws.a, panel, edge, NR, false, nullptr);
           for (int i = 0; i < high; i++)
             for (int l = 0; l < block - j; l++) {
               float &x = out[i * ldc + l];
@@ -195,7 +202,7 @@ inline void gemm_few_rows(int rows, int64_t first, int64_t end, int depth, const
           for (int j = 0; j < next_deep; j += 16) __builtin_prefetch(row + j, 0, 3);
         }
         const Unit *panel = packed + (p * units_of(static_cast<int64_t>(depth)) + k / DEPTH) * NR;
-        compute(units_of(deep), ws.a, panel, tiles + p * HIGH * NR, NR, k > 0);
+        compute(units_of(deep), ws.a, panel, tiles + p * HIGH * NR, NR, k > 0, nullptr);
       }
     }
     for (int p = 0; p < panels; p++)

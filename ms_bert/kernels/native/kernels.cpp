@@ -178,7 +178,7 @@ double product_seconds() {
     for (int j = 0; j < columns; j += NR)
       for (int k = 0; k < units_of(depth); k += KU)
         tile_of<STRIDE, 1>(MR)(std::min(KU, units_of(depth) - k), ws.a, ws.b + j * units_of(depth) + k * NR, c + j,
-                               columns, k > 0);
+                               columns, k > 0, nullptr);
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
     least = std::min(least, took.count());
   }

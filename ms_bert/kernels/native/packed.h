@@ -78,14 +78,13 @@ class Packed {
       for (int64_t t = 0; t < tiles; t++) {
         const int64_t m = t * rows / tiles;
         const int high = static_cast<int>((t + 1) * rows / tiles - m);
-        // Weights come from memory, each once: what is next is fetched while this is computed with.
-        const Unit *next = weight + units_ * NR;
-        for (int64_t l = m * NR * units_ / rows / 16; l < (m + high) * NR * units_ / rows / 16; l++)
-          __builtin_prefetch(next + l * 16, 0, 2);
         alignas(64) float sums[MR * NR];
-        for (int64_t c = 0; c < chunks(); c++)
-          tile_of<STRIDE, 1>(high)(static_cast<int>(std::min<int64_t>(KU, units_ - c * KU)),
-                                   block + (c * rows + m) * STRIDE, weight + c * KU * NR, sums, NR, c > 0);
+        for (int64_t c = 0; c < chunks(); c++) {
+          // Weights come from memory, each once: the next panel is fetched while this one is computed with first.
+          const Tile compute = t == 0 ? tile_of<STRIDE, 1, true>(high) : tile_of<STRIDE, 1>(high);
+          compute(static_cast<int>(std::min<int64_t>(KU, units_ - c * KU)), block + (c * rows + m) * STRIDE,
+                  weight + c * KU * NR, sums, NR, c > 0, weight + (units_ + c * KU) * NR);
+        }
         for (int i = 0; i < high; i++)
           finish(m + i, j * NR, load(sums + i * NR) + bias[0], load(sums + i * NR + W) + bias[1]);
       }
