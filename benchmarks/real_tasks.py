@@ -110,6 +110,11 @@ RECIPES = {
         twins=("--pooling", "mean", "--layer-decay", "0.9"),
         teacher="mean-2e-4-decay",
     ),
+    "self-distilled-1e-4-bfloat16": Recipe(
+        learning_rate=1e-4,
+        twins=("--pooling", "mean", "--layer-decay", "0.9", "--eval-every", "1000", "--precision", "bfloat16"),
+        teacher="mean-1e-4-decay",
+    ),
     # Those before in MindSpore, with the products of the fused kernels in bfloat16.
     "usual-bfloat16": Recipe(twins=("--precision", "bfloat16")),
     "mean-2e-4-decay-bfloat16": Recipe(
