@@ -16,15 +16,18 @@ FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", 
 if os.environ.get("MS_BERT_SANITIZE"):  # see `make sanitize`
     FLAGS += ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 AVX512 = ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma"]
-# The products of the last two multiply bfloat16; the baseline's by hand, for tests on processors without it.
+BFLOAT16, INT8 = "-DMS_BERT_BFLOAT16", "-DMS_BERT_INT8"
+# Those named after the baseline multiply bfloat16 and bytes by hand, for tests on processors that do not.
 INSTRUCTIONS = {
     "baseline": [],
     "avx2": ["-mavx2", "-mfma"],
     "avx512": AVX512,
-    "baseline_bf16": ["-DMS_BERT_BFLOAT16"],
-    "avx512_bf16": [*AVX512, "-mavx512bf16", "-DMS_BERT_BFLOAT16"],
+    "baseline_bf16": [BFLOAT16],
+    "avx512_bf16": [*AVX512, "-mavx512bf16", BFLOAT16],
+    "baseline_int8": [INT8],
+    "avx512_vnni": [*AVX512, "-mavx512vnni", INT8],
 }
-EVERYWHERE = ("baseline", "baseline_bf16")
+EVERYWHERE = ("baseline", "baseline_bf16", "baseline_int8")
 
 
 class BuildKernels(build_ext):
@@ -44,7 +47,8 @@ class BuildKernels(build_ext):
         for name, flags in list(sets.items()):
             output = str(Path(self.build_temp) / name)
             try:
-                objects += self.compiler.compile([kernels], output, extra_postargs=[*common, *flags])
+                of_set = [*common, *flags, f"-DMS_BERT_ISA={name}"]
+                objects += self.compiler.compile([kernels], output, extra_postargs=of_set)
             except CompileError:
                 if name in EVERYWHERE:
                     raise

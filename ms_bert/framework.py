@@ -9,6 +9,7 @@ import numpy as np
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import Batch
 from ms_bert.data.packing import ByRows
+from ms_bert.errors import UserError
 from ms_bert.options import TrainerOptions
 from ms_bert.tasks import Task
 
@@ -52,14 +53,17 @@ class MindSpore:
         arguments: Mapping[str, Any],
     ):
         from ms_bert import native_model
-        from ms_bert.kernels import native, products, why_not_fused
+        from ms_bert.kernels import native, products
 
-        if not why_not_fused(device, precision):
+        reason = "it is on the CPU only" if device != "CPU" else native.why_not()
+        if reason is None and precision in native.PRECISIONS:
             used = products(precision)
             if used != precision:
                 log = logging.getLogger("ms_bert")
                 log.warning("Products are computed in %s, not in %s: %s.", used, precision, native.why_not(precision))
             return native_model.load(architecture, found, used, threads, **arguments)
+        if precision == "int8":
+            raise UserError(f"--precision int8 needs the fused kernels ({reason}); use --precision float32.")
         from ms_bert.device import use_device
 
         use_device(device, precision, threads=threads)

@@ -61,8 +61,8 @@ class NativeModel:
 
     Args:
         architecture: one of PARTS. parameters: of that class, by their canonical names.
-        precision: what the products of the encoder and of the MLM head multiply, 'float32' or 'bfloat16'; all else is
-            float32, as in a model by the fused kernels.
+        precision: what the products of the encoder multiply, 'float32', 'bfloat16' or 'int8'; all else is float32, but
+            that the MLM head multiplies bfloat16 too, as a model by the fused kernels does.
         layers, pooled: as of `BertHiddenStates`.
     """
 
@@ -135,12 +135,13 @@ class NativeModel:
             case "BertForMaskedLM":
                 transform = "cls.predictions.transform"
                 activation = f"linear_{self._config.hidden_act}"
-                wide = self._linear(f"{transform}.dense", hidden, activation, self._precision)
+                precision = "float32" if self._precision == "int8" else self._precision
+                wide = self._linear(f"{transform}.dense", hidden, activation, precision)
                 word, bias = (
                     self._parameters[name]
                     for name in ("bert.embeddings.word_embeddings.weight", "cls.predictions.bias")
                 )
-                return _linear(self._normalized(f"{transform}.LayerNorm", wide), word, bias, precision=self._precision)
+                return _linear(self._normalized(f"{transform}.LayerNorm", wide), word, bias, precision=precision)
             case "BertForNextSentencePrediction":
                 return self._linear("cls.seq_relationship", hidden)
             case "BertForQuestionAnswering":

@@ -35,8 +35,9 @@ class AskOptions:
     """Format of the answers (default: text, or the one that the name of --output ends with)."""
     device: Literal["CPU", "GPU", "Ascend"] = "CPU"
     """Device to compute on."""
-    precision: Literal["float32", "float16", "bfloat16"] = "float32"
-    """Precision of activations and matrix products."""
+    precision: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
+    """Precision of activations and matrix products. ms_bert on the CPU rounds no more than what products multiply, and
+    there alone are products in int8."""
     threads: Annotated[Optional[int], Range(1, 10**6)] = None
     """Threads to compute with (default: as many as the processor has)."""
 

@@ -8,6 +8,7 @@ import numpy as np
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import Batch
 from ms_bert.data.packing import ByRows
+from ms_bert.errors import UserError
 from ms_bert.options import TrainerOptions
 from ms_bert.tasks import Task
 
@@ -48,6 +49,8 @@ class PyTorch:
     ):
         from pt_reference.device import torch_device, use_device
 
+        if precision == "int8":
+            raise UserError("--precision int8 is computed by ms_bert alone; use ms_bert, or --precision bfloat16.")
         use_device(device, threads=threads)
         import torch
 

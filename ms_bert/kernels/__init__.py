@@ -15,8 +15,8 @@ from ms_bert.kernels.operations import Operations
 
 def why_not_fused(device: str, dtype: str) -> str | None:
     """Why `fused` cannot compute on this device in this dtype, as part of a sentence; None where it can."""
-    if device != "CPU" or dtype not in native.PRECISIONS:
-        return f"they compute on the CPU, in {' or '.join(native.PRECISIONS)} only"
+    if device != "CPU" or dtype not in ("float32", "bfloat16"):
+        return "they compute on the CPU, in float32 or bfloat16 only"
     return native.why_not()
 
 
@@ -26,8 +26,9 @@ def only_fused(device: str, dtype: str) -> bool:
 
 
 def products(dtype: str) -> str:
-    """The type that fused products multiply where this dtype is asked for: another where this one is no gain."""
-    return dtype if native.why_not(dtype) is None else "float32"
+    """The type that fused products multiply where this one is asked for: one of more bits where it is no gain."""
+    slower_and_as_exact = native.PRECISIONS[native.PRECISIONS.index(dtype) :: -1]
+    return next((name for name in slower_and_as_exact if native.why_not(name) is None), "float32")
 
 
 def operations(device: str = "CPU", dtype: str = "float32", kind: str = "stock") -> Operations:

@@ -18,6 +18,7 @@ from conversion.tensors import Tensor
 from ms_bert.commands import embedding, prediction, similarity
 from ms_bert.config import BertConfig
 from ms_bert.errors import UserError
+from ms_bert.kernels import native
 from pt_reference.framework import PyTorch
 from tests.unit.bert import random_weights
 
@@ -134,6 +135,22 @@ def test_a_real_model_of_sentence_transformers_gives_the_same_vectors(package, l
     embed, given = loaded(package, "embed", minilm()), REAL if package == "pt_reference" else REAL[:3]  # one graph
     expected = library.SentenceTransformer(str(minilm()), device="cpu").encode(given)
     assert embed.longest == 256 and np.abs(embed(given) - expected).max() < 1e-6
+
+
+@pytest.mark.skipif(native.why_not() is not None, reason=f"the C++ kernels: {native.why_not()}")
+@pytest.mark.parametrize("precision, most", [("bfloat16", 2e-4), ("int8", 5e-3)])
+def test_a_real_model_keeps_its_vectors_in_fewer_bits_or_says_that_it_takes_more(precision, most, caplog):
+    exact, fewer = (loaded("ms_bert", "embed", minilm(), precision=one) for one in ("float32", precision))
+    vectors, others = exact(REAL), fewer(REAL)  # of length 1
+    assert 1 - (vectors * others).sum(1).min() < most
+    told = [record.getMessage() for record in caplog.records if "Products are computed in" in record.getMessage()]
+    assert bool(told) == (native.why_not(precision) is not None)
+    assert (vectors.tobytes() == others.tobytes()) == any("in float32, not" in line for line in told)
+
+
+def test_bytes_are_multiplied_on_the_cpu_alone():
+    with pytest.raises(UserError, match="--precision int8 needs the fused kernels .it is on the CPU only.; use"):
+        loaded("ms_bert", "embed", minilm(), precision="int8", device="GPU")(["a"])
 
 
 @pytest.fixture(scope="module")
@@ -310,6 +327,7 @@ def test_pairs_are_asked_for_the_next_sentence_and_masks_for_words(folder, capsy
         (embedding, ("a", "--no-special-tokens", "--pooling", "cls"), r"leaves out \[CLS\]"),
         (embedding, ("a", "--longest", 31), "takes from 3 to 30 tokens"),
         (embedding, ("a", "--prompt", "query"), "has no prompt 'query'"),
+        (embedding, ("a", "--precision", "int8"), "int8 is computed by ms_bert alone; use ms_bert"),
         (embedding, (), "no text was given"),
         (embedding, ("--input", "empty.txt"), "holds no text"),
         (embedding, ("--input", "pairs.tsv"), "single texts are asked for"),

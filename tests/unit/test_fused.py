@@ -238,7 +238,7 @@ def test_where_products_in_bfloat16_are_no_gain_those_in_float32_are_used_and_it
         why = "this processor, or the compiler that built them, has no products in bfloat16 (avx512_bf16)"
     else:
         monkeypatch.setattr(native, "instructions", lambda precision="float32": f"those of {precision}")
-        monkeypatch.setattr(native, "bfloat16_gain", lambda: gain)
+        monkeypatch.setattr(native, "gain", lambda precision: gain)
         why = "products in bfloat16 are 0.5 times as fast as in float32 on this processor"
     try:
         told = framework.MindSpore().kernels(options("fused", precision="bfloat16"))

@@ -31,8 +31,13 @@ CONFIG = BertConfig(
     type_vocab_size=2,
     id2label={str(i): str(i) for i in range(5)},
 )
-TOLERANCES = {"float32": 2e-5, "bfloat16": 2e-2}  # of the largest number
+TOLERANCES = {"float32": 2e-5, "bfloat16": 2e-2, "int8": 6e-2}  # of the largest number
 LENGTHS = (2, 31, 300, 7, 64, 3, 128, 19, 5)  # more tokens than are computed at a time
+
+
+@pytest.fixture
+def precision(encoder_precision):
+    return encoder_precision
 
 
 def weights(architecture, config=CONFIG, pooled=False) -> dict[str, np.ndarray]:
@@ -193,3 +198,29 @@ def test_texts_are_embedded_where_neither_framework_is_installed():
     )
     found = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
     assert found.stdout == "(1, 384)\n", found.stderr
+
+
+def test_a_token_that_is_no_number_spoils_no_other_sequence(precision):
+    """The first text has a word whose embedding is infinite."""
+    values = {name.removeprefix("bert."): value for name, value in weights("BertHiddenStates").items()}
+    table = "embeddings.word_embeddings.weight"
+    broken = {**values, table: values[table].copy()}
+    broken[table][96] = np.inf
+    ids = np.array([1, 96, 2, 3, 4, 5], np.int32)
+    inputs = ids, np.zeros_like(ids), np.array([0, 3, 6])
+    whole, _ = Encoder(CONFIG, values, precision)(*inputs, layers=[2])
+    found, _ = Encoder(CONFIG, broken, precision)(*inputs, layers=[2])
+    assert np.isnan(found[0, :3]).all() and found[0, 3:].tobytes() == whole[0, 3:].tobytes()
+
+
+def test_bytes_hold_rows_with_outliers_and_rows_of_nothing():
+    """Of an encoder without layers' weights but one: what its products give in int8 beside float32."""
+    config = CONFIG.replace(hidden_size=160, num_attention_heads=2, intermediate_size=300)
+    values = {name.removeprefix("bert."): value for name, value in weights("BertHiddenStates", config).items()}
+    values["embeddings.LayerNorm.weight"][7] = 40.0  # one large number in each row
+    values["encoder.layer.0.intermediate.dense.weight"][:] = 0.0
+    sequences = given((9, 130))
+    inputs = sequences.ids, sequences.types, sequences.starts
+    exact, found = (Encoder(config, values, one)(*inputs, layers=[1, 2])[0] for one in ("float32", "int8"))
+    cosine = (exact * found).sum(-1) / np.linalg.norm(exact, axis=-1) / np.linalg.norm(found, axis=-1)
+    assert cosine.min() > 0.99 and not (found == exact).all()

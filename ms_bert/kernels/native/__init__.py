@@ -15,11 +15,15 @@ from ms_bert.kernels.native.sources import sources_hash
 
 # The variable is for a build with sanitizers.
 LIBRARY = Path(os.environ.get("MS_BERT_KERNELS") or Path(__file__).with_name("libms_bert_kernels.so"))
-# What the library may compute with, by the type that products multiply, the widest first. Of bfloat16 the last is for
-# tests: it takes many instructions for each product.
-INSTRUCTIONS = {"float32": ("avx512", "avx2", "baseline"), "bfloat16": ("avx512_bf16", "baseline")}
+# What the library may compute with, by the type that products multiply, the widest first. The last of bfloat16 and of
+# int8 are for tests: they take many instructions for each product.
+INSTRUCTIONS = {
+    "float32": ("avx512", "avx2", "baseline"),
+    "bfloat16": ("avx512_bf16", "baseline"),
+    "int8": ("avx512_vnni", "baseline"),  # of encoders
+}
 PRECISIONS = tuple(INSTRUCTIONS)
-GAIN = 1.2  # the least by which products in bfloat16 must be faster, to be used
+GAIN = 1.2  # the least by which products in another type must be faster than those in float32, to be used
 
 
 @functools.lru_cache(maxsize=1)
@@ -42,20 +46,21 @@ def why_not(precision: str = "float32") -> str | None:
         return f"{LIBRARY.name} cannot be loaded here"
     if library().ms_bert_sources().decode() != sources_hash(Path(__file__).parent):
         return "they were built from other sources; install this package again"
-    if precision == "bfloat16":
-        if instructions(precision) == INSTRUCTIONS[precision][-1]:
-            return "this processor, or the compiler that built them, has no products in bfloat16 (avx512_bf16)"
-        if bfloat16_gain() < GAIN:
-            return f"products in bfloat16 are {bfloat16_gain():.1f} times as fast as in float32 on this processor"
+    if precision != "float32":
+        first, *_, last = INSTRUCTIONS[precision]
+        if instructions(precision) == last:
+            return f"this processor, or the compiler that built them, has no products in {precision} ({first})"
+        if gain(precision) < GAIN:
+            return f"products in {precision} are {gain(precision):.1f} times as fast as in float32 on this processor"
     return None
 
 
-@functools.lru_cache(maxsize=1)
-def bfloat16_gain() -> float:
-    """How many times as fast a product in bfloat16 is as one in float32; measured, for instructions do not tell it."""
-    times = [[library().ms_bert_product_seconds(i) for i in range(len(PRECISIONS))] for _ in range(5)]
-    float32, bfloat16 = np.min(times, axis=0)
-    return float(float32 / bfloat16)
+@functools.lru_cache
+def gain(precision: str) -> float:
+    """How many times as fast a product of this type is as one in float32; measured, for instructions do not tell it."""
+    pair = [PRECISIONS.index(name) for name in ("float32", precision)]
+    float32, other = np.min([[library().ms_bert_product_seconds(i) for i in pair] for _ in range(5)], axis=0)
+    return float(float32 / other)
 
 
 def instructions(precision: str = "float32") -> str:

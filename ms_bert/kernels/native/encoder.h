@@ -53,8 +53,13 @@ class Encoder {
   }
 
  private:
+#if defined(MS_BERT_INT8)
+  using Linear = Packed<Bytes>;
+#else
+  using Linear = Packed<Plain>;
+#endif
   struct Layer {
-    Packed projections, output, widening, narrowing;
+    Linear projections, output, widening, narrowing;
     Norm attention_norm, norm;
   };
 

@@ -48,7 +48,8 @@ class Encoder:
 
     Args:
         parameters: those that `shapes` names, and maybe others.
-        precision: what products multiply, 'float32' or 'bfloat16'; all else is float32.
+        precision: what products multiply, 'float32', 'bfloat16' or 'int8'; all else is float32. In int8 a weight has a
+            scale for each output, and what it is multiplied with has one for each token.
 
     Attributes:
         layers: how many. width: H.

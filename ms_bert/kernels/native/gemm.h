@@ -38,23 +38,24 @@ inline Workspace &workspace() {
 
 // C (ROWS, NR) = or += A (ROWS, depth) B (depth, NR), depth in units; unit (i, k) of A at a[i * ROW + k * COLUMN]. As
 // much as B takes is fetched from `next` on meanwhile, if FETCHES.
-template <int ROWS, int ROW, int COLUMN, bool FETCHES>
-inline __attribute__((noinline)) void tile(int depth, const Unit *a, const Unit *b, float *c, int64_t ldc, bool add,
-                                           const Unit *next) {
-  Floats sum[ROWS][2];
+template <typename P, int ROWS, int ROW, int COLUMN, bool FETCHES>
+inline __attribute__((noinline)) void tile(int depth, const typename P::Unit *a, const typename P::Unit *b,
+                                           typename P::Sum *c, int64_t ldc, bool add, const typename P::Unit *next) {
+  using Sums = decltype(load(c));
+  Sums sum[ROWS][2];
 #pragma GCC unroll 16
-  for (int i = 0; i < ROWS; i++) sum[i][0] = sum[i][1] = Floats{};
+  for (int i = 0; i < ROWS; i++) sum[i][0] = sum[i][1] = Sums{};
   for (int k = 0; k < depth; k++, a += COLUMN, b += NR) {
-    const Units b0 = load(b), b1 = load(b + W);
+    const auto b0 = load(b), b1 = load(b + W);
     if (FETCHES) {
       for (int i = 0; i < NR; i += 16) __builtin_prefetch(next + i, 0, 2);
       next += NR;
     }
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++) {
-      const Units x = all(a[i * ROW]);
-      sum[i][0] = add_product(sum[i][0], x, b0);
-      sum[i][1] = add_product(sum[i][1], x, b1);
+      const auto x = all(a[i * ROW]);
+      sum[i][0] = P::add(sum[i][0], x, b0);
+      sum[i][1] = P::add(sum[i][1], x, b1);
     }
   }
 #pragma GCC unroll 16
@@ -68,13 +69,16 @@ inline __attribute__((noinline)) void tile(int depth, const Unit *a, const Unit 
   }
 }
 
-using Tile = void (*)(int, const Unit *, const Unit *, float *, int64_t, bool, const Unit *);
+template <typename P>
+using TileOf = void (*)(int, const typename P::Unit *, const typename P::Unit *, typename P::Sum *, int64_t, bool,
+                        const typename P::Unit *);
+using Tile = TileOf<Products>;
 
-template <int ROW, int COLUMN, bool FETCHES = false>
-inline Tile tile_of(int rows) {
+template <int ROW, int COLUMN, bool FETCHES = false, typename P = Products>
+inline TileOf<P> tile_of(int rows) {
   // clang-format off: the table in a few lines
-#define MS_BERT_TILE(rows) tile<rows, ROW, COLUMN, FETCHES>
-  static constexpr Tile tiles[] = {
+#define MS_BERT_TILE(rows) tile<P, rows, ROW, COLUMN, FETCHES>
+  static constexpr TileOf<P> tiles[] = {
       nullptr,
       MS_BERT_TILE(1), MS_BERT_TILE(2), MS_BERT_TILE(3), MS_BERT_TILE(4), MS_BERT_TILE(5), MS_BERT_TILE(6),
 #if MS_BERT_WIDTH == 16

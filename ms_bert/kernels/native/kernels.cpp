@@ -165,20 +165,25 @@ void lamb(const Arrays &a) {
 
 }  // namespace entry
 
+#if defined(MS_BERT_INT8)
+using OfEncoders = Bytes;
+#else
+using OfEncoders = Plain;
+#endif
+
 // The depth is the same for all precisions, and so is the work.
 double product_seconds() {
-  constexpr int depth = 512, columns = 4 * NR;
-  float c[MR * columns];
-  Workspace &ws = workspace();
-  std::fill(ws.b, ws.b + columns * units_of(depth), Unit{});
-  std::fill(ws.a, ws.a + MR * STRIDE, Unit{});
+  using P = OfEncoders::P;
+  constexpr int depth = 512 / OfEncoders::PER_UNIT, columns = 4 * NR;
+  static P::Unit a[MR * STRIDE], b[columns * depth];
+  P::Sum c[MR * columns];
   double least = 1e9;
   for (int attempt = 0; attempt < 20; attempt++) {
     const auto begin = std::chrono::steady_clock::now();
     for (int j = 0; j < columns; j += NR)
-      for (int k = 0; k < units_of(depth); k += KU)
-        tile_of<STRIDE, 1>(MR)(std::min(KU, units_of(depth) - k), ws.a, ws.b + j * units_of(depth) + k * NR, c + j,
-                               columns, k > 0, nullptr);
+      for (int k = 0; k < depth; k += KU)
+        tile_of<STRIDE, 1, false, P>(MR)(std::min(KU, depth - k), a, b + j * depth + k * NR, c + j, columns, k > 0,
+                                         nullptr);
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
     least = std::min(least, took.count());
   }

@@ -68,11 +68,14 @@ struct Kernels {
 #undef MS_BERT_DECLARE
 };
 
-// For each instruction set that the library was built for; the products of those on bf16 multiply bfloat16.
+// For each instruction set that the library was built for; the products of those on bf16 multiply bfloat16,
+// and those of the encoder of the last two bytes.
 namespace avx512 { extern const Kernels kernels; }
 namespace avx2 { extern const Kernels kernels; }
 namespace baseline { extern const Kernels kernels; }
 namespace avx512_bf16 { extern const Kernels kernels; }
 namespace baseline_bf16 { extern const Kernels kernels; }
+namespace avx512_vnni { extern const Kernels kernels; }
+namespace baseline_int8 { extern const Kernels kernels; }
 
 }  // namespace ms_bert

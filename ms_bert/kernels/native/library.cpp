@@ -17,7 +17,7 @@ struct Choice {
   const Kernels *kernels;
 };
 
-enum Precision { FLOAT32, BFLOAT16, PRECISIONS };  // of products
+enum Precision { FLOAT32, BFLOAT16, INT8, PRECISIONS };  // of products
 
 using Choices = std::array<Choice, 4>;
 
@@ -43,6 +43,11 @@ const Choice *choices(Precision precision) {
     if (has_avx512() && __builtin_cpu_supports("avx512bf16")) *next++ = {"avx512_bf16", &avx512_bf16::kernels};
 #endif
     *next = {"baseline", &baseline_bf16::kernels};
+    next = all[INT8].data();
+#if defined(MS_BERT_AVX512_VNNI)
+    if (has_avx512() && __builtin_cpu_supports("avx512vnni")) *next++ = {"avx512_vnni", &avx512_vnni::kernels};
+#endif
+    *next = {"baseline", &baseline_int8::kernels};
     return all;
   }();
   return found[precision].data();
@@ -72,7 +77,7 @@ bool known(int count, const char **types) {
 
 extern "C" {
 
-// `precision`, here and below: of the products, 0 for float32 and 1 for bfloat16.
+// `precision`, here and below: of the products, 0 for float32, 1 for bfloat16 and 2, of encoders, for int8.
 
 // How many threads the kernels use; 0: as many as the process may run on.
 void ms_bert_set_threads(int threads) { ms_bert::set_threads(threads); }

@@ -5,27 +5,13 @@
 #include <cstring>
 #include <utility>
 
-// MS_BERT_BFLOAT16: products multiply bfloat16, see units.h.
+// MS_BERT_ISA, the namespace of what is compiled, is given by the build. MS_BERT_BFLOAT16: products multiply bfloat16,
+// see units.h; MS_BERT_INT8: those of an encoder multiply bytes, see packed.h.
 #if defined(__AVX512F__)
-#if defined(MS_BERT_BFLOAT16)
-#define MS_BERT_ISA avx512_bf16
-#else
-#define MS_BERT_ISA avx512
-#endif
 #define MS_BERT_WIDTH 16
 #elif defined(__AVX2__) && defined(__FMA__)
-#if defined(MS_BERT_BFLOAT16)
-#define MS_BERT_ISA avx2_bf16
-#else
-#define MS_BERT_ISA avx2
-#endif
 #define MS_BERT_WIDTH 8
 #else
-#if defined(MS_BERT_BFLOAT16)
-#define MS_BERT_ISA baseline_bf16
-#else
-#define MS_BERT_ISA baseline
-#endif
 #define MS_BERT_WIDTH 4
 #endif
 
@@ -37,6 +23,7 @@ namespace MS_BERT_ISA {
 constexpr int W = MS_BERT_WIDTH;
 typedef float Floats __attribute__((vector_size(4 * W)));
 typedef int32_t Ints __attribute__((vector_size(4 * W)));
+typedef uint32_t Words __attribute__((vector_size(4 * W)));
 
 MS_BERT_INLINE Floats load(const float *p) {
   Floats v;
@@ -47,6 +34,7 @@ MS_BERT_INLINE Floats load(const float *p) {
 MS_BERT_INLINE void store(float *p, Floats v) { memcpy(p, &v, sizeof v); }
 
 MS_BERT_INLINE Floats all(float x) { return x - Floats{}; }
+MS_BERT_INLINE Words all(uint32_t x) { return x - Words{}; }
 
 template <int... I>
 MS_BERT_INLINE Ints counted(std::integer_sequence<int, I...>) {
@@ -67,6 +55,16 @@ MS_BERT_INLINE Ints load(const int32_t *p) {
   memcpy(&v, p, sizeof v);
   return v;
 }
+
+MS_BERT_INLINE void store(int32_t *p, Ints v) { memcpy(p, &v, sizeof v); }
+
+MS_BERT_INLINE Words load(const uint32_t *p) {
+  Words v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+
+MS_BERT_INLINE void store(uint32_t *p, Words v) { memcpy(p, &v, sizeof v); }
 
 // The first n < W floats; the others are `rest`.
 MS_BERT_INLINE Floats load_first(const float *p, int n, float rest = 0.0f) {

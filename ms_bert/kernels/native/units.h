@@ -29,17 +29,9 @@ MS_BERT_INLINE Floats add_product(Floats sum, Units x, Units y) { return sum + x
 
 using Kept = uint16_t;  // the upper half of a float's bits
 using Unit = uint32_t;
+using Units = Words;
 typedef Kept Halves __attribute__((vector_size(2 * W)));
-typedef Unit Units __attribute__((vector_size(4 * W)));
 constexpr int DEPTH = 2;
-
-MS_BERT_INLINE Units load(const Unit *p) {
-  Units v;
-  memcpy(&v, p, sizeof v);
-  return v;
-}
-MS_BERT_INLINE void store(Unit *p, Units v) { memcpy(p, &v, sizeof v); }
-MS_BERT_INLINE Units all(Unit x) { return x - Units{}; }
 
 // W bfloat16, each in the lower half of 32 bits.
 MS_BERT_INLINE Units lower(const Kept *p) {
@@ -132,6 +124,13 @@ MS_BERT_INLINE void put(Kept *p, Floats v, int n) {
 }
 
 #endif
+
+// What a tile computes with.
+struct Products {
+  using Unit = MS_BERT_ISA::Unit;
+  using Sum = float;
+  static MS_BERT_INLINE Floats add(Floats sum, Units x, Units y) { return add_product(sum, x, y); }
+};
 
 // Units for so many numbers in depth.
 constexpr int units_of(int depth) { return (depth + DEPTH - 1) / DEPTH; }
