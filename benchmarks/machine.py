@@ -20,6 +20,7 @@ PACKAGES = (
     "transformers",
     "accelerate",
     "onnxruntime",
+    "openvino",
     "numpy",
     "tokenizers",
     "pyarrow",

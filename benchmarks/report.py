@@ -187,7 +187,7 @@ def _speed(results: Path) -> str:
     pretraining, finetuning, inference, packing, compiled = (
         load(results, name) for name in ("pretraining_step", "finetuning_step", "inference", "packing", "compile_time")
     )
-    gain = packing["gain"]
+    gain, fewer = packing["gain"], load(results, "fewer_bits")
     alone, packed = (f"{share:.0%}" for share in packing["share_of_text"].values())
     mini, base = find(pretraining, "mini", 128), find(pretraining, "base", 128)
     profiled = find(load(results, "step_profile"), "mini", 128)
@@ -222,10 +222,32 @@ def _speed(results: Path) -> str:
             "0.5.1 needs MindSpore 2.7 or older, and 0.4.1 cannot be imported with MindSpore 2.10.",
         ),
         _paragraph(
-            f"Inference with the encoder of all-MiniLM-L6-v2, on {_machine(results, 'inference')}; ms_bert stock and",
-            "PyTorch's also compute the pooler, one row a text:",
+            f"`--precision bfloat16` on {_machine(results, 'bfloat16_step')}, where the processor multiplies it:",
+            "milliseconds of a step of pre-training in float32, and how many times as long the others take.",
         ),
-        _table(inference),
+        _table(load(results, "bfloat16_step")),
+        _paragraph(
+            f"Milliseconds of the encoder of all-MiniLM-L6-v2, on {_machine(results, 'inference')}; ms_bert stock and",
+            "pt_reference also compute the pooler. Mixed are 32 texts of the lengths of SST-2's sentences; all but the",
+            "fused kernels pad them to the longest.",
+        ),
+        _by_contender(inference),
+        _paragraph(
+            "What fewer bits cost: the cosine of each token's last hidden state to that in float32, on",
+            f"{fewer['tokens']:,} tokens of SST-2 and MRPC. int8 needs no calibration: weights have scales by output,",
+            "inputs by token, each for 128 numbers at a time.",
+        ),
+        _rows(
+            [
+                ("", "mean", "least"),
+                ("---",) * 3,
+                *(
+                    (name, f"{one['token_cosine_mean']:.5f}", f"{one['token_cosine_least']:.4f}")
+                    for name, one in fewer["contenders"].items()
+                    if name != "ms_bert float32"
+                ),
+            ]
+        ),
         _paragraph(
             f"The training step of BERT-base compiles in {cold[FIRST]:.1f} s ({cold['ms_bert stock']:.1f} s with stock",
             f"kernels; torch.compile takes {cold['pt_reference --compile']:.1f} s). When an earlier run of the same",
@@ -489,7 +511,7 @@ def _more(work: dict) -> str:
 
 def _title(work: dict) -> str:
     kind = f", {STEPS[work['kind']]}" if work["kind"] in STEPS else ""
-    return f"{work['preset']}{kind}, {work['rows']} x {work['tokens']}"
+    return f"{work['preset']}{kind}, {work['rows']} x {work['tokens'] or 'many lengths'}"
 
 
 def _table(works: list[dict]) -> str:
@@ -501,6 +523,15 @@ def _table(works: list[dict]) -> str:
         for name in names[1:]:
             cells.append(f"{contenders[name]['times_the_first']['median']:.2f}" if name in contenders else "")
         rows.append([*cells, f"{contenders[FIRST]['share_of_gemm_peak']:.0%}"])
+    return _rows(rows)
+
+
+def _by_contender(works: list[dict]) -> str:
+    """Milliseconds, a contender a line and a work a column."""
+    titles = [f"{work['rows']} x {work['tokens']}" if work["tokens"] else "mixed" for work in works]
+    rows = [["", *titles], ["---"] * (len(works) + 1)]
+    for name in works[0]["contenders"]:
+        rows.append([name, *(f"{work['contenders'][name]['seconds']['median'] * 1e3:.3g}" for work in works)])
     return _rows(rows)
 
 

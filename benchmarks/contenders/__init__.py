@@ -39,10 +39,11 @@ class Work:
     """What all contenders do.
 
     Attributes:
-        kind: 'pretraining' or 'finetuning', a step of it; 'sentences', a step of fine-tuning on those of a file;
-        'inference', the encoder. It names the module of the contenders. preset: of ms_bert.config, or
-        'minilm' with its real weights. rows, tokens: of the batch, all tokens real; of a file, sentences a step and the
-        most tokens of one. slots: masked a row, to pre-train. file: of the sentences.
+        kind: 'pretraining' or 'finetuning', a step of it; 'bfloat16', one of pre-training, most contenders in bfloat16;
+            'sentences', a step of fine-tuning on those of a file; 'inference', the encoder. It names the module of the
+            contenders.
+        preset: of ms_bert.config, or 'minilm' with its real weights. rows, tokens: of the batch, all tokens real; of a
+            file, sentences a step and the most tokens of one. slots: masked a row, to pre-train. file: of sentences.
     """
 
     kind: str
@@ -59,6 +60,14 @@ class Work:
         return BertConfig.from_json(minilm()) if self.preset == "minilm" else PRESETS[self.preset]
 
     @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row: of the first texts of the file, where there is one."""
+        if not self.file:
+            return [self.tokens] * self.rows
+        with np.load(self.file) as held:
+            return np.diff(held["starts"])[: self.rows].tolist()
+
+    @property
     def flops(self) -> float:
         """Of the products: of a step three times those of its forward pass, with the MLM head on masked tokens only."""
         return self._flops(self.slots)
@@ -66,15 +75,14 @@ class Work:
     @property
     def flops_scoring_all(self) -> float:
         """The same with an MLM head that scores every token."""
-        return self._flops(self.tokens)
+        return self._flops(self.tokens if self.slots else 0)
 
     def _flops(self, scored: int) -> float:
-        c, s = self.config, self.tokens
+        c = self.config
         h, v, i = c.hidden_size, c.vocab_size, c.intermediate_size
-        forward = c.num_hidden_layers * s * (8 * h * h + 4 * h * i + 4 * s * h) + 2 * h * h
-        if self.kind == "pretraining":
-            forward += scored * (2 * h * h + 2 * h * v)
-        return float(self.rows * forward * (1 if self.kind == "inference" else 3))
+        forward = sum(c.num_hidden_layers * s * (8 * h * h + 4 * h * i + 4 * s * h) + 2 * h * h for s in self.lengths)
+        forward += self.rows * scored * (2 * h * h + 2 * h * v)
+        return float(forward * (1 if self.kind == "inference" else 3))
 
 
 def minilm() -> Path:
@@ -229,18 +237,22 @@ def spread(values) -> dict:
     return {"median": float(f"{middle:.4g}"), "quartiles": [float(f"{low:.4g}"), float(f"{high:.4g}")]}
 
 
-def gemm_peak(size: int = 1536, rounds: int = 9) -> dict[str, float]:
-    """GFLOP/s of a square product in float32, the best of some: by our kernels, where they are, and by torch."""
+def gemm_peak(precision: str = "float32", size: int = 1536, rounds: int = 9) -> dict[str, float]:
+    """GFLOP/s of a square product in float32 or bfloat16, the best of some: by our kernels, if they are, and by torch.
+
+    Our kernels take and give float32, torch what it multiplies.
+    """
     import torch
 
     from ms_bert.kernels import native
 
     torch.set_num_threads(THREADS)
     x, w = (np.random.default_rng(i).standard_normal((size, size)).astype(np.float32) for i in range(2))
-    y, bias, a, b = np.empty_like(x), np.zeros(size, np.float32), torch.from_numpy(x), torch.from_numpy(w)
+    y, bias = np.empty_like(x), np.zeros(size, np.float32)
+    a, b = (torch.from_numpy(one).to(getattr(torch, precision)) for one in (x, w))
     forms = {"torch": lambda: torch.mm(a, b)}
-    if not native.why_not():
-        forms["ms_bert"] = lambda: native.call("linear", [x, w, bias], [y])
+    if not native.why_not(precision):
+        forms["ms_bert"] = lambda: native.call("linear", [x, w, bias], [y], precision)
     best = dict.fromkeys(forms, 0.0)
     for name, run in forms.items():  # not by turns: torch's threads stay awake for a while, in each other's way
         time.sleep(0.1)
@@ -261,9 +273,11 @@ def measured(work: Work, rounds: int, together: int = TOGETHER) -> dict:
         one["share_of_gemm_peak"] = round(one["gflops_a_second"] / max(peak.values()), 3)
     scoring_all = {"gflops_scoring_all": round(work.flops_scoring_all / 1e9, 2)} if work.slots else {}
     return {
-        **dataclasses.asdict(work),
+        **dataclasses.asdict(dataclasses.replace(work, file="")),
+        "tokens_in_all": sum(work.lengths),
         "gflops": round(work.flops / 1e9, 2),
         **scoring_all,
         "gemm_peak_gflops_a_second": peak,
+        "gemm_peak_gflops_a_second_in_bfloat16": gemm_peak("bfloat16"),
         "contenders": found,
     }

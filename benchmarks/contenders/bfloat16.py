@@ -1,0 +1,10 @@
+"""A pre-training step as in `pretraining`, with products in bfloat16 beside one in float32."""
+
+from benchmarks.contenders.pretraining import mindspore, reference
+
+MAKERS = {
+    "ms_bert fused": mindspore("fused"),
+    "ms_bert fused bfloat16": mindspore("fused", precision="bfloat16"),
+    "pt_reference bfloat16": reference(False, "bfloat16"),
+    "pt_reference bfloat16 --compile": reference(True, "bfloat16"),
+}
