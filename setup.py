@@ -3,6 +3,7 @@
 import os
 import platform
 import runpy
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -43,19 +44,23 @@ class BuildKernels(build_ext):
         wide = platform.machine().lower() in ("x86_64", "amd64")
         sets = {name: flags for name, flags in INSTRUCTIONS.items() if wide or name in EVERYWHERE}
         common = [*FLAGS, "-pthread"]
-        kernels, objects = str(NATIVE / "kernels.cpp"), []
-        for name, flags in list(sets.items()):
-            output = str(Path(self.build_temp) / name)
+        kernels = str(NATIVE / "kernels.cpp")
+
+        def compiled(name):
+            of_set = [*common, *sets[name], f"-DMS_BERT_ISA={name}"]
             try:
-                of_set = [*common, *flags, f"-DMS_BERT_ISA={name}"]
-                objects += self.compiler.compile([kernels], output, extra_postargs=of_set)
+                return self.compiler.compile([kernels], str(Path(self.build_temp) / name), extra_postargs=of_set)
             except CompileError:
                 if name in EVERYWHERE:
                     raise
-                del sets[name]  # the compiler is older than these instructions
+                return []  # the compiler is older than these instructions
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = dict(zip(sets, pool.map(compiled, sets)))
+        objects = [path for paths in found.values() for path in paths]
         sources_hash = runpy.run_path(str(NATIVE / "sources.py"))["sources_hash"]
         macros = [
-            *((f"MS_BERT_{name.upper()}", None) for name in sets),
+            *((f"MS_BERT_{name.upper()}", None) for name, paths in found.items() if paths),
             ("MS_BERT_SOURCES", f'"{sources_hash(NATIVE)}"'),
         ]
         sources = [str(NATIVE / "library.cpp"), str(NATIVE / "threads.cpp")]

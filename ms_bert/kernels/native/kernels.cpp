@@ -1,20 +1,20 @@
-// The kernels for one instruction set; the build compiles this file once for each.
+// The kernels for one instruction set; the build compiles this file once for each, and, of int8, only the encoder.
 #include "kernels.h"
 
 #include <chrono>
 #include <type_traits>
 
-#include "attention.h"
-#include "cross_entropy.h"
-#include "embeddings.h"
 #include "encoder.h"
-#include "linear.h"
-#include "norm.h"
+#if !defined(MS_BERT_INT8)
+#include "cross_entropy.h"
 #include "optimizer.h"
+#endif
 
 namespace ms_bert {
 namespace MS_BERT_ISA {
 namespace {
+
+#if !defined(MS_BERT_INT8)
 
 // Of a linear layer; rows: of array `x`.
 Shape shape_of(const Arrays &a, int x, int weight) { return {a.size(x, 0), a.size(weight, 1), a.size(weight, 0)}; }
@@ -165,10 +165,9 @@ void lamb(const Arrays &a) {
 
 }  // namespace entry
 
-#if defined(MS_BERT_INT8)
-using OfEncoders = Bytes;
-#else
 using OfEncoders = Plain;
+#else
+using OfEncoders = Bytes;
 #endif
 
 // The depth is the same for all precisions, and so is the work.
@@ -196,9 +195,11 @@ extern const Kernels kernels = {
     [](const EncoderShape &shape, const float *const *arrays) -> void * { return new Encoder(shape, arrays); },
     [](const void *encoder, const Encoded &asked) { static_cast<const Encoder *>(encoder)->run(asked); },
     [](void *encoder) { delete static_cast<Encoder *>(encoder); }, product_seconds,
+#if !defined(MS_BERT_INT8)
 #define MS_BERT_NAME(name) entry::name,
     MS_BERT_KERNELS(MS_BERT_NAME)
 #undef MS_BERT_NAME
+#endif
 };
 
 }  // namespace MS_BERT_ISA
