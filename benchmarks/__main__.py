@@ -1,8 +1,8 @@
 """`python -m benchmarks QUESTION ...`: measure, print, and keep the result with machine, versions and commit.
 
-`python -m benchmarks report` draws the charts and the tables of the README and of docs/results.md from the results on
-file; with another --output, it draws there and prints the tables. `python -m benchmarks.real_tasks` measures how well
-models do that are fine-tuned on real data.
+The last result of another processor is kept in machines/. `python -m benchmarks report` draws the charts and the tables
+of the README and of docs/results.md from the results on file; with another --output, it draws there and prints the
+tables. `python -m benchmarks.real_tasks` measures how well models do that are fine-tuned on real data.
 """
 
 import argparse
@@ -27,6 +27,25 @@ NO_QUESTIONS = ("__main__", "contenders", "machine", "real_tasks", "report", "ru
 def _so_far(parts):
     """Of an iterable a, b, c: [a], [a, b], [a, b, c]."""
     return itertools.accumulate(([part] for part in parts), operator.add)
+
+
+def keep_of_others(path: Path, new: dict) -> None:
+    """Put the result on file aside if another processor gave it than the new one: in `machines/`, by that."""
+    if not path.exists():
+        return
+    old = json.loads(path.read_text())
+    if (name := processor(old)) != processor(new):
+        kept = path.parent / report.MACHINES / name / path.name
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept, path.read_bytes())
+
+
+def processor(result: dict) -> str:
+    """Of a result, as the name of a folder; what is older than the family and the model is known by its date."""
+    machine = result.get("machine", {})
+    if machine.get("cpu_family") is None:
+        return f"unknown-{result.get('date')}"
+    return f"family-{machine['cpu_family']}-model-{machine['cpu_model']}"
 
 
 def main() -> int:
@@ -76,6 +95,7 @@ def main() -> int:
         for result["result"] in _so_far(measured) if inspect.isgenerator(measured) else [measured]:
             write_atomically(partial, (json.dumps(result, indent=2) + "\n").encode())
         print(json.dumps(result["result"], indent=2))
+        keep_of_others(path, result)
         os.replace(partial, path)
         print(path)
     return 0

@@ -3,6 +3,7 @@ results on file."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import textwrap
@@ -19,6 +20,7 @@ RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
 PAGE = README.parent / "docs" / "results.md"
 SPEED, PROFILE = "speed.png", "step_profile.png"
+MACHINES = "machines"  # the folder of what other processors gave
 NOTHING = "Nothing is measured yet."
 STEPS = {"pretraining": "pre-training", "finetuning": "fine-tuning"}
 
@@ -232,6 +234,10 @@ def _speed(results: Path) -> str:
             "fused kernels pad them to the longest.",
         ),
         _by_contender(inference),
+        *itertools.chain.from_iterable(
+            (f"On {_machine(other, 'inference')}:", _by_contender(load(other, "inference")))
+            for other in of_others(results, "inference")
+        ),
         _paragraph(
             "What fewer bits cost: the cosine of each token's last hidden state to that in float32, on",
             f"{fewer['tokens']:,} tokens of SST-2 and MRPC. int8 needs no calibration: weights have scales by output,",
@@ -524,6 +530,11 @@ def _table(works: list[dict]) -> str:
             cells.append(f"{contenders[name]['times_the_first']['median']:.2f}" if name in contenders else "")
         rows.append([*cells, f"{contenders[FIRST]['share_of_gemm_peak']:.0%}"])
     return _rows(rows)
+
+
+def of_others(results: Path, name: str) -> list[Path]:
+    """The folders of other processors that have a result for this question."""
+    return [path.parent for path in sorted(results.glob(f"{MACHINES}/*/{name}.json"))]
 
 
 def _by_contender(works: list[dict]) -> str:

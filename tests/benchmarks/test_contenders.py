@@ -100,7 +100,7 @@ def measuring(monkeypatch, measure, *arguments):
 
 def test_what_is_measured_is_kept_part_by_part_beside_the_last_whole_result(tmp_path, monkeypatch):
     partial, path = tmp_path / "packing.partial.json", tmp_path / "packing.json"
-    path.write_text("the last one")
+    path.write_text('{"result": "the last one"}')
 
     def measure(output, last=KeyboardInterrupt):
         yield {"part": 1}
@@ -112,9 +112,27 @@ def test_what_is_measured_is_kept_part_by_part_beside_the_last_whole_result(tmp_
     with pytest.raises(KeyboardInterrupt):
         measuring(monkeypatch, measure, "--output", tmp_path)()
     assert json.loads(partial.read_text())["result"] == [{"part": 1}, {"part": 2}]
-    assert path.read_text() == "the last one"
+    assert json.loads(path.read_text()) == {"result": "the last one"}
     assert measuring(monkeypatch, lambda output: measure(output, None), "--output", tmp_path)() == 0
     assert json.loads(path.read_text())["result"] == [{"part": 1}, {"part": 2}] and not partial.exists()
+
+
+def test_the_last_result_of_another_processor_is_kept(tmp_path, monkeypatch):
+    def measured(family, date="2026-11-01"):
+        machine = {"cpu": "CPU", "cpu_family": family, "cpu_model": 7}
+        monkeypatch.setattr(command, "describe", lambda: {"machine": machine, "date": date})
+        assert run() == 0
+
+    run = measuring(monkeypatch, lambda output: [{"part": 1}], "--output", tmp_path)
+    for family in (None, 25, 25, 26, 26):
+        measured(family)
+    kept = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("packing.json"))
+    assert kept == [
+        "machines/family-25-model-7/packing.json",
+        "machines/unknown-2026-11-01/packing.json",
+        "packing.json",
+    ]
+    assert json.loads((tmp_path / "packing.json").read_text())["machine"]["cpu_family"] == 26
 
 
 def test_where_no_result_can_be_written_nothing_is_measured(tmp_path, monkeypatch):
