@@ -4,7 +4,7 @@ Dropout 0.1, AdamW, clipping, rows without padding; contenders take turns. In ms
 and what they keep for the gradients; in pt_reference activations are bfloat16, as by torch's autocast.
 """
 
-from benchmarks.contenders import Work, measured
+from benchmarks.contenders import Work, all_measured
 from ms_bert.kernels import native
 
 WORKS = (
@@ -18,5 +18,4 @@ WORKS = (
 def measure(output):
     if reason := native.why_not("bfloat16"):
         raise SystemExit(f"there is nothing to measure: {reason}")
-    for work, together, rounds in WORKS:
-        yield measured(work, rounds, together)
+    return all_measured(WORKS)

@@ -3,7 +3,7 @@
 BertForSequenceClassification, float32, dropout 0.1, AdamW, clipping, rows without padding; contenders take turns.
 """
 
-from benchmarks.contenders import Work, measured
+from benchmarks.contenders import Work, all_measured
 
 WORKS = (
     (Work("finetuning", "mini", rows=32, tokens=128), 5, 11),
@@ -12,5 +12,4 @@ WORKS = (
 
 
 def measure(output):
-    for work, together, rounds in WORKS:
-        yield measured(work, rounds, together)
+    return all_measured(WORKS)

@@ -4,7 +4,7 @@ Float32, dropout 0.1, AdamW, clipping, rows without padding; contenders take tur
 others the masked ones only. BERT-base does not fit beside itself six times into 24 GB: it comes in two groups.
 """
 
-from benchmarks.contenders import Work, measured
+from benchmarks.contenders import Work, all_measured
 
 WORKS = (
     (Work("pretraining", "tiny", rows=16, tokens=128, slots=20), 6, 11),
@@ -19,5 +19,4 @@ WORKS = (
 
 
 def measure(output):
-    for work, together, rounds in WORKS:
-        yield measured(work, rounds, together)
+    return all_measured(WORKS)

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -261,6 +261,12 @@ def gemm_peak(precision: str = "float32", size: int = 1536, rounds: int = 9) -> 
             run()
             best[name] = max(best[name], 2 * size**3 / (time.perf_counter() - begun) / 1e9)
     return {name: round(value, 1) for name, value in best.items()}
+
+
+def all_measured(works: Iterable[tuple[Work, int, int]]) -> Iterator[dict]:
+    """What `measured` finds of each work, with the contenders held in memory at once, and the rounds."""
+    for work, together, rounds in works:
+        yield measured(work, rounds, together)
 
 
 def measured(work: Work, rounds: int, together: int = TOGETHER) -> dict:

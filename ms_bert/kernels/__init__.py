@@ -27,8 +27,8 @@ def only_fused(device: str, dtype: str) -> bool:
 
 def products(dtype: str) -> str:
     """The type that fused products multiply where this one is asked for: one of more bits where it is no gain."""
-    slower_and_as_exact = native.PRECISIONS[native.PRECISIONS.index(dtype) :: -1]
-    return next((name for name in slower_and_as_exact if native.why_not(name) is None), "float32")
+    no_less_exact = native.PRECISIONS[native.PRECISIONS.index(dtype) :: -1]
+    return next((name for name in no_less_exact if native.why_not(name) is None), "float32")
 
 
 def operations(device: str = "CPU", dtype: str = "float32", kind: str = "stock") -> Operations:

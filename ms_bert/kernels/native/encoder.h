@@ -65,7 +65,7 @@ class Encoder {
 
   class Room {
    public:
-    explicit Room(int64_t count) : memory_((count * sizeof(Kept) + sizeof(float) - 1) / sizeof(float)) {}
+    explicit Room(int64_t count) : memory_(floats_for(count)) {}
     Kept *get() const { return reinterpret_cast<Kept *>(memory_.get()); }
 
    private:

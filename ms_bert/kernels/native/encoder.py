@@ -49,7 +49,7 @@ class Encoder:
     Args:
         parameters: those that `shapes` names, and maybe others.
         precision: what products multiply, 'float32', 'bfloat16' or 'int8'; all else is float32. In int8 a weight has a
-            scale for each output, and what it is multiplied with has one for each token.
+            scale for each output, and what it is multiplied with for each token, of 128 numbers at a time.
 
     Attributes:
         layers: how many. width: H.

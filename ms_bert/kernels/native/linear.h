@@ -33,9 +33,10 @@ const K *keep(int64_t count, const float *x, K *kept) {
   }
 }
 
-inline Kept *kept_scratch(int64_t count) {
-  return reinterpret_cast<Kept *>(scratch((count * sizeof(Kept) + sizeof(float) - 1) / sizeof(float)));
-}
+// Floats that take as much memory as so many numbers that are kept.
+constexpr int64_t floats_for(int64_t count) { return (count * sizeof(Kept) + sizeof(float) - 1) / sizeof(float); }
+
+inline Kept *kept_scratch(int64_t count) { return reinterpret_cast<Kept *>(scratch(floats_for(count))); }
 
 // The same for this call alone.
 inline const Kept *rounded(int64_t count, const float *x) {
