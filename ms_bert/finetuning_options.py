@@ -257,10 +257,10 @@ class FinetuneOptions(Groups):
     pytorch: PyTorchOptions = dataclasses.field(default_factory=PyTorchOptions)
 
     @property
-    def row_length(self) -> int:
+    def row_lengths(self) -> tuple[int, ...]:
         """S, the most tokens of a row."""
         longest = self.data.longest or registry.kind(self.data.task).usual_longest
-        return row_length(longest, longest)
+        return (row_length(longest, longest),)
 
     @property
     def truncated_normal(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Protocol
 
@@ -18,6 +19,8 @@ from ms_bert.fields import Range
 # Every number has bounds within which nothing that is computed of it overflows or vanishes in float32 or int64; they
 # are far beyond what is of use.
 STEPS, STEPS_OR_NONE = Range(1, 10**9), Range(0, 10**9)
+_SEQ_LENGTH, _BATCH_SIZE = Range(8, 2**16), Range(1, 2**20)
+_MASK_RATE = 0.15  # Devlin et al., 2019, 3.1
 _Beta = Range(0, 0.9999999)  # the next below 1 in float32 is 0.99999994
 _MOST_TOKENS = 2**26  # of a batch; the largest that was published, of BERT with LAMB, has 2^24
 
@@ -69,11 +72,40 @@ class TextOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class Phase:
+    """Steps of a run whose batches have one shape."""
+
+    seq_length: Annotated[int, _SEQ_LENGTH]
+    batch_size: Annotated[int, _BATCH_SIZE]
+    steps: Annotated[int, STEPS]
+
+    @classmethod
+    def from_text(cls, text: str) -> Phase:
+        """Of SEQ_LENGTHxBATCH_SIZExSTEPS.
+
+        Raises:
+            UserError: it is not of this form.
+        """
+        found = f"--phases has {shown(text)}"
+        shape = re.fullmatch(r"([0-9]{1,10})x([0-9]{1,10})x([0-9]{1,10})", text)
+        if shape is None:
+            raise UserError(f"{found}; choose SEQ_LENGTHxBATCH_SIZExSTEPS, such as 128x256x900000.")
+        phase = cls(*map(int, shape.groups()))
+        for name, value, expected in fields.faults(cls, vars(phase)):
+            raise UserError(f"{found}, where {name} is {value}; choose {expected}.")
+        return phase
+
+
+@dataclasses.dataclass(frozen=True)
 class ExampleOptions:
     """How training examples are drawn from the text."""
 
-    seq_length: Annotated[int, Range(8, 2**16)] = 128
+    seq_length: Annotated[int, _SEQ_LENGTH] = 128
     """Tokens per example, including [CLS] and [SEP]."""
+    phases: tuple[str, ...] = ()
+    """Phases before the one of --seq-length and --batch-size, each as SEQ_LENGTHxBATCH_SIZExSTEPS:
+    begin with short rows or small batches, which is faster.
+    The two of the paper: --phases 128x256x900000 --seq-length 512 --batch-size 256 --steps 1000000."""
     objective: Literal["masked", "left-to-right"] = "masked"
     """What is predicted: masked tokens, from those on both sides; or each next token, from those before it.
     With left-to-right attention is causal (`is_decoder` in config.json), and --no-nsp is needed."""
@@ -84,8 +116,9 @@ class ExampleOptions:
     With none, each Chinese character is a word."""
     dictionary: Optional[Path] = None
     """A file with a term of your domain on each line: for whole-word and ngram masking each is one word."""
-    mask_rate: Annotated[float, Range(0.001, 0.999)] = 0.15
-    """Share of the tokens to predict; of these 80% become [MASK], 10% a random token, 10% stay."""
+    mask_rate: Annotated[float, Range(0.001, 0.999)] = _MASK_RATE
+    """Share of the tokens to predict; of these 80% become [MASK], 10% a random token, 10% stay.
+    Held-out text is always masked at 15%, so that losses can be compared."""
     max_predictions: Annotated[Optional[int], Range(1, 2**16)] = None
     """Most tokens masked per example (default: seq-length x mask-rate)."""
     nsp: bool = True
@@ -98,8 +131,9 @@ class ExampleOptions:
 
     def __post_init__(self):
         check(self)
+        shortest = min(self.seq_length, *(Phase.from_text(text).seq_length for text in self.phases), 2**16)
         require(
-            self.max_predictions is None or self.max_predictions <= self.seq_length - 3,
+            self.max_predictions is None or self.max_predictions <= shortest - 3,
             f"--max-predictions is {self.max_predictions}",
             "choose from 1 to the sequence length minus 3",
         )
@@ -127,6 +161,13 @@ class ExampleOptions:
             return self.seq_length
         return self.max_predictions or max(1, -int(-self.seq_length * self.mask_rate // 1))
 
+    @property
+    def of_held_out(self) -> ExampleOptions:
+        """Those of held-out text: the rows of the last phase, masked at the usual rate."""
+        if self.mask_rate == _MASK_RATE:
+            return self
+        return dataclasses.replace(self, mask_rate=_MASK_RATE, max_predictions=None)
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
@@ -153,7 +194,7 @@ class ModelOptions:
 class TrainingOptions:
     """How it is trained."""
 
-    batch_size: Annotated[int, Range(1, 2**20)] = 32
+    batch_size: Annotated[int, _BATCH_SIZE] = 32
     """Sequences per optimizer step."""
     accumulate: Annotated[int, Range(1, 2**20)] = 1
     """Compute each batch in this many parts, one after the other: less memory, the same gradient."""
@@ -197,11 +238,7 @@ class TrainingOptions:
 
     def __post_init__(self):
         check(self)
-        require(
-            self.batch_size % self.accumulate == 0,
-            f"--batch-size {self.batch_size} cannot be divided into --accumulate {self.accumulate} equal parts",
-            "choose a divisor",
-        )
+        self.check_parts(f"--batch-size {self.batch_size}", self.batch_size)
         for name, schedules in (
             ("cooldown_steps", ("wsd",)),
             ("decay_steps", ("linear", "wsd")),
@@ -209,6 +246,14 @@ class TrainingOptions:
         ):
             remedy = f"leave {{}} out, or give --schedule {' or '.join(schedules)}"
             require_effect(self, name, self.schedule in schedules, f"--schedule is {self.schedule}", remedy)
+
+    def check_parts(self, given: str, batch_size: int) -> None:
+        """Raise UserError unless a batch of so many rows, as an option says, has the parts of --accumulate."""
+        require(
+            batch_size % self.accumulate == 0,
+            f"{given} cannot be divided into --accumulate {self.accumulate} equal parts",
+            "choose a divisor",
+        )
 
     @property
     def optimizer_epsilon(self) -> float:
@@ -264,7 +309,8 @@ class MindSporeOptions:
     """Options that only MindSpore has."""
 
     kernels: Literal["fused", "stock"] = "fused"
-    """Operations on the CPU in float32: C++ ones that compute whole sublayers (fused), or MindSpore's own (stock).
+    """Operations on the CPU in float32 and bfloat16: C++ ones that compute whole sublayers (fused),
+    or, in float32, MindSpore's own (stock).
     MindSpore's own are used everywhere else, and where the C++ ones were not built."""
     graph_cache: bool = True
     """Keep the compiled training step in --cache: the next run of the same shape loads it and starts sooner."""
@@ -310,7 +356,8 @@ class TrainerOptions(Protocol):
     """What a trainer needs of the options of a command.
 
     Attributes:
-        row_length: S, tokens of a row. truncated_normal: how weights are drawn. cache: folder of compiled graphs.
+        row_lengths: S, tokens of a row, of each shape of batch. truncated_normal: how weights are drawn.
+        cache: folder of compiled graphs.
     """
 
     @property
@@ -326,7 +373,7 @@ class TrainerOptions(Protocol):
     def pytorch(self) -> PyTorchOptions: ...
 
     @property
-    def row_length(self) -> int: ...
+    def row_lengths(self) -> tuple[int, ...]: ...
 
     @property
     def truncated_normal(self) -> bool: ...
@@ -350,17 +397,37 @@ class Options(Groups):
     pytorch: PyTorchOptions = dataclasses.field(default_factory=PyTorchOptions)
 
     def __post_init__(self):
-        tokens = self.training.batch_size * self.examples.seq_length
+        earlier = sum(phase.steps for phase in self.earlier)
         require(
-            tokens <= _MOST_TOKENS,
-            f"--batch-size {self.training.batch_size} x --seq-length {self.examples.seq_length} is {tokens} tokens",
-            f"choose a batch of at most {_MOST_TOKENS} tokens",
+            earlier < self.training.steps,
+            f"--phases takes {earlier} steps, but --steps is {self.training.steps}",
+            "choose more --steps: the last phase has those that --phases leaves",
         )
+        last = f"--batch-size {self.training.batch_size} x --seq-length {self.examples.seq_length}"
+        for phase, given in zip(self.phases, (*(f"--phases {text}" for text in self.examples.phases), last)):
+            tokens = phase.batch_size * phase.seq_length
+            require(
+                tokens <= _MOST_TOKENS,
+                f"{given} is {tokens} tokens",
+                f"choose a batch of at most {_MOST_TOKENS} tokens",
+            )
+            self.training.check_parts(given, phase.batch_size)
 
     @property
-    def row_length(self) -> int:
-        """S, the tokens of a row."""
-        return self.examples.seq_length
+    def earlier(self) -> tuple[Phase, ...]:
+        """The phases before the last."""
+        return tuple(map(Phase.from_text, self.examples.phases))
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """All of them, one after the other, which take all steps together."""
+        steps = self.training.steps - sum(phase.steps for phase in self.earlier)
+        return (*self.earlier, Phase(self.examples.seq_length, self.training.batch_size, steps))
+
+    @property
+    def row_lengths(self) -> tuple[int, ...]:
+        """S, the tokens of a row, in each phase."""
+        return tuple(phase.seq_length for phase in self.phases)
 
     @property
     def truncated_normal(self) -> bool:

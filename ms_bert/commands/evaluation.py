@@ -32,7 +32,7 @@ def evaluate_checkpoint(framework: Framework, options: Options) -> int:
     prepared = prepare(options, progress, needed=needed)
     store, batch_size, seed = prepared.store, options.training.batch_size, options.training.seed
     split = store.held_out if options.text.held_out else store.train
-    make = BatchMaker(split, prepared.vocabulary, options.examples, batch_size, seed, held_out=True)
+    make = BatchMaker(split, prepared.vocabulary, options.examples.of_held_out, batch_size, seed, held_out=True)
     trainer = framework.trainer(prepared.config, options, task)
     if prepared.fit is None:
         raise ValueError("no checkpoint was named")

@@ -130,9 +130,9 @@ def _config(options: Options, initial: Pretrained | None, vocabulary: Vocabulary
             f"the vocabulary has {vocabulary.size} entries and the config's vocab_size is "
             f"{config.vocab_size}; use the vocabulary that belongs to {source}, or a larger vocab_size."
         )
-    if config.max_position_embeddings < options.examples.seq_length:
+    if config.max_position_embeddings < (longest := max(options.row_lengths)):
         raise UserError(
-            f"--seq-length {options.examples.seq_length} is longer than the position table of "
+            f"--seq-length {longest} is longer than the position table of "
             f"{config.max_position_embeddings}; choose a shorter one, or a --config with a larger "
             "max_position_embeddings."
         )

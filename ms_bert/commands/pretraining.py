@@ -12,7 +12,7 @@ from ms_bert.commands.evaluation import evaluate_checkpoint
 from ms_bert.commands.framework import Framework
 from ms_bert.commands.preparation import prepare
 from ms_bert.commands.training import Run
-from ms_bert.data.batches import BatchMaker, FirstRows
+from ms_bert.data.batches import BatchMaker, FirstRows, Phases
 from ms_bert.errors import UserError
 from ms_bert.options import ModelOptions, Options
 from ms_bert.run import checkpoints
@@ -78,32 +78,30 @@ def _run(framework: Framework, options: Options, progress: Progress, begun: bool
     training.check_threads(options.run.threads)
     framework.check(options)
     prepared = prepare(options, progress, begun=begun)
-    store, batch_size, seed = prepared.store, options.training.batch_size, options.training.seed
+    store, vocabulary, seed = prepared.store, prepared.vocabulary, options.training.seed
     task = PreTraining(store.unigram_entropy, options.examples.objective)
     trainer = framework.trainer(prepared.config, options, task)
     if prepared.fit is not None:
         trainer.load_weights(prepared.fit.values(seed, options.model.truncated_normal))
 
-    def batches(split, held_out: bool) -> BatchMaker:
-        return BatchMaker(split, prepared.vocabulary, options.examples, batch_size, seed, held_out=held_out)
-
-    train, held_out = batches(store.train, held_out=False), None
-    if train.words.unknown:
-        progress.say(f"--dictionary: the vocabulary lacks a piece of {train.words.unknown:,} terms, which are not used")
+    train, held_out = Phases(store.train, vocabulary, options.examples, options.phases, seed), None
+    words = train.makers[0].words
+    if words.unknown:
+        progress.say(f"--dictionary: the vocabulary lacks a piece of {words.unknown:,} terms, which are not used")
     if options.text.held_out:
-        held_out = FirstRows(batches(store.held_out, held_out=True), options.run.eval_sequences, task.weights)
+        examples, rows = options.examples.of_held_out, options.training.batch_size
+        make = BatchMaker(store.held_out, vocabulary, examples, rows, seed, held_out=True)
+        held_out = FirstRows(make, options.run.eval_sequences, task.weights)
     data = {
         "store": store.fingerprint,
-        **({} if train.words.fingerprint is None else {"dictionary": train.words.fingerprint}),
+        **({} if words.fingerprint is None else {"dictionary": words.fingerprint}),
         "text": {
             "train": store.train.counts,
             "held_out": store.held_out.counts,
             "held_out_unigram_entropy": store.unigram_entropy,
         },
     }
-    return Run(
-        task, prepared.config, prepared.vocabulary, trainer, train, held_out, options.training, options.run, data
-    )
+    return Run(task, prepared.config, vocabulary, trainer, train, held_out, options.training, options.run, data)
 
 
 def _check_store(path: Path, description: dict, made: Run) -> None:

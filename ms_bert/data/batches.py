@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
+import dataclasses
 import queue
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from fractions import Fraction
 
 import numpy as np
 
@@ -14,7 +17,7 @@ from ms_bert.data.pairs import PairSampler
 from ms_bert.data.store import Split
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.data.words import Words
-from ms_bert.options import ExampleOptions
+from ms_bert.options import ExampleOptions, Phase
 from ms_bert.randomness import HELD_OUT, MASKING, generator
 
 Batch = dict[str, np.ndarray]
@@ -40,7 +43,7 @@ class BatchMaker:
 
     Args:
         split: the text. vocabulary: its ids. options: of the examples. batch_size: rows. seed: of the run.
-        held_out: whether this is for evaluation, which has its own random streams.
+        held_out: whether this is for evaluation, which has its own random streams. begin, epochs: see PairSampler.
 
     Raises:
         UserError: see PairSampler.
@@ -54,12 +57,14 @@ class BatchMaker:
         batch_size: int,
         seed: int,
         held_out: bool = False,
+        begin: int = 0,
+        epochs: Fraction = Fraction(0),
     ):
         self.split, self.vocabulary, self.options = split, vocabulary, options
         self.batch_size, self.seed = batch_size, seed
         self.stream = MASKING + (HELD_OUT if held_out else 0)
         self.words = Words(vocabulary, options)
-        self.sampler = PairSampler(split, options, seed, held_out)
+        self.sampler = PairSampler(split, options, seed, held_out, begin, epochs)
 
     def __call__(self, step: int) -> Batch:
         """The arrays of FIELDS, plus nothing: int32, weights float32.
@@ -107,7 +112,36 @@ class BatchMaker:
 
     def samples(self) -> list[Batch]:
         """All batches have one shape."""
-        return [self(0)]
+        return [self(self.sampler.begin)]
+
+
+class Phases:
+    """Makes the batch of any step of a run in phases, of which each goes on in the text where the one before ended.
+
+    Args:
+        phases: one after the other; the last has no end. Others: see BatchMaker.
+    """
+
+    def __init__(
+        self, split: Split, vocabulary: Vocabulary, options: ExampleOptions, phases: Sequence[Phase], seed: int
+    ):
+        self.makers: list[BatchMaker] = []
+        begin, epochs = 0, Fraction(0)
+        for phase in phases:
+            own = dataclasses.replace(options, seq_length=phase.seq_length, phases=())
+            maker = BatchMaker(split, vocabulary, own, phase.batch_size, seed, begin=begin, epochs=epochs)
+            self.makers.append(maker)
+            begin, epochs = begin + phase.steps, epochs + maker.sampler.epochs(phase.steps, phase.batch_size)
+        self._begins = [maker.sampler.begin for maker in self.makers]
+
+    def __call__(self, step: int) -> Batch:
+        """See BatchMaker."""
+        return self.makers[bisect.bisect_right(self._begins, step) - 1](step)
+
+    def samples(self) -> list[Batch]:
+        """One of each shape."""
+        batches = [batch for maker in self.makers for batch in maker.samples()]
+        return list({batch["input_ids"].shape: batch for batch in reversed(batches)}.values())[::-1]
 
 
 class FirstRows:

@@ -10,6 +10,7 @@ Where rows are packed, the examples of a row are drawn one after the other, each
 from __future__ import annotations
 
 import dataclasses
+from fractions import Fraction
 
 import numpy as np
 
@@ -42,15 +43,24 @@ class PairSampler:
 
     Args:
         split: the text. options: lengths and NSP. seed: of the run. held_out: whether this is for evaluation,
-            which has its own random streams.
+            which has its own random streams. begin: the step that comes first. epochs: how often the text was seen
+            before it.
 
     Raises:
         UserError: there is too little text, or NSP is asked for and there are no two documents, or no document of
             two sentences, to make it from.
     """
 
-    def __init__(self, split: Split, options: ExampleOptions, seed: int, held_out: bool = False):
-        self.split, self.options, self.seed = split, options, seed
+    def __init__(
+        self,
+        split: Split,
+        options: ExampleOptions,
+        seed: int,
+        held_out: bool = False,
+        begin: int = 0,
+        epochs: Fraction = Fraction(0),
+    ):
+        self.split, self.options, self.seed, self.begin = split, options, seed, begin
         self.shift = HELD_OUT if held_out else 0
         counts, name = split.counts, "held-out" if held_out else "training"
         if not counts["tokens"]:
@@ -72,6 +82,11 @@ class PairSampler:
         self.special = 3 if options.nsp else 2  # [CLS] A [SEP] B [SEP], or [CLS] A [SEP]
         self.longest = options.seq_length - self.special
         self.per_epoch = max(1, counts["tokens"] // self.longest)
+        self.first = int(epochs * self.per_epoch)
+
+    def epochs(self, steps: int, rows: int) -> Fraction:
+        """How often so many steps go through the text; some of what is drawn for packed rows finds no room."""
+        return Fraction(steps * self.options.pack * rows, self.per_epoch)
 
     def draw(self, step: int, rows: int) -> list[Segments]:
         """The examples of a step: the first of each row, the second, and so on, as many as a row may hold."""
@@ -95,7 +110,8 @@ class PairSampler:
     def _draw(self, step: int, rows: int, turn: int, longest: np.ndarray) -> Segments:
         """An example for each row, of at most longest (B,) tokens, [CLS] and [SEP] aside."""
         split, rng = self.split, generator(self.seed, PAIRS + self.shift, step, turn)
-        sentence = self._first_sentences((step * self.options.pack + turn) * rows + np.arange(rows))
+        number = self.first + ((step - self.begin) * self.options.pack + turn) * rows
+        sentence = self._first_sentences(number + np.arange(rows))
         document = split.documents.last_not_above(sentence)
         if self.options.nsp:
             # A document of one sentence has no next one: draw another place, a few times.

@@ -51,7 +51,8 @@ class MindSporeTrainer:
         training = options.training
         self.config, self.options, self.training, self.task, self.graphs = config, options, training, task, graphs
         objective = objective or losses.objective(task)
-        kernels.check(options.run.device, training.precision, config.head_size, options.row_length)
+        for tokens in options.row_lengths:
+            kernels.check(options.run.device, training.precision, config.head_size, tokens)
         device, kind = options.run.device, options.mindspore.kernels
         numerics = numerics or Numerics(device, training.precision, training.recompute, kind)
         self.model = objective.model(config, numerics)

@@ -110,6 +110,25 @@ def test_a_killed_run_resumes_to_the_same_bytes(options, undisturbed, tmp_path, 
     assert runs.content(folder) == runs.content(undisturbed)
 
 
+@pytest.mark.parametrize("package", ["ms_bert", "pt_reference"])
+def test_a_run_in_phases_resumes_within_one_to_the_same_bytes(options, tmp_path, package):
+    """Short rows in small batches first, then longer ones, then those of --seq-length and --batch-size."""
+    folder = tmp_path / "run"
+    phases = ["--phases", "16x2x3", "24x8x6", "--keep", 9, "--log-every", 1]
+    begun = runs.run(*options, *phases, "--output", folder, package=package)
+    assert begun.returncode == 0, begun.stderr
+    whole = runs.content(folder)
+    lines = [json.loads(line) for line in (folder / "throughput.jsonl").read_text().splitlines()]
+    sequences = [line["sequences_per_second"] * line["seconds"] for line in lines if "seconds" in line]
+    assert [round(number) for number in sequences] == [2] * 3 + [8] * 6 + [4] * 3
+    for step in (9, 12):
+        shutil.rmtree(checkpoint(folder, step))
+    resumed = runs.run("--resume", folder, package=package)
+    assert resumed.returncode == 0, resumed.stderr
+    assert runs.content(folder) == whole
+    runs.assert_refused(runs.run("--resume", folder, "--phases", "16x2x6", package=package), "--phases cannot be chang")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_stops_and_the_run_goes_on(options, undisturbed, tmp_path, number):
     folder = tmp_path / "run"

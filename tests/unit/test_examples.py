@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ms_bert.data.batches import FIELDS, BatchMaker, prefetched
+from ms_bert.data.batches import FIELDS, BatchMaker, Phases, prefetched
 from ms_bert.data.corpus import Corpus
 from ms_bert.data.masking import _choose, mask
 from ms_bert.data.pairs import LEAST_ROOM, PairSampler
 from ms_bert.data.store import open_store
 from ms_bert.errors import UserError
-from ms_bert.options import ExampleOptions
+from ms_bert.options import ExampleOptions, Phase
 from ms_bert.randomness import dropout_keys, generator, initial_weights, permuted
 
 OPTIONS = ExampleOptions(seq_length=32)
@@ -36,6 +36,38 @@ def test_a_batch_depends_on_nothing_but_its_step(store, vocabulary):
     assert (one(5)["input_ids"] != one(6)["input_ids"]).any()
     assert (one(5)["input_ids"] != maker(store, vocabulary, seed=4)(5)["input_ids"]).any()
     assert (one(5)["input_ids"] != maker(store, vocabulary, held_out=True)(5)["input_ids"]).any()
+
+
+def test_phases_of_one_shape_are_a_run_without_phases(store, vocabulary):
+    """Each goes on in the text where the one before ended, whatever the batches."""
+    phases = [Phase(32, 64, 3), Phase(32, 64, 2), Phase(32, 64, 1)]
+    divided, whole = Phases(store.train, vocabulary, OPTIONS, phases, 3), maker(store, vocabulary)
+    for step in range(8):
+        found, expected = divided(step), whole(step)
+        assert all((found[field] == expected[field]).all() for field in FIELDS), step
+    assert len(divided.samples()) == 1
+
+
+def test_a_phase_begins_where_the_one_before_ended_in_the_text(store, vocabulary):
+    ramp = Phases(store.train, vocabulary, OPTIONS, [Phase(32, 8, 5), Phase(32, 16, 9), Phase(48, 4, 1)], 3)
+    firsts = [one.sampler.first / one.sampler.per_epoch for one in ramp.makers]
+    per_epoch = ramp.makers[0].sampler.per_epoch
+    assert firsts[:2] == [0, 5 * 8 / per_epoch]
+    assert firsts[2] == pytest.approx((5 * 8 + 9 * 16) / per_epoch, abs=1 / ramp.makers[2].sampler.per_epoch)
+    assert [ramp(step)["input_ids"].shape for step in (4, 5, 13, 14, 99)] == [
+        (8, 32), (16, 32), (16, 32), (4, 48), (4, 48)
+    ]  # fmt: skip
+    assert [batch["input_ids"].shape for batch in ramp.samples()] == [(8, 32), (16, 32), (4, 48)]
+    assert ramp(14)["masked_positions"].shape == (4, 8)  # as many as its length needs
+
+
+def test_held_out_text_is_masked_at_the_usual_rate(store, vocabulary):
+    often = dataclasses.replace(OPTIONS, mask_rate=0.4, max_predictions=12)
+    batches = [maker(store, vocabulary, one.of_held_out, held_out=True)(0) for one in (OPTIONS, often)]
+    assert all((batches[0][field] == batches[1][field]).all() for field in FIELDS)
+    assert maker(store, vocabulary, often)(0)["masked_weights"].sum() > 2 * batches[0]["masked_weights"].sum()
+    few = dataclasses.replace(OPTIONS, max_predictions=2)
+    assert few.of_held_out == few
 
 
 def test_a_batch_has_the_promised_arrays(store, vocabulary):
