@@ -39,6 +39,7 @@ def describe() -> dict:
             "cpu": processor.name,
             "cpu_family": processor.family,
             "cpu_model": processor.model,
+            "cpu_stepping": processor.stepping,
             "cpu_instructions": list(processor.instructions),
             "cores": len(os.sched_getaffinity(0)),
             "memory_gib": round(memory / 2**30, 1),

@@ -7,10 +7,12 @@ LayerNorm, losses) is computed in float32 inside, or in float64 where the activa
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import torch
 from torch.nn import functional
+from torch.nn.attention import flex_attention as flex
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,9 +156,13 @@ def fused_attention(query, key, value, sequence_ids, heads, rate, row_keys, colu
 
     On a GPU the fused kernel draws its dropout bits from torch's generator, which the trainer seeds for each step: as
     repeatable as `dropout`, though not the same. Torch has no such kernel for the CPU: there, `attention` drops.
+    Training without dropout on a GPU is `block_attention`, whose kernel is compiled for each shape of a batch; there
+    are many of them in prediction.
     """
     if rate > 0.0 and query.device.type == "cpu":
         return attention(query, key, value, sequence_ids, heads, rate, row_keys, column_keys, causal)[0], ()
+    if rate == 0.0 and query.requires_grad and query.device.type == "cuda":
+        return block_attention(query, key, value, sequence_ids, heads, causal, compiled=True), ()
     b = len(sequence_ids)
     context = functional.scaled_dot_product_attention(
         _by_head(query, b, heads),
@@ -166,6 +172,34 @@ def fused_attention(query, key, value, sequence_ids, heads, rate, row_keys, colu
         dropout_p=rate,
     )
     return _by_row(context), ()
+
+
+def block_attention(query, key, value, sequence_ids, heads, causal=False, compiled=False):
+    """`attention` without dropout that passes over the blocks of a packed row in which no token sees another.
+
+    No mask of all tokens by all tokens is made (FlexAttention, Dong et al., 2024).
+
+    Args:
+        compiled: as a fused kernel, which torch has for GPUs; otherwise as plain operations, to compare with.
+
+    Returns:
+        context (B * S, H) in the dtype of query.
+    """
+    b, s = sequence_ids.shape
+
+    def sees(row, head, of, other):
+        same = sequence_ids[row, of] == sequence_ids[row, other]
+        return same & (of >= other) if causal else same
+
+    make, attend = _compiled() if compiled else (flex.create_block_mask, flex.flex_attention)
+    mask = make(sees, b, None, s, s, device=sequence_ids.device)
+    parts = (_by_head(x, b, heads) for x in (query, key, value))
+    return _by_row(attend(*parts, block_mask=mask))
+
+
+@functools.cache
+def _compiled() -> tuple[Callable, Callable]:
+    return torch.compile(flex.create_block_mask), torch.compile(flex.flex_attention, dynamic=False)
 
 
 def _by_head(x, b, heads):

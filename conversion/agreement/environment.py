@@ -41,13 +41,14 @@ class Processor:
     """What speed and rounding depend on; one name may be that of processors of several generations.
 
     Attributes:
-        name: as the processor, or a hypervisor, gives it. family, model: of x86's cpuid; None elsewhere. instructions:
-            those of INSTRUCTIONS that it has.
+        name: as the processor, or a hypervisor, gives it. family, model, stepping: of x86's cpuid; None elsewhere.
+        instructions: those of INSTRUCTIONS that it has.
     """
 
     name: str
     family: int | None
     model: int | None
+    stepping: int | None
     instructions: tuple[str, ...]
 
     @classmethod
@@ -61,13 +62,14 @@ class Processor:
         for line in lines:
             key, _, value = line.partition(":")
             fields.setdefault(key.strip(), value.strip())  # the first core's
-        family, model = (int(fields[key]) if fields.get(key, "").isdigit() else None for key in ("cpu family", "model"))
+        numbers = (fields.get(key, "") for key in ("cpu family", "model", "stepping"))
+        family, model, stepping = (int(text) if text.isdigit() else None for text in numbers)
         has = set((fields.get("flags") or fields.get("Features") or "").split())
         name = fields.get("model name") or platform.machine()
-        return cls(name, family, model, tuple(name for name in INSTRUCTIONS if name in has))
+        return cls(name, family, model, stepping, tuple(name for name in INSTRUCTIONS if name in has))
 
     def __str__(self) -> str:
-        numbers = "" if self.family is None else f", family {self.family}, model {self.model}"
+        numbers = "" if self.family is None else f", family {self.family}, model {self.model}, stepping {self.stepping}"
         return f"{self.name}{numbers} ({' '.join(self.instructions) or 'no vector instructions known here'})"
 
 

@@ -40,16 +40,22 @@ def against_goldens(device: str, precisions: tuple[str, ...] | None = None, tell
     oracle, found = goldens.Goldens(), []
     contenders = [one for precision in precisions or PRECISIONS[device] for one in in_graph_mode(device, precision)]
     for contender in contenders:
-        before = len(found)
-        for problem, groups in goldens.problems().values():
-            groups = (*groups, *(suite.EXACT if len(groups) > 2 else ()))
-            found += findings(contender, problem, oracle, groups)
-        tell(f"{contender.name} on {device} in {contender.precision}: {_told(found[before:])}")
+        of_one = of_goldens(contender, oracle)
+        found += of_one
+        tell(f"{contender.name} on {device} in {contender.precision}: {_told(of_one)}")
     about = (
         f"Does ms_bert compute correctly on this machine? MindSpore on {device} computed small BERTs with random "
         "weights, and every intermediate number was compared with the stored one that PyTorch had computed in 64 bits."
     )
     return _report(f"ms_bert on {device} against stored numbers of the oracle", device, found, about)
+
+
+def of_goldens(contender: suite.Contender, oracle: goldens.Goldens) -> list[Finding]:
+    """How a contender's numbers compare with those on file."""
+    found: list[Finding] = []
+    for problem, groups in goldens.problems().values():
+        found += findings(contender, problem, oracle, (*groups, *(suite.EXACT if len(groups) > 2 else ())))
+    return found
 
 
 def everything(device: str, tell: Tell = print) -> Report:

@@ -14,6 +14,7 @@ from ms_bert.options import TrainingOptions
 from ms_bert.run.recipe import learning_rate
 from ms_bert.tasks.pretraining import PreTraining
 from pt_reference import heads
+from pt_reference.device import torch_device
 from pt_reference.model import BertForPreTraining, Numerics, gather_positions, named_intermediates
 from pt_reference.training.losses import PreTrainingLoss
 from pt_reference.training.trainer import TorchTrainer
@@ -51,26 +52,34 @@ class Probe(nn.Module):
 
 
 class PyTorch:
-    """A contender; see `conversion.agreement.suite.Contender`. float64 is the oracle."""
+    """A contender on a device; see `conversion.agreement.suite.Contender`. float64 on the CPU is the oracle.
 
-    def __init__(self, precision: str = "float32", compiled: bool = False):
-        self.name = "PyTorch compiled" if compiled else "PyTorch"
-        self.precision, self.compiled, self.own_dropout = precision, compiled, False
+    Args:
+        fused: by the fused attention of a user's run, which gives no probabilities, as the compiled model has it too.
+    """
+
+    def __init__(
+        self, precision: str = "float32", compiled: bool = False, device: str = "CPU", fused: bool | None = None
+    ):
+        self.fused = compiled if fused is None else fused
+        self.name = "PyTorch compiled" if compiled else "PyTorch fused" if self.fused else "PyTorch"
+        self.precision, self.compiled, self.device = precision, compiled, device
+        self.own_dropout = self.fused and device == "GPU"  # of torch's generator
         self._modules: dict = {}
 
     def leaves_out(self, name: str) -> bool:
-        return self.compiled and name.endswith("probabilities")
+        return self.fused and name.endswith("probabilities")
 
     def forward(self, problem: Problem, batch: Batch) -> dict[str, np.ndarray]:
         with torch.no_grad():
-            intermediates, outputs = self._probe(problem)(*_tensors(batch, FIELDS[:6]))
+            intermediates, outputs = self._probe(problem)(*self._tensors(batch, FIELDS[:6]))
         named = named_intermediates(intermediates) | dict(zip(cases.outputs(problem), outputs))
         return {name: _array(value) for name, value in named.items() if not isinstance(value, tuple)}
 
     def output_gradients(self, problem: Problem, batch: Batch, directions: list[np.ndarray]) -> dict[str, np.ndarray]:
         probe = self._probe(problem)
-        _, outputs = probe(*_tensors(batch, FIELDS[:6]))
-        loss = sum((value.double() * torch.from_numpy(d)).sum() for value, d in zip(outputs, directions))
+        _, outputs = probe(*self._tensors(batch, FIELDS[:6]))
+        loss = sum((value.double() * self._tensor(d)).sum() for value, d in zip(outputs, directions))
         loss.backward()
         found = _gradients(probe.model, problem.architecture)
         probe.zero_grad()  # a kept module would keep them too
@@ -80,10 +89,10 @@ class PyTorch:
         loss = self._module(
             "loss", problem, lambda: PreTrainingLoss(BertForPreTraining(problem.config, self._numerics()))
         )
-        keys = tuple(map(torch.from_numpy, cases.keys(problem.config, batch))) if dropout else None
+        keys = tuple(map(self._tensor, cases.keys(problem.config, batch))) if dropout else None
         scale = cases.scale(self.precision)
-        numbers = [torch.tensor(value) for value in (*cases.totals(batch), scale)]
-        value, sums, _ = loss(*_tensors(batch, FIELDS), *numbers, keys)
+        numbers = [torch.tensor(value).to(torch_device(self.device)) for value in (*cases.totals(batch), scale)]
+        value, sums, _ = loss(*self._tensors(batch, FIELDS), *numbers, keys)
         value.backward()
         gradients = {name: value / scale for name, value in _gradients(loss.model, problem.architecture).items()}
         return cases.losses(dict(zip(PreTraining.sums, sums.tolist())), batch), gradients
@@ -94,14 +103,14 @@ class PyTorch:
             self._modules.clear()
         options = cases.with_changed(options, "training", precision=self.precision)
         options = cases.with_changed(options, "pytorch", compile=self.compiled)
+        options = cases.with_changed(options, "run", device=self.device)
         return TorchTrainer(problem.config, options)
 
     def learning_rate(self, options: TrainingOptions, step: int) -> float:
         return learning_rate(options, step)
 
     def _numerics(self) -> Numerics:
-        # The compiled model has the fused attention of a user's run, which gives no probabilities.
-        return Numerics(self.precision, probabilities=not self.compiled)
+        return Numerics(self.precision, probabilities=not self.fused)
 
     def _probe(self, problem: Problem) -> nn.Module:
         architecture, config, arguments = cases.cell(problem)
@@ -114,7 +123,7 @@ class PyTorch:
         key = (kind, architecture, config.to_json(), *arguments.items())
         module = self._modules.get(key)
         if module is None:
-            module = make().double() if self.precision == "float64" else make()
+            module = (make().double() if self.precision == "float64" else make()).to(torch_device(self.device))
             if self.compiled:
                 torch.compiler.reset()
                 self._modules = {key: module} | self._modules
@@ -126,9 +135,11 @@ class PyTorch:
         module.zero_grad()
         return module
 
+    def _tensors(self, batch: Batch, names) -> list[torch.Tensor]:
+        return [self._tensor(batch[name]) for name in names]
 
-def _tensors(batch: Batch, names) -> list[torch.Tensor]:
-    return [torch.from_numpy(batch[name]) for name in names]
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(torch_device(self.device))
 
 
 def _gradients(model: nn.Module, architecture: str) -> dict[str, np.ndarray]:
@@ -141,4 +152,4 @@ def _gradients(model: nn.Module, architecture: str) -> dict[str, np.ndarray]:
 
 def _array(value: torch.Tensor) -> np.ndarray:
     """In NumPy, which has no bfloat16, as float64."""
-    return value.detach().double().numpy()
+    return value.detach().double().cpu().numpy()

@@ -68,8 +68,9 @@ class AdamW(Optimizer):
     def _step(self, rate, epsilon, decay):
         for group in self.torch.param_groups:
             group.update(lr=rate * group["share"], eps=epsilon, weight_decay=decay if group["decayed"] else 0.0)
-        for count in self.count.values():
-            count.fill_(self.updates - 1)  # the fused kernel adds one
+        counts = list(self.count.values())
+        torch._foreach_zero_(counts)
+        torch._foreach_add_(counts, self.updates - 1)  # the fused kernel adds one
         self.torch.step()
 
 

@@ -47,7 +47,7 @@ class Update:
             the norm, and whether it was skipped at a scale above 1.
         """
         gradients = [p.grad for p in self.parameters]
-        norm = float(sum(map(self.sum_of_squares, gradients)) ** 0.5) / self.loss_scale
+        norm = self._norm(gradients) / self.loss_scale
         overflown = self.scaled and not abs(norm) < float("inf")
         skipped = overflown and self.loss_scale > 1.0
         if not overflown:
@@ -61,6 +61,12 @@ class Update:
             self._adapt(overflown)
         self.clear()
         return norm, skipped
+
+    def _norm(self, gradients: list[torch.Tensor]) -> float:
+        """The global norm."""
+        if gradients[0].device.type == "cuda":  # few kernels in place of several for each gradient
+            return float(nn.utils.get_total_norm(gradients, foreach=True))
+        return float(sum(map(self.sum_of_squares, gradients)) ** 0.5)
 
     def clear(self) -> None:
         """Forget the gradients that the parameters hold."""

@@ -31,22 +31,22 @@ CPU architecture: 8
 
 
 @pytest.mark.parametrize(
-    "text, family, model, name, instructions",
+    "text, family, model, stepping, name, instructions",
     [
-        (ZEN_5, 26, 2, "AMD EPYC", ("sse4_2", "avx", "fma", "avx2", "avx512f", "avx512_vnni", "amx_tile")),
-        (GRACE, None, None, platform.machine(), ("asimd", "sve2")),
-        ("cpu : POWER9\nmodel : IBM pSeries\n", None, None, platform.machine(), ()),
-        (None, None, None, platform.machine(), ()),
+        (ZEN_5, 26, 2, 1, "AMD EPYC", ("sse4_2", "avx", "fma", "avx2", "avx512f", "avx512_vnni", "amx_tile")),
+        (GRACE, None, None, None, platform.machine(), ("asimd", "sve2")),
+        ("cpu : POWER9\nmodel : IBM pSeries\n", None, None, None, platform.machine(), ()),
+        (None, None, None, None, platform.machine(), ()),
     ],
     ids=["x86-64", "ARM", "POWER", "no cpuinfo"],
 )
-def test_a_processor_is_told_from_others_of_its_name(text, family, model, name, instructions, tmp_path):
+def test_a_processor_is_told_from_others_of_its_name(text, family, model, stepping, name, instructions, tmp_path):
     if text is not None:
         (tmp_path / "cpuinfo").write_text(text)
     found = Processor.here(tmp_path / "cpuinfo")
-    assert found == Processor(name, family, model, instructions)
+    assert found == Processor(name, family, model, stepping, instructions)
     assert name in str(found) and all(one in str(found) for one in instructions)
-    assert ("family 26, model 2" in str(found)) == (family == 26)
+    assert ("family 26, model 2, stepping 1" in str(found)) == (family == 26)
 
 
 def test_a_result_and_a_report_name_this_machines_processor():

@@ -293,3 +293,15 @@ def test_a_row_of_a_head_rounds_alike_wherever_it_stands(outputs):
             found = kernels.linear(x, weight, bias)
             assert torch.equal(kernels.linear(x.flip(0), weight, bias), found.flip(0))
             assert torch.allclose(found, x @ weight.T + bias, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_attention_by_blocks_is_attention(causal, compiled):
+    """As training without dropout on a GPU has it; packed rows, padding at either end."""
+    ids = torch.tensor([[1] * 20 + [2] * 20 + [0] * 8, [1] * 48, [0] * 3 + [1] * 10 + [2] * 5 + [3] * 30])
+    generator = torch.Generator().manual_seed(1)
+    parts = [torch.randn(3 * 48, 2 * 16, generator=generator) for _ in range(3)]
+    found = kernels.block_attention(*parts, ids, 2, causal, compiled)
+    assert found == pytest.approx(kernels.attention(*parts, ids, 2, 0.0, None, None, causal)[0], abs=1e-5)
