@@ -5,6 +5,6 @@ from benchmarks.contenders.pretraining import mindspore, reference
 MAKERS = {
     "ms_bert fused": mindspore("fused"),
     "ms_bert fused bfloat16": mindspore("fused", precision="bfloat16"),
-    "pt_reference bfloat16": reference(False, "bfloat16"),
-    "pt_reference bfloat16 --compile": reference(True, "bfloat16"),
+    "pt_reference bfloat16": reference(False, precision="bfloat16"),
+    "pt_reference bfloat16 --compile": reference(True, precision="bfloat16"),
 }

@@ -32,11 +32,11 @@ def batch_of(work: Work) -> dict[str, np.ndarray]:
     }
 
 
-def options_of(work: Work, kernels: str = "fused", compile: bool = False, precision: str = "float32"):
+def options_of(work: Work, kernels: str = "fused", compile: bool = False, **training):
     from ms_bert.options import ExampleOptions, MindSporeOptions, Options, PyTorchOptions, RunOptions, TrainingOptions
 
     return Options(
-        training=TrainingOptions(batch_size=work.rows, precision=precision),
+        training=TrainingOptions(batch_size=work.rows, **training),
         examples=ExampleOptions(seq_length=work.tokens),
         run=RunOptions(threads=THREADS),
         mindspore=MindSporeOptions(kernels=kernels),
@@ -54,26 +54,30 @@ def use_mindspore(graph: bool = True) -> None:
         mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
 
 
-def mindspore(kernels: str, graph: bool = True, precision: str = "float32"):
+def mindspore(kernels: str, graph: bool = True, **training):
+    """Args: training: options of the step."""
+
     def make(work: Work) -> Callable[[], float]:
         use_mindspore(graph)
         from ms_bert.training.trainer import MindSporeTrainer
 
         graphs = os.environ.get(GRAPHS)
-        options = options_of(work, kernels=kernels, precision=precision)
+        options = options_of(work, kernels=kernels, **training)
         trainer = MindSporeTrainer(work.config, options, graphs=Path(graphs) if graphs else None)
         return _steps(trainer, work, trainer.compile if graph else None)
 
     return make
 
 
-def reference(compile: bool, precision: str = "float32"):
+def reference(compile: bool, **training):
+    """Args: training: options of the step."""
+
     def make(work: Work) -> Callable[[], float]:
         from pt_reference.device import use_device
         from pt_reference.training.trainer import TorchTrainer
 
         use_device("CPU", compile, THREADS)
-        return _steps(TorchTrainer(work.config, options_of(work, compile=compile, precision=precision)), work)
+        return _steps(TorchTrainer(work.config, options_of(work, compile=compile, **training)), work)
 
     return make
 

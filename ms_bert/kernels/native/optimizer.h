@@ -74,31 +74,39 @@ struct Lamb {
     const Lamb a = *this;
     Sums of_p(count), of_direction(count);
     parallel_pieces(count, PIECE, [&](int64_t begin, int64_t end) {
-      float direction[PIECE];
-      for (int64_t j = begin; j < end; j++) {
-        const float g = gradient[j] * a.factor;
-        m[j] = a.beta1 * m[j] + a.rest1 * g;
-        v[j] = a.beta2 * v[j] + a.rest2 * g * g;
-        direction[j - begin] = a.direction(p[j], m[j], v[j]);
-      }
-      if (a.adapted) {
-        of_p.of(begin) = squares(end - begin, p + begin);
-        of_direction.of(begin) = squares(end - begin, direction);
-      } else {
-        for (int64_t j = begin; j < end; j++) p[j] -= a.rate * direction[j - begin];
-      }
+      Floats squares_of_p{}, squares_of_direction{};
+      along(end - begin, [&](int64_t i, int k) {
+        const int64_t j = begin + i;
+        const Floats g = get(gradient + j, k) * a.factor, before = get(p + j, k);
+        const Floats new_m = a.beta1 * get(m + j, k) + a.rest1 * g, new_v = a.beta2 * get(v + j, k) + a.rest2 * g * g;
+        put(m + j, new_m, k);
+        put(v + j, new_v, k);
+        const Floats direction = a.direction(before, new_m, new_v);
+        if (!a.adapted) put(p + j, before - a.rate * direction, k);
+        squares_of_p += before * before;
+        squares_of_direction += direction * direction;
+      });
+      of_p.of(begin) = sum(squares_of_p);
+      of_direction.of(begin) = sum(squares_of_direction);
     });
     if (!adapted) return;
     const float norm = std::sqrt(of_p.total()), other = std::sqrt(of_direction.total());
     const float step = norm > 0.0f && other > 0.0f ? rate * (norm / other) : rate;
     parallel_pieces(count, PIECE, [&](int64_t begin, int64_t end) {
-      for (int64_t j = begin; j < end; j++) p[j] -= step * a.direction(p[j], m[j], v[j]);
+      along(end - begin, [&](int64_t i, int k) {
+        const int64_t j = begin + i;
+        const Floats before = get(p + j, k);
+        put(p + j, before - step * a.direction(before, get(m + j, k), get(v + j, k)), k);
+      });
     });
   }
 
  private:
-  MS_BERT_INLINE float direction(float p, float m, float v) const {
-    return m * inverse1 / (std::sqrt(v) * root2 + epsilon) + decay * p;
+  // Beyond the end of a row all are 0, and so is the direction, for epsilon is not.
+  MS_BERT_INLINE Floats direction(Floats p, Floats m, Floats v) const {
+    Floats root;
+    for (int i = 0; i < W; i++) root[i] = std::sqrt(v[i]);
+    return m * inverse1 / (root * root2 + epsilon) + decay * p;
   }
 };
 
