@@ -22,7 +22,12 @@ PAGE = README.parent / "docs" / "results.md"
 SPEED, PROFILE = "speed.png", "step_profile.png"
 MACHINES = "machines"  # the folder of what other processors gave
 NOTHING = "Nothing is measured yet."
-STEPS = {"pretraining": "pre-training", "finetuning": "fine-tuning"}
+STEPS = {
+    "pretraining": "pre-training",
+    "bfloat16": "pre-training",
+    "finetuning": "fine-tuning",
+    "finetuning_bfloat16": "fine-tuning",
+}
 
 
 def write(results: Path = RESULTS, readme: Path | None = README, page: Path | None = PAGE) -> None:
@@ -225,13 +230,13 @@ def _speed(results: Path) -> str:
         ),
         _paragraph(
             f"`--precision bfloat16` on {_machine(results, 'bfloat16_step')}, where the processor multiplies it:",
-            "milliseconds of a step of pre-training in float32, and how many times as long the others take.",
+            "milliseconds of a step in float32, and how many times as long the others take.",
         ),
         _table(load(results, "bfloat16_step")),
         _paragraph(
             f"Milliseconds of the encoder of all-MiniLM-L6-v2, on {_machine(results, 'inference')}; ms_bert stock and",
-            "pt_reference also compute the pooler. Mixed are 32 texts of the lengths of SST-2's sentences; all but the",
-            "fused kernels pad them to the longest.",
+            "pt_reference also compute the pooler. Of texts of many lengths (mixed: 32 of SST-2's), all but the fused",
+            "kernels pad them to the longest.",
         ),
         _by_contender(inference),
         *itertools.chain.from_iterable(
@@ -517,7 +522,7 @@ def _more(work: dict) -> str:
 
 def _title(work: dict) -> str:
     kind = f", {STEPS[work['kind']]}" if work["kind"] in STEPS else ""
-    return f"{work['preset']}{kind}, {work['rows']} x {work['tokens'] or 'many lengths'}"
+    return f"{work['preset']}{kind}, {work['rows']} x {work['tokens'] or work.get('texts', 'many lengths')}"
 
 
 def _table(works: list[dict]) -> str:
@@ -539,7 +544,7 @@ def of_others(results: Path, name: str) -> list[Path]:
 
 def _by_contender(works: list[dict]) -> str:
     """Milliseconds, a contender a line and a work a column."""
-    titles = [f"{work['rows']} x {work['tokens']}" if work["tokens"] else "mixed" for work in works]
+    titles = [f"{work['rows']} x {work['tokens'] or work.get('texts', 'mixed')}" for work in works]
     rows = [["", *titles], ["---"] * (len(works) + 1)]
     for name in works[0]["contenders"]:
         rows.append([name, *(f"{work['contenders'][name]['seconds']['median'] * 1e3:.3g}" for work in works)])

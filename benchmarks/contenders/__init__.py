@@ -29,6 +29,7 @@ from ms_bert.commands import huge_pages
 
 THREADS = len(os.sched_getaffinity(0))
 FIRST = "ms_bert fused"  # whom all others are compared with
+FORWARD = ("inference", "embedding")  # kinds of work without gradients
 SCORES_ALL = "transformers"  # whose MLM head does not leave out the tokens that are not masked
 REST = 0.1  # seconds between two turns
 TOGETHER = 6  # contenders that are held in memory at once, where the work does not say otherwise
@@ -40,8 +41,8 @@ class Work:
 
     Attributes:
         kind: 'pretraining' or 'finetuning', a step of it; 'bfloat16', one of pre-training, most contenders in bfloat16;
-            'sentences', a step of fine-tuning on those of a file; 'inference', the encoder. It names the module of the
-            contenders.
+            'sentences', a step of fine-tuning on those of a file; 'inference', the encoder; 'embedding', vectors of the
+            texts of a file; and others of a step. It names the module of the contenders.
         preset: of ms_bert.config, or 'minilm' with its real weights. rows, tokens: of the batch, all tokens real; of a
             file, sentences a step and the most tokens of one. slots: masked a row, to pre-train. file: of sentences.
     """
@@ -82,7 +83,7 @@ class Work:
         h, v, i = c.hidden_size, c.vocab_size, c.intermediate_size
         forward = sum(c.num_hidden_layers * s * (8 * h * h + 4 * h * i + 4 * s * h) + 2 * h * h for s in self.lengths)
         forward += self.rows * scored * (2 * h * h + 2 * h * v)
-        return float(forward * (1 if self.kind == "inference" else 3))
+        return float(forward * (1 if self.kind in FORWARD else 3))
 
 
 def minilm() -> Path:
@@ -123,7 +124,7 @@ class Process:
     def __init__(self, name: str, work: Work, environment: dict[str, str] | None = None):
         self.name = name
         # As the twins' commands start; transformers' Trainer, which keeps its memory, was no faster with huge pages.
-        twin = work.kind != "inference" and name.startswith(("ms_bert", "pt_reference"))
+        twin = work.kind not in FORWARD and name.startswith(("ms_bert", "pt_reference"))
         memory = huge_pages.environment() if twin else {}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.contenders", name, json.dumps(dataclasses.asdict(work))],
@@ -228,7 +229,7 @@ def _take_turns(work: Work, names: list[str], rounds: int, seconds: float) -> di
 
 def flops_of(name: str, work: Work) -> float:
     """What a contender computes of the work."""
-    return work.flops_scoring_all if name == SCORES_ALL and work.kind == "pretraining" else work.flops
+    return work.flops_scoring_all if name.startswith(SCORES_ALL) and work.slots else work.flops
 
 
 def spread(values) -> dict:

@@ -32,14 +32,14 @@ def _keys(work: Work, step: int):
     return dropout_keys(SEED, step, work.rows * work.tokens, DropoutColumns(work.config).total)
 
 
-def _mindspore(kernels: str):
+def mindspore(kernels: str, precision: str = "float32"):
     def make(work: Work) -> Callable[[], float]:
         use_mindspore()
         from mindspore import Tensor
 
         from benchmarks.contenders.finetuning_step import FineTuningStep
 
-        step = FineTuningStep(work.config, options_of(work).training, kernels)
+        step = FineTuningStep(work.config, options_of(work, precision=precision).training, kernels)
         batch, labels = batch_of(work)
         inputs, numbers = [Tensor(batch[name]) for name in INPUTS], iter(range(10**9))
 
@@ -53,7 +53,7 @@ def _mindspore(kernels: str):
     return make
 
 
-def _reference(compile: bool):
+def reference(compile: bool, precision: str = "float32"):
     def make(work: Work) -> Callable[[], float]:
         import torch
 
@@ -63,9 +63,10 @@ def _reference(compile: bool):
         from pt_reference.training.step import Update
 
         torch.set_num_threads(THREADS)
-        model = BertForSequenceClassification(work.config, Numerics())
+        model = BertForSequenceClassification(work.config, Numerics(precision))
         initialize(model, work.config, SEED)
-        update = Update(dict(model.named_parameters()), options_of(work).training, model.bert.numerics.operations)
+        training = options_of(work, precision=precision).training
+        update = Update(dict(model.named_parameters()), training, model.bert.numerics.operations)
         forward = torch.compile(model, dynamic=False) if compile else model
         batch, labels = batch_of(work)
         inputs, labels = [torch.from_numpy(batch[name]) for name in INPUTS], torch.from_numpy(labels)
@@ -83,7 +84,8 @@ def _reference(compile: bool):
     return make
 
 
-def _transformers(work: Work) -> Callable[[], float]:
+def transformers(work: Work, autocast: bool = False) -> Callable[[], float]:
+    """See `transformers_steps`."""
     import torch
     import transformers
 
@@ -96,13 +98,13 @@ def _transformers(work: Work) -> Callable[[], float]:
         "labels": torch.from_numpy(labels).long(),
     }
     config = transformers.BertConfig(**work.config.to_dict())
-    return transformers_steps(transformers.BertForSequenceClassification(config), inputs)
+    return transformers_steps(transformers.BertForSequenceClassification(config), inputs, autocast)
 
 
 MAKERS = {
-    "ms_bert fused": _mindspore("fused"),
-    "ms_bert stock": _mindspore("stock"),
-    "pt_reference": _reference(False),
-    "pt_reference --compile": _reference(True),
-    "transformers": _transformers,
+    "ms_bert fused": mindspore("fused"),
+    "ms_bert stock": mindspore("stock"),
+    "pt_reference": reference(False),
+    "pt_reference --compile": reference(True),
+    "transformers": transformers,
 }

@@ -95,8 +95,8 @@ def _steps(trainer, work: Work, compile: Callable | None = None) -> Callable[[],
     return once
 
 
-def _transformers(work: Work) -> Callable[[], float]:
-    """BertForPreTraining as it is: its MLM head scores every token."""
+def transformers(work: Work, autocast: bool = False) -> Callable[[], float]:
+    """BertForPreTraining as it is: its MLM head scores every token. autocast: as of `transformers_steps`."""
     import torch
     import transformers
 
@@ -112,10 +112,11 @@ def _transformers(work: Work) -> Callable[[], float]:
         "labels": labels,
         "next_sentence_label": batch["next_sentence_labels"].reshape(-1),
     }
-    return transformers_steps(transformers.BertForPreTraining(config), inputs)
+    return transformers_steps(transformers.BertForPreTraining(config), inputs, autocast)
 
 
-def transformers_steps(model, inputs: dict) -> Callable[[], float]:
+def transformers_steps(model, inputs: dict, autocast: bool = False) -> Callable[[], float]:
+    """Steps of a model of transformers. autocast: whether torch computes in bfloat16 what it thinks fit."""
     import torch
 
     torch.set_num_threads(THREADS)
@@ -123,7 +124,8 @@ def transformers_steps(model, inputs: dict) -> Callable[[], float]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def once() -> float:
-        loss = model(**inputs).loss
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = model(**inputs).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -139,5 +141,5 @@ MAKERS = {
     "pt_reference": reference(False),
     "pt_reference --compile": reference(True),
     "ms_bert PyNative": mindspore("stock", graph=False),
-    "transformers": _transformers,
+    "transformers": transformers,
 }
