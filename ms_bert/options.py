@@ -184,7 +184,8 @@ class ModelOptions:
     truncated_normal: bool = False
     """Draw random weights from a normal distribution cut off at two standard deviations, as Google's code does."""
     dropout: Annotated[Optional[float], Range(0, 0.999)] = None
-    """Dropout of hidden states and attention probabilities, instead of the config's."""
+    """Dropout of hidden states and attention probabilities in this run, instead of the config's.
+    config.json keeps that of the config, with which the model is fine-tuned."""
 
     def __post_init__(self):
         check(self)

@@ -145,7 +145,6 @@ def _config(options: Options, initial: Pretrained | None, vocabulary: Vocabulary
             f"{source} has a left-to-right model (is_decoder), whose tokens see none after them; add --objective "
             "left-to-right --no-nsp."
         )
-    config = config.with_dropout(options.model.dropout)
     if options.run.resume:
         _check_config(options.run.resume, config)
     return config

@@ -129,6 +129,22 @@ def test_a_run_in_phases_resumes_within_one_to_the_same_bytes(options, tmp_path,
     runs.assert_refused(runs.run("--resume", folder, "--phases", "16x2x6", package=package), "--phases cannot be chang")
 
 
+@pytest.mark.parametrize("package", ["ms_bert", "pt_reference"])
+def test_dropout_is_that_of_the_run_and_not_of_the_model(options, tmp_path, package):
+    """A model that is pre-trained without it is fine-tuned with it all the same; a resumed run goes on without."""
+    folder = tmp_path / "run"
+    without = runs.run(*options, "--dropout", 0, "--steps", 4, "--decay-steps", 12, "--output", folder, package=package)
+    assert without.returncode == 0, without.stderr
+    for file in ("config.json", "run.json"):
+        described = json.loads((folder / file).read_text())
+        assert described.get("config", described)["hidden_dropout_prob"] == 0.1
+    resumed = runs.run("--resume", folder, "--steps", 12, package=package)
+    assert resumed.returncode == 0, resumed.stderr
+    whole = runs.run(*options, "--dropout", 0, "--output", tmp_path / "whole", package=package)
+    assert whole.returncode == 0, whole.stderr
+    assert (folder / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_stops_and_the_run_goes_on(options, undisturbed, tmp_path, number):
     folder = tmp_path / "run"
