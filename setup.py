@@ -18,17 +18,23 @@ if os.environ.get("MS_BERT_SANITIZE"):  # see `make sanitize`
     FLAGS += ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 AVX512 = ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma"]
 BFLOAT16, INT8 = "-DMS_BERT_BFLOAT16", "-DMS_BERT_INT8"
-# Those named after the baseline multiply bfloat16 and bytes by hand, for tests on processors that do not.
+TILES_BY_HAND = ["-O1", "-DMS_BERT_AMX", "-DMS_BERT_BY_HAND", "-DMS_BERT_WIDTH=16"]
+# Those named after the baseline multiply bfloat16 and bytes by hand, for tests on processors that do not; those of
+# tiles by hand compute as AMX does, whose code they share.
 INSTRUCTIONS = {
     "baseline": [],
     "avx2": ["-mavx2", "-mfma"],
     "avx512": AVX512,
     "baseline_bf16": [BFLOAT16],
     "avx512_bf16": [*AVX512, "-mavx512bf16", BFLOAT16],
+    "amx_bf16": [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-DMS_BERT_AMX", BFLOAT16],
+    "tiles_by_hand_bf16": [*TILES_BY_HAND, BFLOAT16],
     "baseline_int8": [INT8],
     "avx512_vnni": [*AVX512, "-mavx512vnni", INT8],
+    "amx_int8": [*AVX512, "-mavx512vnni", "-mamx-tile", "-mamx-int8", "-DMS_BERT_AMX", INT8],
+    "tiles_by_hand_int8": [*TILES_BY_HAND, INT8],
 }
-EVERYWHERE = ("baseline", "baseline_bf16", "baseline_int8")
+EVERYWHERE = tuple(name for name in INSTRUCTIONS if name.startswith(("baseline", "tiles_by_hand")))
 
 
 class BuildKernels(build_ext):

@@ -235,7 +235,7 @@ def test_a_library_that_cannot_be_loaded_is_none(monkeypatch, tmp_path):
 def test_where_products_in_bfloat16_are_no_gain_those_in_float32_are_used_and_it_is_said(gain, monkeypatch):
     if gain is None:
         native.use("baseline", "bfloat16")
-        why = "this processor, or the compiler that built them, has no products in bfloat16 (avx512_bf16)"
+        why = "this processor, or the compiler that built them, has no products in bfloat16 (amx_bf16 or avx512_bf16)"
     else:
         monkeypatch.setattr(native, "instructions", lambda precision="float32": f"those of {precision}")
         monkeypatch.setattr(native, "gain", lambda precision: gain)

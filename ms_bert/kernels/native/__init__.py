@@ -15,12 +15,12 @@ from ms_bert.kernels.native.sources import sources_hash
 
 # The variable is for a build with sanitizers.
 LIBRARY = Path(os.environ.get("MS_BERT_KERNELS") or Path(__file__).with_name("libms_bert_kernels.so"))
-# What the library may compute with, by the type that products multiply, the widest first. The last of bfloat16 and of
-# int8 are for tests: they take many instructions for each product.
+BY_HAND = ("baseline", "tiles_by_hand")  # take many instructions for each product of bfloat16 or int8; for tests
+# What the library may compute with, by the type that products multiply, the widest first.
 INSTRUCTIONS = {
     "float32": ("avx512", "avx2", "baseline"),
-    "bfloat16": ("avx512_bf16", "baseline"),
-    "int8": ("avx512_vnni", "baseline"),  # of encoders
+    "bfloat16": ("amx_bf16", "avx512_bf16", *BY_HAND),
+    "int8": ("amx_int8", "avx512_vnni", *BY_HAND),  # of encoders
 }
 PRECISIONS = tuple(INSTRUCTIONS)
 GAIN = 1.2  # the least by which products in another type must be faster than those in float32, to be used
@@ -47,9 +47,9 @@ def why_not(precision: str = "float32") -> str | None:
     if library().ms_bert_sources().decode() != sources_hash(Path(__file__).parent):
         return "they were built from other sources; install this package again"
     if precision != "float32":
-        first, *_, last = INSTRUCTIONS[precision]
-        if instructions(precision) == last:
-            return f"this processor, or the compiler that built them, has no products in {precision} ({first})"
+        if instructions(precision) in BY_HAND:
+            needed = " or ".join(name for name in INSTRUCTIONS[precision] if name not in BY_HAND)
+            return f"this processor, or the compiler that built them, has no products in {precision} ({needed})"
         if gain(precision) < GAIN:
             return f"products in {precision} are {gain(precision):.1f} times as fast as in float32 on this processor"
     return None

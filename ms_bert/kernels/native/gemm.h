@@ -6,17 +6,18 @@
 #include <cstdlib>
 #include <memory>
 
+#include "amx.h"
 #include "units.h"
 
 namespace ms_bert {
 namespace MS_BERT_ISA {
 
-constexpr int MR = W == 16 ? 14 : 6;  // rows of a tile: with two vectors a row it fills the registers
-constexpr int NR = 2 * W;             // columns of a tile
-constexpr int KU = 256;               // units of a panel's depth: KU * NR of them are two thirds of a first-level cache
-constexpr int KC = KU * DEPTH;        // depth of a panel
-constexpr int NC = 512;               // columns of a packed block
-constexpr int STRIDE = KU + 16;       // of the packed rows of the first factor: no two share a cache set
+constexpr int MR = Products::HIGH;  // rows of a tile
+constexpr int NR = 2 * W;           // columns of a tile
+constexpr int KU = 256;             // units of a panel's depth: KU * NR of them are two thirds of a first-level cache
+constexpr int KC = KU * DEPTH;      // depth of a panel
+constexpr int NC = 512;             // columns of a packed block
+constexpr int STRIDE = KU + 16;     // of the packed rows of the first factor: no two share a cache set
 
 // A matrix as an operand: element (i, j) at data[i * row + j * column]; one of the strides is 1.
 template <typename T>
@@ -74,9 +75,16 @@ using TileOf = void (*)(int, const typename P::Unit *, const typename P::Unit *,
                         const typename P::Unit *);
 using Tile = TileOf<Products>;
 
+// Of so many rows; with tiles of the processor's own, rounded up to its STEP.
 template <int ROW, int COLUMN, bool FETCHES = false, typename P = Products>
 inline TileOf<P> tile_of(int rows) {
-  // clang-format off: the table in a few lines
+#if defined(MS_BERT_AMX)
+  if constexpr (P::MATRIX) {
+    static_assert(COLUMN == 1, "a tile takes rows of units");
+    return rows > SIDE ? matrix_tile<P, 2 * SIDE, ROW, FETCHES> : matrix_tile<P, SIDE, ROW, FETCHES>;
+  } else {
+#endif
+    // clang-format off: the table in a few lines
 #define MS_BERT_TILE(rows) tile<P, rows, ROW, COLUMN, FETCHES>
   static constexpr TileOf<P> tiles[] = {
       nullptr,
@@ -87,8 +95,11 @@ inline TileOf<P> tile_of(int rows) {
 #endif
   };
 #undef MS_BERT_TILE
-  // clang-format on
-  return tiles[rows];
+    // clang-format on
+    return tiles[rows];
+#if defined(MS_BERT_AMX)
+  }
+#endif
 }
 
 // Pack B (depth, columns) into panels of NR columns, a row of units after the other; missing numbers are 0.
@@ -126,12 +137,31 @@ inline void pack_b(Matrix<T> b, int depth, int columns, Unit *to) {
   }
 }
 
+// Between the rows and the columns of an A that `pack_a` has packed.
+constexpr int A_ROW = Products::MATRIX ? STRIDE : 1, A_COLUMN = Products::MATRIX ? 1 : MR;
+
 // Pack the first MR rows, or all where there are fewer, of A (rows, depth), whose columns lie in one piece each: a
-// column of units after the other. Whole vectors are stored, of which the next column overwrites the rest.
+// column of units after the other, or a row where a tile takes rows. Whole vectors are stored, of which the next column
+// overwrites the rest.
 template <typename T>
 inline void pack_a(Matrix<T> a, int rows, int depth, Unit *to) {
+  if (Products::MATRIX) {
+    for (int i = 0; i < MR && i < rows; i += W)
+      for (int k = 0; k < units_of(depth); k += W) {
+        Units turned[W];
+        for (int j = 0; j < W; j++) {
+          const int rest = depth - (k + j) * DEPTH;
+          const T *column = a.data + i + (k + j) * DEPTH * a.column;
+          turned[j] = rest > 0 ? units_across_first(column, a.column, rest, std::clamp(rows - i, 0, W)) : Units{};
+        }
+        transpose(turned);
+        for (int j = 0; j < W; j++) store(to + (i + j) * STRIDE + k, turned[j]);
+      }
+    return;
+  }
   constexpr int STORED = (MR + W - 1) / W * W;
-  static_assert(KU * MR + STORED - MR <= MR * STRIDE, "the last column's rest lies in the workspace too");
+  static_assert(Products::MATRIX || KU * MR + STORED - MR <= MR * STRIDE,
+                "the last column's rest lies in the workspace too");
   for (int k = 0; k < depth; k += DEPTH, to += MR) {
     const T *column = a.data + k * a.column;
     for (int i = 0; i < STORED; i += W)
@@ -144,6 +174,7 @@ inline void pack_a(Matrix<T> a, int rows, int depth, Unit *to) {
 template <typename A, typename B>
 inline void gemm(int rows, int columns, int depth, Matrix<A> a, Matrix<B> b, float *c, int64_t ldc, bool add,
                  Workspace &ws, bool room = false) {
+  const Tiles<Products> tiles;
   for (int n = 0; n < columns; n += NC) {
     const int block = std::min(NC, columns - n);
     for (int k = 0; k < depth; k += KC) {
@@ -159,22 +190,21 @@ inline void gemm(int rows, int columns, int depth, Matrix<A> a, Matrix<B> b, flo
           compute = tile_of<STRIDE, 1>(high);
         } else {
           pack_a(part, rows - m, deep, ws.a);
-          compute = tile_of<1, MR>(high);
+          compute = tile_of<A_ROW, A_COLUMN>(high);
         }
         for (int j = 0; j < block; j += NR) {
           float *out = c + m * ldc + n + j;
           const Unit *panel = ws.b + j * units_of(deep);
-          if (room || j + NR <= block) {
+          const int wide = room ? NR : std::min(NR, block - j);
+          if (wide == NR && high % Products::STEP == 0) {
             compute(units_of(deep), ws.a, panel, out, ldc, onto, nullptr);
             continue;
           }
           alignas(64) float edge[MR * NR];
-          compute(units_of(deep), ws.a, panel, edge, NR, false, nullptr);
-          for (int i = 0; i < high; i++)
-            for (int l = 0; l < block - j; l++) {
-              float &x = out[i * ldc + l];
-              x = onto ? x + edge[i * NR + l] : edge[i * NR + l];
-            }
+          if (onto)
+            for (int i = 0; i < high; i++) memcpy(edge + i * NR, out + i * ldc, wide * sizeof(float));
+          compute(units_of(deep), ws.a, panel, edge, NR, onto, nullptr);
+          for (int i = 0; i < high; i++) memcpy(out + i * ldc, edge + i * NR, wide * sizeof(float));
         }
       }
     }
@@ -188,6 +218,7 @@ inline void gemm_few_rows(int rows, int64_t first, int64_t end, int depth, const
                           float *y, int64_t ldy, Workspace &ws) {
   constexpr int HIGH = MR < W ? MR : W;  // of a tile, which is turned round as a square of W
   const int panels = (rows + NR - 1) / NR;
+  const Tiles<Products> shaped;
   float *tiles = reinterpret_cast<float *>(ws.b);
   for (int64_t n = first; n < end; n += HIGH) {
     const int high = static_cast<int>(std::min<int64_t>(HIGH, end - n));

@@ -62,20 +62,24 @@ struct Kernels {
   void *(*make_encoder)(const EncoderShape &, const float *const *arrays);
   void (*encode)(const void *encoder, const Encoded &);
   void (*free_encoder)(void *encoder);
-  double (*product_seconds)();  // of one that stays in the nearest caches, the shortest of some
+  double (*product_seconds)();  // of a row of one that stays in the nearest caches, the shortest of some
 #define MS_BERT_DECLARE(name) void (*name)(const Arrays &);
   MS_BERT_KERNELS(MS_BERT_DECLARE)
 #undef MS_BERT_DECLARE
 };
 
 // For each instruction set that the library was built for; the products of those on bf16 multiply bfloat16,
-// and those of the encoder of the last two bytes.
+// and those of the encoder of the last four bytes.
 namespace avx512 { extern const Kernels kernels; }
 namespace avx2 { extern const Kernels kernels; }
 namespace baseline { extern const Kernels kernels; }
 namespace avx512_bf16 { extern const Kernels kernels; }
 namespace baseline_bf16 { extern const Kernels kernels; }
+namespace amx_bf16 { extern const Kernels kernels; }
+namespace tiles_by_hand_bf16 { extern const Kernels kernels; }
 namespace avx512_vnni { extern const Kernels kernels; }
 namespace baseline_int8 { extern const Kernels kernels; }
+namespace amx_int8 { extern const Kernels kernels; }
+namespace tiles_by_hand_int8 { extern const Kernels kernels; }
 
 }  // namespace ms_bert

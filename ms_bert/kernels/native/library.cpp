@@ -6,6 +6,12 @@
 #include <new>
 #include <string_view>
 
+#if defined(__linux__) && defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "kernels.h"
 #include "threads.h"
 
@@ -19,14 +25,33 @@ struct Choice {
 
 enum Precision { FLOAT32, BFLOAT16, INT8, PRECISIONS };  // of products
 
-using Choices = std::array<Choice, 4>;
+using Choices = std::array<Choice, 5>;
 
 bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
 }
 
-// Those that the processor has, the widest first, and then none.
+enum Tiles { OF_BFLOAT16 = 22, OF_INT8 = 25 };  // bits of cpuid
+
+// Whether the processor has tiles that multiply these, and the system lets this process use them.
+bool has_amx([[maybe_unused]] Tiles kind) {
+#if defined(__linux__) && defined(__x86_64__) && defined(SYS_arch_prctl)
+  unsigned a, b, c, d;
+  constexpr unsigned tiles = 1u << 24, saved = 1u << 27;  // of cpuid: there are tiles; there is xgetbv
+  if (!has_avx512() || !__get_cpuid(1, &a, &b, &c, &d) || !(c & saved)) return false;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & tiles) || !(d >> kind & 1)) return false;
+  unsigned states, rest;
+  __asm__("xgetbv" : "=a"(states), "=d"(rest) : "c"(0));
+  constexpr unsigned of_tiles = 3u << 17;     // that the system keeps when it changes between threads
+  constexpr int ask_for = 0x1023, data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return (states & of_tiles) == of_tiles && syscall(SYS_arch_prctl, ask_for, data) == 0;
+#else
+  return false;
+#endif
+}
+
+// Those that the processor has, the widest first, and then none. Those by hand are for tests alone.
 const Choice *choices(Precision precision) {
   static const auto found = [] {
     std::array<Choices, PRECISIONS> all{};
@@ -39,15 +64,23 @@ const Choice *choices(Precision precision) {
 #endif
     *next = {"baseline", &baseline::kernels};
     next = all[BFLOAT16].data();
+#if defined(MS_BERT_AMX_BF16)
+    if (has_amx(OF_BFLOAT16) && __builtin_cpu_supports("avx512bf16")) *next++ = {"amx_bf16", &amx_bf16::kernels};
+#endif
 #if defined(MS_BERT_AVX512_BF16)
     if (has_avx512() && __builtin_cpu_supports("avx512bf16")) *next++ = {"avx512_bf16", &avx512_bf16::kernels};
 #endif
-    *next = {"baseline", &baseline_bf16::kernels};
+    *next++ = {"baseline", &baseline_bf16::kernels};
+    *next = {"tiles_by_hand", &tiles_by_hand_bf16::kernels};
     next = all[INT8].data();
+#if defined(MS_BERT_AMX_INT8)
+    if (has_amx(OF_INT8) && __builtin_cpu_supports("avx512vnni")) *next++ = {"amx_int8", &amx_int8::kernels};
+#endif
 #if defined(MS_BERT_AVX512_VNNI)
     if (has_avx512() && __builtin_cpu_supports("avx512vnni")) *next++ = {"avx512_vnni", &avx512_vnni::kernels};
 #endif
-    *next = {"baseline", &baseline_int8::kernels};
+    *next++ = {"baseline", &baseline_int8::kernels};
+    *next = {"tiles_by_hand", &tiles_by_hand_int8::kernels};
     return all;
   }();
   return found[precision].data();

@@ -5,18 +5,18 @@
 #include <initializer_list>
 #include <vector>
 
+#include "linear.h"
+
 #if defined(__AVX512VNNI__)
 #include <immintrin.h>
 #endif
-
-#include "linear.h"
 
 namespace ms_bert {
 namespace MS_BERT_ISA {
 
 // Rows of a block of the first factor: at most so many, which stay in a second-level cache while all panels pass; and
 // at least so many, if there are more, so that each thread has some of its own.
-constexpr int64_t MOST_ROWS = (192 + MR - 1) / MR * MR, FEWEST_ROWS = 64, BLOCK = 1 << 17;  // the last one: units
+constexpr int64_t MOST_ROWS = 192, FEWEST_ROWS = 64, BLOCK = 1 << 17;  // the last one: units
 
 // In rows of so many columns all tiles are whole.
 inline int64_t in_tiles(int64_t columns) { return (columns + NR - 1) / NR * NR; }
@@ -54,6 +54,13 @@ class Bytes {
   struct P {
     using Unit = uint32_t;  // four bytes that follow each other in depth
     using Sum = int32_t;
+#if defined(MS_BERT_AMX)
+    static constexpr bool MATRIX = true;
+    static constexpr int HIGH = 32, STEP = 16;
+#else
+    static constexpr bool MATRIX = false;
+    static constexpr int HIGH = Products::HIGH, STEP = 1;
+#endif
     static MS_BERT_INLINE Ints add(Ints sum, Words x, Words y) {
 #if defined(__AVX512VNNI__)
       return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)x, (__m512i)y);
@@ -122,7 +129,7 @@ class Bytes {
   template <bool FETCHES>
   void multiply(int high, int units, const uint32_t *block, const uint32_t *panel, const uint32_t *next, float *sums,
                 const Row *rows, int64_t piece, int64_t n) const {
-    alignas(64) int32_t exact[MR * NR];
+    alignas(64) int32_t exact[P::HIGH * NR];
     tile_of<ROW, 1, FETCHES, P>(high)(units, block, panel, exact, NR, false, next);
     for (int half = 0; half < NR; half += W) {
       const Floats scale = load(&scales_[piece * outputs_ + n + half]);
@@ -168,8 +175,8 @@ class Packed {
   template <typename T, typename F, typename D>
   void product(int64_t rows, const T *x, int64_t row, F finish, D done) const {
     if (rows == 0) return;
-    const int64_t fitting = std::max<int64_t>(MR, BLOCK / (pieces() * Arithmetic::ROW) / MR * MR);
-    const int64_t most = std::min(MOST_ROWS, fitting);
+    const int64_t fitting = std::max<int64_t>(HIGH, BLOCK / (pieces() * Arithmetic::ROW) / HIGH * HIGH);
+    const int64_t most = std::min((MOST_ROWS + HIGH - 1) / HIGH * HIGH, fitting);
     const int64_t wanted = threads(), panels = in_tiles(outputs_) / NR;
     const int64_t least = std::max((rows + most - 1) / most, std::clamp<int64_t>(rows / FEWEST_ROWS, 1, wanted));
     const int64_t down = least > wanted ? Cut::rounded(least, static_cast<int>(wanted)) : least;  // as many for each
@@ -188,11 +195,13 @@ class Packed {
  private:
   using Own = typename Arithmetic::P::Unit;
   static constexpr int64_t UNITS = Arithmetic::UNITS, DEEP = UNITS * Arithmetic::PER_UNIT, ROW = Arithmetic::ROW;
+  static constexpr int64_t HIGH = Arithmetic::P::HIGH;
 
   template <typename T, typename F>
   void part(int64_t rows, const T *x, int64_t row, int64_t first, int64_t end, F finish) const {
-    // The depth in pieces, of each all rows.
-    Own *block = reinterpret_cast<Own *>(scratch(pieces() * rows * ROW));
+    // The depth in pieces, of each all rows; tiles may read as many rows beyond the last.
+    Own *block = reinterpret_cast<Own *>(scratch((pieces() * rows + HIGH) * ROW));
+    const Tiles<typename Arithmetic::P> shaped;
     std::vector<typename Arithmetic::Row> of_rows(pieces() * rows);
     for (int64_t piece = 0; piece < pieces(); piece++) {
       const int64_t from = piece * DEEP;
@@ -203,11 +212,11 @@ class Packed {
     for (int64_t j = first; j < end; j++) {
       const Floats bias[] = {load(&bias_[j * NR]), load(&bias_[j * NR + W])};
       // Tiles of about the same height, for one of few rows is no faster than a higher one.
-      const int64_t tiles = (rows + MR - 1) / MR;
+      const int64_t tiles = (rows + HIGH - 1) / HIGH;
       for (int64_t t = 0; t < tiles; t++) {
         const int64_t m = t * rows / tiles;
         const int high = static_cast<int>((t + 1) * rows / tiles - m);
-        alignas(64) float sums[MR * NR];
+        alignas(64) float sums[HIGH * NR];
         for (int64_t piece = 0; piece < pieces(); piece++) {
           const int units = static_cast<int>(std::min(UNITS, units_ - piece * UNITS));
           const int64_t i = piece * rows + m;

@@ -6,8 +6,9 @@
 #include <utility>
 
 // MS_BERT_ISA, the namespace of what is compiled, is given by the build. MS_BERT_BFLOAT16: products multiply bfloat16,
-// see units.h; MS_BERT_INT8: those of an encoder multiply bytes, see packed.h.
-#if defined(__AVX512F__)
+// see units.h; MS_BERT_INT8: those of an encoder multiply bytes, see packed.h; MS_BERT_AMX: both by tiles, see amx.h.
+#if defined(MS_BERT_WIDTH)
+#elif defined(__AVX512F__)
 #define MS_BERT_WIDTH 16
 #elif defined(__AVX2__) && defined(__FMA__)
 #define MS_BERT_WIDTH 8

@@ -129,6 +129,14 @@ MS_BERT_INLINE void put(Kept *p, Floats v, int n) {
 struct Products {
   using Unit = MS_BERT_ISA::Unit;
   using Sum = float;
+#if defined(MS_BERT_AMX) && defined(MS_BERT_BFLOAT16)
+  static constexpr bool MATRIX = true;  // by the processor's own tiles, see amx.h
+  static constexpr int HIGH = 32;       // the most rows of a tile
+#else
+  static constexpr bool MATRIX = false;
+  static constexpr int HIGH = W == 16 ? 14 : 6;  // with two vectors a row it fills the registers
+#endif
+  static constexpr int STEP = MATRIX ? 16 : 1;  // a tile computes and stores a multiple of so many rows
   static MS_BERT_INLINE Floats add(Floats sum, Units x, Units y) { return add_product(sum, x, y); }
 };
 
