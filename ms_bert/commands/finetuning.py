@@ -39,6 +39,8 @@ from ms_bert.tasks import registry
 from ms_bert.tasks.downstream import Collected, DownstreamTask, Read
 from ms_bert.tasks.pictures import drawn
 
+MOST_PROBABILITIES = 20  # of an answer in predictions.jsonl
+
 
 def main(framework: Framework, program: str, description: str, arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
@@ -421,13 +423,22 @@ def _results(task: DownstreamTask, evaluation: Collected) -> dict[str, Any]:
 
 
 def _predictions(task: DownstreamTask, evaluation: Collected) -> bytes:
-    """A line of JSON for each example: what it is, its label and what the model says."""
+    """A line of JSON for each example: what it is, its label and what the model says; of many labels the most probable
+    ones, or else the file would grow with examples times labels."""
     sequences = evaluation.sequences
     lines = [
-        json.dumps({**task.inputs(example), "gold": task.gold(example), **answer}, ensure_ascii=False)
+        json.dumps({**task.inputs(example), "gold": task.gold(example), **_short(answer)}, ensure_ascii=False)
         for example, answer in zip(sequences.examples, task.answers(sequences, evaluation.logits), strict=True)
     ]
     return ("\n".join(lines) + "\n").encode()
+
+
+def _short(answer: dict[str, Any]) -> dict[str, Any]:
+    probabilities = answer.get("probabilities")
+    if not isinstance(probabilities, dict) or len(probabilities) <= MOST_PROBABILITIES:
+        return answer
+    first = sorted(probabilities.items(), key=lambda pair: -pair[1])[:MOST_PROBABILITIES]
+    return {**answer, "probabilities": dict(first)}
 
 
 def _task_file(task: DownstreamTask) -> bytes:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from ms_bert.commands import finetuning
 from ms_bert.data.packing import EvaluationBatches
 from ms_bert.errors import UserError
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression
@@ -103,3 +104,11 @@ def test_balanced_weights_let_all_labels_weigh_alike(vocabulary):
     assert weights.tolist() == pytest.approx([8 / 12] * 6 + [2.0] * 2) and weights.sum() == pytest.approx(8)
     with pytest.raises(UserError, match="is for classification, not for regression"):
         NUMBER.weights_of(sequences)
+
+
+def test_predictions_tell_the_most_probable_of_many_labels():
+    many = {str(number): float(number) for number in range(100)}
+    told = finetuning._short({"label": "99", "probabilities": many})
+    assert list(told["probabilities"]) == [str(number) for number in range(99, 79, -1)] and told["label"] == "99"
+    for answer in ({"label": "a", "probabilities": {"a": 0.4, "b": 0.6}}, {"answer": 0, "probabilities": [0.1] * 50}):
+        assert finetuning._short(answer) == answer
