@@ -72,6 +72,11 @@ class Fault:
         names = ("config", "options", "operations", "update", "trainer", "rate")
         return any(getattr(self, name) is not getattr(right, name) for name in names)
 
+    @property
+    def of_numbers(self) -> bool:
+        """Whether it shows in any precision, in the graphs that are there: with other weights or another batch."""
+        return not self.changes_code and self.groups != ("schedule",)
+
 
 class Faulty:
     """A contender with a fault: what it is given is changed on the way."""

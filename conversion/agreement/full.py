@@ -73,7 +73,7 @@ def everything(device: str, tell: Tell = print) -> Report:
     graphs = in_graph_mode(device, "float32")
     mindspore = graphs[0]
     halves = [one for precision in PRECISIONS[device][1:] for one in in_graph_mode(device, precision)]
-    half = halves[0] if halves else None
+    of_halves = list({one.precision: one for one in reversed(halves)}.values())[::-1]
     contenders = [
         *graphs,
         *halves,
@@ -114,7 +114,7 @@ def everything(device: str, tell: Tell = print) -> Report:
         told = faults.planted(fault, mindspore, *(quiet if fault.quiet else small))
         caught.append(as_caught(name, fault.what, told))
         tell(f"fault {name}: {'caught' if caught[-1].caught else 'MISSED'} by {caught[-1].check}")
-        if half is not None and not fault.changes_code and fault.groups != ("schedule",):
+        for half in of_halves if fault.of_numbers else ():
             told = faults.planted(fault, half, *small)
             again = as_caught(f"{name}, {half.precision}", fault.what, told)
             (caught if again.caught else unseen).append(again)
