@@ -13,6 +13,7 @@ import json
 import operator
 import os
 import pkgutil
+import re
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import benchmarks
 from benchmarks import report
 from benchmarks.machine import describe
 from ms_bert.data.files import write_atomically
+from ms_bert.errors import UserError
 
 NO_QUESTIONS = ("__main__", "contenders", "machine", "real_tasks", "report", "runs")
 
@@ -41,8 +43,14 @@ def keep_of_others(path: Path, new: dict) -> None:
 
 
 def processor(result: dict) -> str:
-    """Of a result, as the name of a folder; what is older than the family and the model is known by its date."""
+    """Of a result, or the GPU that it names, as the name of a folder.
+
+    What is older than the family and the model is known by its date.
+    """
     machine = result.get("machine", {})
+    found = result.get("result")
+    if isinstance(found, list) and "device" in found[0]:
+        return re.sub(r"\W+", "-", found[0]["device"]["name"]).lower()
     if machine.get("cpu_family") is None:
         return f"unknown-{result.get('date')}"
     return f"family-{machine['cpu_family']}-model-{machine['cpu_model']}"
@@ -67,7 +75,8 @@ def main() -> int:
         metavar="FOLDER",
         help="folder of labelled data, each in a subfolder by its name, for questions that take some: finetuning_speed "
         "reads sst2/train.tsv, and makes sentences of the same lengths without it; sentence_vectors reads "
-        "mrpc/msr_paraphrase_test.txt, and fewer_bits sst2/dev.tsv besides; ablations reads all of corpus_en, mrpc, "
+        "mrpc/msr_paraphrase_test.txt, and fewer_bits sst2/dev.tsv besides; embedding_speed reads sst2/dev.tsv and "
+        "policyqa/dev.json; ablations reads all of corpus_en, mrpc, "
         "sst2 and wnut17; chinese reads corpus_zh and chnsenticorp_htl",
     )
     arguments = parser.parse_args()
@@ -90,7 +99,10 @@ def main() -> int:
         # Described before, for the commit must be that of the measured code.
         result = {"question": module.__doc__.splitlines()[0], **describe()}
         takes_data = "data" in inspect.signature(module.measure).parameters
-        measured = module.measure(arguments.output, **({"data": arguments.data} if takes_data else {}))
+        try:
+            measured = module.measure(arguments.output, **({"data": arguments.data} if takes_data else {}))
+        except UserError as error:
+            raise SystemExit(str(error)) from None
         # A question of many parts gives one after the other; each is kept beside the last whole result until all are.
         for result["result"] in _so_far(measured) if inspect.isgenerator(measured) else [measured]:
             write_atomically(partial, (json.dumps(result, indent=2) + "\n").encode())

@@ -1,14 +1,15 @@
 """How long does a pre-training step take in PyTorch on a GPU, how near is it to the card's peak, and is it right?
 
 pt_reference, AdamW, clipping, rows that several sequences fill, without dropout but for one; what does not run is named
-with its error. Begun with what matters most, it begins nothing new after seven minutes, for such machines are lent by
-the minute.
+with its error. It begins with what matters most and nothing new after seven minutes, for such machines are lent by the
+minute.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -83,32 +84,39 @@ def measured(
     """What is found, one thing after the other.
 
     Args:
-        peak_size: of the square product. budget: seconds, after which no step is begun.
+        peak_size: of the square product. budget: seconds, after which nothing is begun.
     """
-    begun, peaks = time.perf_counter(), {}
-    yield {"device": _described(device)}
-    for precision in precisions:
-        peaks[precision] = _peak(device, precision, peak_size)
-    yield {"product": peak_size, "peak_tflops_a_second": peaks}
-    for precision in precisions:
-        for attention in ("plain", "fused"):
-            contender = PyTorch(precision, device=device, fused=attention == "fused")
-            yield _tried({"agreement": precision, "attention": attention}, lambda: _agreement(contender))
-    for variant in variants:
-        if time.perf_counter() - begun > budget:
-            yield {**dataclasses.asdict(variant), "left_out": "no time was left"}
+    end = time.perf_counter() + budget
+
+    def tried(about: dict, find: Callable[[], dict]) -> dict:
+        """What is found, or the error that came instead, for what runs on one machine may break on another."""
+        if time.perf_counter() > end:
+            found = {"left_out": "no time was left"}
         else:
-            yield _tried(dataclasses.asdict(variant), lambda: _step(device, variant, peaks[variant.precision]))
+            try:
+                found = find()
+            except Exception as error:
+                found = {"error": f"{type(error).__name__}: {str(error)[:500]}"}
+        print({**about, **found}, flush=True)
+        return {**about, **found}
 
+    yield {"device": _described(device)}
+    peaks: dict[str, float] = {}
+    for precision in precisions:
+        found = tried({"product": precision}, lambda: {"peak_tflops_a_second": _peak(device, precision, peak_size)})
+        peaks[precision] = found.get("peak_tflops_a_second", math.nan)
+        yield found
+    agreement = [(precision, attention) for attention in ("plain", "fused") for precision in precisions]
 
-def _tried(about: dict, find: Callable[[], dict]) -> dict:
-    """What is found, or the error that came instead, for what runs on one machine may break on another."""
-    try:
-        found = find()
-    except Exception as error:
-        found = {"error": f"{type(error).__name__}: {str(error)[:500]}"}
-    print({**about, **found}, flush=True)
-    return {**about, **found}
+    def checked(precision: str, attention: str) -> dict:
+        contender = PyTorch(precision, device=device, fused=attention == "fused")
+        return tried({"agreement": precision, "attention": attention}, lambda: _agreement(contender))
+
+    # First whether it is right at all, then the steps, and then the rest.
+    yield from (checked(*one) for one in agreement[:1])
+    for variant in variants:
+        yield tried(dataclasses.asdict(variant), lambda: _step(device, variant, peaks.get(variant.precision, math.nan)))
+    yield from (checked(*one) for one in agreement[1:])
 
 
 def _described(device: str) -> dict:
@@ -188,7 +196,7 @@ def _step(device: str, variant: Variant, peak: float) -> dict:
         "steps": len(seconds) - 4,
         "sequences_a_second": round(variant.work.rows / typical, 1),
         "tokens_a_second": round(variant.rows * variant.tokens / typical),
-        "model_flops_utilisation": round(variant.work.flops / typical / (peak * 1e12), 4),
+        "model_flops_utilisation": None if math.isnan(peak) else round(variant.work.flops / typical / (peak * 1e12), 4),
         "peak_memory_gb": None if used is None else round(used, 2),
         "mlm_loss_first_last": [round(float(losses[0]), 4), round(float(losses[-1]), 4)],
     }

@@ -135,7 +135,7 @@ class ExampleOptions:
         require(
             self.max_predictions is None or self.max_predictions <= shortest - 3,
             f"--max-predictions is {self.max_predictions}",
-            "choose from 1 to the sequence length minus 3",
+            f"choose from 1 to {shortest - 3}, the {'shortest ' if self.phases else ''}sequence length minus 3",
         )
         require(
             self.masking != "token" or (self.segmenter == "none" and self.dictionary is None),
@@ -164,8 +164,6 @@ class ExampleOptions:
     @property
     def of_held_out(self) -> ExampleOptions:
         """Those of held-out text: the rows of the last phase, masked at the usual rate."""
-        if self.mask_rate == _MASK_RATE:
-            return self
         return dataclasses.replace(self, mask_rate=_MASK_RATE, max_predictions=None)
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
+import shutil
 from collections.abc import Callable
 
 import torch
@@ -156,12 +158,11 @@ def fused_attention(query, key, value, sequence_ids, heads, rate, row_keys, colu
 
     On a GPU the fused kernel draws its dropout bits from torch's generator, which the trainer seeds for each step: as
     repeatable as `dropout`, though not the same. Torch has no such kernel for the CPU: there, `attention` drops.
-    Training without dropout on a GPU is `block_attention`, whose kernel is compiled for each shape of a batch; there
-    are many of them in prediction.
+    Where `goes_by_blocks` says so it is `block_attention`.
     """
     if rate > 0.0 and query.device.type == "cpu":
         return attention(query, key, value, sequence_ids, heads, rate, row_keys, column_keys, causal)[0], ()
-    if rate == 0.0 and query.requires_grad and query.device.type == "cuda":
+    if goes_by_blocks(query.device.type, query.dtype, query.shape[-1] // heads, rate, query.requires_grad):
         return block_attention(query, key, value, sequence_ids, heads, causal, compiled=True), ()
     b = len(sequence_ids)
     context = functional.scaled_dot_product_attention(
@@ -172,6 +173,23 @@ def fused_attention(query, key, value, sequence_ids, heads, rate, row_keys, colu
         dropout_p=rate,
     )
     return _by_row(context), ()
+
+
+def goes_by_blocks(device: str, dtype: torch.dtype, size: int, rate: float, training: bool) -> bool:
+    """Whether attention is FlexAttention's fused kernel: on a GPU, where it exists and can be compiled.
+
+    It has no dropout and no float64, and is compiled for each shape of a batch, of which prediction has many.
+
+    Args:
+        size: of a head.
+    """
+    return device == "cuda" and training and rate == 0.0 and dtype != torch.float64 and size >= 16 and _can_compile()
+
+
+@functools.cache
+def _can_compile() -> bool:
+    """Whether torch can compile kernels for a GPU here: by Triton, which needs a C compiler."""
+    return importlib.util.find_spec("triton") is not None and any(map(shutil.which, ("cc", "gcc", "clang")))
 
 
 def block_attention(query, key, value, sequence_ids, heads, causal=False, compiled=False):
@@ -191,7 +209,8 @@ def block_attention(query, key, value, sequence_ids, heads, causal=False, compil
         same = sequence_ids[row, of] == sequence_ids[row, other]
         return same & (of >= other) if causal else same
 
-    make, attend = _compiled() if compiled else (flex.create_block_mask, flex.flex_attention)
+    plain = flex.create_block_mask, flex.flex_attention
+    make, attend = _compiled() if compiled and not torch.compiler.is_compiling() else plain
     mask = make(sees, b, None, s, s, device=sequence_ids.device)
     parts = (_by_head(x, b, heads) for x in (query, key, value))
     return _by_row(attend(*parts, block_mask=mask))

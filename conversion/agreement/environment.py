@@ -69,7 +69,8 @@ class Processor:
         return cls(name, family, model, stepping, tuple(name for name in INSTRUCTIONS if name in has))
 
     def __str__(self) -> str:
-        numbers = "" if self.family is None else f", family {self.family}, model {self.model}, stepping {self.stepping}"
+        known = {"family": self.family, "model": self.model, "stepping": self.stepping}
+        numbers = "".join(f", {name} {number}" for name, number in known.items() if number is not None)
         return f"{self.name}{numbers} ({' '.join(self.instructions) or 'no vector instructions known here'})"
 
 

@@ -73,7 +73,7 @@ def everything(device: str, tell: Tell = print) -> Report:
     graphs = in_graph_mode(device, "float32")
     mindspore = graphs[0]
     halves = [one for precision in PRECISIONS[device][1:] for one in in_graph_mode(device, precision)]
-    of_halves = list({one.precision: one for one in reversed(halves)}.values())[::-1]
+    of_halves = [next(one for one in halves if one.precision == name) for name in {one.precision: 0 for one in halves}]
     contenders = [
         *graphs,
         *halves,

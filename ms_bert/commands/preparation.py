@@ -131,8 +131,9 @@ def _config(options: Options, initial: Pretrained | None, vocabulary: Vocabulary
             f"{config.vocab_size}; use the vocabulary that belongs to {source}, or a larger vocab_size."
         )
     if config.max_position_embeddings < (longest := max(options.row_lengths)):
+        option = "--seq-length" if longest == options.examples.seq_length else "--phases has a sequence length of"
         raise UserError(
-            f"--seq-length {longest} is longer than the position table of "
+            f"{option} {longest}, which is longer than the position table of "
             f"{config.max_position_embeddings}; choose a shorter one, or a --config with a larger "
             "max_position_embeddings."
         )

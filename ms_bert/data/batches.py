@@ -110,13 +110,16 @@ class BatchMaker:
         rng = generator(self.seed, self.stream, step)
         return {**mask(rng, input_ids, text, self.options, vocabulary, self.words), **made}
 
-    def samples(self) -> list[Batch]:
+    def samples(self, step: int = 0) -> list[Batch]:
         """All batches have one shape."""
-        return [self(self.sampler.begin)]
+        return [self(max(step, self.sampler.begin))]
 
 
 class Phases:
-    """Makes the batch of any step of a run in phases, of which each goes on in the text where the one before ended.
+    """Makes the batch of any step of a run in phases, of which each goes on in the epoch where the one before ended.
+
+    So no text comes twice in an epoch whose rows have one length. With another length the order of the text is another
+    one.
 
     Args:
         phases: one after the other; the last has no end. Others: see BatchMaker.
@@ -136,12 +139,19 @@ class Phases:
 
     def __call__(self, step: int) -> Batch:
         """See BatchMaker."""
-        return self.makers[bisect.bisect_right(self._begins, step) - 1](step)
+        return self.makers[self._number(step)](step)
 
-    def samples(self) -> list[Batch]:
-        """One of each shape."""
-        batches = [batch for maker in self.makers for batch in maker.samples()]
-        return list({batch["input_ids"].shape: batch for batch in reversed(batches)}.values())[::-1]
+    def samples(self, step: int = 0) -> list[Batch]:
+        """One of each shape, in the order in which they come."""
+        found: dict[tuple[int, ...], Batch] = {}
+        for maker in self.makers[self._number(step) :]:
+            for batch in maker.samples(step):
+                found.setdefault(batch["input_ids"].shape, batch)
+        return list(found.values())
+
+    def _number(self, step: int) -> int:
+        """Of the maker whose turn it is."""
+        return bisect.bisect_right(self._begins, step) - 1
 
 
 class FirstRows:

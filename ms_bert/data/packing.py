@@ -114,7 +114,7 @@ class TrainingBatches:
         made = [filled(sequences, rows, shape, self.most, self.weights) for rows in parts]
         return {name: np.concatenate([part[name] for part in made]) for name in made[0]}
 
-    def samples(self) -> list[Batch]:
+    def samples(self, step: int = 0) -> list[Batch]:
         """A batch of each shape that a step of the first epoch has."""
         return [self(step) for _, step in sorted(self._steps.items())]
 

@@ -312,7 +312,7 @@ class Loop:
 
     def _compile(self) -> None:
         began = time.perf_counter()
-        if self.trainer.compile(self.train.samples()):
+        if self.trainer.compile(self.train.samples(self.step)):
             seconds = time.perf_counter() - began
             self.folder.log(THROUGHPUT, {"step": self.step, "compile_seconds": round(seconds, 4)})
             self.progress.say(f"compiled in {seconds:.1f} s")

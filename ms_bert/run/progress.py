@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import sys
 import time
 from typing import Any
@@ -11,6 +12,7 @@ from tqdm import tqdm
 from ms_bert.tasks import Metrics, Task
 
 _FORMAT = "{l_bar}{bar:12}| {n_fmt}/{total_fmt} {postfix} [{elapsed}<{remaining}]"
+_RECENT = 200  # steps by which the time left is told; in another phase they may take longer
 _SMOOTHING = 0.9  # of the shown averages: about the last ten steps
 
 
@@ -46,7 +48,7 @@ class Progress:
             file=sys.stderr,
             disable=not sys.stderr.isatty(),
         )
-        self._last, self._steps_done, self._training_seconds = steps, 0, 0.0
+        self._last, self._seconds = steps, collections.deque[float](maxlen=_RECENT)
 
     def say(self, line: str) -> None:
         """Print a line, above the bar if there is one."""
@@ -55,8 +57,7 @@ class Progress:
 
     def step(self, step: int, result, rate: float, size: tuple[int, int], seconds: float) -> None:
         """A step is done: its StepResult, the sequences and tokens of its batch, and how long it took."""
-        self._training_seconds += seconds
-        self._steps_done += 1
+        self._seconds.append(seconds)
         _average(self._speed, {"sequences": size[0] / seconds, "tokens": size[1] / seconds})
         if not result.skipped:
             _average(self._metrics, self._task.metrics(result.sums))
@@ -67,7 +68,7 @@ class Progress:
         due = now - self._shown > self._plain
         if self._bar.disable and (due or step == self._last):
             self._shown = now
-            left = self._training_seconds / self._steps_done * (self._last - step)
+            left = sum(self._seconds) / len(self._seconds) * (self._last - step)
             self.say(f"step {step}/{self._last} {text} left {tqdm.format_interval(left)}")
 
     def evaluated(self, step: int, metrics: Metrics) -> None:

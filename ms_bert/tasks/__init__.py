@@ -25,8 +25,8 @@ class Batches(Protocol):
     def __call__(self, step: int) -> Batch:
         """The arrays of the task's fields, of few shapes."""
 
-    def samples(self) -> Sequence[Batch]:
-        """A batch of each shape, for which a graph is compiled."""
+    def samples(self, step: int = 0) -> Sequence[Batch]:
+        """A batch of each shape that comes from a step on, for which a graph is compiled."""
 
 
 class HeldOut(Protocol):

@@ -5,8 +5,13 @@ from torch import nn
 
 from ms_bert.options import TrainingOptions
 from ms_bert.run.recipe import GROWTH_INTERVAL
-from pt_reference.kernels import Operations
+from pt_reference.kernels import Operations, sum_of_squares
 from pt_reference.training.optimizers import OPTIMIZERS
+
+
+def norm_by_few_kernels(gradients: list[torch.Tensor]) -> float:
+    """The global norm by a few kernels for all gradients, in place of several for each; their norms are float32."""
+    return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)).double()))
 
 
 class Update:
@@ -64,8 +69,8 @@ class Update:
 
     def _norm(self, gradients: list[torch.Tensor]) -> float:
         """The global norm."""
-        if gradients[0].device.type == "cuda":  # few kernels in place of several for each gradient
-            return float(nn.utils.get_total_norm(gradients, foreach=True))
+        if gradients[0].device.type == "cuda" and self.sum_of_squares is sum_of_squares:
+            return norm_by_few_kernels(gradients)
         return float(sum(map(self.sum_of_squares, gradients)) ** 0.5)
 
     def clear(self) -> None:

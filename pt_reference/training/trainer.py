@@ -59,6 +59,10 @@ class TorchTrainer:
         self.loss = torch.compile(self.evaluation, dynamic=False) if self.compiled else self.evaluation
 
     def compile(self, batches: Sequence[Batch]) -> bool:
+        if self.compiled or self.device.type == "cuda":
+            # Beyond its limit, usually 8, torch would quietly compute the last shapes without what it has compiled.
+            limits = torch._dynamo.config
+            limits.recompile_limit = max(limits.recompile_limit, 2 * len(batches))
         for batch in batches if self.compiled else ():
             part = parts(batch, self.task.weights, self.training, 0, self.columns)[0]
             self._loss(part)[0].backward()  # torch compiles what is called

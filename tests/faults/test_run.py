@@ -143,6 +143,9 @@ def test_dropout_is_that_of_the_run_and_not_of_the_model(options, tmp_path, pack
     whole = runs.run(*options, "--dropout", 0, "--output", tmp_path / "whole", package=package)
     assert whole.returncode == 0, whole.stderr
     assert (folder / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    usual = runs.run(*options, "--output", tmp_path / "usual", package=package)
+    assert usual.returncode == 0, usual.stderr
+    assert (folder / "model.safetensors").read_bytes() != (tmp_path / "usual" / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

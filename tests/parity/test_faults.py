@@ -29,7 +29,7 @@ def test_faults_are_caught_in_bfloat16_too(small):
     healthy = MindSpore("bfloat16", fused=True)
     names = [name for name, fault in faults.FAULTS.items() if fault.of_numbers]
     missed = [name for name in names if not _share(name, healthy, small) > 3]
-    assert len(names) == 20 and missed == ["one-weight-in-float16"]
+    assert len(names) >= 20 and missed == ["one-weight-in-float16"]
 
 
 def _share(name, contender, problem) -> float:

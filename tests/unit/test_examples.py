@@ -58,6 +58,7 @@ def test_a_phase_begins_where_the_one_before_ended_in_the_text(store, vocabulary
         (8, 32), (16, 32), (16, 32), (4, 48), (4, 48)
     ]  # fmt: skip
     assert [batch["input_ids"].shape for batch in ramp.samples()] == [(8, 32), (16, 32), (4, 48)]
+    assert [batch["input_ids"].shape for batch in ramp.samples(13)] == [(16, 32), (4, 48)]
     assert ramp(14)["masked_positions"].shape == (4, 8)  # as many as its length needs
 
 
@@ -67,7 +68,7 @@ def test_held_out_text_is_masked_at_the_usual_rate(store, vocabulary):
     assert all((batches[0][field] == batches[1][field]).all() for field in FIELDS)
     assert maker(store, vocabulary, often)(0)["masked_weights"].sum() > 2 * batches[0]["masked_weights"].sum()
     few = dataclasses.replace(OPTIONS, max_predictions=2)
-    assert few.of_held_out == few
+    assert few.of_held_out == OPTIONS
 
 
 def test_a_batch_has_the_promised_arrays(store, vocabulary):

@@ -73,7 +73,7 @@ def test_an_extreme_number_is_taken_within_the_bounds_and_is_a_sentence_beyond(g
         ({"training": {"batch_size": 2**20}, "examples": {"seq_length": 512}}, "is 536870912 tokens"),
         ({"training": {"batch_size": 32, "accumulate": 5}}, "cannot be divided"),
         ({"examples": {"seq_length": 64, "max_predictions": 62}}, "the sequence length minus 3"),
-        ({"examples": {"phases": ("16x4x9",), "max_predictions": 14}}, "the sequence length minus 3"),
+        ({"examples": {"phases": ("16x4x9",), "max_predictions": 14}}, "from 1 to 13, the shortest sequence length"),
         ({"examples": {"phases": ("128x256",)}}, "SEQ_LENGTHxBATCH_SIZExSTEPS"),
         ({"examples": {"phases": ("128x256x9x9",)}}, "SEQ_LENGTHxBATCH_SIZExSTEPS"),
         ({"examples": {"phases": ("128x-2x9",)}}, "SEQ_LENGTHxBATCH_SIZExSTEPS"),

@@ -305,3 +305,13 @@ def test_attention_by_blocks_is_attention(causal, compiled):
     parts = [torch.randn(3 * 48, 2 * 16, generator=generator) for _ in range(3)]
     found = kernels.block_attention(*parts, ids, 2, causal, compiled)
     assert found == pytest.approx(kernels.attention(*parts, ids, 2, 0.0, None, None, causal)[0], abs=1e-5)
+
+
+def test_attention_goes_by_blocks_where_its_kernel_exists(monkeypatch):
+    monkeypatch.setattr(kernels, "_can_compile", lambda: True)
+    usual = {"device": "cuda", "dtype": torch.bfloat16, "size": 64, "rate": 0.0, "training": True}
+    assert kernels.goes_by_blocks(**usual)
+    for name, value in (("device", "cpu"), ("dtype", torch.float64), ("size", 8), ("rate", 0.1), ("training", False)):
+        assert not kernels.goes_by_blocks(**{**usual, name: value}), name
+    monkeypatch.setattr(kernels, "_can_compile", lambda: False)
+    assert not kernels.goes_by_blocks(**usual)

@@ -17,7 +17,7 @@ from ms_bert.training.trainer import MindSporeTrainer
 from pt_reference.device import use_device as use_torch_device
 from pt_reference.kernels import operations, sum_of_squares
 from pt_reference.training.optimizers import OPTIMIZERS
-from pt_reference.training.step import Update
+from pt_reference.training.step import Update, norm_by_few_kernels
 from pt_reference.training.trainer import TorchTrainer
 
 pytestmark = pytest.mark.slow
@@ -200,6 +200,12 @@ def test_the_scale_doubles_after_a_thousand_good_steps():
         p.grad = torch.ones(3)
         update(1e-3)
     assert (update.loss_scale, update.good_steps) == (16.0, 0)
+
+
+def test_the_norm_by_few_kernels_is_the_global_norm():
+    gradients = [torch.randn(shape, generator=torch.Generator().manual_seed(1)) for shape in ((7,), (300, 70), ())]
+    expected = sum(float(g.double().square().sum()) for g in gradients) ** 0.5
+    assert norm_by_few_kernels(gradients) == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_global_norm_of_large_gradients_is_right():

@@ -103,6 +103,14 @@ inline __attribute__((noinline)) void matrix_tile(int depth, const typename P::U
   constexpr bool two = ROWS > SIDE;
   const int64_t stride = ldc * static_cast<int64_t>(sizeof *c);
   typename P::Sum *lower = c + SIDE * ldc;
+  // The rest of the depth, and units of 0; before tiles are in use, for a function that is called may use them too.
+  alignas(64) Unit of_a[2 * SIDE * SIDE], of_b[SIDE * WIDE];
+  if (const int rest = depth % SIDE) {
+    memset(of_a, 0, sizeof of_a);
+    memset(of_b, 0, sizeof of_b);
+    for (int i = 0; i < ROWS; i++) memcpy(of_a + i * SIDE, a + i * ROW + depth - rest, rest * sizeof(Unit));
+    memcpy(of_b, b + (depth - rest) * WIDE, rest * WIDE * sizeof(Unit));
+  }
   fence();
   if (add) {
     MS_BERT_LOAD_TILE(0, c, stride);
@@ -137,13 +145,7 @@ inline __attribute__((noinline)) void matrix_tile(int depth, const typename P::U
       for (int i = 0; i < SIDE * WIDE; i += 16) __builtin_prefetch(next + k * WIDE + i, 0, 2);
     add_products(a + k, ROW * sizeof(Unit), b + k * WIDE);
   }
-  if (k < depth) {  // the rest of the depth, and units of 0
-    alignas(64) Unit of_a[2 * SIDE * SIDE] = {}, of_b[SIDE * WIDE] = {};
-    for (int i = 0; i < ROWS; i++) memcpy(of_a + i * SIDE, a + i * ROW + k, (depth - k) * sizeof(Unit));
-    memcpy(of_b, b + k * WIDE, (depth - k) * WIDE * sizeof(Unit));
-    fence();
-    add_products(of_a, SIDE * sizeof(Unit), of_b);
-  }
+  if (k < depth) add_products(of_a, SIDE * sizeof(Unit), of_b);
   MS_BERT_STORE_TILE(0, c, stride);
   MS_BERT_STORE_TILE(1, c + SIDE, stride);
   if (two) {

@@ -145,7 +145,7 @@ constexpr int A_ROW = Products::MATRIX ? STRIDE : 1, A_COLUMN = Products::MATRIX
 // overwrites the rest.
 template <typename T>
 inline void pack_a(Matrix<T> a, int rows, int depth, Unit *to) {
-  if (Products::MATRIX) {
+  if constexpr (Products::MATRIX) {
     for (int i = 0; i < MR && i < rows; i += W)
       for (int k = 0; k < units_of(depth); k += W) {
         Units turned[W];
@@ -157,15 +157,14 @@ inline void pack_a(Matrix<T> a, int rows, int depth, Unit *to) {
         transpose(turned);
         for (int j = 0; j < W; j++) store(to + (i + j) * STRIDE + k, turned[j]);
       }
-    return;
-  }
-  constexpr int STORED = (MR + W - 1) / W * W;
-  static_assert(Products::MATRIX || KU * MR + STORED - MR <= MR * STRIDE,
-                "the last column's rest lies in the workspace too");
-  for (int k = 0; k < depth; k += DEPTH, to += MR) {
-    const T *column = a.data + k * a.column;
-    for (int i = 0; i < STORED; i += W)
-      store(to + i, units_across_first(column + i, a.column, depth - k, std::clamp(rows - i, 0, W)));
+  } else {
+    constexpr int STORED = (MR + W - 1) / W * W;
+    static_assert(KU * MR + STORED - MR <= MR * STRIDE, "the last column's rest lies in the workspace too");
+    for (int k = 0; k < depth; k += DEPTH, to += MR) {
+      const T *column = a.data + k * a.column;
+      for (int i = 0; i < STORED; i += W)
+        store(to + i, units_across_first(column + i, a.column, depth - k, std::clamp(rows - i, 0, W)));
+    }
   }
 }
 

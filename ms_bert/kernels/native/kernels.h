@@ -68,8 +68,8 @@ struct Kernels {
 #undef MS_BERT_DECLARE
 };
 
-// For each instruction set that the library was built for; the products of those on bf16 multiply bfloat16,
-// and those of the encoder of the last four bytes.
+// For each instruction set that the library was built for. The products of those on bf16 multiply bfloat16, and those
+// on vnni and int8 have nothing but an encoder, which multiplies bytes.
 namespace avx512 { extern const Kernels kernels; }
 namespace avx2 { extern const Kernels kernels; }
 namespace baseline { extern const Kernels kernels; }

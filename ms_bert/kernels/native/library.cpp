@@ -28,8 +28,12 @@ enum Precision { FLOAT32, BFLOAT16, INT8, PRECISIONS };  // of products
 using Choices = std::array<Choice, 5>;
 
 bool has_avx512() {
+#if defined(__x86_64__) || defined(__i386__)
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+#else
+  return false;
+#endif
 }
 
 enum Tiles { OF_BFLOAT16 = 22, OF_INT8 = 25 };  // bits of cpuid
@@ -52,10 +56,10 @@ bool has_amx([[maybe_unused]] Tiles kind) {
 }
 
 // Those that the processor has, the widest first, and then none. Those by hand are for tests alone.
-const Choice *choices(Precision precision) {
-  static const auto found = [] {
-    std::array<Choices, PRECISIONS> all{};
-    Choice *next = all[FLOAT32].data();
+Choices found(Precision precision) {
+  Choices all{};
+  Choice *next = all.data();
+  if (precision == FLOAT32) {
 #if defined(MS_BERT_AVX512)
     if (has_avx512()) *next++ = {"avx512", &avx512::kernels};
 #endif
@@ -63,27 +67,40 @@ const Choice *choices(Precision precision) {
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) *next++ = {"avx2", &avx2::kernels};
 #endif
     *next = {"baseline", &baseline::kernels};
-    next = all[BFLOAT16].data();
+  } else if (precision == BFLOAT16) {
 #if defined(MS_BERT_AMX_BF16)
-    if (has_amx(OF_BFLOAT16) && __builtin_cpu_supports("avx512bf16")) *next++ = {"amx_bf16", &amx_bf16::kernels};
+    if (__builtin_cpu_supports("avx512bf16") && has_amx(OF_BFLOAT16)) *next++ = {"amx_bf16", &amx_bf16::kernels};
 #endif
 #if defined(MS_BERT_AVX512_BF16)
     if (has_avx512() && __builtin_cpu_supports("avx512bf16")) *next++ = {"avx512_bf16", &avx512_bf16::kernels};
 #endif
     *next++ = {"baseline", &baseline_bf16::kernels};
     *next = {"tiles_by_hand", &tiles_by_hand_bf16::kernels};
-    next = all[INT8].data();
+  } else {
 #if defined(MS_BERT_AMX_INT8)
-    if (has_amx(OF_INT8) && __builtin_cpu_supports("avx512vnni")) *next++ = {"amx_int8", &amx_int8::kernels};
+    if (__builtin_cpu_supports("avx512vnni") && has_amx(OF_INT8)) *next++ = {"amx_int8", &amx_int8::kernels};
 #endif
 #if defined(MS_BERT_AVX512_VNNI)
     if (has_avx512() && __builtin_cpu_supports("avx512vnni")) *next++ = {"avx512_vnni", &avx512_vnni::kernels};
 #endif
     *next++ = {"baseline", &baseline_int8::kernels};
     *next = {"tiles_by_hand", &tiles_by_hand_int8::kernels};
-    return all;
-  }();
-  return found[precision].data();
+  }
+  return all;
+}
+
+// The same, found out when they are asked for: only who multiplies by tiles asks the system for them.
+const Choice *choices(Precision precision) {
+  if (precision == FLOAT32) {
+    static const Choices float32 = found(FLOAT32);
+    return float32.data();
+  }
+  if (precision == BFLOAT16) {
+    static const Choices bfloat16 = found(BFLOAT16);
+    return bfloat16.data();
+  }
+  static const Choices int8 = found(INT8);
+  return int8.data();
 }
 
 struct AnEncoder {

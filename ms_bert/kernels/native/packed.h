@@ -56,10 +56,10 @@ class Bytes {
     using Sum = int32_t;
 #if defined(MS_BERT_AMX)
     static constexpr bool MATRIX = true;
-    static constexpr int HIGH = 32, STEP = 16;
+    static constexpr int HIGH = 32;
 #else
     static constexpr bool MATRIX = false;
-    static constexpr int HIGH = Products::HIGH, STEP = 1;
+    static constexpr int HIGH = Products::HIGH;
 #endif
     static MS_BERT_INLINE Ints add(Ints sum, Words x, Words y) {
 #if defined(__AVX512VNNI__)

@@ -136,7 +136,7 @@ struct Products {
   static constexpr bool MATRIX = false;
   static constexpr int HIGH = W == 16 ? 14 : 6;  // with two vectors a row it fills the registers
 #endif
-  static constexpr int STEP = MATRIX ? 16 : 1;  // a tile computes and stores a multiple of so many rows
+  static constexpr int STEP = MATRIX ? 16 : 1;  // a tile of `gemm` has a multiple of so many rows
   static MS_BERT_INLINE Floats add(Floats sum, Units x, Units y) { return add_product(sum, x, y); }
 };
 
