@@ -131,11 +131,10 @@ def _config(options: Options, initial: Pretrained | None, vocabulary: Vocabulary
             f"{config.vocab_size}; use the vocabulary that belongs to {source}, or a larger vocab_size."
         )
     if config.max_position_embeddings < (longest := max(options.row_lengths)):
-        option = "--seq-length" if longest == options.examples.seq_length else "--phases has a sequence length of"
+        option = "--seq-length is" if longest == options.examples.seq_length else "--phases has a sequence length of"
         raise UserError(
-            f"{option} {longest}, which is longer than the position table of "
-            f"{config.max_position_embeddings}; choose a shorter one, or a --config with a larger "
-            "max_position_embeddings."
+            f"{option} {longest}, but the position table has {config.max_position_embeddings}; choose a shorter "
+            "one, or a --config with a larger max_position_embeddings."
         )
     if options.examples.nsp and config.type_vocab_size < 2:
         raise UserError("the config's type_vocab_size is 1, but sentence pairs need 2; use --no-nsp or another config.")

@@ -288,7 +288,11 @@ def test_a_vocabulary_that_does_not_fit_is_refused(options, tmp_path):
 def test_a_sequence_longer_than_the_position_table_is_refused(options, tmp_path):
     runs.assert_refused(
         runs.run(*options, "--seq-length", "64", "--output", tmp_path / "run"),
-        "--seq-length 64 is longer than the position table of 40",
+        "--seq-length is 64, but the position table has 40",
+    )
+    runs.assert_refused(
+        runs.run(*options, "--phases", "48x4x2", "--output", tmp_path / "run"),
+        "--phases has a sequence length of 48, but the position table has 40",
     )
 
 

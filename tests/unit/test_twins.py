@@ -47,7 +47,7 @@ ALLOWED = {
     "training/step.py": {
         "(module)": OWN_UPDATE,
         **dict.fromkeys(("Update", "Update.__init__", "Update.construct", "Update.__call__"), OWN_UPDATE),
-        **dict.fromkeys(("Update._adapt", "Update.clear"), OWN_UPDATE),
+        **dict.fromkeys(("Update._adapt", "Update._norm", "Update.clear", "norm_by_few_kernels"), OWN_UPDATE),
         "cleared": OWN_UPDATE,
         **dict.fromkeys(("TrainStep", "TrainStep.__init__", "TrainStep.construct"), OWN_UPDATE),
         **dict.fromkeys(("AccumulateStep", "AccumulateStep.__init__", "AccumulateStep.construct"), OWN_UPDATE),
