@@ -233,6 +233,7 @@ def _speed(results: Path) -> str:
             "milliseconds of a step in float32, and how many times as long the others take.",
         ),
         _table(load(results, "bfloat16_step")),
+        *_lamb(results),
         _paragraph(
             f"Milliseconds of the encoder of all-MiniLM-L6-v2, on {_machine(results, 'inference')}; ms_bert stock and",
             "pt_reference also compute the pooler. Of texts of many lengths (mixed: 32 of SST-2's), all but the fused",
@@ -273,6 +274,18 @@ def _speed(results: Path) -> str:
         ),
     ]
     return "\n\n".join(parts)
+
+
+def _lamb(results: Path) -> list[str]:
+    """What LAMB costs, where it is measured."""
+    if not (results / "lamb_step.json").exists():
+        return []
+    _, *works = load(results, "lamb_step")
+    times = ", ".join(
+        f"{work['contenders']['ms_bert fused LAMB']['times_the_first']['median']:.2f} for {work['preset']}"
+        for work in works
+    )
+    return [_paragraph(f"A step with LAMB takes as many times as long as one with AdamW: {times}.")]
 
 
 def _real_tasks(results: Path) -> str:
