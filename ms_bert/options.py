@@ -131,7 +131,7 @@ class ExampleOptions:
 
     def __post_init__(self):
         check(self)
-        shortest = min(self.seq_length, *(Phase.from_text(text).seq_length for text in self.phases), 2**16)
+        shortest = min(self.seq_length, *(phase.seq_length for phase in self.earlier), 2**16)
         require(
             self.max_predictions is None or self.max_predictions <= shortest - 3,
             f"--max-predictions is {self.max_predictions}",
@@ -160,6 +160,11 @@ class ExampleOptions:
         if self.objective == "left-to-right":
             return self.seq_length
         return self.max_predictions or max(1, -int(-self.seq_length * self.mask_rate // 1))
+
+    @property
+    def earlier(self) -> tuple[Phase, ...]:
+        """The phases before the last."""
+        return tuple(map(Phase.from_text, self.phases))
 
     @property
     def of_held_out(self) -> ExampleOptions:
@@ -396,7 +401,7 @@ class Options(Groups):
     pytorch: PyTorchOptions = dataclasses.field(default_factory=PyTorchOptions)
 
     def __post_init__(self):
-        earlier = sum(phase.steps for phase in self.earlier)
+        earlier = sum(phase.steps for phase in self.examples.earlier)
         require(
             earlier < self.training.steps,
             f"--phases takes {earlier} steps, but --steps is {self.training.steps}",
@@ -413,15 +418,11 @@ class Options(Groups):
             self.training.check_parts(given, phase.batch_size)
 
     @property
-    def earlier(self) -> tuple[Phase, ...]:
-        """The phases before the last."""
-        return tuple(map(Phase.from_text, self.examples.phases))
-
-    @property
     def phases(self) -> tuple[Phase, ...]:
         """All of them, one after the other, which take all steps together."""
-        steps = self.training.steps - sum(phase.steps for phase in self.earlier)
-        return (*self.earlier, Phase(self.examples.seq_length, self.training.batch_size, steps))
+        earlier = self.examples.earlier
+        steps = self.training.steps - sum(phase.steps for phase in earlier)
+        return (*earlier, Phase(self.examples.seq_length, self.training.batch_size, steps))
 
     @property
     def row_lengths(self) -> tuple[int, ...]:

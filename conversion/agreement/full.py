@@ -72,8 +72,8 @@ def everything(device: str, tell: Tell = print) -> Report:
     small, quiet = ((problem, Reference(problem)) for problem in (cases.small_problem(), cases.quiet_problem()))
     graphs = in_graph_mode(device, "float32")
     mindspore = graphs[0]
-    halves = [one for precision in PRECISIONS[device][1:] for one in in_graph_mode(device, precision)]
-    of_halves = [next(one for one in halves if one.precision == name) for name in {one.precision: 0 for one in halves}]
+    of_halves = [made for precision in PRECISIONS[device][1:] if (made := in_graph_mode(device, precision))]
+    halves = [one for made in of_halves for one in made]
     contenders = [
         *graphs,
         *halves,
@@ -114,7 +114,7 @@ def everything(device: str, tell: Tell = print) -> Report:
         told = faults.planted(fault, mindspore, *(quiet if fault.quiet else small))
         caught.append(as_caught(name, fault.what, told))
         tell(f"fault {name}: {'caught' if caught[-1].caught else 'MISSED'} by {caught[-1].check}")
-        for half in of_halves if fault.of_numbers else ():
+        for half, *_ in of_halves if fault.of_numbers else ():
             told = faults.planted(fault, half, *small)
             again = as_caught(f"{name}, {half.precision}", fault.what, told)
             (caught if again.caught else unseen).append(again)
