@@ -71,6 +71,7 @@ FULL = Size(
     pretraining=(
         *("--preset", "mini", "--steps", "2000", "--learning-rate", "1e-3", "--warmup-steps", "200"),
         *("--pack", "2", "--eval-every", "500", "--checkpoint-every", "250", "--sentences", "line"),
+        *("--dropout", "0", "--precision", "bfloat16"),
     ),
     finetuning=("--learning-rate", "3e-4"),
     features=("--epochs", "8", "--learning-rate", "1e-3"),

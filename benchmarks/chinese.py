@@ -55,9 +55,13 @@ FULL = Size(
     books=(
         *("--preset", "mini", "--steps", "2000", "--learning-rate", "1e-3", "--warmup-steps", "200"),
         *("--pack", "2", "--eval-every", "500", "--checkpoint-every", "250", "--sentences", "line"),
+        *("--dropout", "0", "--precision", "bfloat16"),
     ),
-    reviews=("--steps", "300", "--learning-rate", "1e-4", "--warmup-steps", "30", "--checkpoint-every", "100"),
-    finetuning=("--epochs", "3", "--learning-rate", "1e-4"),
+    reviews=(
+        *("--steps", "300", "--learning-rate", "1e-4", "--warmup-steps", "30", "--checkpoint-every", "100"),
+        *("--dropout", "0", "--precision", "bfloat16"),
+    ),
+    finetuning=("--epochs", "3", "--learning-rate", "1e-4", "--precision", "bfloat16"),
     seeds=(1, 2, 3),
 )
 
