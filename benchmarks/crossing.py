@@ -22,7 +22,7 @@ PACKAGES = {"MindSpore": "ms_bert", "PyTorch": "pt_reference"}
 def measure(output):
     with tempfile.TemporaryDirectory() as name:
         folders = {kind: Path(name) / kind for kind in (*PACKAGES, "crossed")}
-        options = ["--decay-steps", STEPS, "--eval-every", LEG, "--checkpoint-every", LEG]
+        options = ["--dropout", 0.1, "--decay-steps", STEPS, "--eval-every", LEG, "--checkpoint-every", LEG]
         for framework, package in PACKAGES.items():
             arguments = (*options, "--steps", STEPS, "--output", folders[framework])
             run_pretraining(*arguments, package=package)

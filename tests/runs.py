@@ -46,6 +46,8 @@ def small_run(corpus: Path, cache: Path, config: Path) -> list[str]:
         "8",
         "--checkpoint-every",
         "3",
+        "--dropout",
+        "0.1",
     ]
 
 
