@@ -195,7 +195,7 @@ def measured(run: Run, data: Path, models: dict[str, Path], work: Path, threads:
     commit = str(described["commit"])
     work = work / commit[:12]
     output, model = work / run.key, models[RECIPES[run.recipe].model]
-    files = _files(TASKS[run.task], data, work / run.task)
+    files = files_of(TASKS[run.task], data, work / run.task)
     line = ["-m", CONTENDERS[run.contender], *run.arguments(model, *files, output, threads)]
     teacher = RECIPES[run.recipe].teacher
     if teacher is not None and not (run.beside(output, teacher) / RESULTS_OF_A_RUN).is_file():
@@ -229,7 +229,7 @@ def _computing(threads: int | None) -> list[str]:
     return [] if threads is None else ["--threads", str(threads)]
 
 
-def _files(task: Task, data: Path, folder: Path) -> tuple[Path, Path | None]:
+def files_of(task: Task, data: Path, folder: Path) -> tuple[Path, Path | None]:
     """The files to train on and to evaluate on; None: a part of the first. Those that are made lie in `folder`."""
     train, dev = ([data / name for name in part] for part in (task.train, task.dev))
     for name in task.divided:

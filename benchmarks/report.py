@@ -281,11 +281,9 @@ def _lamb(results: Path) -> list[str]:
     if not (results / "lamb_step.json").exists():
         return []
     _, *works = load(results, "lamb_step")
-    times = ", ".join(
-        f"{work['contenders']['ms_bert fused LAMB']['times_the_first']['median']:.2f} for {work['preset']}"
-        for work in works
-    )
-    return [_paragraph(f"A step with LAMB takes as many times as long as one with AdamW: {times}.")]
+    ratios = [(work["preset"], work["contenders"]["ms_bert fused LAMB"]["times_the_first"]["median"]) for work in works]
+    times = ", ".join(f"{ratio:.2f} times as long for {preset}" for preset, ratio in ratios)
+    return [_paragraph(f"Compared with AdamW, a step with LAMB takes {times}.")]
 
 
 def _real_tasks(results: Path) -> str:
@@ -433,6 +431,25 @@ def _chinese_models(found: list[dict]) -> Iterator[tuple[str, ...]]:
         yield model, before, after, way, *scores
 
 
+def _time_to_quality(results: Path) -> str:
+    """Of each recipe of pre-training its time, its losses, and what its fine-tuned models score."""
+    if not (results / "time_to_quality.json").exists():
+        return NOTHING
+    found = load(results, "time_to_quality")
+    trained, tuned = ([one for one in found if one["kind"] == kind] for kind in ("pretraining", "finetuning"))
+    rows = [("pre-training", "minutes", "MLM loss", "MLM accuracy", "NSP accuracy", "SST-2", "CoLA"), ("---",) * 7]
+    for one in trained:
+        held_out, recipe = one["held_out"], one["recipe"]
+        accuracies = (f"{held_out[f'held_out_{head}_accuracy']:.1%}" for head in ("mlm", "nsp"))
+        scores = (
+            _scores(tuned, measure, recipe=recipe, task=task)
+            for task, measure in (("sst2", "accuracy"), ("cola", "matthews_correlation"))
+        )
+        minutes = f"{one['training_seconds'] / 60:.1f}"
+        rows.append((recipe, minutes, f"{held_out['held_out_mlm_loss']:.3f}", *accuracies, *scores))
+    return "\n\n".join([_paragraph(f"On {_machine(results, 'time_to_quality')}."), _rows(rows)])
+
+
 def _scores(found: list[dict], measure: str, **about: str) -> str:
     """The mean of a measure over the seeds, of the results of which this is so."""
     chosen = (one for one in found if about.items() <= one.items())
@@ -454,6 +471,7 @@ PAGE_BLOCKS = {
     "fine-tuning speed": _finetuning_speed,
     "ablations": _ablations,
     "chinese": _chinese,
+    "time to quality": _time_to_quality,
 }
 
 

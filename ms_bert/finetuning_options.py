@@ -74,7 +74,8 @@ class DataOptions:
     """Without --dev: share of the training data that is kept out of training and used as such."""
     columns: tuple[str, ...] = ()
     """Columns of the data as ROLE=NAME; the roles are text, text2 (the second text of a pair) and label;
-    of multiple choice context, question, choices and label; of answer selection question, candidate, label and id.
+    of multiple choice context, question, choices and label; of answer selection question, candidate, label and id;
+    of question answering question, context, answers and id.
     For roles that are not given, columns with usual names are used. Columns of CoNLL files have numbers, from 1."""
     quotes: bool = True
     """Whether double quotes enclose a field in .tsv and .csv files.

@@ -98,7 +98,7 @@ def test_articles_without_a_division_are_divided_and_none_is_lost(tmp_path):
 
     saved("policyqa/dev.json", 0, 3)
     saved("xquad/xquad.en.json", 10, 9)
-    train, dev = real_tasks._files(real_tasks.TASKS["xquad"], tmp_path, tmp_path / "work")
+    train, dev = real_tasks.files_of(real_tasks.TASKS["xquad"], tmp_path, tmp_path / "work")
     assert titles(dev) == ["13", "17"]
     assert titles(train) == ["0", "1", "2", "10", "11", "12", "14", "15", "16", "18"]
 
