@@ -1,6 +1,6 @@
 """What do next-sentence prediction, seeing both sides, and tuning all layers give? The ablations of BERT's paper.
 
-Its tables 5 and 7 (Devlin et al., 2019, 5.1 and 5.3), at a size that two cores train in about four hours. Models that
+Its tables 5 and 7 (Devlin et al., 2019, 5.1 and 5.3), at a size that two cores train in a few hours. Models that
 differ in how they were pre-trained, on the same text and for as many steps, are fine-tuned with several seeds; one of
 them with a BiLSTM on top, too. Of models that are left as they are, the hidden states of several layers are the
 features of a BiLSTM and of a logistic regression.
@@ -66,10 +66,9 @@ class Size:
     sentences: int
 
 
-# About 1.6 hours of pre-training, 1.5 of fine-tuning, and 0.9 on features, on two cores with AVX2.
 FULL = Size(
     pretraining=(
-        *("--preset", "mini", "--steps", "2000", "--learning-rate", "1e-3", "--warmup-steps", "200"),
+        *("--preset", "mini", "--steps", "5000", "--learning-rate", "1e-3", "--warmup-steps", "200"),
         *("--pack", "2", "--eval-every", "500", "--checkpoint-every", "250", "--sentences", "line"),
         *("--dropout", "0", "--precision", "bfloat16"),
     ),

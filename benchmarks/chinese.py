@@ -2,7 +2,7 @@
 
 Chinese BERTs of one size, which differ in how they were pre-trained, are fine-tuned with several seeds to tell good
 reviews of hotels from bad ones; the last of them also on texts that are changed by its own guesses, and by a model that
-was fine-tuned before (self-distillation). Two cores take about three hours.
+was fine-tuned before (self-distillation).
 
 The runs are kept in the cache, in a folder of the commit, so that an interrupted measurement goes on where it was.
 """
@@ -53,7 +53,7 @@ class Size:
 
 FULL = Size(
     books=(
-        *("--preset", "mini", "--steps", "2000", "--learning-rate", "1e-3", "--warmup-steps", "200"),
+        *("--preset", "mini", "--steps", "5000", "--learning-rate", "1e-3", "--warmup-steps", "200"),
         *("--pack", "2", "--eval-every", "500", "--checkpoint-every", "250", "--sentences", "line"),
         *("--dropout", "0", "--precision", "bfloat16"),
     ),
