@@ -26,7 +26,7 @@ class AskOptions:
     or from a pipe with -, one text per line. For tagging, files of other names are in the form of CoNLL."""
     columns: tuple[str, ...] = ()
     """Columns of --input as ROLE=NAME; the roles are text and text2 (the second text of a pair), or those of the task.
-    By default columns with usual names; classification, regression and multi-label remember those of training."""
+    By default those that were named in training, or else columns with usual names."""
     quotes: bool = True
     """Whether double quotes enclose a field in .tsv and .csv files; GLUE's files have none."""
     output: Optional[Path] = None

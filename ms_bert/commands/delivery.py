@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from tqdm import tqdm
 
 from ms_bert.data.files import opened_atomically
-from ms_bert.errors import UserError
+from ms_bert.errors import UserError, shown
 from ms_bert.prediction_options import AskOptions
 
 INTERRUPTED = "interrupted; no file was written."
@@ -25,14 +27,25 @@ def form(options: AskOptions, endings: Mapping[str, str]) -> str:
     """The format that is asked for, or that the name of the file ends with, or text.
 
     Args:
-        endings: the formats by the endings of names.
+        endings: the formats by the endings of names. Besides, there is text, whose files end in .txt or in nothing.
 
     Raises:
-        UserError: the file is a folder.
+        UserError: the file is a folder, or its ending tells no format.
     """
-    if options.output is not None and options.output.is_dir():
-        raise UserError(f"--output {options.output} is a folder; name a file.")
-    return options.format or endings.get("" if options.output is None else options.output.suffix, "text")
+    output = options.output
+    if output is None:
+        return options.format or "text"
+    if output.is_dir():
+        raise UserError(f"--output {output} is a folder; name a file.")
+    known = {**endings, ".txt": "text", "": "text"}
+    # A device or a pipe, such as /dev/stdout or /dev/fd/63, is no file with an ending.
+    ending = output.suffix.lower() if output.is_file() or not output.exists() else ""
+    if options.format is None and ending not in known:
+        raise UserError(
+            f"--output {output} ends in {shown(ending)}, which is no format of answers; name a file that ends in "
+            f"{', '.join([*endings, '.txt'])}, or say which with --format."
+        )
+    return options.format or known[ending]
 
 
 def chunked(
@@ -69,6 +82,18 @@ def _opened(output: Path) -> contextlib.AbstractContextManager[BinaryIO]:
     if output.exists() and not output.is_file():
         return open(output, "wb", buffering=0)
     return opened_atomically(Path(os.path.realpath(output)))
+
+
+def table(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as a csv file has them, each in a line that ends in \\n."""
+    return "".join(map(_line_of_fields, rows))
+
+
+def _line_of_fields(fields: Sequence[Any]) -> str:
+    # A carriage return in a field is put into quotes only where lines end in one, which it would be taken for.
+    file = io.StringIO(newline="")
+    csv.writer(file, lineterminator="\r\n").writerow(fields)
+    return file.getvalue().removesuffix("\r\n") + "\n"
 
 
 def tell_cut(program: str, cut: int, of: int, longest: Any = None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import io
 import json
@@ -32,6 +31,7 @@ from ms_bert.tasks.embedding import (
     Normalize,
     Pooling,
     Step,
+    Truncate,
     layers_from_the_input,
 )
 
@@ -134,6 +134,8 @@ class Embedder:
                         "fetch the folder again."
                     )
                 width = len(step.weight)
+            elif isinstance(step, Truncate):
+                width = min(width, step.width)
         self.dimension: int = width
 
     def __call__(self, texts: Sequence[str]) -> Any:
@@ -293,11 +295,8 @@ def _as_jsonl(texts: Sequence[str], made: Embedded) -> str:
 
 
 def _as_csv(texts: Sequence[str], made: Embedded) -> str:
-    file = io.StringIO(newline="")
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["text", *range(len(made.vectors[0]) if made.vectors else 0)])
-    writer.writerows([text, *_numbers(vector)] for text, vector in zip(texts, made.vectors))
-    return file.getvalue()
+    header = ["text", *range(len(made.vectors[0]) if made.vectors else 0)]
+    return delivery.table([header, *([text, *_numbers(vector)] for text, vector in zip(texts, made.vectors))])
 
 
 def _as_npy(texts: Sequence[str], made: Embedded) -> bytes:

@@ -127,7 +127,8 @@ def _finetune(framework: Framework, options: FinetuneOptions) -> int:
         if stopped := training.train(loop, framework, options):
             return stopped
     elif (path / RESULTS).exists():
-        progress.say(f"{path} is complete at step {loop.step}; give more --steps to continue.")
+        remedy = "a larger --patience" if loop.stalled else "more --steps"
+        progress.say(f"{path} is complete at step {loop.step}; give {remedy} to continue.")
         return 0
     _conclude(loop, tests)
     progress.say(f"done in {time.perf_counter() - began:.0f} s: {path}/{checkpoints.MODEL}, {path}/{PREDICTIONS}")

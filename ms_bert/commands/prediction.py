@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
@@ -21,7 +19,7 @@ from ms_bert.commands.framework import Framework
 from ms_bert.commands.inference import Inference
 from ms_bert.data.packing import INPUTS
 from ms_bert.data.sequences import encoded
-from ms_bert.errors import UserError
+from ms_bert.errors import UserError, shown
 from ms_bert.prediction_options import PredictOptions
 from ms_bert.run.folder import TASK
 from ms_bert.tasks import asked, masked_words, next_sentence
@@ -164,7 +162,11 @@ class MaskFiller:
         Raises:
             UserError: a text has no [MASK], or is too long.
         """
-        return self.answers(asked.several(texts))
+        texts = asked.several(texts)
+        for text in texts:
+            if not isinstance(text, str):
+                raise UserError(f"{shown(text)} was given; expected a text.")
+        return self.answers(texts)
 
     def answers(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         """As a call."""
@@ -294,6 +296,8 @@ def predict(framework: Framework, options: PredictOptions) -> int:
     answers_questions = isinstance(model, Predictor) and isinstance(model.task, QuestionAnswering)
     if not answers_questions and (options.context is not None or options.context_file is not None):
         raise UserError("a passage was given, but the model answers no questions about one; leave it out.")
+    if options.top != PredictOptions.top and not (options.fill_mask or answers_questions):
+        raise UserError("--top is for --fill-mask and for models that answer questions; leave it out.")
     examples = model.asked(options)
     if not examples:
         raise UserError(f"--input {options.input} holds nothing to predict about; give at least one text.")
@@ -322,9 +326,7 @@ def _as_jsonl(model: Model, examples: Sequence[Any], answers: Sequence[dict[str,
 
 
 def _as_csv(model: Model, examples: Sequence[Any], answers: Sequence[dict[str, Any]]) -> str:
-    file = io.StringIO(newline="")
-    csv.writer(file, lineterminator="\n").writerows(model.table(examples, answers))
-    return file.getvalue()
+    return delivery.table(model.table(examples, answers))
 
 
 ENDINGS = {".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv"}

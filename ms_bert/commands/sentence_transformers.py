@@ -15,10 +15,11 @@ import numpy as np
 
 from conversion.formats import safetensors_file, torch_bin
 from ms_bert.errors import UserError, listed, shown
-from ms_bert.tasks.embedding import ACTIVATIONS, STRATEGIES, Dense, Normalize, Step
+from ms_bert.tasks.embedding import ACTIVATIONS, STRATEGIES, Dense, Normalize, Step, Truncate
 
 MODULES = "modules.json"
 _SETTINGS = "config_sentence_transformers.json"
+_VECTOR = "sentence_embedding"  # that of a text, among what modules hand on
 # Named by the kind of model when the library still told them apart.
 _LENGTHS = [f"sentence_{kind}_config.json" for kind in ("bert", "roberta", "distilbert", "camembert", "albert")]
 
@@ -81,8 +82,14 @@ def read(path: Path) -> Folder:
     for kind, (_, place) in list(zip(kinds, modules))[2:]:
         if kind not in _STEPS:
             raise UserError(f"{path} has the module {shown(kind)}, which is not known here; only {listed(_STEPS)} are.")
+        _check_names(place)
         steps += _STEPS[kind](place)
     settings = _json(path / _SETTINGS, dict) if (path / _SETTINGS).exists() else {}
+    width = settings.get("truncate_dim")
+    if width is not None:
+        if type(width) is not int or width < 1:
+            raise UserError(f"{path / _SETTINGS}: truncate_dim is {shown(width)}; expected a whole number from 1.")
+        steps.append(Truncate(width))
     described: dict[str, Any] = next((_json(model / name, dict) for name in _LENGTHS if (model / name).exists()), {})
     longest = described.get("max_seq_length") or _of_tokenizer(model)
     return Folder(
@@ -95,6 +102,14 @@ def read(path: Path) -> Folder:
         settings.get("default_prompt_name"),
         pooling.get("include_prompt") is not False,
     )
+
+
+def _check_names(place: Path) -> None:
+    """Raise UserError unless a module changes the vector of the text, and nothing else."""
+    config = _json(place / "config.json", dict) if (place / "config.json").exists() else {}
+    for role in ("module_input_name", "module_output_name"):
+        if (name := config.get(role)) not in (None, _VECTOR):
+            raise UserError(f"{place} has {shown(name)} as its {role}; only {_VECTOR} is supported.")
 
 
 def _strategies(path: Path, pooling: dict[str, Any]) -> tuple[str, ...]:
@@ -116,8 +131,6 @@ def _dense(place: Path) -> list[Step]:
     name = str(config.get("activation_function", "torch.nn.modules.activation.Tanh")).rsplit(".", 1)[-1]
     if name not in ACTIVATIONS:
         raise UserError(f"{place} has the activation {shown(name)}; expected one of {listed(ACTIVATIONS)}.")
-    if config.get("module_input_name", "sentence_embedding") != "sentence_embedding":
-        raise UserError(f"{place} takes {shown(config['module_input_name'])}; only a sentence_embedding is supported.")
     found = {"model.safetensors": safetensors_file.read, "pytorch_model.bin": torch_bin.read}
     path, read = next(
         ((place / file, read) for file, read in found.items() if (place / file).exists()),

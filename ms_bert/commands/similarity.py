@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +13,7 @@ import tyro
 from ms_bert.commands import command, delivery, training
 from ms_bert.commands.embedding import CHUNK, Embedder, arguments_of, whole
 from ms_bert.commands.framework import Framework
-from ms_bert.errors import UserError, one_line
+from ms_bert.errors import UserError, one_line, shown
 from ms_bert.prediction_options import SimilarityOptions
 from ms_bert.tasks import asked
 from ms_bert.tasks.asked import Pair
@@ -44,6 +42,10 @@ class Similarity:
 
     def pairs(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         """The cosine of each of n pairs of texts, (n,) float32."""
+        pairs = asked.several(pairs)
+        for pair in pairs:
+            if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(one, str) for one in pair)):
+                raise UserError(f"{shown(pair)} was given; expected a pair of texts.")
         vectors = self.embed([text for pair in pairs for text in pair])
         return np.array([cosines(one, other[None])[0] for one, other in zip(vectors[::2], vectors[1::2])], np.float32)
 
@@ -133,12 +135,9 @@ def _as_jsonl(rows: Sequence[Row], one_with_all: bool) -> str:
 
 
 def _as_csv(rows: Sequence[Row], one_with_all: bool) -> str:
-    file = io.StringIO(newline="")
     scored = any(score is not None for _, _, score in rows)
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["text", "text2", "similarity", *(["score"] if scored else [])])
-    writer.writerows([*pair, found, *([score] if scored else [])] for pair, found, score in rows)
-    return file.getvalue()
+    header = ["text", "text2", "similarity", *(["score"] if scored else [])]
+    return delivery.table([header, *([*pair, found, *([score] if scored else [])] for pair, found, score in rows)])
 
 
 ENDINGS = {".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv"}

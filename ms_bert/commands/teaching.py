@@ -72,6 +72,12 @@ def taught(
                 f"{training.teacher} was fine-tuned for {teacher.task.name}, but the training data is for {task.name}; "
                 "name another --teacher."
             )
+        if teacher.task.pairs not in (None, task.pairs):
+            kinds = {True: "pairs of texts", False: "single texts"}
+            raise UserError(
+                f"{training.teacher} was fine-tuned for {kinds[teacher.task.pairs]}, but the training data is of "
+                f"{kinds[bool(task.pairs)]}; name another --teacher."
+            )
         layers = _compared(options, config, teacher.pretrained.config, task.pooling)
         told = f" for its logits and the states of {named_layers(layers)}" if layers else ""
         progress.say(f"asking the teacher {training.teacher}{told}")

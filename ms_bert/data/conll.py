@@ -16,6 +16,8 @@ from ms_bert.errors import UserError, listed, shown
 DOCUMENT = "-DOCSTART-"  # begins a line between two documents
 _UNIVERSAL = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "DEPS", "MISC")  # of a .conllu
 _NAMES = re.compile(r"#\s*global\.columns\s*=\s*(.*\S)\s*")  # of CoNLL-U Plus
+_WORDS = ("word", "words", "token", "tokens", "form", "text")  # of a row of names
+_TAGS = ("tag", "tags", "label", "labels", "ner", "ner_tag", "ner_tags", "pos", "pos_tag", "pos_tags", "upos")
 _SPACE = re.compile(r"[ \t]+")  # no other: a no-break space may be a word
 _ENDS = " \t\r\n"  # what is no part of a line
 _NO_WORD = re.compile(r"\d+[-.]\d+")  # the number of several words written as one (2-3) or of one left out (2.1)
@@ -47,11 +49,11 @@ def read(
     Columns are separated by a tab, or by spaces in a file whose first row has no tab. Lines that begin with # and are
     no row of as many columns are comments; -DOCSTART- begins a document. In a .conllu, and in files that begin with
     `# global.columns = ...`, columns have names, and words that are parts of others or left out (2-3, 2.1) are passed
-    over.
+    over. A first row of names, such as word and tag, gives names too.
 
     Args:
         source: what the user calls the file. named: columns by role, text and label: a number, from 1, or a name where
-            there are names; by default the first or FORM, and the last or UPOS.
+            there are names; by default the first or FORM, and the last or UPOS, or those that such names mean.
         labels: whether tags are wanted; if not, rows may have any number of columns.
         skipped: takes the number of sentences that are left out because a row has too few or too many columns, by
             reason; without it such a row is an error.
@@ -79,7 +81,8 @@ class _Layout:
 
     Attributes:
         tabs: columns are separated by tabs, not by spaces. columns: how many. names: of them, if they have any.
-        word, tag: their columns, from 0; tag None: it is not wanted.
+        word, tag: their columns, from 0; tag None: it is not wanted. header: the number of the line with the names;
+        None: there is none.
     """
 
     tabs: bool
@@ -87,6 +90,7 @@ class _Layout:
     names: Sequence[str]
     word: int
     tag: int | None
+    header: int | None = None
 
     @property
     def told(self) -> str:
@@ -136,6 +140,10 @@ def _layout(source: str, path: Path, named: Mapping[str, str], labels: bool) -> 
     tabs = "\t" in line
     count = len(_Layout(tabs, 0, (), 0, None).fields(line))
     place = f"{source}, line {number}"
+    word, tag = _named_by(_Layout(tabs, 0, (), 0, None).fields(line))
+    header = number if not names and word is not None and tag is not None else None
+    if header is not None:
+        names = tuple(_Layout(tabs, 0, (), 0, None).fields(line))
     if names and len(names) != count:
         raise UserError(
             f"{place} has {_counted(count)}, but names are given to {len(names)} ({listed(names)}); mend it."
@@ -152,7 +160,15 @@ def _layout(source: str, path: Path, named: Mapping[str, str], labels: bool) -> 
         which = f"N from 1 to {count}" + (f", or one of {listed(names)}" if names else "")
         raise UserError(f"{source} has no column {shown(name)}; name one with --columns {role}=N, {which}.")
 
-    return _Layout(tabs, count, names, column("text", "FORM", 1), column("label", "UPOS", count) if labels else None)
+    usual = ("FORM", "UPOS") if header is None else (str(word), str(tag))
+    tagged = column("label", usual[1], count) if labels else None
+    return _Layout(tabs, count, names, column("text", usual[0], 1), tagged, header)
+
+
+def _named_by(fields: Sequence[str]) -> tuple[str | None, str | None]:
+    """Which fields of a first row are names of a column of words, and of one of tags: the first and the last."""
+    words, tags = ([field for field in fields if field.strip().lower() in usual] for usual in (_WORDS, _TAGS))
+    return (words[0] if words else None), (tags[-1] if tags else None)
 
 
 def _blocks(source: str, path: Path, layout: _Layout) -> Iterator[Block]:
@@ -160,7 +176,7 @@ def _blocks(source: str, path: Path, layout: _Layout) -> Iterator[Block]:
     block: Block = []
     for number, line in enumerate(text_lines(source, path), 1):
         line = line.rstrip(_ENDS)
-        if layout.is_comment(line):
+        if number == layout.header or layout.is_comment(line):
             continue
         fields = layout.fields(line)
         if line and not line.startswith(DOCUMENT):

@@ -256,6 +256,8 @@ def _lines_of_fields(source: str, path: Path, separator: str, quoted: bool) -> G
                 return
             except csv.Error as error:
                 raise _unreadable(source, line, quoted, str(error)) from None
+            if quoted and separator == "\t" and any("\t" in field and "\n" in field for field in fields):
+                raise _unreadable(source, line, quoted, "it holds a tab and the end of a line")
             if line == 1 and fields == ["sep=", ""]:
                 continue  # it says what separates fields
             # Where quotes are read a line that holds nothing has no field, and one of "" is an empty text.

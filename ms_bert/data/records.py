@@ -64,14 +64,16 @@ def json_records(file: IO[str], within: bool = False) -> Iterator[Any]:
     """Each record of a file of JSON, whatever it is, spaced as for `json_texts`.
 
     Args:
-        within: if there is only one record, and one of its fields is a list of objects, these are the records.
+        within: if the file holds an object and nothing else, one of whose fields is a list of objects, these are the
+            records.
 
     Raises:
         ValueError: the file is not JSON, or a record is too long to be held; RecursionError: it is nested too deeply.
     """
-    values = _Json(file).values()
+    read = _Json(file)
+    values = read.values()
     first = list(itertools.islice(values, 2))
-    if within and len(first) == 1 and isinstance(first[0], dict):
+    if within and len(first) == 1 and not read.is_array and isinstance(first[0], dict):
         lists = [value for value in first[0].values() if _holds_objects(value)]
         first = lists[0] if len(lists) == 1 else first
     for record in itertools.chain(first, values):
@@ -143,10 +145,15 @@ def parquet_texts(file: str | IO[bytes], field: str) -> Iterator[str | None]:
 
 
 class _Json:
-    """A file of JSON values, of which only the one that is parsed is held."""
+    """A file of JSON values, of which only the one that is parsed is held.
+
+    Attributes:
+        is_array: whether they are the elements of an array, as far as the file is read.
+    """
 
     def __init__(self, file: IO[str]):
         self._file, self._buffer, self._place, self._line = file, "", 0, 1
+        self.is_array = False
         self._decode = json.JSONDecoder().raw_decode
 
     def values(self) -> Iterator:
@@ -154,6 +161,7 @@ class _Json:
             while self._peek():
                 yield self._value()
             return
+        self.is_array = True
         self._place += 1
         if self._peek() == "]":
             self._place += 1

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from ms_bert.data.cache import kept_or_made, read_sealed, write_sealed
 from ms_bert.data.corpus import Corpus
@@ -22,6 +22,8 @@ from ms_bert.options import TextOptions
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUATION = "##"
 CONFIG = "tokenizer_config.json"
+_CLASS = "BertTokenizer"  # of transformers; its "Fast" is the same
+_ADDED = "added_tokens.json"  # beside a vocab.txt
 FORMAT = 2  # of a trained vocabulary in the cache
 LARGEST_FILE = 100_000_000  # bytes; that of a vocabulary of half a million entries has 20 million
 MOST_IDS = 10_000_000
@@ -88,7 +90,7 @@ class Vocabulary:
             return {"tokenizer_class": "PreTrainedTokenizerFast"}
         lowercase, strip = normalizer.lowercase, normalizer.strip_accents
         return {
-            "tokenizer_class": "BertTokenizer",
+            "tokenizer_class": _CLASS,
             "do_lower_case": lowercase,
             "strip_accents": lowercase if strip is None else strip,
             "tokenize_chinese_chars": normalizer.handle_chinese_chars,
@@ -132,6 +134,9 @@ def vocabulary(options: TextOptions, corpus: Corpus) -> Vocabulary:
 def load(path: Path, cased: bool = False) -> Vocabulary:
     """A vocabulary from tokenizer.json, vocab.txt, or a folder with one of them.
 
+    Where the tokenizer_config.json beside a tokenizer.json says another clean-up of text, it is right, as it is to
+    transformers.
+
     How a vocab.txt cleans text up stands in the tokenizer_config.json beside it; without one, as Google's checkpoints
     come, it lowercases unless the vocabulary has capitals. With `cased` it does not lowercase, whatever stands there.
 
@@ -157,6 +162,8 @@ def load(path: Path, cased: bool = False) -> Vocabulary:
         # Some files also say how to cut and pad (sentence-transformers' do); the store is to hold whole sentences.
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        if isinstance(tokenizer.normalizer, normalizers.BertNormalizer):
+            tokenizer.normalizer = _as_described(path.with_name(CONFIG), tokenizer.normalizer)
         return Vocabulary(tokenizer, str(path))
     try:
         # Not splitlines(): bert-base-chinese has U+2028 as an entry, which would move all ids after it.
@@ -169,8 +176,9 @@ def load(path: Path, cased: bool = False) -> Vocabulary:
     if UNK not in entries:
         raise UserError(f"{path} has no {UNK}; a BERT vocabulary needs {' '.join(SPECIAL_TOKENS)}.")
     clean_up = _clean_up(lowercase=False) if cased else _described_clean_up(path.with_name(CONFIG), entries)
-    tokenizer = _bert_tokenizer(_word_piece(entries), clean_up)
-    return Vocabulary(_with_special_tokens(tokenizer), str(path))
+    tokenizer = _with_special_tokens(_bert_tokenizer(_word_piece(entries), clean_up))
+    _add_tokens(tokenizer, path)
+    return Vocabulary(tokenizer, str(path))
 
 
 def _described_clean_up(path: Path, entries: Collection[str]) -> normalizers.BertNormalizer:
@@ -182,19 +190,86 @@ def _described_clean_up(path: Path, entries: Collection[str]) -> normalizers.Ber
             entry != entry.lower() for entry in entries if entry[:1] != "["
         )  # [CLS], [unused0], [UNUSED0]
         return _clean_up(lowercase=capitalised < max(MOST_CAPITALISED, MOST_CAPITALISED_SHARE * len(entries)))
-    try:
-        fields = json.loads(path.read_bytes())
-        said = {name: fields.get(name) for name in ("do_lower_case", "strip_accents", "tokenize_chinese_chars")}
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as a JSON object ({_one_line(error)}); restore or remove it.") from None
-    for name, value in said.items():
-        if not isinstance(value, bool) and value is not None:
-            raise UserError(f"{path}: {name} is {shown(value)}; expected true or false.")
+    said = _said_of_clean_up(_config(path), path)
     return _clean_up(
         lowercase=said["do_lower_case"] is not False,
         strip_accents=said["strip_accents"],
         chinese=said["tokenize_chinese_chars"] is not False,
     )
+
+
+def _as_described(path: Path, normalizer: normalizers.BertNormalizer) -> normalizers.BertNormalizer:
+    """The clean-up of a tokenizer.json, with what a tokenizer_config.json says of it; of a class that is not BERT's it
+    says nothing."""
+    fields = _config(path) if path.exists() else {}
+    if str(fields.get("tokenizer_class", _CLASS)).removesuffix("Fast") != _CLASS:
+        return normalizer
+    said = _said_of_clean_up(fields, path)
+    # Where nothing is said of accents, they go with the capitals.
+    accents = normalizer.strip_accents if said["do_lower_case"] is None else None
+    own = (normalizer.lowercase, accents, normalizer.handle_chinese_chars)
+    lowercase, strip_accents, chinese = (b if a is None else a for a, b in zip(said.values(), own))
+    return normalizers.BertNormalizer(
+        clean_text=normalizer.clean_text,
+        handle_chinese_chars=chinese,
+        strip_accents=strip_accents,
+        lowercase=lowercase,
+    )
+
+
+def _add_tokens(tokenizer: Tokenizer, path: Path) -> None:
+    """Add the tokens that transformers keeps beside a vocab.txt, in added_tokens.json or tokenizer_config.json.
+
+    Raises:
+        UserError: their ids do not follow those of the vocabulary.
+    """
+    config, beside = path.with_name(CONFIG), path.with_name(_ADDED)
+    said = _config(config) if config.exists() else {}
+    # In their order: those without an id take the next ones.
+    special = dict.fromkeys(one for one in _listed(said.get("additional_special_tokens")) if isinstance(one, str))
+    found: dict[int, AddedToken] = {}
+    try:
+        for token, number in (_config(beside) if beside.exists() else {}).items():
+            found[int(number)] = AddedToken(token, special=token in special, normalized=token not in special)
+        for number, fields in (said.get("added_tokens_decoder") or {}).items():
+            flags = {name: bool(fields.get(name)) for name in ("lstrip", "rstrip", "single_word", "special")}
+            normalized = bool(fields.get("normalized", not flags["special"]))
+            found[int(number)] = AddedToken(fields["content"], normalized=normalized, **flags)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(f"{beside} or {config} is damaged (no tokens with ids); restore or remove it.") from None
+    for number, token in sorted(found.items(), key=lambda one: one[0]):
+        known = tokenizer.token_to_id(token.content)
+        if known is None and number != tokenizer.get_vocab_size(with_added_tokens=True):
+            raise UserError(
+                f"{beside if beside.exists() else config} gives {shown(token.content)} the id {number}, but the next "
+                f"one is {tokenizer.get_vocab_size(with_added_tokens=True)}; restore the file."
+            )
+        if known in (None, number):
+            (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
+    tokenizer.add_special_tokens(list(special))
+
+
+def _listed(value: object) -> list:
+    return value if isinstance(value, list) else []
+
+
+def _config(path: Path) -> dict:
+    """What a tokenizer_config.json says."""
+    try:
+        fields = json.loads(path.read_bytes())
+        fields.get("")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as a JSON object ({_one_line(error)}); restore or remove it.") from None
+    return fields
+
+
+def _said_of_clean_up(fields: dict, path: Path) -> dict[str, bool | None]:
+    """do_lower_case, strip_accents and tokenize_chinese_chars of a tokenizer_config.json; None: it does not say."""
+    said = {name: fields.get(name) for name in ("do_lower_case", "strip_accents", "tokenize_chinese_chars")}
+    for name, value in said.items():
+        if not isinstance(value, bool) and value is not None:
+            raise UserError(f"{path}: {name} is {shown(value)}; expected true or false.")
+    return said
 
 
 def _one_line(error: Exception) -> str:

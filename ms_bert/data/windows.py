@@ -104,10 +104,15 @@ def most_context(first: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
     """
     if len(first) == 1:
         return [np.ones(int(sizes[0]), bool)]
-    token = np.arange(int((first + sizes).max()))
-    left, right = token - first[:, None], (first + sizes)[:, None] - 1 - token
-    scores = np.where((left >= 0) & (right >= 0), np.minimum(left, right) + 0.01 * sizes[:, None], -1.0)
-    best = scores.argmax(0)
+    ends = first + sizes
+    token = np.arange(int(ends.max()))
+    # Of each token only the windows that show it, so that a book costs no more than its length: they stand one after
+    # the other, from the first that ends behind it to the last that begins before.
+    lowest, highest = np.searchsorted(ends, token, side="right"), np.searchsorted(first, token, side="right") - 1
+    windows = np.minimum(lowest + np.arange(int((highest - lowest).max()) + 1)[:, None], len(first) - 1)
+    left, right = token - first[windows], ends[windows] - 1 - token
+    scores = np.where((left >= 0) & (right >= 0), np.minimum(left, right) + 0.01 * sizes[windows], -1.0)
+    best = windows[scores.argmax(0), token]
     return [best[f : f + s] == number for number, (f, s) in enumerate(zip(first, sizes))]
 
 

@@ -246,9 +246,10 @@ class Loop:
     @property
     def finished(self) -> bool:
         """Whether no step is left to do."""
-        return self.step >= self.training.steps or self._is_stalled()
+        return self.step >= self.training.steps or self.stalled
 
-    def _is_stalled(self) -> bool:
+    @property
+    def stalled(self) -> bool:
         """Whether patience is at its end; it follows from the steps, so that a resumed run knows."""
         if not self.patience or self.best is None:
             return False
@@ -295,7 +296,7 @@ class Loop:
                 better = False
                 if self.held_out and (last or (run.eval_every and self.step % run.eval_every == 0)):
                     better = self._is_better(self._evaluate(self.held_out))
-                    if not last and self._is_stalled():
+                    if not last and self.stalled:
                         self.progress.say(f"stopped at step {self.step}: {self.patience} evaluations were not better")
                         last = True
                 ends = last or stop.received is not None

@@ -96,7 +96,13 @@ class AnswerSelection(DownstreamTask):
                 f"all candidates of the training data are {which}; the task learns from both kinds, so name other data."
             )
         longest = data.longest or cls.usual_longest
-        return cls((IRRELEVANT, RELEVANT), ("map", "mrr"), longest, scored_questions=data.scored_questions)
+        return cls(
+            (IRRELEVANT, RELEVANT),
+            ("map", "mrr"),
+            longest,
+            scored_questions=data.scored_questions,
+            columns=cls.input_columns(data),
+        )
 
     def check_scored(self, examples: Sequence[Question]) -> None:
         if not any(self._is_scored(question) for question in examples):
@@ -207,13 +213,14 @@ class AnswerSelection(DownstreamTask):
             rows = labelled.of_pipe(sys.stdin.buffer)
         else:
             rows = labelled.read(options.input, options.quotes)
-        roles = find_columns(options.input, labelled.columns(rows), named_columns(options.columns), labels=False)
+        named = named_columns(self.by_columns(options).columns)
+        roles = find_columns(options.input, labelled.columns(rows), named, labels=False)
         return _by_question(fitting(options.input, rows, lambda row: _candidates(row, roles), instead=""))
 
     def example(self, given: Mapping[str, Any] | Sequence[Any]) -> Question:
         """Of (question, candidates), or a dict of these."""
         if not isinstance(given, Mapping):
-            if len(given) != 2 or isinstance(given, str):
+            if not isinstance(given, list | tuple) or len(given) != 2:
                 raise UserError(
                     f"a question was given as {shown(given)}; expected a question and a list of candidates."
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -120,17 +121,27 @@ def _rows(options: AskOptions, labels: bool = False) -> tuple[list[Example], Any
     """The rows of the file that --input names, and its columns by role, as far as they are named.
 
     Args:
-        labels: read what is in the column of labels, if there is one, whatever it is.
+        labels: read what is in the column of labels, if there is one, whatever it is; of several with usual names one
+            of numbers, if there is one.
     """
     assert options.input is not None
     named = examples.named_columns(options.columns)
     rows = labelled.read(options.input, options.quotes)
     found = examples.find_columns(options.input, labelled.columns(rows), named, None if labels else False)
+    if labels and "label" not in named:
+        usual = examples.usual_labels(labelled.columns(rows), (found.text, found.text2))
+        of_numbers = (name for name in usual if all(_is_number(row.values.get(name)) for row in rows))
+        found = dataclasses.replace(found, label=next(of_numbers, found.label))
     return examples.examples(options.input, rows, found, lambda value: value), named
 
 
 def _number(row: Example) -> float | None:
+    return examples.number(row.label) if _is_number(row.label) else None
+
+
+def _is_number(value: Any) -> bool:
     try:
-        return examples.number(row.label)
+        examples.number(value)
     except examples.Unfit:
-        return None
+        return False
+    return True

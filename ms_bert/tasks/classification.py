@@ -36,13 +36,11 @@ class SentenceTask(DownstreamTask):
             tokens, as transformers and all formats know it.
         distillation: how it learns from a teacher; None: it has none.
         pairs: whether its examples are pairs of texts; None: it is not known, as of a model from elsewhere.
-        columns: that --columns named for the training data; files to predict about are read by them too.
     """
 
     pooling: str = "cls"
     distillation: Distillation | None = None
     pairs: bool | None = None
-    columns: tuple[str, ...] = ()
 
     augmented: ClassVar[bool] = True
     problem_type: ClassVar[str]
@@ -78,15 +76,14 @@ class SentenceTask(DownstreamTask):
         if dataset is not None:
             ordered = (dataset.main, *(name for name in dataset.metrics if name != dataset.main))
             return cls(dataset.labels, ordered, longest, dataset.name, data.pooling, pairs=dataset.pairs)
-        named = named_columns(data.columns)
-        texts = {role: name for role, name in named.items() if role != "label"}
+        label = named_columns(data.columns).get("label", "")
         return cls(
-            in_order_of_names(cls.names(examples) | cls.named(named.get("label", ""))),
+            in_order_of_names(cls.names(examples) | cls.named(label)),
             cls.general_measures,
             longest,
             pooling=data.pooling,
             pairs=len(examples[0].texts) > 1,
-            columns=tuple(f"{role}={name}" for role, name in texts.items()),
+            columns=cls.input_columns(data),
         )
 
     @classmethod
@@ -127,6 +124,15 @@ class SentenceTask(DownstreamTask):
             made.of_sequences["labels"] = self.targets(examples)
         return dataclasses.replace(made, examples=examples)
 
+    def check_scored(self, examples: Sequence[Example]) -> None:
+        for example in examples:
+            if len(example.texts) != (2 if self.pairs else 1):
+                found, expected = ("a single text", "pairs") if self.pairs else ("a pair of texts", "single texts")
+                raise UserError(
+                    f"{example.place} has {found}, but the model is trained on {expected}; name the columns of all "
+                    "files alike with --columns, or name other data."
+                )
+
     def targets(self, examples: Sequence[Example]) -> np.ndarray:
         """The labels as the loss takes them, (n,) or (n, C).
 
@@ -137,11 +143,15 @@ class SentenceTask(DownstreamTask):
 
     def scores(self, sequences: Sequences, logits: np.ndarray) -> Metrics:
         labels, guesses = sequences.of_sequences["labels"], self.guesses(self.pooled(sequences, logits))
-        return {name: METRICS[name](labels, guesses) for name in self.measures}
+        return {name: METRICS[name](*self.compared(name, labels, guesses)) for name in self.measures}
 
     def intervals(self, sequences: Sequences, logits: np.ndarray) -> dict[str, tuple[float, float]]:
         labels, guesses = sequences.of_sequences["labels"], self.guesses(self.pooled(sequences, logits))
-        return {name: interval(name, labels, guesses, seed=0) for name in self.measures}
+        return {name: interval(name, *self.compared(name, labels, guesses), seed=0) for name in self.measures}
+
+    def compared(self, measure: str, labels: np.ndarray, guesses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The labels and the guesses as a measure takes them."""
+        return labels, guesses
 
     def answers(self, sequences: Sequences, logits: np.ndarray) -> list[dict[str, Any]]:
         return self.of_logits(self.pooled(sequences, logits))
@@ -194,7 +204,7 @@ class SentenceTask(DownstreamTask):
         if dataset is not None and not options.columns and glue.is_of(dataset, options.input):
             return glue.examples(dataset, str(options.input), labels=False)[0]
         if not of_lines(options):
-            options = dataclasses.replace(options, columns=options.columns or self.columns)
+            options = self.by_columns(options)
         if self.pairs:
             return [self.example(pair) for pair in asked.pairs(options)]
         if self.pairs is not None:
@@ -245,6 +255,13 @@ class Classification(SentenceTask):
     def guesses(self, logits: np.ndarray) -> np.ndarray:
         """(n,) int64."""
         return logits.argmax(1)
+
+    def compared(self, measure: str, labels: np.ndarray, guesses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """F1 is that of the second label of the dataset, by whatever number the model knows it."""
+        if measure != "f1":
+            return labels, guesses
+        positive = self.labels.index(glue.DATASETS[self.dataset].labels[1])
+        return (labels == positive).astype(np.int32), (guesses == positive).astype(np.int32)
 
     def of_logits(self, logits: np.ndarray) -> list[dict[str, Any]]:
         """label, and the probabilities by label."""
@@ -343,7 +360,14 @@ class MultiLabel(SentenceTask):
 
     @classmethod
     def names(cls, examples: Sequence[Example]) -> set[str]:
-        return enough({name for example in examples for name in example.label}, 1)  # type: ignore[union-attr]
+        found = enough({name for example in examples for name in example.label}, 1)  # type: ignore[union-attr]
+        if found <= {"0", "1"}:
+            raise UserError(
+                f"the training data has no other labels than {listed(sorted(found))}, which say whether a label holds, "
+                "not which; give each label its column with --columns label=A,B, or choose --task classification for "
+                "a single one."
+            )
+        return found
 
     @classmethod
     def named(cls, label: str) -> set[str]:

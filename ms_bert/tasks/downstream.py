@@ -24,6 +24,7 @@ from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError, listed, shown
 from ms_bert.prediction_options import AskOptions, PredictOptions
 from ms_bert.tasks import Curve, Metrics, Panel, Sums
+from ms_bert.tasks.examples import named_columns
 from ms_bert.tasks.pictures import Drawing
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ class DownstreamTask:
     Attributes:
         labels: their names, by id; none where there are no classes. measures: names of its scores, of which the first
             has its highest value at the best checkpoint. longest: tokens of a sequence. dataset: the name by which the
-            user asked for the task.
+            user asked for the task. columns: that --columns named for the training data, without that of the labels;
+            files to predict about are read by them, too.
         per_token: whether a model gives logits (T, C) of tokens, or (n, C) of sequences. usual_longest: where the user
             does not say. together: whether the loss takes all sequences of an example at once, so that they must lie in
             one batch; --batch-size counts examples then. augmented: whether words of its texts may be others in each
@@ -62,11 +64,13 @@ class DownstreamTask:
     measures: tuple[str, ...]
     longest: int = 128
     dataset: str = ""
+    columns: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
 
     name: ClassVar[str]
     architecture: ClassVar[str]
     per_token: ClassVar[bool] = False
     usual_longest: ClassVar[int] = 128
+    label_role: ClassVar[str] = "label"  # of --columns
     together: ClassVar[bool] = False
     augmented: ClassVar[bool] = False
     fields: ClassVar[tuple[str, ...]] = (*INPUTS, "labels", WEIGHTS)
@@ -122,6 +126,12 @@ class DownstreamTask:
         return cls(**lists)
 
     # Training data
+
+    @classmethod
+    def input_columns(cls, data: DataOptions) -> tuple[str, ...]:
+        """What --columns names, without the column of the labels."""
+        named = named_columns(data.columns)
+        return tuple(f"{role}={name}" for role, name in named.items() if role != cls.label_role)
 
     @classmethod
     def examples(cls, data: DataOptions, source: str, split: str) -> Read:
@@ -233,6 +243,10 @@ class DownstreamTask:
 
     # For the tasks
 
+    def by_columns(self, options: PredictOptions) -> PredictOptions:
+        """The options with the columns that they name, or else those that were named in training."""
+        return dataclasses.replace(options, columns=options.columns or self.columns)
+
     def _number(self, name: str, place: str) -> int:
         """The id of a label."""
         try:
@@ -307,6 +321,8 @@ def lines(options: AskOptions) -> list[str] | None:
     """
     if isinstance(options, PredictOptions) and options.choices:
         raise UserError("--choices is for multiple choice and answer selection; leave it out.")
+    if of_lines(options) and options.columns:
+        raise UserError("--columns is for a file with columns, such as a .csv; leave it out, or name one with --input.")
     if options.input is None:
         if not options.texts:
             raise UserError("no text was given; write one after the model, or name a file with --input.")
@@ -314,8 +330,6 @@ def lines(options: AskOptions) -> list[str] | None:
     if not of_lines(options):
         return None
     path = Path(options.input)
-    if options.columns:
-        raise UserError("--columns is for a file with columns, such as a .csv; leave it out, or name one with --input.")
     if options.input == "-":
         content = sys.stdin.buffer.read()
     else:

@@ -88,6 +88,20 @@ class Normalize:
 
 
 @dataclasses.dataclass(frozen=True)
+class Truncate:
+    """Keeps the first numbers of a vector, as of Matryoshka embeddings (Kusupati et al., 2022).
+
+    Attributes:
+        width: how many; a shorter vector stays as it is.
+    """
+
+    width: int
+
+    def __call__(self, vectors: np.ndarray) -> np.ndarray:
+        return vectors[..., : self.width]
+
+
+@dataclasses.dataclass(frozen=True)
 class Dense:
     """activation(weight x + bias), and x or residual x besides, as in sentence-transformers.
 

@@ -36,6 +36,7 @@ _PAIRS = (
 _TEXTS = ("sentence", "text", "review", "content", "comment", "question", "document", "tweet")
 _LABELS = ("label", "labels", "gold_label", "target", "class", "category", "sentiment", "stars", "rating", "score")
 
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
 
 
@@ -111,6 +112,12 @@ def read(
     columns = find_columns(source, names, named or {}, labels)
     made = examples(source, rows, columns, _LABEL_READERS[kind](separator), skipped if skip_bad else None)
     return made, columns, skipped
+
+
+def usual_labels(names: Collection[str], taken: Collection[str | None]) -> list[str]:
+    """The columns that are not taken and have a usual name of a label, in the order in which they are looked for."""
+    by_name = {name.lower(): name for name in reversed(list(names)) if name not in taken}
+    return [by_name[name] for name in _LABELS if name in by_name]
 
 
 def named_columns(columns: Sequence[str]) -> Mapping[str, str]:
@@ -269,14 +276,19 @@ def number(value: Any) -> float:
     if value is None or (isinstance(value, str) and not value.strip()):
         raise Unfit("no label", "has no label", "give it one")
     try:
-        result = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+        # "1_000" is a number to Python alone.
+        spelled = isinstance(value, str) and "_" not in value
+        is_one = spelled or (isinstance(value, int | float) and not isinstance(value, bool))
+        result = float(value) if is_one else math.nan
     except (ValueError, OverflowError):
         result = math.nan
     if not abs(result) <= LARGEST_NUMBER:
+        comma = isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value.strip())
+        another = "or another column with --columns label=NAME"
         raise Unfit(
             "no number as its label",
             f"has as its label {shown(value)}",
-            f"expected a number of at most {LARGEST_NUMBER:g}, or another column with --columns label=NAME",
+            "write it with a point" if comma else f"expected a number of at most {LARGEST_NUMBER:g}, {another}",
         )
     return result
 
@@ -298,7 +310,7 @@ def class_names(value: Any, separator: str = ",") -> tuple[str, ...]:
         raise Unfit(
             "no list of labels", f"has {kind_of(value)} as its labels", "expected a list or a string with separators"
         )
-    if len(value) > len(set(map(str, value))) and all(one in (0, 1) for one in value):
+    if len(value) > len(set(map(str, value))) and all(_whether(one) is not None for one in value):
         raise Unfit(
             "zeros and ones as labels",
             f"has as its labels {shown(value)}, which look like places, not like names",
@@ -309,10 +321,16 @@ def class_names(value: Any, separator: str = ",") -> tuple[str, ...]:
 
 def _holds(name: str, value: Any) -> bool:
     """Whether a label holds, of a 0 or 1, which may also be false or true."""
-    found = str(value).strip().lower().removesuffix(".0")
-    if found not in ("0", "1", "false", "true"):
+    found = _whether(value)
+    if found is None:
         raise Unfit("neither 0 nor 1", f"has in {shown(name)} {shown(value)}", "expected 0 or 1 for each label")
-    return found in ("1", "true")
+    return found
+
+
+def _whether(value: Any) -> bool | None:
+    """What 0 or 1, false or true say, however they are spelled; None: it is something else."""
+    spelled = str(value).strip().lower().removesuffix(".0")
+    return {"0": False, "1": True, "false": False, "true": True}.get(spelled)
 
 
 def label_columns(label: str) -> tuple[str, ...]:

@@ -134,12 +134,15 @@ def examples(
 
 
 def is_of(dataset: Dataset, source: str | None) -> bool:
-    """Whether this is a file of the dataset whose columns have no usual names, as those of MRPC and CoLA."""
+    """Whether this is a file of the dataset, which is read as in training: a table of its columns with tabs between
+    them, or one whose columns have no usual names, as those of MRPC."""
     if source is None or source == "-" or not Path(source).is_file():
         return False
     first = labelled.first_fields(source, _quoted(source))
     if dataset.header is not None and len(first) == len(dataset.header):
         return dict(zip(dataset.header, first))["label"] in map(str, range(len(dataset.labels)))
+    if len(first) > 1 and not _quoted(source) and _is_header(dataset, first):
+        return True
     try:
         find_columns(source, first, {}, labels=False)
     except UserError:

@@ -103,12 +103,13 @@ class MultipleChoice(DownstreamTask):
         rows = labelled.read(source, data.quotes, split=split, skipped=left_out, unfold=_dialogue)
         columns = find_columns(source, labelled.columns(rows), named_columns(data.columns))
         places_first = _places_first(rows, columns)
+        _check_counted_from_0(source, rows, columns)
         found = fitting(source, rows, lambda row: _question(row, columns, places_first), left_out)
         return Read(found, skipped, _told(columns))
 
     @classmethod
     def of(cls, data: DataOptions, examples: Sequence[Question]) -> MultipleChoice:
-        return cls((), ("accuracy",), data.longest or cls.usual_longest)
+        return cls((), ("accuracy",), data.longest or cls.usual_longest, columns=cls.input_columns(data))
 
     def passage(self, example: Question) -> str:
         return example.context
@@ -201,13 +202,14 @@ class MultipleChoice(DownstreamTask):
             rows = labelled.of_pipe(sys.stdin.buffer, unfold=_dialogue)
         else:
             rows = labelled.read(options.input, options.quotes, unfold=_dialogue)
-        columns = find_columns(options.input, labelled.columns(rows), named_columns(options.columns), labels=False)
+        named = named_columns(self.by_columns(options).columns)
+        columns = find_columns(options.input, labelled.columns(rows), named, labels=False)
         return fitting(options.input, rows, lambda row: _question(row, columns), instead="")
 
     def example(self, given: Mapping[str, Any] | Sequence[Any]) -> Question:
         """Of (context, question, choices), (question, choices), or a dict of these."""
         if not isinstance(given, Mapping):
-            if not 2 <= len(given) <= 3 or isinstance(given, str):
+            if not isinstance(given, list | tuple) or not 2 <= len(given) <= 3:
                 raise UserError(
                     f"a question was given as {shown(given)}; expected a context, which may be left out, a question "
                     "and a list of choices."
@@ -307,6 +309,26 @@ def _places_first(rows: Iterable[labelled.Row], columns: Columns) -> bool:
             continue
     both, text_alone, place_alone = counts[True, True], counts[True, False], counts[False, True]
     return place_alone > text_alone and place_alone >= both
+
+
+def _check_counted_from_0(source: str, rows: Iterable[labelled.Row], columns: Columns) -> None:
+    """Raise UserError if the answers of a file are numbers from 1: most would be taken for the choice after theirs."""
+    numbers, last = set[int](), False
+    for row in rows:
+        try:
+            choices, names = _choices(row, columns)
+            value = class_name(row.values.get(columns.label or ""))
+        except Unfit:  # what has other faults tells nothing
+            continue
+        if names or not value.isdecimal() or len(value) > 9 or value in choices:
+            return
+        numbers.add(int(value))
+        last = last or int(value) == len(choices)
+    if last and 0 not in numbers:
+        raise UserError(
+            f"the answers of {source} count the choices from 1; count them from 0, or write letters or the texts of "
+            "the choices."
+        )
 
 
 def _answers(sequences: Sequences) -> np.ndarray:

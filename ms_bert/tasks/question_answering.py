@@ -53,6 +53,7 @@ class QuestionAnswering(DownstreamTask):
     top: int = 5
 
     name: ClassVar[str] = "question-answering"
+    label_role: ClassVar[str] = "answers"
     architecture: ClassVar[str] = "BertForQuestionAnswering"
     per_token: ClassVar[bool] = True
     usual_longest: ClassVar[int] = 384
@@ -97,6 +98,7 @@ class QuestionAnswering(DownstreamTask):
             longest_answer=data.longest_answer,
             stride=data.stride,
             by=compared_by(question.context for question in examples),
+            columns=cls.input_columns(data),
         )
 
     @classmethod
@@ -295,14 +297,14 @@ class QuestionAnswering(DownstreamTask):
                 "a question needs a passage; give it with --context or --context-file, or name with --input a file "
                 "that has both."
             )
-        columns = named_columns(options.columns)
+        columns = named_columns(self.by_columns(options).columns)
         return squad.read(options.input, columns, labels=False, quoted=options.quotes)[0]
 
     def example(self, given: Sequence[str] | Mapping[str, str]) -> Question:
         """Of (question, context), or of an object with both."""
-        pair = [given.get("question"), given.get("context")] if isinstance(given, Mapping) else list(given)
-        texts = [text for text in pair if isinstance(text, str)]
-        if isinstance(given, str) or len(texts) != 2 or len(pair) != 2:
+        pair = [given.get("question"), given.get("context")] if isinstance(given, Mapping) else given
+        texts = [text for text in pair if isinstance(text, str)] if isinstance(pair, list | tuple) else []
+        if len(texts) != 2 or len(pair) != 2:
             raise UserError(f"{shown(given)} is no question about a passage; give (question, context).")
         return Question(texts[0], texts[1], None, "", "")
 

@@ -13,7 +13,8 @@ from ms_bert.errors import UserError, shown
 from ms_bert.tasks.examples import SKIP_BAD, Unfit, class_name
 
 RECORDS = (".jsonl", ".json", ".parquet")
-_WORDS = ("tokens", "words", "token", "word", "text", "sentence")  # usual names of columns; the first is taken
+_TEXTS = ("text", "sentence")  # usual names of columns; the first is taken
+_WORDS = ("tokens", "words", "token", "word", *_TEXTS)
 _TAGS = ("ner_tags", "tags", "labels", "label", "ner", "entities", "pos_tags", "upos", "pos", "chunk_tags")
 
 
@@ -63,8 +64,8 @@ def read(
 
 
 def asked(source: str, named: Mapping[str, str], quoted: bool = True) -> list[Sentence]:
-    """The sentences of a source whose tags are not wanted: as for `read`, and a record, or a row of a .csv file, may
-    have a text instead of a list of words.
+    """The sentences of a source whose tags are not wanted: as for `read`, and a record may have a text instead of a
+    list of words. A row of a .csv file has a text: a column of words there has one a row, without its sentence.
 
     Raises:
         UserError: it cannot be read, or lacks a column.
@@ -74,7 +75,8 @@ def asked(source: str, named: Mapping[str, str], quoted: bool = True) -> list[Se
     if path is not None and endings(path)[0] not in (*RECORDS, ".csv"):
         return conll.read(source, path, named, labels=False)[0]
     rows = labelled.read(source, quoted)
-    column = _column(source, labelled.columns(rows), named, "text", _WORDS)
+    usual = _TEXTS if path is not None and endings(path)[0] == ".csv" else _WORDS
+    column = _column(source, labelled.columns(rows), named, "text", usual)
     return [_asked(row, column) for row in rows]
 
 

@@ -70,7 +70,8 @@ class Tagging(DownstreamTask):
                 f"{place} and others have the tags {listed(wrong)}, which are not of the scheme {scheme}, O and such "
                 "as B-NAME; correct them, or name a scheme with --scheme (none for parts of speech)."
             )
-        return cls.made(set(counted), scheme, counted.most_common(1)[0][0], data.longest or cls.usual_longest)
+        made = cls.made(set(counted), scheme, counted.most_common(1)[0][0], data.longest or cls.usual_longest)
+        return dataclasses.replace(made, columns=cls.input_columns(data))
 
     @classmethod
     def of_labels(cls, labels: Sequence[str], longest: int) -> Tagging:
@@ -296,12 +297,11 @@ class Tagging(DownstreamTask):
     def asked(self, options: PredictOptions) -> list[Sentence]:
         """Texts; or the sentences of a file of CoNLL or of records with a list of words; --columns makes a .txt the
         former."""
-        named = named_columns(options.columns)
-        texts = None if named and options.input not in (None, "-") else lines(options)
+        texts = None if options.columns and options.input not in (None, "-") else lines(options)
         if texts is not None:
             return [self.example(text) for text in texts]
         assert options.input is not None
-        return sentences.asked(options.input, named, options.quotes)
+        return sentences.asked(options.input, named_columns(self.by_columns(options).columns), options.quotes)
 
     def example(self, given: str | Sequence[str]) -> Sentence:
         """Of a text, or of a list of words."""

@@ -237,6 +237,15 @@ def test_a_teacher_whose_cls_sees_no_word_is_refused(command, model, tmp_path, c
     assert_refused(capsys, tmp_path / "run", "its [CLS] sees no word of a text; leave --teacher-states", *arguments)
 
 
+def test_a_teacher_of_pairs_does_not_teach_single_texts(command, model, tmp_path, capsys):
+    teacher = tmp_path / "teacher"
+    shutil.copytree(model(2, 32), teacher)
+    told = json.loads((teacher / "task.json").read_text())
+    (teacher / "task.json").write_text(json.dumps({**told, "pairs": True}))
+    words = f"{teacher} was fine-tuned for pairs of texts, but the training data is of single texts; name another"
+    assert_refused(capsys, tmp_path / "run", words, *command, "--model", model(2, 32), "--teacher", teacher)
+
+
 def test_states_of_no_teacher_are_refused_before_anything_is_read(command, model, tmp_path, capsys):
     words = "--teacher-states is 1.0, but there is no --teacher; name one"
     assert_refused(capsys, tmp_path / "run", words, *command, "--model", model(3, 32), "--teacher-states", 1)

@@ -186,6 +186,31 @@ def test_a_folder_of_the_library_is_obeyed_module_by_module(saved):
     assert own.dimension == 24 and own.longest == 9
 
 
+def test_vectors_are_cut_as_the_folder_says(saved, tmp_path):
+    home, _ = saved
+    cut = tmp_path / "cut"
+    shutil.copytree(home, cut)
+    settings = json.loads((cut / "config_sentence_transformers.json").read_text())
+    (cut / "config_sentence_transformers.json").write_text(json.dumps({**settings, "truncate_dim": 5}))
+    embed = loaded("pt_reference", "embed", cut)
+    expected = pytest.importorskip("sentence_transformers").SentenceTransformer(str(cut), device="cpu").encode(TEXTS)
+    assert embed.dimension == 5 == expected.shape[1] and np.abs(embed(TEXTS) - expected).max() < 1e-6
+    (cut / "config_sentence_transformers.json").write_text(json.dumps({**settings, "truncate_dim": "five"}))
+    with pytest.raises(UserError, match="truncate_dim is 'five'; expected a whole number"):
+        loaded("pt_reference", "embed", cut)
+
+
+@pytest.mark.parametrize("place, role", [("2_Dense", "module_output_name"), ("4_Normalize", "module_input_name")])
+def test_a_module_that_leaves_the_vector_as_it_is_is_refused(place, role, saved, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(saved[0], other)
+    (other / place).mkdir(exist_ok=True)
+    path = other / place / "config.json"
+    path.write_text(json.dumps({**(json.loads(path.read_text()) if path.exists() else {}), role: "token_embeddings"}))
+    with pytest.raises(UserError, match=f"{place} has 'token_embeddings' as its {role}; only sentence_embedding"):
+        loaded("pt_reference", "embed", other)
+
+
 def test_older_versions_wrote_the_same_otherwise(saved, tmp_path):
     home, _ = saved
     old = tmp_path / "old"
@@ -221,6 +246,9 @@ def test_a_similarity_is_the_cosine_whatever_stands_beside_it(folder, reference)
     assert found == pytest.approx(units[:2] @ units.T, abs=1e-5)
     assert [compare([TEXTS[1]], [text])[0, 0] for text in TEXTS] == found[1].tolist()
     assert compare.pairs([(TEXTS[1], text) for text in TEXTS]).tolist() == found[1].tolist()
+    for wrong in ([("a",)], [("a", "b", "c")], ["ab"], [("a", None)]):
+        with pytest.raises(UserError, match="was given; expected a pair of texts"):
+            compare.pairs(wrong)
 
 
 # Heads of pre-training
@@ -241,7 +269,7 @@ def test_the_next_sentence_is_that_of_transformers(package, folder):
         assert answer["label"] == ("next", "not next")[int(np.argmax(expected))]
     assert [answer.get("truncated", False) for answer in answers] == [pair[1] == LONG for pair in pairs]
     assert [ask([pair])[0] for pair in pairs] == answers
-    for wrong in (("a", ""), ("a",), "ab"):
+    for wrong in (("a", ""), ("a",), "ab", ("a", None), None):
         with pytest.raises(UserError, match="is empty|is no pair"):
             ask([wrong])
 
@@ -252,6 +280,8 @@ def test_words_of_several_pieces_do_not_depend_on_other_texts(package, folder):
     texts = ["the [MASK] works", "[MASK] a [MASK] with"]
     answers = fill(texts)
     assert [fill([text])[0] for text in texts] == answers
+    with pytest.raises(UserError, match="null was given; expected a text"):
+        fill([None])
     guesses = [guess for answer in answers for mask in answer["masks"] for guess in mask]
     assert all(len(guess["pieces"]) in (1, 2) for guess in guesses)
 
@@ -390,7 +420,7 @@ def test_a_model_without_the_part_or_a_vocabulary_is_refused(folder, tmp_path):
         ("1_Pooling/config.json", '{"pooling_mode": "best"}', "asks for the pooling 'best'"),
         ("1_Pooling/config.json", None, "there is no .*1_Pooling"),
         ("2_Dense/config.json", '{"activation_function": "own.Swish"}', "has the activation 'Swish'"),
-        ("2_Dense/config.json", '{"module_input_name": "token_embeddings"}', "only a sentence_embedding"),
+        ("2_Dense/config.json", '{"module_input_name": "token_embeddings"}', "only sentence_embedding"),
         ("2_Dense/model.safetensors", None, "model.safetensors"),
     ],
 )

@@ -228,6 +228,8 @@ def test_a_run_stops_when_its_patience_ends(command, tmp_path, capsys):
     assert finetuning.main(PyTorch(), "finetune", "", [*map(str, command), *few, "--output", str(folder)]) == 0
     assert "stopped at step 4: 1 evaluations were not better" in capsys.readouterr().out
     assert metrics(folder)[-1]["step"] == 4 and json.loads((folder / "results.json").read_text())["step"] == 2
+    assert finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder), "--steps", "60"]) == 0
+    assert "is complete at step 4; give a larger --patience to continue" in capsys.readouterr().out
 
 
 def test_several_seeds_are_runs_of_their_own_and_a_summary(command, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import lzma
 import types
 
@@ -11,9 +12,12 @@ import pytest
 from ms_bert.errors import UserError
 from ms_bert.finetuning_options import DataOptions
 from ms_bert.prediction_options import PredictOptions
-from ms_bert.tasks.asked import several
+from ms_bert.tasks.answer_selection import AnswerSelection
+from ms_bert.tasks.asked import scored_pairs, several
 from ms_bert.tasks.classification import Classification
 from ms_bert.tasks.examples import Example
+from ms_bert.tasks.multiple_choice import MultipleChoice
+from ms_bert.tasks.question_answering import QuestionAnswering
 from ms_bert.tasks.tagging import Tagging
 
 MRPC = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t7\t8\tone\tother\n"
@@ -57,6 +61,50 @@ def test_columns_that_were_named_for_training_are_read_again(tmp_path):
     assert asked(remembered, tmp_path, input=path) == [("short",)]
 
 
+def test_every_task_reads_the_columns_that_it_was_trained_on(tmp_path):
+    """Those of labels are not asked for."""
+
+    def task_and_asked(kind, name, content, *columns):
+        path = written(tmp_path / name, content)
+        data = DataOptions(kind.name, columns=columns)
+        task = kind.of(data, kind.examples(data, path, "train").examples)
+        task = kind.from_remembered({**task.remembered(), "columns": list(task.columns)})
+        return task, task.asked(PredictOptions(tmp_path, input=path))
+
+    conll = "1\tJohn\tNNP\tB-PER\n2\tran\tVBD\tO\n\n1\tRome\tNNP\tB-LOC\n"
+    _, found = task_and_asked(Tagging, "a.conll", conll, "text=2", "label=4")
+    assert [sentence.words for sentence in found] == [("John", "ran"), ("Rome",)]
+    record = {"question": "IGNORE", "ask": "2+2?", "choices": ["3", "4"], "right": 1}
+    task, found = task_and_asked(MultipleChoice, "a.jsonl", json.dumps(record), "question=ask", "label=right")
+    assert [one.question for one in found] == ["2+2?"] and task.columns == ("question=ask",)
+    rows = "question,ask,reply,good\nIGNORE,q,a,1\nIGNORE,q,b,0\n"
+    _, found = task_and_asked(AnswerSelection, "a.csv", rows, "question=ask", "candidate=reply", "label=good")
+    assert [(one.question, one.candidates) for one in found] == [("q", ("a", "b"))]
+    record = {"question": "IGNORE", "ask": "who?", "context": "Ann", "is": {"text": ["Ann"], "answer_start": [0]}}
+    task, found = task_and_asked(QuestionAnswering, "b.jsonl", json.dumps(record), "question=ask", "answers=is")
+    assert [one.question for one in found] == ["who?"] and task.columns == ("question=ask",)
+
+
+def test_of_several_columns_of_labels_scores_are_the_one_of_numbers(tmp_path):
+    path = written(tmp_path / "a.csv", "sentence1,sentence2,score,label\na,b,4.5,x\nc,d,1,y\n")
+    assert scored_pairs(PredictOptions(tmp_path, input=path)) == ([("a", "b"), ("c", "d")], [4.5, 1.0])
+
+
+def test_rows_of_words_are_no_texts(tmp_path):
+    """A table with a word a row has its sentences in several rows."""
+    task = Tagging(("B-PER", "O"), Tagging.span_measures, 16, "", "bio")
+    path = written(tmp_path / "a.csv", "Sentence #,Word,Tag\n1,John,B-PER\n1,ran,O\n")
+    with pytest.raises(UserError, match="no column that is known as text \\(text, sentence\\)"):
+        asked_about(task, tmp_path, path)
+    assert [one.text for one in asked_about(task, tmp_path, written(tmp_path / "b.csv", "text\nJohn ran\n"))] == [
+        "John ran"
+    ]
+
+
+def asked_about(task, tmp_path, path):
+    return task.asked(PredictOptions(tmp_path, input=path))
+
+
 def test_a_task_on_single_texts_takes_no_pairs_of_a_file(tmp_path):
     path = written(tmp_path / "pairs.csv", "question,sentence\na,b\n")
     with pytest.raises(UserError, match="single texts are asked for, but .* has pairs"):
@@ -71,6 +119,13 @@ def test_a_task_of_glue_reads_its_own_files(tmp_path):
     found = [("One sentence.",), ("Other sentence.",)]
     assert asked(cola, tmp_path, input=written(tmp_path / "dev.tsv", COLA)) == found
     assert asked(cola, tmp_path, input=written(tmp_path / "own.txt", "One.\nTwo.\n")) == [("One.",), ("Two.",)]
+    sst2 = 'sentence\tlabel\n"a masterpiece\t1\ndull\t0\nsimply awful"\t0\n'
+    found = [('"a masterpiece',), ("dull",), ('simply awful"',)]
+    assert asked(trained(task="sst2"), tmp_path, input=written(tmp_path / "sst2.tsv", sst2)) == found
+    assert asked(trained(task="sst2"), tmp_path, input=written(tmp_path / "own.txt", "sentence\ngood\n")) == [
+        ("sentence",),
+        ("good",),
+    ]
 
 
 def test_a_line_ends_at_its_end_alone(tmp_path, monkeypatch):
@@ -107,6 +162,8 @@ def test_columns_of_what_has_none_are_refused(tmp_path):
     for source in ("-", written(tmp_path / "texts.txt", "text\ngood\n")):
         with pytest.raises(UserError, match="--columns is for a file with columns"):
             asked(trained(), tmp_path, input=source, columns=("text=text",))
+    with pytest.raises(UserError, match="--columns is for a file with columns"):
+        asked(trained(), tmp_path, "a text", columns=("text=text",))
     assert asked(trained(columns=("text=headline",)), tmp_path, input=str(tmp_path / "texts.txt")) == [
         ("text",),
         ("good",),
@@ -147,7 +204,7 @@ def test_a_file_of_ones_own_is_not_one_of_glue(tmp_path):
     cola, sst2 = trained(task="cola"), trained(task="sst2")
     own = written(tmp_path / "own.csv", "id,text,lang,date\n1,I like it,en,2024\n")
     assert asked(cola, tmp_path, input=own) == [("I like it",)]
-    quoted = written(tmp_path / "quoted.tsv", 'sentence\tlabel\n"He said ""no"""\t1\n')
+    quoted = written(tmp_path / "quoted.csv", 'sentence,label\n"He said ""no""",1\n')
     assert asked(sst2, tmp_path, input=quoted) == [('He said "no"',)]
     pairs = written(tmp_path / "pairs.csv", "a,b,gold\none,two,entail\n")
     task = trained(("a", "b"))

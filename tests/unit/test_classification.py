@@ -8,6 +8,7 @@ import pytest
 from ms_bert.commands import finetuning
 from ms_bert.data.packing import EvaluationBatches
 from ms_bert.errors import UserError
+from ms_bert.tasks import glue
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression
 from ms_bert.tasks.downstream import in_order_of_names
 from ms_bert.tasks.examples import Example
@@ -26,6 +27,35 @@ def examples(labels) -> list[Example]:
 @pytest.mark.parametrize("task", [ONE, NUMBER, MANY])
 def test_a_task_is_the_same_from_its_file(task):
     assert KINDS[task.name].from_remembered(json.loads(json.dumps(task.remembered()))) == task
+
+
+@pytest.mark.parametrize("dataset", ["mrpc", "qqp"])
+def test_f1_is_that_of_the_second_label_whatever_its_number_in_the_model(dataset, vocabulary):
+    names = glue.DATASETS[dataset].labels
+    labels, logits = [names[i] for i in (0, 1, 1, 1)], np.array([[1, 0], [1, 0], [0, 1], [0, 1]], np.float32)
+    expected = {"f1": 2 * 2 / (3 + 2), "accuracy": 3 / 4}
+    for order in (1, -1):
+        task = Classification(names[::order], ("f1", "accuracy"), 16, dataset, pairs=False)
+        sequences = task.sequences(examples(labels), vocabulary)
+        found = task.scores(sequences, logits[:, ::order])
+        assert found == pytest.approx(expected)
+        assert {name: low <= found[name] <= high for name, (low, high) in
+                task.intervals(sequences, logits[:, ::order]).items()} == {"f1": True, "accuracy": True}  # fmt: skip
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_texts_of_another_kind_than_the_trained_ones_are_not_scored(pairs):
+    one, two = Example(("a",), "yes", "dev.csv, line 2"), Example(("a", "b"), "yes", "dev.csv, line 2")
+    task = Classification(LABELS, ("accuracy",), 16, pairs=pairs)
+    task.check_scored([two if pairs else one])
+    with pytest.raises(UserError, match=f"line 2 has a {'single text' if pairs else 'pair of texts'}, but the model"):
+        task.check_scored([two if pairs else one, one if pairs else two])
+
+
+@pytest.mark.parametrize("labels", [[("0",), ("1",)], [("1",), ()], [("0", "1"), ("1",)]])
+def test_zeros_and_ones_are_no_names_of_labels(labels):
+    with pytest.raises(UserError, match="which say whether a label holds, not which; give each label its column"):
+        MultiLabel.names(examples(labels))
 
 
 def test_labels_are_in_the_order_of_their_names_and_numbers_of_their_values():

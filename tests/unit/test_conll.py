@@ -118,6 +118,28 @@ def test_what_is_no_such_file_is_told_in_a_sentence(content, named, words, write
         conll.read("a", write(content), named)
 
 
+@pytest.mark.parametrize(
+    "header, row, told",
+    [
+        ("word\ttag", "{0}\t{1}", "words from word, tags from tag"),
+        ("Token POS NER", "{0} X {1}", "words from Token, tags from NER"),
+        ("Sentence #\tWord\tPOS\tTag", "1\t{0}\tX\t{1}", "words from Word, tags from Tag"),
+    ],
+)
+def test_a_first_row_of_names_is_no_sentence(header, row, told, write):
+    rows = [row.format(word, tag) for word, tag in (("Jim", "B-PER"), ("#", "O"))]
+    path = write("\n".join([header, *rows, "", row.format("Rome", "B-LOC")]))
+    assert read(path) == TWO and conll.read("a", path)[1] == told
+    names = header.split("\t" if "\t" in header else " ")
+    assert read(path, named={"label": names[-2]})[0][1] != TWO[0][1]
+    assert [words for words, _ in read(path, labels=False)] == [words for words, _ in TWO]
+
+
+def test_words_that_could_be_names_are_words(write):
+    content = "word\tNN\nof\tIN\n\nlabel\tNN\n"
+    assert read(write(content)) == [(("word", "of"), ("NN", "IN")), (("label",), ("NN",))]
+
+
 # Tagged sentences of any source
 
 

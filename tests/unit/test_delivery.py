@@ -1,5 +1,7 @@
 """Answers go out as they come: what is answered already is not lost, and a file is whole or is not there."""
 
+import csv
+import io
 import json
 import os
 import types
@@ -10,6 +12,7 @@ import pytest
 
 from ms_bert.commands import delivery, embedding, prediction
 from ms_bert.commands.embedding import Embedded
+from ms_bert.data import labelled
 from ms_bert.errors import UserError
 from ms_bert.tasks.answer_selection import AnswerSelection
 from ms_bert.tasks.classification import Classification
@@ -139,6 +142,33 @@ def test_a_text_of_several_lines_is_shown_in_one():
     answer = {"ranking": [{"score": 0.9, "text": "one"}, {"score": 0.1, "text": "other\ncandidate"}]}
     told = ranked.plain(ranked.example((text, ["one", "other"])), answer)
     assert told == "90.0%\tone\ta b c\n10.0%\tother candidate\ta b c"  # a line for each candidate
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.tsv", "a.npy", "a.jsonl.xz"])
+def test_an_ending_that_tells_no_format_is_refused(name, predict, tmp_path, capsys):
+    assert predict("a", "--output", tmp_path / name) == 2
+    assert (
+        "which is no format of answers; name a file that ends in .jsonl, .json, .csv, .txt" in capsys.readouterr().err
+    )
+    assert predict("a", "--output", tmp_path / name, "--format", "csv") == 0
+    assert (tmp_path / name).read_text() == "text\na\n"
+
+
+def test_endings_may_be_capitals(predict, tmp_path):
+    assert predict("a", "--output", tmp_path / "A.CSV") == 0 and (tmp_path / "A.CSV").read_text() == "text\na\n"
+
+
+def test_a_table_holds_every_character(tmp_path):
+    rows = [["text", "n"], ["a\rb", 1], ["c\nd", 2], ['"e", f', 3], ["", 4]]
+    content = delivery.table(rows)
+    assert [row for row in csv.reader(io.StringIO(content, newline=""))] == [[*map(str, row)] for row in rows]
+    assert content.count("\r") == 1 and content.endswith(",4\n")
+    (tmp_path / "a.csv").write_text(content, newline="")
+    assert [row.values["text"] for row in labelled.read(str(tmp_path / "a.csv"))] == [row[0] for row in rows[1:]]
+
+
+def test_options_without_effect_are_refused(predict, capsys):
+    assert predict("a", "--top", 3) == 2 and "--top is for --fill-mask and for models that" in capsys.readouterr().err
 
 
 def test_a_link_that_leads_nowhere_is_one_sentence(predict, tmp_path, capsys):

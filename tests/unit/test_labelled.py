@@ -136,6 +136,23 @@ def test_a_quote_that_is_read_as_text_proposes_the_option(tmp_path):
     assert len(labelled.read(str(tmp_path / "glue.tsv"), quoted=False)) == 2
 
 
+@pytest.mark.parametrize("name", ["glue.tsv", "glue.txt"])
+def test_quotes_in_two_rows_do_not_swallow_those_between(name, tmp_path):
+    """Of what is inside two quotes that have nothing to do with each other, tabs and ends of lines tell."""
+    (tmp_path / name).write_text('text\tlabel\n"great movie\t1\nit was bad"\t0\nnice\t1\n')
+    assert "line 2: a double quote opens a field" in told(tmp_path / name)
+    assert len(labelled.read(str(tmp_path / name), quoted=False)) == 3
+    (tmp_path / name).write_text('text\tlabel\n"great\nmovie"\t1\n"a\ttab"\t0\n')
+    assert [row.values["text"] for row in labelled.read(str(tmp_path / name))] == ["great\nmovie", "a\ttab"]
+
+
+def test_an_array_is_its_elements_though_it_has_one(tmp_path):
+    post = {"text": "the post", "comments": [{"text": "a comment"}, {"text": "another"}]}
+    for content in ([post], [post, post]):
+        (tmp_path / "a.json").write_text(json.dumps(content))
+        assert [row.values for row in labelled.read(str(tmp_path / "a.json"))] == content
+
+
 def test_a_quote_that_is_never_closed_does_not_take_the_whole_of_a_large_file(tmp_path, monkeypatch):
     monkeypatch.setattr(labelled, "LONGEST_FIELD", 1000)
     (tmp_path / "a.csv").write_text('text,label\n"open,1\n' + "some text,0\n" * 1000)

@@ -92,6 +92,17 @@ def test_a_file_tells_its_answers_in_one_way(rows, expected, tmp_path):
         assert [question.answer for question in read(tmp_path / "a.jsonl", records).examples] == expected
 
 
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_answers_that_are_counted_from_1_are_refused_as_a_whole(skip_bad, tmp_path):
+    """As those of SocialIQA and Winogrande; the others would be taken for the next choice."""
+    records = [{"question": "q", "choices": ["x", "y", "z"], "label": label} for label in ("1", "2", "3")]
+    words = "count the choices from 1; count them from 0, or write letters or the texts of the choices."
+    assert words in told(tmp_path / "a.jsonl", records, skip_bad=skip_bad)
+    found = read(tmp_path / "a.jsonl", [*records, {**records[0], "label": "0"}], skip_bad=True)
+    assert [one.answer for one in found.examples] == [1, 2, 0] and found.skipped.total() == 1
+    assert [one.answer for one in read(tmp_path / "a.jsonl", records[:2]).examples] == [1, 2]
+
+
 def test_where_choices_have_names_an_answer_is_one_of_them(tmp_path):
     named = {"text": ["3", "5", "6", "8"], "label": ["1", "2", "3", "4"]}
     record = {"question": "q", "choices": named, "answerKey": "3"}
@@ -276,6 +287,8 @@ def test_what_is_asked_in_python():
         ("qxy", "a question was given as 'qxy'"),
         (("a", "b", "c", ["x", "y"]), "expected a context, which may be left out, a question and a list of choices"),
         ({"question": "q"}, "known as choices"),
+        (None, "a question was given as null"),
+        (5, "a question was given as 5"),
     ],
 )
 def test_what_cannot_be_asked_is_one_sentence(given, words):

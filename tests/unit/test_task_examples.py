@@ -107,6 +107,8 @@ def test_several_labels_come_as_a_list_or_with_separators(write):
         ("regression", "1e30", "expected a number of at most"),
         ("regression", True, "has as its label true; expected a number"),
         ("regression", [1], "expected a number"),
+        ("regression", "1_000", "expected a number"),
+        ("regression", "3,5", "record 2 has as its label '3,5'; write it with a point"),
         ("multi-label", None, "has null as its labels; expected a list"),
         ("multi-label", {"a": 2}, "has in 'a' 2; expected 0 or 1 for each label"),
         ("multi-label", "['a', 'b']", "which is no list of JSON; write them as a, b"),
@@ -173,7 +175,7 @@ def test_columns_of_labels_are_no_texts_and_all_of_them_are_labels(tmp_path):
     assert task.labels == ("review", "spam", "threat")
 
 
-@pytest.mark.parametrize("value", [[1, 1, 0], [0.0, 1.0, 0.0], "[0, 1, 0]", [True, True]])
+@pytest.mark.parametrize("value", [[1, 1, 0], [0.0, 1.0, 0.0], "[0, 1, 0]", [True, True], ["0", "1", "0"], "1,0,1"])
 def test_zeros_and_ones_are_no_names_of_labels(value, tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"text": "a", "labels": one}) + "\n" for one in ([0, 1], value)))

@@ -73,6 +73,58 @@ def test_a_vocab_txt_cleans_up_as_the_tokenizer_config_beside_it_says(vocab_txt,
     assert tokens(tokenizer.load(vocab_txt, cased=True), "Café The") == ["Café", "[UNK]"]
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"do_lower_case": False},
+        {"strip_accents": False, "tokenizer_class": "BertTokenizerFast"},
+        {"tokenize_chinese_chars": False, "tokenizer_class": "BertTokenizer"},
+    ],
+)
+def test_what_a_tokenizer_config_says_goes_before_a_tokenizer_json(vocab_txt, said, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "tokenizer.json").write_text(tokenizer.load(vocab_txt).to_json(), encoding="utf-8")
+    (tmp_path / "hub" / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "hub" / "tokenizer_config.json").write_text(json.dumps(said))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hub")
+    for text in ("The Café cafe", "THE cats 我你"):
+        assert tokens(tokenizer.load(tmp_path / "hub"), text) == theirs.tokenize(text)
+    (tmp_path / "hub" / "tokenizer_config.json").write_text(json.dumps({**said, "tokenizer_class": "Another"}))
+    assert tokens(tokenizer.load(tmp_path / "hub"), "THE Café 我你") == ["the", "cafe", "我", "你"]
+
+
+ADDED = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}
+
+
+@pytest.mark.parametrize(
+    "beside, said",
+    [
+        ({"[E1]": len(VOCAB), "newword": len(VOCAB) + 1}, {}),
+        ({}, {"added_tokens_decoder": {str(len(VOCAB)): {"content": "[E1]", **ADDED}}}),
+        ({}, {"additional_special_tokens": ["[E1]", "[E2]"]}),
+    ],
+)
+def test_tokens_that_were_added_to_a_vocab_txt_are_known(vocab_txt, beside, said):
+    transformers = pytest.importorskip("transformers")
+    folder = vocab_txt.parent
+    if beside:
+        (folder / "added_tokens.json").write_text(json.dumps(beside))
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer", **said}))
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(folder), tokenizer.load(folder)
+    for text in ("the [E1] cat [E2] sat", "the newword sat", "The NEWWORD"):
+        assert tokens(ours, text) == theirs.tokenize(text)
+        assert ours.tokenizer.encode(text).ids == theirs(text)["input_ids"]
+
+
+@pytest.mark.parametrize("beside", [{"[E1]": 99}, {"[E1]": "one"}, {"[E1]": None}])
+def test_added_tokens_that_do_not_follow_the_vocabulary_are_told(vocab_txt, beside):
+    (vocab_txt.parent / "added_tokens.json").write_text(json.dumps(beside))
+    with pytest.raises(UserError, match="added_tokens.json"):
+        tokenizer.load(vocab_txt)
+
+
 @pytest.mark.parametrize("text", ["[]", "{", '{"do_lower_case": "no"}', "[" * 100_000, "null"])
 def test_a_damaged_tokenizer_config_is_told(vocab_txt, text):
     (vocab_txt.parent / "tokenizer_config.json").write_text(text)

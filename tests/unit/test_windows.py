@@ -1,5 +1,7 @@
 """Passages are seen through windows that overlap, and every token knows its characters."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -77,6 +79,15 @@ def test_the_window_with_most_context_is_that_of_run_squad():
             }
             chosen = [w for w in scores if found[w][token - first[w]]]
             assert chosen == [max(scores, key=scores.get)]  # the first of equals
+
+
+def test_a_book_takes_memory_as_its_length(vocabulary):
+    first = np.arange(5_000) * 64
+    tracemalloc.start()
+    found = most_context(first, np.full(5_000, 128))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sum(map(np.count_nonzero, found)) == 4_999 * 64 + 128 and most < 100e6
 
 
 @pytest.mark.parametrize(
