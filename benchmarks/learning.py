@@ -1,15 +1,24 @@
 """What does the default run learn, and in what time?
 
-The default command in full, with nothing kept from earlier runs; its curves are kept beside as learning.png.
+The default command in full, with nothing kept from earlier runs; its curves are kept beside as learning.png. At the end
+the model is asked for some words.
 """
 
 import json
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 from benchmarks.machine import run_pretraining
 from ms_bert.run.folder import CURVES, METRICS, RUN, THROUGHPUT, read_log
+
+MASKED = (
+    "The [MASK] statement is used to import a module.",
+    "Return the [MASK] of the array.",
+    "The [MASK] of a dictionary can be iterated over.",
+)
 
 
 def measure(output):
@@ -19,12 +28,15 @@ def measure(output):
         shutil.copyfile(run / CURVES, output / "learning.png")
         description = json.loads(_portable((run / RUN).read_text(), folder))
         metrics, throughput = read_log(run, METRICS), read_log(run, THROUGHPUT)
+        ask = [sys.executable, "-m", "ms_bert.predict", run, "--fill-mask", *MASKED]
+        guesses = subprocess.run(ask, check=True, capture_output=True, text=True).stdout.splitlines()
     throughput = [line for line in throughput if "seconds" in line]  # another line tells what compiled
     training = sum(line["seconds"] for line in throughput)
     return {
         "seconds": whole["seconds"],
         "peak_memory_gb": whole["peak_memory_gb"],
         "printed": [_portable(line, folder) for line in whole["lines"]],
+        "guesses": dict(zip(MASKED, guesses)),
         "parameters": description["parameters"],
         "text": description["text"],
         "options": description["options"],

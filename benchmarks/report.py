@@ -87,8 +87,19 @@ def _learning(results: Path) -> str:
                 f"**{last['held_out_mlm_loss']:.2f}** (accuracy {last['held_out_mlm_accuracy']:.1%}) and a",
                 f"next-sentence accuracy of **{last['held_out_nsp_accuracy']:.1%}**, where chance is 50%.",
             ),
+            *_guesses(learning),
         ]
     )
+
+
+def _guesses(learning: dict) -> list[str]:
+    """What the model guesses behind masks; older results have none."""
+    if "guesses" not in learning:
+        return []
+    asked = " ".join(f'"{text}"' for text in learning["guesses"])
+    command = f"python -m ms_bert.predict runs/tiny --fill-mask {asked}"
+    found = [line.replace("\t", "    ") for line in learning["guesses"].values()]
+    return ["The model knows its text:", "\n".join(["```", command, "```"]), "\n".join(["```", *found, "```"])]
 
 
 def _crossing(results: Path) -> str:

@@ -39,7 +39,10 @@ class Size:
 
 FULL = Size(
     recipes={
-        PAPER: (*_EVERYWHERE, "--dropout", "0.1", "--steps", "3500", "--learning-rate", "2e-3"),
+        PAPER: (*_EVERYWHERE, "--dropout", "0.1", "--steps", "3500"),
+        "without dropout": (*_EVERYWHERE, "--dropout", "0", "--steps", "4000"),
+        "without dropout, in bfloat16": (*_EVERYWHERE, "--dropout", "0", "--precision", "bfloat16", "--steps", "5400"),
+        "the same in half of the time": (*_EVERYWHERE, "--dropout", "0", "--precision", "bfloat16", "--steps", "2600"),
     },
     finetuning=("--epochs", "3", "--learning-rate", "3e-4"),
     seeds=(1, 2, 3),

@@ -203,7 +203,7 @@ class TrainingOptions:
     """Sequences per optimizer step."""
     accumulate: Annotated[int, Range(1, 2**20)] = 1
     """Compute each batch in this many parts, one after the other: less memory, the same gradient."""
-    steps: Annotated[int, STEPS] = 3500
+    steps: Annotated[int, STEPS] = 4000
     """Optimizer steps."""
     learning_rate: Annotated[float, Range(1e-12, 1e30)] = 2e-3
     """Highest learning rate, reached at the end of the warm-up.

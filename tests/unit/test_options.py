@@ -79,7 +79,7 @@ def test_an_extreme_number_is_taken_within_the_bounds_and_is_a_sentence_beyond(g
         ({"examples": {"phases": ("128x-2x9",)}}, "SEQ_LENGTHxBATCH_SIZExSTEPS"),
         ({"examples": {"phases": ("4x32x9",)}}, "seq_length is 4; choose a whole number from 8 to 65536"),
         ({"examples": {"phases": ("128x32x0",)}}, "steps is 0; choose a whole number from 1"),
-        ({"examples": {"phases": ("128x32x2000", "64x32x1500")}}, "--phases takes 3500 steps, but --steps is 3500"),
+        ({"examples": {"phases": ("128x32x2000", "64x32x2000")}}, "--phases takes 4000 steps, but --steps is 4000"),
         ({"examples": {"phases": ("65536x2048x9",)}}, "134217728 tokens"),
         ({"examples": {"phases": ("128x33x9",)}, "training": {"accumulate": 2}}, "--phases 128x33x9 cannot be divided"),
         (
