@@ -510,9 +510,21 @@ def requirements(results: Path = RESULTS) -> Iterator[tuple[str, str, str, bool]
         yield ratio(find(pretraining, preset, 128), "pt_reference", 1.0)
         yield ratio(find(pretraining, preset, 128), "pt_reference --compile", 0.9)
     yield ratio(find(pretraining, "mini", 128), "transformers", 2.0)
-    for work in load(results, "inference"):
-        yield ratio(work, "ONNX Runtime fused", 0.9)
-        yield ratio(work, "pt_reference", 1.0)
+    yield from _of_inference(results)
+    yield from _of_bfloat16(results)
+    if (results / "lamb_step.json").exists():
+        for work in load(results, "lamb_step")[1:]:
+            measured = work["contenders"]["ms_bert fused LAMB"]["times_the_first"]["median"]
+            yield (
+                f"a step of {work['preset']} with LAMB, times AdamW's",
+                "at most 1.15",
+                f"{measured}",
+                measured <= 1.15,
+            )
+    if (results / "time_to_quality.json").exists():
+        yield _times_sooner(load(results, "time_to_quality"))
+    learned = load(results, "learning")["held_out"][-1]["held_out_mlm_loss"]
+    yield "the MLM loss of the default run", "at most 4.3", f"{learned:.2f}", learned <= 4.3
     for work in pretraining:
         ours, theirs = (work["contenders"][name]["peak_memory_gb"] for name in (FIRST, "pt_reference"))
         what = f"peak memory of {work['preset']}, {work['rows']} x {work['tokens']}, times pt_reference's"
@@ -533,6 +545,51 @@ def requirements(results: Path = RESULTS) -> Iterator[tuple[str, str, str, bool]
     for state, most in (("cold", 20), ("warm", 5)):
         seconds = compiled[state]["median"]
         yield f"compilation of base, {state}, seconds", f"under {most}", f"{seconds}", seconds < most
+
+
+def _of_inference(results: Path) -> Iterator[tuple[str, str, str, bool]]:
+    rivals = {
+        FIRST: (("ONNX Runtime", "ONNX Runtime fused", "OpenVINO"), 1.1),
+        f"{FIRST} bfloat16": (("OpenVINO bfloat16",), 1.1),
+        f"{FIRST} int8": (("ONNX Runtime int8",), 1.0),
+    }
+    for work in load(results, "inference"):
+        times = {name: one["times_the_first"]["median"] for name, one in work["contenders"].items()}
+        times[FIRST] = 1.0
+        for ours, (others, least) in rivals.items():
+            measured = min(times[name] for name in others) / times[ours]
+            what = (
+                f"inference, {work['preset']}, {work['rows']} x {work['tokens'] or 'mixed'}: the fastest other / {ours}"
+            )
+            yield what, f"at least {least}", f"{measured:.2f}", measured >= least
+
+
+def _of_bfloat16(results: Path) -> Iterator[tuple[str, str, str, bool]]:
+    ours = f"{FIRST} bfloat16"
+    for work in load(results, "bfloat16_step"):
+        times = {name: one["times_the_first"]["median"] for name, one in work["contenders"].items()}
+        memory = {name: one["peak_memory_gb"] for name, one in work["contenders"].items()}
+        title, gain = _title(work), 1 / times[ours]
+        if least := {"mini": 1.4, "base": 1.6}.get(work["preset"]):
+            yield f"{title}: float32 / {ours}, seconds", f"at least {least}", f"{gain:.2f}", gain >= least
+        fastest = min(times[name] for name in times if not name.startswith("ms_bert")) / times[ours]
+        yield f"{title}: the fastest of torch / {ours}, seconds", "at least 1.1", f"{fastest:.2f}", fastest >= 1.1
+        share = memory[ours] / memory[FIRST]
+        yield f"{title}: peak memory of {ours} / float32", "at most 0.75", f"{share:.2f}", share <= 0.75
+
+
+def _times_sooner(found: list[dict]) -> tuple[str, str, str, bool]:
+    """How many times as fast as the first recipe another one is that reaches its loss."""
+    first, *others = (one for one in found if one["kind"] == "pretraining")
+    loss = first["held_out"]["held_out_mlm_loss"]
+    as_good = (one["training_seconds"] for one in others if one["held_out"]["held_out_mlm_loss"] <= loss)
+    times = first["training_seconds"] / min(as_good, default=float("inf"))
+    return (
+        "time to the loss that a recipe as in the paper reaches, times as short",
+        "at least 2",
+        f"{times:.1f}",
+        times >= 2,
+    )
 
 
 def load(results: Path, name: str, part: str = "result"):

@@ -32,7 +32,7 @@ from ms_bert.errors import UserError
 
 # Scalars of training that may lie beside the weights, and what they are where nothing is said.
 SCALARS = {"global_step": None, "updates": None, "loss_scale": 1.0, "good_steps": 0}
-TOKENIZER = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _FAULTS_TOLD = 3  # of each kind, in the message
 
 

@@ -108,4 +108,6 @@ def _vocabulary_size(file: Path) -> int:
     content = json.loads(text)
     if not isinstance(content, dict):
         raise ValueError(f"it is a JSON {type(content).__name__} instead of an object")
+    if file.name == "added_tokens.json":
+        return max((number for number in content.values() if isinstance(number, int)), default=-1) + 1
     return 0

@@ -38,8 +38,9 @@ def form(options: AskOptions, endings: Mapping[str, str]) -> str:
     if output.is_dir():
         raise UserError(f"--output {output} is a folder; name a file.")
     known = {**endings, ".txt": "text", "": "text"}
-    # A device or a pipe, such as /dev/stdout or /dev/fd/63, is no file with an ending.
-    ending = output.suffix.lower() if output.is_file() or not output.exists() else ""
+    ending = output.suffix.lower()
+    if output.exists() and not output.is_file():  # a device or a pipe, such as /dev/fd/63
+        return options.format or known.get(ending, "text")
     if options.format is None and ending not in known:
         raise UserError(
             f"--output {output} ends in {shown(ending)}, which is no format of answers; name a file that ends in "

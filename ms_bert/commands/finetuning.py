@@ -127,8 +127,9 @@ def _finetune(framework: Framework, options: FinetuneOptions) -> int:
         if stopped := training.train(loop, framework, options):
             return stopped
     elif (path / RESULTS).exists():
-        remedy = "a larger --patience" if loop.stalled else "more --steps"
-        progress.say(f"{path} is complete at step {loop.step}; give {remedy} to continue.")
+        ended = {"more --steps": loop.step >= loop.training.steps, "a larger --patience": loop.stalled}
+        remedies = " and ".join(name for name, so in ended.items() if so)
+        progress.say(f"{path} is complete at step {loop.step}; give {remedies} to continue.")
         return 0
     _conclude(loop, tests)
     progress.say(f"done in {time.perf_counter() - began:.0f} s: {path}/{checkpoints.MODEL}, {path}/{PREDICTIONS}")

@@ -14,7 +14,7 @@ from ms_bert.commands.framework import Compute, Framework
 from ms_bert.data import tokenizer
 from ms_bert.data.packing import INPUTS
 from ms_bert.data.sequences import Sequences
-from ms_bert.errors import UserError
+from ms_bert.errors import UserError, shown
 
 
 class Inference:
@@ -52,7 +52,7 @@ class Inference:
                 f"{path} has no {' and '.join(missing)}, which this prediction needs; name a model that has it, or "
                 "fine-tune this one first."
             )
-        self._path = path
+        self._path, self._ids = path, found.config.vocab_size
         self._make = functools.partial(
             framework.compute, architecture, found, device, precision, threads, fields, arguments or {}
         )
@@ -66,8 +66,14 @@ class Inference:
         """(n, C) float32 of the sequences, or (T, C) of their tokens; whatever the other sequences are.
 
         Raises:
-            UserError: some are not finite.
+            UserError: some are not finite, or a token is none of the model's.
         """
+        if sequences.ids.max(initial=0) >= self._ids:
+            token = self.vocabulary.tokenizer.id_to_token(int(sequences.ids.max()))
+            raise UserError(
+                f"{shown(token)} is the token {sequences.ids.max()} of the vocabulary, but {self._path} has word "
+                f"embeddings up to {self._ids - 1}; restore the vocabulary that the model was trained with."
+            )
         found = self._compute.logits(sequences, per_token)
         if not np.isfinite(found).all():
             raise UserError(

@@ -23,6 +23,7 @@ PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]",
 CONTINUATION = "##"
 CONFIG = "tokenizer_config.json"
 _CLASS = "BertTokenizer"  # of transformers; its "Fast" is the same
+_CLASSES = (_CLASS, "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer")  # that clean text up as it does
 _ADDED = "added_tokens.json"  # beside a vocab.txt
 FORMAT = 2  # of a trained vocabulary in the cache
 LARGEST_FILE = 100_000_000  # bytes; that of a vocabulary of half a million entries has 20 million
@@ -134,8 +135,8 @@ def vocabulary(options: TextOptions, corpus: Corpus) -> Vocabulary:
 def load(path: Path, cased: bool = False) -> Vocabulary:
     """A vocabulary from tokenizer.json, vocab.txt, or a folder with one of them.
 
-    Where the tokenizer_config.json beside a tokenizer.json says another clean-up of text, it is right, as it is to
-    transformers.
+    What the tokenizer_config.json beside a tokenizer.json says of the clean-up of text is right, as it is to
+    transformers; where it says nothing, the tokenizer.json is.
 
     How a vocab.txt cleans text up stands in the tokenizer_config.json beside it; without one, as Google's checkpoints
     come, it lowercases unless the vocabulary has capitals. With `cased` it does not lowercase, whatever stands there.
@@ -202,7 +203,7 @@ def _as_described(path: Path, normalizer: normalizers.BertNormalizer) -> normali
     """The clean-up of a tokenizer.json, with what a tokenizer_config.json says of it; of a class that is not BERT's it
     says nothing."""
     fields = _config(path) if path.exists() else {}
-    if str(fields.get("tokenizer_class", _CLASS)).removesuffix("Fast") != _CLASS:
+    if str(fields.get("tokenizer_class") or _CLASS).removesuffix("Fast") not in _CLASSES:
         return normalizer
     said = _said_of_clean_up(fields, path)
     # Where nothing is said of accents, they go with the capitals.
@@ -218,39 +219,50 @@ def _as_described(path: Path, normalizer: normalizers.BertNormalizer) -> normali
 
 
 def _add_tokens(tokenizer: Tokenizer, path: Path) -> None:
-    """Add the tokens that transformers keeps beside a vocab.txt, in added_tokens.json or tokenizer_config.json.
+    """Add the tokens that transformers keeps beside a vocab.txt, in added_tokens.json or tokenizer_config.json; entries
+    that these or special_tokens_map.json call special are not split.
 
     Raises:
         UserError: their ids do not follow those of the vocabulary.
     """
-    config, beside = path.with_name(CONFIG), path.with_name(_ADDED)
+    config, beside, named = (path.with_name(name) for name in (CONFIG, _ADDED, "special_tokens_map.json"))
     said = _config(config) if config.exists() else {}
-    # In their order: those without an id take the next ones.
-    special = dict.fromkeys(one for one in _listed(said.get("additional_special_tokens")) if isinstance(one, str))
-    found: dict[int, AddedToken] = {}
+    lists = [said.get("additional_special_tokens"), said.get("extra_special_tokens")]
+    if named.exists():
+        lists.append(_config(named).get("additional_special_tokens"))
+    special = {_content(one) for found in lists if isinstance(found, list) for one in found}
+    added: dict[int, AddedToken] = {}
+    place = beside
     try:
-        for token, number in (_config(beside) if beside.exists() else {}).items():
-            found[int(number)] = AddedToken(token, special=token in special, normalized=token not in special)
+        for content, number in (_config(beside) if beside.exists() else {}).items():
+            added[int(number)] = AddedToken(content, special=content in special, normalized=content not in special)
+        place = config
         for number, fields in (said.get("added_tokens_decoder") or {}).items():
             flags = {name: bool(fields.get(name)) for name in ("lstrip", "rstrip", "single_word", "special")}
             normalized = bool(fields.get("normalized", not flags["special"]))
-            found[int(number)] = AddedToken(fields["content"], normalized=normalized, **flags)
+            added[int(number)] = AddedToken(fields["content"], normalized=normalized, **flags)
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise UserError(f"{beside} or {config} is damaged (no tokens with ids); restore or remove it.") from None
-    for number, token in sorted(found.items(), key=lambda one: one[0]):
-        known = tokenizer.token_to_id(token.content)
-        if known is None and number != tokenizer.get_vocab_size(with_added_tokens=True):
-            raise UserError(
-                f"{beside if beside.exists() else config} gives {shown(token.content)} the id {number}, but the next "
-                f"one is {tokenizer.get_vocab_size(with_added_tokens=True)}; restore the file."
-            )
-        if known in (None, number):
-            (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
-    tokenizer.add_special_tokens(list(special))
+        raise UserError(f"{place} is damaged (no tokens with ids); restore or remove it.") from None
+    entries = tokenizer.get_vocab()
+    following, made = max(entries.values()) + 1, []
+    for number, token in sorted(added.items(), key=lambda one: one[0]):
+        if token.content not in entries:
+            # With a gap among the ids the library would give out one that is taken.
+            if number != following or following != len(entries):
+                raise UserError(
+                    f"{shown(token.content)} was added to {path} as {number}, but its ids go up to {following - 1}"
+                    f"{'' if following == len(entries) else ' with gaps'}; restore the files of the tokenizer."
+                )
+            entries[token.content], following = number, number + 1
+        made.append(token)
+    made += [AddedToken(one, special=True, normalized=False) for one in sorted(special & entries.keys())]
+    tokenizer.add_tokens(made)
 
 
-def _listed(value: object) -> list:
-    return value if isinstance(value, list) else []
+def _content(token: object) -> str:
+    """Of a token as a string or, in files of some versions, as an object."""
+    content = token.get("content") if isinstance(token, dict) else token
+    return content if isinstance(content, str) else ""
 
 
 def _config(path: Path) -> dict:

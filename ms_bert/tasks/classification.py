@@ -14,7 +14,7 @@ from ms_bert.errors import UserError, listed, one_line, shown
 from ms_bert.tasks import Metrics, Sums, asked, glue, pictures
 from ms_bert.tasks.distillation import Distillation
 from ms_bert.tasks.downstream import DownstreamTask, Read, balanced, in_order_of_names, lines, of_lines
-from ms_bert.tasks.examples import Example, label_columns, named_columns, read
+from ms_bert.tasks.examples import Example, label_columns, named_columns, read, whether
 from ms_bert.tasks.metrics import METRICS, by_class, calibration, confusion, interval
 from ms_bert.tasks.pictures import Drawing
 
@@ -125,7 +125,7 @@ class SentenceTask(DownstreamTask):
         return dataclasses.replace(made, examples=examples)
 
     def check_scored(self, examples: Sequence[Example]) -> None:
-        for example in examples:
+        for example in examples if self.pairs is not None else ():
             if len(example.texts) != (2 if self.pairs else 1):
                 found, expected = ("a single text", "pairs") if self.pairs else ("a pair of texts", "single texts")
                 raise UserError(
@@ -360,14 +360,19 @@ class MultiLabel(SentenceTask):
 
     @classmethod
     def names(cls, examples: Sequence[Example]) -> set[str]:
-        found = enough({name for example in examples for name in example.label}, 1)  # type: ignore[union-attr]
-        if found <= {"0", "1"}:
+        return enough({name for example in examples for name in example.label}, 1)  # type: ignore[union-attr]
+
+    @classmethod
+    def of(cls, data: DataOptions, examples: Sequence[Example]):
+        made = super().of(data, examples)
+        named = label_columns(named_columns(data.columns).get("label", ""))
+        if not named and all(whether(name) is not None for name in made.labels):
             raise UserError(
-                f"the training data has no other labels than {listed(sorted(found))}, which say whether a label holds, "
+                f"the training data has no other labels than {listed(made.labels)}, which say whether a label holds, "
                 "not which; give each label its column with --columns label=A,B, or choose --task classification for "
                 "a single one."
             )
-        return found
+        return made
 
     @classmethod
     def named(cls, label: str) -> set[str]:

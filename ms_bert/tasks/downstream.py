@@ -70,7 +70,7 @@ class DownstreamTask:
     architecture: ClassVar[str]
     per_token: ClassVar[bool] = False
     usual_longest: ClassVar[int] = 128
-    label_role: ClassVar[str] = "label"  # of --columns
+    label_roles: ClassVar[tuple[str, ...]] = ("label",)  # those of --columns that are of no use for predictions
     together: ClassVar[bool] = False
     augmented: ClassVar[bool] = False
     fields: ClassVar[tuple[str, ...]] = (*INPUTS, "labels", WEIGHTS)
@@ -129,9 +129,9 @@ class DownstreamTask:
 
     @classmethod
     def input_columns(cls, data: DataOptions) -> tuple[str, ...]:
-        """What --columns names, without the column of the labels."""
+        """What --columns names and is read for predictions, too."""
         named = named_columns(data.columns)
-        return tuple(f"{role}={name}" for role, name in named.items() if role != cls.label_role)
+        return tuple(f"{role}={name}" for role, name in named.items() if role not in cls.label_roles)
 
     @classmethod
     def examples(cls, data: DataOptions, source: str, split: str) -> Read:

@@ -36,7 +36,7 @@ _PAIRS = (
 _TEXTS = ("sentence", "text", "review", "content", "comment", "question", "document", "tweet")
 _LABELS = ("label", "labels", "gold_label", "target", "class", "category", "sentiment", "stars", "rating", "score")
 
-_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,(?!\d{3}$)\d+")  # a comma before three digits may be one of thousands
 _WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
 
 
@@ -310,7 +310,7 @@ def class_names(value: Any, separator: str = ",") -> tuple[str, ...]:
         raise Unfit(
             "no list of labels", f"has {kind_of(value)} as its labels", "expected a list or a string with separators"
         )
-    if len(value) > len(set(map(str, value))) and all(_whether(one) is not None for one in value):
+    if len(value) > len(set(map(str, value))) and all(whether(one) is not None for one in value):
         raise Unfit(
             "zeros and ones as labels",
             f"has as its labels {shown(value)}, which look like places, not like names",
@@ -321,13 +321,13 @@ def class_names(value: Any, separator: str = ",") -> tuple[str, ...]:
 
 def _holds(name: str, value: Any) -> bool:
     """Whether a label holds, of a 0 or 1, which may also be false or true."""
-    found = _whether(value)
+    found = whether(value)
     if found is None:
         raise Unfit("neither 0 nor 1", f"has in {shown(name)} {shown(value)}", "expected 0 or 1 for each label")
     return found
 
 
-def _whether(value: Any) -> bool | None:
+def whether(value: Any) -> bool | None:
     """What 0 or 1, false or true say, however they are spelled; None: it is something else."""
     spelled = str(value).strip().lower().removesuffix(".0")
     return {"0": False, "1": True, "false": False, "true": True}.get(spelled)

@@ -191,6 +191,8 @@ class MultipleChoice(DownstreamTask):
     def asked(self, options: PredictOptions) -> list[Question]:
         """Of the arguments: a question, or a context and a question, with --choices; of a file as for training, and of
         a pipe an object of JSON a line."""
+        if options.choices and options.columns:
+            raise UserError("--columns is for a file with columns; leave it out, or name the file with --input.")
         if options.choices:
             return [self.example((*options.texts, options.choices))]
         if options.input is None:
@@ -321,7 +323,7 @@ def _check_counted_from_0(source: str, rows: Iterable[labelled.Row], columns: Co
         except Unfit:  # what has other faults tells nothing
             continue
         if names or not value.isdecimal() or len(value) > 9 or value in choices:
-            return
+            continue
         numbers.add(int(value))
         last = last or int(value) == len(choices)
     if last and 0 not in numbers:

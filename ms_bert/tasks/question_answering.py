@@ -53,7 +53,7 @@ class QuestionAnswering(DownstreamTask):
     top: int = 5
 
     name: ClassVar[str] = "question-answering"
-    label_role: ClassVar[str] = "answers"
+    label_roles: ClassVar[tuple[str, ...]] = ("answers", "is_impossible", "id")
     architecture: ClassVar[str] = "BertForQuestionAnswering"
     per_token: ClassVar[bool] = True
     usual_longest: ClassVar[int] = 384

@@ -12,7 +12,8 @@ from ms_bert.data.records import kind as kind_of
 from ms_bert.errors import UserError, shown
 from ms_bert.tasks.examples import SKIP_BAD, Unfit, class_name
 
-RECORDS = (".jsonl", ".json", ".parquet")
+CONLL, RECORDS, TABLE = "CoNLL", "records", "table"  # forms of files
+_RECORDS = (".jsonl", ".json", ".parquet")
 _TEXTS = ("text", "sentence")  # usual names of columns; the first is taken
 _WORDS = ("tokens", "words", "token", "word", *_TEXTS)
 _TAGS = ("ner_tags", "tags", "labels", "label", "ner", "entities", "pos_tags", "upos", "pos", "chunk_tags")
@@ -40,10 +41,10 @@ def read(
     """
     _check_roles(named or {})
     skipped: Counter[str] = Counter()
-    path = labelled.path_of(source)
-    if path is not None and endings(path)[0] == ".csv":
+    if form(source) == TABLE:
         raise UserError(f"{source} is a .csv file; expected a word and its tag a line (CoNLL), or .jsonl or .parquet.")
-    if path is not None and endings(path)[0] not in RECORDS:
+    path = labelled.path_of(source)
+    if path is not None and form(source) == CONLL:
         found, told = conll.read(source, path, named, labels=labels, skipped=skipped if skip_bad else None)
         return found, skipped, told
     rows = labelled.read(source, split=split)
@@ -63,6 +64,14 @@ def read(
     return found, skipped, f"words from {text}" + (f", tags from {label}" if label is not None else "")
 
 
+def form(source: str) -> str:
+    """CONLL, RECORDS (those of a dataset of the hub too) or TABLE, a .csv file."""
+    path = labelled.path_of(source)
+    if path is None or endings(path)[0] in _RECORDS:
+        return RECORDS
+    return TABLE if endings(path)[0] == ".csv" else CONLL
+
+
 def asked(source: str, named: Mapping[str, str], quoted: bool = True) -> list[Sentence]:
     """The sentences of a source whose tags are not wanted: as for `read`, and a record may have a text instead of a
     list of words. A row of a .csv file has a text: a column of words there has one a row, without its sentence.
@@ -72,10 +81,10 @@ def asked(source: str, named: Mapping[str, str], quoted: bool = True) -> list[Se
     """
     _check_roles(named)
     path = labelled.path_of(source)
-    if path is not None and endings(path)[0] not in (*RECORDS, ".csv"):
+    if path is not None and form(source) == CONLL:
         return conll.read(source, path, named, labels=False)[0]
     rows = labelled.read(source, quoted)
-    usual = _TEXTS if path is not None and endings(path)[0] == ".csv" else _WORDS
+    usual = _TEXTS if form(source) == TABLE else _WORDS
     column = _column(source, labelled.columns(rows), named, "text", usual)
     return [_asked(row, column) for row in rows]
 

@@ -301,7 +301,14 @@ class Tagging(DownstreamTask):
         if texts is not None:
             return [self.example(text) for text in texts]
         assert options.input is not None
-        return sentences.asked(options.input, named_columns(self.by_columns(options).columns), options.quotes)
+        remembered = sentences.form(options.input) == self._form_of_columns()
+        columns = self.by_columns(options).columns if remembered else options.columns
+        return sentences.asked(options.input, named_columns(columns), options.quotes)
+
+    def _form_of_columns(self) -> str:
+        """The form of the files that the columns named in training are of: those of CoNLL have numbers."""
+        numbered = all(name.isdecimal() for name in named_columns(self.columns).values())
+        return sentences.CONLL if numbered else sentences.RECORDS
 
     def example(self, given: str | Sequence[str]) -> Sentence:
         """Of a text, or of a list of words."""

@@ -872,6 +872,16 @@ def test_a_vocabulary_that_does_not_fit_is_said(tmp_path):
     assert "vocab.txt has ids up to 69, but tokenizer.json up to 49" in notes
 
 
+def test_added_tokens_travel_with_the_vocabulary(tmp_path):
+    folder = write_folder(tmp_path / "source", random_weights())
+    (folder / "added_tokens.json").write_text('{"[E1]": 59}')
+    convert(checkpoint.read(folder), tmp_path / "target")
+    assert (tmp_path / "target" / "added_tokens.json").read_text() == '{"[E1]": 59}'
+    (folder / "added_tokens.json").write_text('{"[E1]": 61}')
+    notes = convert(checkpoint.read(folder), tmp_path / "other").notes
+    assert "added_tokens.json has ids up to 61, but the model has word embeddings only up to 60" in notes
+
+
 # What files say is not done to a terminal
 
 HOSTILE = ("\x1b[2J\x1b[31mred", "two\nlines", "\u202eright to left", "carriage\rreturn", "n" * 100_000)

@@ -408,6 +408,15 @@ def test_a_model_without_the_part_or_a_vocabulary_is_refused(folder, tmp_path):
     shutil.copy(folder / "vocab.txt", tmp_path)
     with pytest.raises(UserError, match="has no pooler"):
         embedding.Embedder(tmp_path, PyTorch(), "pooler")
+    entries = (tmp_path / "vocab.txt").read_text().splitlines()
+    (tmp_path / "vocab.txt").write_text("\n".join([*entries, "[E1]"]))
+    (tmp_path / "tokenizer_config.json").write_text('{"additional_special_tokens": ["[E1]"]}')
+    embed = embedding.Embedder(tmp_path, PyTorch(), "mean")
+    assert embed(["import"]).shape == (1, 24)  # what it does not need may lack
+    with pytest.raises(
+        UserError, match=f"'\\[E1\\]' is the token {len(entries)} of the vocabulary, but .* has word emb"
+    ):
+        embed(["[E1] import"])
     assert embedding.Embedder(tmp_path, PyTorch(), "cls")(["a"]).shape == (1, 24)
 
 

@@ -85,6 +85,26 @@ def test_every_task_reads_the_columns_that_it_was_trained_on(tmp_path):
     assert [one.question for one in found] == ["who?"] and task.columns == ("question=ask",)
 
 
+def test_columns_of_one_form_of_files_are_not_looked_for_in_another(tmp_path):
+    """Those of CoNLL have numbers, those of records names; a .csv file of words is none of both."""
+    tags = dict(labels=("B-PER", "O"), measures=Tagging.span_measures, longest=16, scheme="bio")
+    by_number, by_name = (Tagging(**tags, columns=(f"text={name}",)) for name in ("2", "toks"))
+    conll = written(tmp_path / "a.conll", "1 John\n2 ran\n")
+    records = written(tmp_path / "a.jsonl", '{"tokens": ["no"], "toks": ["John", "ran"]}\n')
+    assert [one.words for one in asked_about(by_number, tmp_path, conll)] == [("John", "ran")]
+    assert [one.words for one in asked_about(by_name, tmp_path, conll)] == [("1", "2")]
+    assert [one.words for one in asked_about(by_name, tmp_path, records)] == [("John", "ran")]
+    assert [one.words for one in asked_about(by_number, tmp_path, records)] == [("no",)]
+    words = written(tmp_path / "a.csv", "id,toks\n1,John\n")
+    with pytest.raises(UserError, match="no column that is known as text"):
+        asked_about(by_name, tmp_path, words)
+
+
+def test_questions_need_no_columns_of_answers(tmp_path):
+    columns = ("question=ask", "is_impossible=no", "id=key", "answers=is")
+    assert QuestionAnswering.input_columns(DataOptions("question-answering", columns=columns)) == ("question=ask",)
+
+
 def test_of_several_columns_of_labels_scores_are_the_one_of_numbers(tmp_path):
     path = written(tmp_path / "a.csv", "sentence1,sentence2,score,label\na,b,4.5,x\nc,d,1,y\n")
     assert scored_pairs(PredictOptions(tmp_path, input=path)) == ([("a", "b"), ("c", "d")], [4.5, 1.0])

@@ -1,5 +1,6 @@
 """Tasks on texts: their labels, what evaluations make of logits, and what is told of a text."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from ms_bert.commands import finetuning
 from ms_bert.data.packing import EvaluationBatches
 from ms_bert.errors import UserError
+from ms_bert.finetuning_options import DataOptions
 from ms_bert.tasks import glue
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression
 from ms_bert.tasks.downstream import in_order_of_names
@@ -48,14 +50,17 @@ def test_texts_of_another_kind_than_the_trained_ones_are_not_scored(pairs):
     one, two = Example(("a",), "yes", "dev.csv, line 2"), Example(("a", "b"), "yes", "dev.csv, line 2")
     task = Classification(LABELS, ("accuracy",), 16, pairs=pairs)
     task.check_scored([two if pairs else one])
+    dataclasses.replace(task, pairs=None).check_scored([one, two])  # of older runs it is not known
     with pytest.raises(UserError, match=f"line 2 has a {'single text' if pairs else 'pair of texts'}, but the model"):
         task.check_scored([two if pairs else one, one if pairs else two])
 
 
-@pytest.mark.parametrize("labels", [[("0",), ("1",)], [("1",), ()], [("0", "1"), ("1",)]])
+@pytest.mark.parametrize("labels", [[("0",), ("1",)], [("1",), ()], [("0", "1"), ("1",)], [("True",), ("False",)]])
 def test_zeros_and_ones_are_no_names_of_labels(labels):
     with pytest.raises(UserError, match="which say whether a label holds, not which; give each label its column"):
-        MultiLabel.names(examples(labels))
+        MultiLabel.of(DataOptions("multi-label", columns=("label=toxic",)), examples(labels))
+    named = DataOptions("multi-label", columns=("label=0,1",))
+    assert MultiLabel.of(named, examples([("0",), ("1",)])).labels == ("0", "1")
 
 
 def test_labels_are_in_the_order_of_their_names_and_numbers_of_their_values():

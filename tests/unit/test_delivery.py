@@ -154,6 +154,13 @@ def test_an_ending_that_tells_no_format_is_refused(name, predict, tmp_path, caps
     assert (tmp_path / name).read_text() == "text\na\n"
 
 
+def test_a_named_pipe_gets_what_its_ending_says(predict, tmp_path):
+    os.mkfifo(tmp_path / "p.csv")
+    read = os.open(tmp_path / "p.csv", os.O_RDONLY | os.O_NONBLOCK)
+    assert predict("a", "--output", tmp_path / "p.csv") == 0 and os.read(read, 100) == b"text\na\n"
+    os.close(read)
+
+
 def test_endings_may_be_capitals(predict, tmp_path):
     assert predict("a", "--output", tmp_path / "A.CSV") == 0 and (tmp_path / "A.CSV").read_text() == "text\na\n"
 

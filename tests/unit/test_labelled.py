@@ -140,10 +140,12 @@ def test_a_quote_that_is_read_as_text_proposes_the_option(tmp_path):
 def test_quotes_in_two_rows_do_not_swallow_those_between(name, tmp_path):
     """Of what is inside two quotes that have nothing to do with each other, tabs and ends of lines tell."""
     (tmp_path / name).write_text('text\tlabel\n"great movie\t1\nit was bad"\t0\nnice\t1\n')
-    assert "line 2: a double quote opens a field" in told(tmp_path / name)
+    assert "line 2: a field in double quotes holds whole rows" in told(tmp_path / name)
     assert len(labelled.read(str(tmp_path / name), quoted=False)) == 3
-    (tmp_path / name).write_text('text\tlabel\n"great\nmovie"\t1\n"a\ttab"\t0\n')
-    assert [row.values["text"] for row in labelled.read(str(tmp_path / name))] == ["great\nmovie", "a\ttab"]
+    texts = ["great\nmovie", "a\ttab", "def f():\n\treturn 1"]
+    lines = "".join(f'"{text}"\t1\n' for text in texts)
+    (tmp_path / name).write_text(f"text\tlabel\n{lines}")
+    assert [row.values["text"] for row in labelled.read(str(tmp_path / name))] == texts
 
 
 def test_an_array_is_its_elements_though_it_has_one(tmp_path):

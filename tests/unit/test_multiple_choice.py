@@ -98,6 +98,8 @@ def test_answers_that_are_counted_from_1_are_refused_as_a_whole(skip_bad, tmp_pa
     records = [{"question": "q", "choices": ["x", "y", "z"], "label": label} for label in ("1", "2", "3")]
     words = "count the choices from 1; count them from 0, or write letters or the texts of the choices."
     assert words in told(tmp_path / "a.jsonl", records, skip_bad=skip_bad)
+    odd = [{**records[0], "choices": ["1", "2", "3"]}, {**records[0], "label": -1}, {**records[0], "label": "A"}]
+    assert words in told(tmp_path / "a.jsonl", [*odd, *records], skip_bad=skip_bad)
     found = read(tmp_path / "a.jsonl", [*records, {**records[0], "label": "0"}], skip_bad=True)
     assert [one.answer for one in found.examples] == [1, 2, 0] and found.skipped.total() == 1
     assert [one.answer for one in read(tmp_path / "a.jsonl", records[:2]).examples] == [1, 2]

@@ -109,6 +109,7 @@ def test_several_labels_come_as_a_list_or_with_separators(write):
         ("regression", [1], "expected a number"),
         ("regression", "1_000", "expected a number"),
         ("regression", "3,5", "record 2 has as its label '3,5'; write it with a point"),
+        ("regression", "12,000", "record 2 has as its label '12,000'; expected a number"),
         ("multi-label", None, "has null as its labels; expected a list"),
         ("multi-label", {"a": 2}, "has in 'a' 2; expected 0 or 1 for each label"),
         ("multi-label", "['a', 'b']", "which is no list of JSON; write them as a, b"),

@@ -79,6 +79,7 @@ def test_a_vocab_txt_cleans_up_as_the_tokenizer_config_beside_it_says(vocab_txt,
         {"do_lower_case": False},
         {"strip_accents": False, "tokenizer_class": "BertTokenizerFast"},
         {"tokenize_chinese_chars": False, "tokenizer_class": "BertTokenizer"},
+        {"do_lower_case": False, "tokenizer_class": None},
     ],
 )
 def test_what_a_tokenizer_config_says_goes_before_a_tokenizer_json(vocab_txt, said, tmp_path):
@@ -102,7 +103,8 @@ ADDED = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": F
     [
         ({"[E1]": len(VOCAB), "newword": len(VOCAB) + 1}, {}),
         ({}, {"added_tokens_decoder": {str(len(VOCAB)): {"content": "[E1]", **ADDED}}}),
-        ({}, {"additional_special_tokens": ["[E1]", "[E2]"]}),
+        ({"[E1]": len(VOCAB), "[E2]": len(VOCAB) + 1}, {"additional_special_tokens": ["[E1]", "[E2]"]}),
+        ({}, {"additional_special_tokens": ["[unused0]", {"__type": "AddedToken", "content": "believ"}]}),
     ],
 )
 def test_tokens_that_were_added_to_a_vocab_txt_are_known(vocab_txt, beside, said):
@@ -113,15 +115,40 @@ def test_tokens_that_were_added_to_a_vocab_txt_are_known(vocab_txt, beside, said
     (folder / "config.json").write_text('{"model_type": "bert"}')
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer", **said}))
     theirs, ours = transformers.AutoTokenizer.from_pretrained(folder), tokenizer.load(folder)
-    for text in ("the [E1] cat [E2] sat", "the newword sat", "The NEWWORD"):
+    for text in ("the [E1] cat [E2] sat", "the newword sat", "The NEWWORD", "[unused0] sat"):
         assert tokens(ours, text) == theirs.tokenize(text)
         assert ours.tokenizer.encode(text).ids == theirs(text)["input_ids"]
 
 
-@pytest.mark.parametrize("beside", [{"[E1]": 99}, {"[E1]": "one"}, {"[E1]": None}])
-def test_added_tokens_that_do_not_follow_the_vocabulary_are_told(vocab_txt, beside):
+def test_a_special_token_that_has_no_id_is_left_alone(vocab_txt):
+    """The embeddings of its model need not have a place for it."""
+    (vocab_txt.parent / "tokenizer_config.json").write_text('{"additional_special_tokens": ["[E1]"]}')
+    assert tokenizer.load(vocab_txt).size == len(VOCAB)
+
+
+def test_special_tokens_of_older_versions_are_not_split(vocab_txt):
+    (vocab_txt.parent / "special_tokens_map.json").write_text('{"additional_special_tokens": ["[unused0]"]}')
+    assert tokens(tokenizer.load(vocab_txt), "the [unused0] sat") == ["the", "[unused0]", "sat"]
+
+
+@pytest.mark.parametrize(
+    "beside, words",
+    [
+        ({"[E1]": 99}, "'[E1]' was added to .*vocab.txt as 99, but its ids go up to 18; restore"),
+        ({"[E1]": "one"}, "added_tokens.json is damaged"),
+        ({"[E1]": None}, "added_tokens.json is damaged"),
+    ],
+)
+def test_added_tokens_that_do_not_follow_the_vocabulary_are_told(vocab_txt, beside, words):
     (vocab_txt.parent / "added_tokens.json").write_text(json.dumps(beside))
-    with pytest.raises(UserError, match="added_tokens.json"):
+    with pytest.raises(UserError, match=words.replace("[E1]", r"\[E1\]")):
+        tokenizer.load(vocab_txt)
+
+
+def test_no_added_token_takes_the_id_of_another_one(vocab_txt):
+    vocab_txt.write_text(vocab_txt.read_text().replace("[unused0]\n", "\n"))  # a gap among the ids
+    (vocab_txt.parent / "added_tokens.json").write_text(json.dumps({"[E1]": len(VOCAB)}))
+    with pytest.raises(UserError, match="its ids go up to 18 with gaps; restore"):
         tokenizer.load(vocab_txt)
 
 
