@@ -16,7 +16,7 @@ TESTS := tests/faults tests/parity tests/unit tests/conversion tests/benchmarks 
 .PHONY: pretrain test full quick lint sanitize clean
 
 pretrain: $(VENV)/installed
-	$(BIN)/python -m ms_bert.pretrain
+	$(BIN)/python -m ms_bert.pretrain --phases 32x128x600
 
 # First what watches the memory of forked processes, while the workers are small; then what takes longest, so that no
 # worker waits for another at the end. By itself xdist begins with the files that have most tests.

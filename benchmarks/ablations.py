@@ -68,9 +68,9 @@ class Size:
 
 FULL = Size(
     pretraining=(
-        *("--preset", "mini", "--steps", "5000", "--learning-rate", "1e-3", "--warmup-steps", "200"),
+        *("--preset", "mini", "--steps", "3000", "--learning-rate", "1e-3", "--warmup-steps", "200"),
         *("--pack", "2", "--eval-every", "500", "--checkpoint-every", "250", "--sentences", "line"),
-        *("--dropout", "0", "--precision", "bfloat16"),
+        *("--phases", "32x128x1500", "--dropout", "0", "--precision", "bfloat16"),
     ),
     finetuning=("--learning-rate", "3e-4"),
     features=("--epochs", "8", "--learning-rate", "1e-3"),

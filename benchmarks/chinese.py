@@ -28,7 +28,15 @@ UNTRAINED, CHARACTERS, WORDS = "none", "books, characters masked", "books, words
 ON_REVIEWS = f"{WORDS}, then reviews"
 # By its name, the options of a pre-training on the books.
 ON_BOOKS = {
-    UNTRAINED: ("--steps", "1", "--learning-rate", "1e-12", "--warmup-steps", "0"),  # as its weights were drawn
+    UNTRAINED: (
+        "--phases",
+        "--steps",
+        "1",
+        "--learning-rate",
+        "1e-12",
+        "--warmup-steps",
+        "0",
+    ),  # as its weights were drawn
     CHARACTERS: (),
     WORDS: ("--masking", "whole-word", "--segmenter", "rjieba"),
 }
@@ -53,9 +61,9 @@ class Size:
 
 FULL = Size(
     books=(
-        *("--preset", "mini", "--steps", "5000", "--learning-rate", "1e-3", "--warmup-steps", "200"),
+        *("--preset", "mini", "--steps", "3000", "--learning-rate", "1e-3", "--warmup-steps", "200"),
         *("--pack", "2", "--eval-every", "500", "--checkpoint-every", "250", "--sentences", "line"),
-        *("--dropout", "0", "--precision", "bfloat16"),
+        *("--phases", "32x128x1500", "--dropout", "0", "--precision", "bfloat16"),
     ),
     reviews=(
         *("--steps", "300", "--learning-rate", "1e-4", "--warmup-steps", "30", "--checkpoint-every", "100"),

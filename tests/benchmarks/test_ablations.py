@@ -160,7 +160,7 @@ def test_the_page_says_how_much_is_trained():
     steps = int(full.pretraining[full.pretraining.index("--steps") + 1])
     rate, epochs = (full.features[full.features.index(name) + 1] for name in ("--learning-rate", "--epochs"))
     for said in (
-        f"for {steps:,} steps of 32 rows of 128 tokens",
+        f"for {steps:,} steps of 4,096 tokens, the first half",
         f"fine-tuned with {('no', 'one', 'two', 'three')[len(full.seeds)]} seeds",
         f"MRPC, {full.epochs['mrpc']} epochs",
         f"{full.sentences:,} sentences of SST-2, {full.epochs['sst2']} epochs",

@@ -98,7 +98,7 @@ def test_the_page_says_how_much_is_trained():
     seeds = ("no", "one", "two", "three")[len(full.seeds)]
 
     for said in (
-        f"for {value(full.books, '--steps'):,} steps of 32 rows of 128 tokens, with single characters",
+        f"for {value(full.books, '--steps'):,} steps of 4,096 tokens, the first half of them in rows of 32",
         f"then for {value(full.reviews, '--steps')} steps on the texts",
         f"learns for {value(full.finetuning, '--epochs')} epochs, with {seeds} seeds",
     ):

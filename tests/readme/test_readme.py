@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import learning
 from conversion import __main__ as conversion
 from ms_bert.commands import embedding, finetuning, prediction, pretraining, similarity
 from ms_bert.framework import MindSpore
@@ -67,6 +68,7 @@ def test_the_two_commands_build_the_environment_and_run(target, tmp_path):
     assert steps[0].endswith(f"-m venv {tmp_path}/venv") and "--constraint constraints.txt" in steps[1]
     last = {"pretrain": "ms_bert.pretrain", "test": "pytest --numprocesses 2 --dist loadfile"}[target]
     assert steps[-1].startswith(f"{tmp_path}/venv/bin/python -m {last}")
+    assert target == "test" or steps[-1].endswith(f"{last} {' '.join(learning.OPTIONS)}")  # which is measured
     folders = {path.name for path in (ROOT / "tests").iterdir() if any(path.glob("test_*.py"))}
     assert target == "pretrain" or {Path(name).name for name in steps[-1].split() if "tests/" in name} == folders
 
