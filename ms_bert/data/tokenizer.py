@@ -200,12 +200,15 @@ def _described_clean_up(path: Path, entries: Collection[str]) -> normalizers.Ber
 
 
 def _as_described(path: Path, normalizer: normalizers.BertNormalizer) -> normalizers.BertNormalizer:
-    """The clean-up of a tokenizer.json, with what a tokenizer_config.json says of it; of a class that is not BERT's it
-    says nothing."""
-    fields = _config(path) if path.exists() else {}
+    """The clean-up of a tokenizer.json, with what a tokenizer_config.json says of it; of a class that is not BERT's, or
+    damaged, it says nothing: the tokenizer.json is whole, and a run writes the other anew."""
+    try:
+        fields = _config(path) if path.exists() else {}
+        said = _said_of_clean_up(fields, path)
+    except UserError:
+        return normalizer
     if str(fields.get("tokenizer_class") or _CLASS).removesuffix("Fast") not in _CLASSES:
         return normalizer
-    said = _said_of_clean_up(fields, path)
     # Where nothing is said of accents, they go with the capitals.
     accents = normalizer.strip_accents if said["do_lower_case"] is None else None
     own = (normalizer.lowercase, accents, normalizer.handle_chinese_chars)
