@@ -99,7 +99,11 @@ def _guesses(learning: dict) -> list[str]:
     asked = " ".join(f'"{text}"' for text in learning["guesses"])
     command = f"python -m ms_bert.predict runs/tiny --fill-mask {asked}"
     found = [line.replace("\t", "    ") for line in learning["guesses"].values()]
-    return ["Asked for masked words, it guesses some of its text that may stand there:", "\n".join(["```", command, "```"]), "\n".join(["```", *found, "```"])]
+    return [
+        "Asked for masked words, it guesses some of its text that may stand there:",
+        "\n".join(["```", command, "```"]),
+        "\n".join(["```", *found, "```"]),
+    ]
 
 
 def _crossing(results: Path) -> str:
