@@ -45,6 +45,8 @@ class AskOptions:
         check(self)
         if self.texts and self.input is not None:
             raise UserError("texts are given as arguments and by --input; leave one of them out.")
+        if self.columns and self.input is None:
+            raise UserError("--columns is for a file with columns; leave it out, or name the file with --input.")
 
 
 @dataclasses.dataclass(frozen=True)

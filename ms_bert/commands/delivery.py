@@ -33,20 +33,18 @@ def form(options: AskOptions, endings: Mapping[str, str]) -> str:
         UserError: the file is a folder, or its ending tells no format.
     """
     output = options.output
-    if output is None:
-        return options.format or "text"
-    if output.is_dir():
+    if output is not None and output.is_dir():
         raise UserError(f"--output {output} is a folder; name a file.")
-    known = {**endings, ".txt": "text", "": "text"}
-    ending = output.suffix.lower()
-    if output.exists() and not output.is_file():  # a device or a pipe, such as /dev/fd/63
-        return options.format or known.get(ending, "text")
-    if options.format is None and ending not in known:
+    if options.format is not None or output is None:
+        return options.format or "text"
+    ending, known = output.suffix.lower(), {**endings, ".txt": "text", "": "text"}
+    of_a_file = output.is_file() or not output.exists()  # not of a device or a pipe, such as /dev/fd/63
+    if of_a_file and ending not in known:
         raise UserError(
             f"--output {output} ends in {shown(ending)}, which is no format of answers; name a file that ends in "
             f"{', '.join([*endings, '.txt'])}, or say which with --format."
         )
-    return options.format or known[ending]
+    return known.get(ending, "text")
 
 
 def chunked(

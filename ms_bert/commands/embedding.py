@@ -143,9 +143,7 @@ class Embedder:
 
         How many texts were too long, and lost tokens, the logger `ms_bert` tells in a warning.
         """
-        texts = asked.several(texts)
-        if wrong := [text for text in texts if not isinstance(text, str)]:
-            raise UserError(f"{shown(wrong[0])} was given; expected a text.")
+        texts = asked.several_texts(texts)
         made = [self.embedded(texts[begin : begin + CHUNK]) for begin in range(0, len(texts), CHUNK)]
         if cut := sum(sum(part.cut) for part in made):
             logging.getLogger("ms_bert").warning(

@@ -19,7 +19,7 @@ from ms_bert.commands.framework import Framework
 from ms_bert.commands.inference import Inference
 from ms_bert.data.packing import INPUTS
 from ms_bert.data.sequences import encoded
-from ms_bert.errors import UserError, shown
+from ms_bert.errors import UserError
 from ms_bert.prediction_options import PredictOptions
 from ms_bert.run.folder import TASK
 from ms_bert.tasks import asked, masked_words, next_sentence
@@ -162,11 +162,7 @@ class MaskFiller:
         Raises:
             UserError: a text has no [MASK], or is too long.
         """
-        texts = asked.several(texts)
-        for text in texts:
-            if not isinstance(text, str):
-                raise UserError(f"{shown(text)} was given; expected a text.")
-        return self.answers(texts)
+        return self.answers(asked.several_texts(texts))
 
     def answers(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         """As a call."""

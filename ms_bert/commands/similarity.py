@@ -43,9 +43,8 @@ class Similarity:
     def pairs(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         """The cosine of each of n pairs of texts, (n,) float32."""
         pairs = asked.several(pairs)
-        for pair in pairs:
-            if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(one, str) for one in pair)):
-                raise UserError(f"{shown(pair)} was given; expected a pair of texts.")
+        if wrong := [pair for pair in pairs if not asked.is_pair(pair)]:
+            raise UserError(f"{shown(wrong[0])} was given; expected a pair of texts.")
         vectors = self.embed([text for pair in pairs for text in pair])
         return np.array([cosines(one, other[None])[0] for one, other in zip(vectors[::2], vectors[1::2])], np.float32)
 

@@ -138,12 +138,13 @@ def _layout(source: str, path: Path, named: Mapping[str, str], labels: bool) -> 
         else:
             raise UserError(f"{source} holds no sentences; name a file with a word and its tag in each line.")
     tabs = "\t" in line
-    count = len(_Layout(tabs, 0, (), 0, None).fields(line))
+    fields = _Layout(tabs, 0, (), 0, None).fields(line)
+    count = len(fields)
     place = f"{source}, line {number}"
-    word, tag = _named_by(_Layout(tabs, 0, (), 0, None).fields(line))
+    word, tag = _named_by(fields)
     header = number if not names and word is not None and tag is not None else None
     if header is not None:
-        names = tuple(_Layout(tabs, 0, (), 0, None).fields(line))
+        names = tuple(fields)
     if names and len(names) != count:
         raise UserError(
             f"{place} has {_counted(count)}, but names are given to {len(names)} ({listed(names)}); mend it."

@@ -202,8 +202,6 @@ class AnswerSelection(DownstreamTask):
     def asked(self, options: PredictOptions) -> list[Question]:
         """Of the arguments a question, with --choices; of a file as for training, and of a pipe an object of JSON a
         line."""
-        if options.choices and options.columns:
-            raise UserError("--columns is for a file with columns; leave it out, or name the file with --input.")
         if options.input is None:
             if len(options.texts) != 1 or not options.choices:
                 raise UserError(

@@ -37,6 +37,23 @@ def several(given: Iterable[Any]) -> list[Any]:
     return found
 
 
+def several_texts(given: Iterable[Any]) -> list[str]:
+    """The same of what must be texts.
+
+    Raises:
+        UserError: see `several`; or one is something else.
+    """
+    found = several(given)
+    if wrong := [one for one in found if not isinstance(one, str)]:
+        raise UserError(f"{shown(wrong[0])} was given; expected a text.")
+    return found
+
+
+def is_pair(given: Any) -> bool:
+    """Whether it is a list or a tuple of two texts."""
+    return isinstance(given, list | tuple) and len(given) == 2 and all(isinstance(one, str) for one in given)
+
+
 def _check_unicode(given: Any) -> None:
     if isinstance(given, str):
         try:

@@ -321,8 +321,6 @@ def lines(options: AskOptions) -> list[str] | None:
     """
     if isinstance(options, PredictOptions) and options.choices:
         raise UserError("--choices is for multiple choice and answer selection; leave it out.")
-    if of_lines(options) and options.columns:
-        raise UserError("--columns is for a file with columns, such as a .csv; leave it out, or name one with --input.")
     if options.input is None:
         if not options.texts:
             raise UserError("no text was given; write one after the model, or name a file with --input.")
@@ -330,6 +328,8 @@ def lines(options: AskOptions) -> list[str] | None:
     if not of_lines(options):
         return None
     path = Path(options.input)
+    if options.columns:
+        raise UserError("--columns is for a file with columns, such as a .csv; leave it out, or name one with --input.")
     if options.input == "-":
         content = sys.stdin.buffer.read()
     else:

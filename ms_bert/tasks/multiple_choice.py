@@ -191,8 +191,6 @@ class MultipleChoice(DownstreamTask):
     def asked(self, options: PredictOptions) -> list[Question]:
         """Of the arguments: a question, or a context and a question, with --choices; of a file as for training, and of
         a pipe an object of JSON a line."""
-        if options.choices and options.columns:
-            raise UserError("--columns is for a file with columns; leave it out, or name the file with --input.")
         if options.choices:
             return [self.example((*options.texts, options.choices))]
         if options.input is None:

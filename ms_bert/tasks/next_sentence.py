@@ -26,7 +26,7 @@ def checked(pair: Sequence[str]) -> Pair:
     Raises:
         UserError: it is no pair, or a text of it is empty.
     """
-    if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+    if not user.is_pair(pair):
         raise UserError(f"{shown(pair)} is no pair of texts; give a tuple of two.")
     first, second = pair
     if not (first.strip() and second.strip()):

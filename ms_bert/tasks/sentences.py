@@ -41,10 +41,10 @@ def read(
     """
     _check_roles(named or {})
     skipped: Counter[str] = Counter()
-    if form(source) == TABLE:
+    found_as, path = form(source), labelled.path_of(source)
+    if found_as == TABLE:
         raise UserError(f"{source} is a .csv file; expected a word and its tag a line (CoNLL), or .jsonl or .parquet.")
-    path = labelled.path_of(source)
-    if path is not None and form(source) == CONLL:
+    if path is not None and found_as == CONLL:
         found, told = conll.read(source, path, named, labels=labels, skipped=skipped if skip_bad else None)
         return found, skipped, told
     rows = labelled.read(source, split=split)
@@ -80,11 +80,11 @@ def asked(source: str, named: Mapping[str, str], quoted: bool = True) -> list[Se
         UserError: it cannot be read, or lacks a column.
     """
     _check_roles(named)
-    path = labelled.path_of(source)
-    if path is not None and form(source) == CONLL:
+    found_as, path = form(source), labelled.path_of(source)
+    if path is not None and found_as == CONLL:
         return conll.read(source, path, named, labels=False)[0]
     rows = labelled.read(source, quoted)
-    usual = _TEXTS if form(source) == TABLE else _WORDS
+    usual = _TEXTS if found_as == TABLE else _WORDS
     column = _column(source, labelled.columns(rows), named, "text", usual)
     return [_asked(row, column) for row in rows]
 

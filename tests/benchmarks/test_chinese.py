@@ -1,9 +1,7 @@
 """The Chinese models are trained as it is said, go on where they were interrupted, and stand in a table."""
 
-import importlib
 import json
 import lzma
-import types
 
 import numpy as np
 import pytest
@@ -29,18 +27,9 @@ def data(tmp_path):
     return tmp_path / "data"
 
 
-def test_all_is_trained_as_it_says(data, tmp_path, monkeypatch):
+def test_all_is_trained_as_it_says(data, tmp_path, in_this_process):
     """The whole measurement at a tiny size, by PyTorch and in this process, interrupted once."""
-    lines = []
-
-    def run(line):
-        lines.append(line[1:])
-        if len(lines) == 6:  # a machine that is switched off
-            return types.SimpleNamespace(returncode=137)
-        twin = importlib.import_module(line[2].replace("ms_bert.", "pt_reference."))
-        return types.SimpleNamespace(returncode=twin.main([*line[3:], "--threads", "1"]))
-
-    monkeypatch.setattr(runs, "subprocess", types.SimpleNamespace(run=run))
+    lines = in_this_process(6)
     options = small_run(data / chinese.CORPUS, tmp_path / "cache", write_config(tmp_path, vocab_size=300))[2:]
     options[options.index("--vocab-size") + 1] = "300"
     few = ("--steps", "2", "--warmup-steps", "1", "--seq-length", "16", "--eval-every", "0")

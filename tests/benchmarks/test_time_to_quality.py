@@ -1,9 +1,7 @@
 """Each recipe of pre-training is trained and fine-tuned as it says, goes on where it was interrupted, and stands in a
 table."""
 
-import importlib
 import json
-import types
 
 import numpy as np
 import pytest
@@ -32,18 +30,9 @@ def data(tmp_path):
     return tmp_path / "data"
 
 
-def test_all_is_trained_as_it_says(data, tmp_path, monkeypatch):
+def test_all_is_trained_as_it_says(data, tmp_path, in_this_process):
     """The whole measurement at a tiny size, by PyTorch and in this process, interrupted once."""
-    lines = []
-
-    def run(line):
-        lines.append(line[1:])
-        if len(lines) == 4:  # a machine that is switched off
-            return types.SimpleNamespace(returncode=137)
-        twin = importlib.import_module(line[2].replace("ms_bert.", "pt_reference."))
-        return types.SimpleNamespace(returncode=twin.main([*line[3:], "--threads", "1"]))
-
-    monkeypatch.setattr(runs, "subprocess", types.SimpleNamespace(run=run))
+    lines = in_this_process(4)
     options = small_run(tmp_path / "corpus.txt", tmp_path / "cache", write_config(tmp_path, vocab_size=100))
     options[options.index("--vocab-size") + 1] = "100"
     few = (*options, "--steps", "2", "--warmup-steps", "1")
