@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks.contenders import THREADS, Work, all_measured, need_fused_kernels
 from ms_bert.kernels import native
+from ms_bert.tiles import bounds
 
 WORKS = (
     (Work("lamb", "mini", rows=16, tokens=128, slots=20), 3, 9),
@@ -34,11 +35,17 @@ def _updates(shape: tuple[int, ...], rounds: int = 21) -> dict:
     native.set_threads(THREADS)
     rng, done = np.random.default_rng(0), np.zeros(1, np.float32)
     arrays = [np.abs(rng.standard_normal(shape)).astype(np.float32) for _ in range(4)]
+    norms = np.zeros((len(bounds(shape)), 2), np.float32)
     seconds: dict[str, list[float]] = {name: [] for name in NUMBERS}
     for _ in range(rounds):
         for name, numbers in NUMBERS.items():
+            settings = np.array(numbers, np.float32)
             begun = time.perf_counter()
-            native.call(name, [*arrays, np.array(numbers, np.float32)], [done])
+            if name == "adam":
+                native.call(name, [*arrays, settings], [done])
+            else:
+                native.call("lamb_moments", [*arrays, settings], [norms])
+                native.call("lamb_update", [*arrays[:3], norms, settings], [done])
             seconds[name].append(time.perf_counter() - begun)
     values = arrays[0].size
     return {

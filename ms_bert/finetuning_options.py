@@ -147,6 +147,9 @@ class FinetuningOptions(TrainingOptions):
 
     epochs: Annotated[float, Range(0.001, 10**6)] = 3.0
     """Passes over the training data."""
+    leaves: Annotated[int, Range(1, 2**16)] = 1
+    """Compute each batch in this many leaves, a power of two, whose gradients are added up in a fixed order:
+    1, 2, 4, ... --workers, up to as many as there are leaves, write the same bytes."""
     steps: Annotated[int, STEPS_OR_NONE] = 0
     """Optimizer steps, instead of --epochs. 0: as many as the epochs have."""
     learning_rate: Annotated[float, Range(1e-12, 1e30)] = 5e-5

@@ -16,6 +16,8 @@ import torch
 from torch.nn import functional
 from torch.nn.attention import flex_attention as flex
 
+from ms_bert.tiles import bounds
+
 
 @dataclasses.dataclass(frozen=True)
 class Operations:
@@ -62,8 +64,8 @@ class Operations:
     cross_entropy: Callable
     """(logits (N, C), labels (N,) int32) -> -log softmax(logits)[label] (N,), float32 or float64."""
 
-    sum_of_squares: Callable
-    """A tensor -> the sum of the squares of its elements, () float64."""
+    sums_of_squares: Callable
+    """A tensor -> the sums of the squares of its T tiles (see `ms_bert.tiles`), (T,) float64."""
 
     probabilities: bool = True
     """Whether `attention` gives its probabilities."""
@@ -269,12 +271,13 @@ def share_correct(logits, labels):
     return (right.double() if logits.dtype == torch.float64 else right.float()).mean(-1)
 
 
-def sum_of_squares(x):
-    """The sum of squares of any tensor -> () float64, the rows' norms added up in it.
+def sums_of_squares(x):
+    """The sums of squares of the tiles of any tensor -> (T,) float64, the rows' norms added up in it.
 
     Over a whole matrix torch adds up in float32 on the CPU: for the embeddings of BERT-mini that is 2e-4 too little.
     """
-    return torch.linalg.vector_norm(x, dim=-1).double().square().sum()
+    tiles = [torch.linalg.vector_norm(x[begin:end], dim=-1).double().square().sum() for begin, end in bounds(x.shape)]
+    return torch.stack(tiles)
 
 
 def composed(
@@ -343,7 +346,7 @@ def composed(
         "scores": scores,
         "linear_cross_entropy": linear_cross_entropy,
         "cross_entropy": cross_entropy,
-        "sum_of_squares": sum_of_squares,
+        "sums_of_squares": sums_of_squares,
     }
     return Operations(**{**fields, **others})
 

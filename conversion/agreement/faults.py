@@ -237,13 +237,8 @@ def _all_decayed(p, m, v, gradients, decayed, *numbers):
     return stock.adam_update(p, m, v, gradients, (True,) * len(decayed), *numbers)
 
 
-def _without_ratio(p, m, v, gradients, decayed, factor, rate, beta1, beta2, correction1, correction2, epsilon, decay):
-    numbers = rate, beta1, beta2, correction1, ops.rsqrt(correction2), epsilon, decay
-    return stock.lamb_with(_one, p, m, v, gradients, decayed, factor, numbers)
-
-
-def _one(p, u):
-    return ops.ones_like(ops.ReduceSum()(p))
+def _without_ratio(p, m, v, norms, *numbers):
+    return stock.lamb_update(p, m, v, _map(ops.ones_like, norms), *numbers)
 
 
 _map = ops.HyperMap()

@@ -183,11 +183,11 @@ def _run(
     sequences = {name: part.sequences for name, part in parts.items()}
     task, files = taught(framework, options, task, config, examples, sequences, progress)
     augmented, guessed = augmenter(framework, train.sequences, progress)
-    seed, accumulate = options.training.seed, options.training.accumulate
+    seed, in_parts = options.training.seed, options.training.parts
     positions = config.max_position_embeddings
     weights = task.weights_of(train.sequences) if options.training.class_weights == "balanced" else None
     batches = TrainingBatches(
-        train.sequences, positions, options.training.batch_size, seed, accumulate, weights, task.together, augmented
+        train.sequences, positions, options.training.batch_size, seed, in_parts, weights, task.together, augmented
     )
     resolved = dataclasses.replace(
         options,
@@ -203,7 +203,7 @@ def _run(
         progress.say(training.origin(initial, fit, kept))
         trainer.load_weights(fit.values(seed))
     held_out, *tests = (
-        EvaluationBatches(part.sequences, positions, accumulate, together=task.together)
+        EvaluationBatches(part.sequences, positions, in_parts, together=task.together)
         for part in parts.values()
         if part is not train
     )

@@ -41,7 +41,7 @@ def parse(framework: Framework, program: str, description: str, arguments: Seque
     given = training.command_line(framework, *line, default=Options())
     run = given.run
     if run.evaluate is None:
-        return training.taken_over(framework, given, tasks, *line)
+        return training.taken_over(framework, given, tasks, *line).resolved()
     if run.resume or run.repeat or run.output or given.model.init:
         raise UserError("--evaluate trains nothing; leave out --resume, --repeat, --output and --init.")
     if not (run.evaluate / RUN).is_file():

@@ -72,7 +72,7 @@ class TrainingBatches:
 
     Args:
         sequences: at least 1. positions: of the model. batch_size: sequences of a step. seed: of the order. parts: a
-            batch's rows can be divided into so many, of equally many sequences but for one (--accumulate).
+            batch's rows can be divided into so many, of equally many sequences but for one (--leaves and --accumulate).
             weights: of each sequence's loss, (n,) float32; None: 1. together: sequences of one owner lie in one part of
             one step, and what is ordered and counted are the owners instead. augmented: the sequences of an epoch, as
             many in the same order, none of them longer; None: they are always the same.

@@ -17,6 +17,7 @@ from mindspore import Tensor, nn, ops
 
 from ms_bert.kernels import native, stock
 from ms_bert.kernels.operations import Operations
+from ms_bert.tiles import bounds
 
 NO_ROW_KEYS = Tensor(np.ones((1, 1), np.int32))
 NO_COLUMN_KEYS = Tensor(np.ones((1,), np.int32))
@@ -323,9 +324,9 @@ def linear_cross_entropy(precision):
 # The optimizer
 
 
-def sum_of_squares(x):
-    """The sum of squares of any tensor -> (1,) float32."""
-    return _sum_of_squares(x)
+def sums_of_squares(x):
+    """See `Operations.sums_of_squares`."""
+    return _sums_of_squares(x)
 
 
 def adam_update(p, m, v, gradients, decayed, factor, rate, beta1, beta2, epsilon, decay):
@@ -341,26 +342,42 @@ def _adam_of(without, with_decay, p, m, v, g, decayed):
     return _adam(p, m, v, g, with_decay if decayed else without)
 
 
-def lamb_update(p, m, v, gradients, decayed, factor, rate, beta1, beta2, correction1, correction2, epsilon, decay):
-    """See `Operations.lamb_update`; two passes over each parameter, the factor included."""
-    factor = ops.ones_like(rate) if factor is None else factor
+def lamb_moments(p, m, v, gradients, decayed, factor, beta1, beta2, correction1, correction2, epsilon, decay):
+    """See `Operations.lamb_moments`; one pass over each parameter, the factor included."""
+    factor = ops.ones_like(decay) if factor is None else factor
     betas = (beta1, 1.0 - beta1, beta2, 1.0 - beta2)
-    corrections = (1.0 / correction1, ops.rsqrt(correction2))
-    none = ops.zeros_like(decay)
+    none, each = _lamb_settings(ops.ones_like(decay), betas, epsilon, decay, factor, correction1, correction2)
+    return _map(ops.partial(_moments_of, none, each), p, m, v, gradients, decayed)
+
+
+def _moments_of(without, with_decay, p, m, v, g, decayed):
+    return _lamb_moments(p, m, v, g, with_decay if decayed else without)
+
+
+def lamb_update(p, m, v, norms, decayed, rate, correction1, correction2, epsilon, decay):
+    """See `Operations.lamb_update`; one pass over each parameter."""
+    one = ops.ones_like(decay)
+    none, each = _lamb_settings(rate, (one, one, one, one), epsilon, decay, one, correction1, correction2)
+    return _map(ops.partial(_lamb_of, none, each), p, m, v, norms, decayed)
+
+
+def _lamb_of(without, with_decay, p, m, v, norms, decayed):
+    return _lamb_update(p, m, v, norms, with_decay if decayed else without)
+
+
+def _lamb_settings(rate, betas, epsilon, decay, factor, correction1, correction2):
+    """What a kernel of LAMB is told of a parameter that does not decay, and of one that does."""
+    none, corrections = ops.zeros_like(decay), (1.0 / correction1, ops.rsqrt(correction2))
     without = ops.stack((rate, *betas, epsilon, none, factor, *corrections, none))
-    with_decay = ops.stack((rate, *betas, epsilon, decay, factor, *corrections, none + 1.0))
-    return _map(ops.partial(_lamb_of, without, with_decay), p, m, v, gradients, decayed)
-
-
-def _lamb_of(without, with_decay, p, m, v, g, decayed):
-    return _lamb(p, m, v, g, with_decay if decayed else without)
+    return without, ops.stack((rate, *betas, epsilon, decay, factor, *corrections, none + 1.0))
 
 
 _map = ops.HyperMap()
-_sum_of_squares = _operation("sum_of_squares", FLOAT, lambda x: (1,))
+_sums_of_squares = _operation("sums_of_squares", FLOAT, lambda x: (len(bounds(x)),))
 _adam = _operation("adam", FLOAT, lambda *_: (1,))
-_lamb = _operation("lamb", FLOAT, lambda *_: (1,))
-for _update in (_adam, _lamb):
+_lamb_moments = _operation("lamb_moments", FLOAT, lambda p, *_: (len(bounds(p)), 2))
+_lamb_update = _operation("lamb_update", FLOAT, lambda *_: (1,))
+for _update in (_adam, _lamb_moments, _lamb_update):
     _update.add_prim_attr("side_effect_mem", True)  # it writes to parameters: what reads them is kept in order
 
 
@@ -384,8 +401,9 @@ def operations(stock_ones: Operations, precision: str = "float32") -> Operations
         name=f"fused kernels ({native.instructions(precision)})",
         layer_norm=layer_norm,
         embed=embed,
-        sum_of_squares=sum_of_squares,
+        sums_of_squares=sums_of_squares,
         adam_update=adam_update,
+        lamb_moments=lamb_moments,
         lamb_update=lamb_update,
         probabilities=False,
     )

@@ -60,8 +60,8 @@ class Operations:
     cross_entropy: Callable
     """(logits (N, C), labels (N,) int32) -> -log softmax(logits)[label] (N,) float32."""
 
-    sum_of_squares: Callable
-    """A tensor -> the sum of the squares of its elements, () or (1,) float32."""
+    sums_of_squares: Callable
+    """A tensor -> the sums of the squares of its T tiles (see `ms_bert.tiles`), (T,) float32 or float64."""
 
     adam_update: Callable
     """(p, m, v, gradients, decayed, factor, rate, beta1, beta2, epsilon, decay): update all parameters and their
@@ -72,10 +72,18 @@ class Operations:
     p, m, v, gradients and decayed are tuples of equal length; where decayed is False the decay is 0. The others are ()
     float32. Returns what depends on it."""
 
+    lamb_moments: Callable
+    """(p, m, v, gradients, decayed, factor, beta1, beta2, correction1, correction2, epsilon, decay): update the moments
+    in place, as before -> for each parameter the squares of its T tiles, of p and of
+
+        u = (m / correction1) / (sqrt(v / correction2) + epsilon) + decay p
+
+    (T, 2) float32. Where decayed is False they may be anything."""
+
     lamb_update: Callable
-    """(p, m, v, gradients, decayed, factor, rate, beta1, beta2, correction1, correction2, epsilon, decay): as before
-    but u = (m / correction1) / (sqrt(v / correction2) + epsilon) + decay p and p = p - rate u, where decayed is True
-    p = p - rate (|p| / |u|) u, unless a norm is 0."""
+    """(p, m, v, norms, decayed, rate, correction1, correction2, epsilon, decay): update all parameters in place by
+    p = p - rate u, where decayed is True by p = p - rate (|p| / |u|) u, unless a norm is 0; m, v and u are those after
+    `lamb_moments`, norms what it gave of all tiles of the whole parameter, of which p may be one."""
 
     probabilities: bool = True
     """Whether `attention` gives its probabilities."""

@@ -9,6 +9,7 @@ import mindspore as ms
 from mindspore import ops
 
 from ms_bert.kernels.operations import Operations
+from ms_bert.tiles import bounds
 
 _matmul = ops.MatMul(transpose_b=True)
 _bias_add = ops.BiasAdd()
@@ -178,9 +179,12 @@ def wide(x):
     return ops.cast(x, ms.float32)
 
 
-def sum_of_squares(x):
-    """The sum of squares of any tensor -> () float32."""
-    return _sum(ops.square(x))
+def sums_of_squares(x):
+    """See `Operations.sums_of_squares`."""
+    made = ()
+    for begin, end in bounds(x.shape):
+        made += (_sum(ops.square(x[begin:end])),)
+    return ops.stack(made)
 
 
 def multiplied(factor, x):
@@ -199,33 +203,44 @@ def _adam(rate, beta1, beta2, epsilon, decay, p, m, v, g, decayed):
     return _adam_update(p, m, v, rate, beta1, beta2, epsilon, decay if decayed else ops.zeros_like(decay), g)
 
 
-def lamb_update(p, m, v, gradients, decayed, factor, rate, beta1, beta2, correction1, correction2, epsilon, decay):
-    """See `Operations.lamb_update`."""
-    numbers = rate, beta1, beta2, correction1, ops.rsqrt(correction2), epsilon, decay
-    return lamb_with(trust_ratio, p, m, v, gradients, decayed, factor, numbers)
-
-
-def lamb_with(ratio, p, m, v, gradients, decayed, factor, numbers):
-    """The same by another ratio of the norms, a function of a parameter and its direction."""
+def lamb_moments(p, m, v, gradients, decayed, factor, beta1, beta2, correction1, correction2, epsilon, decay):
+    """See `Operations.lamb_moments`."""
     if factor is not None:
         gradients = _map(ops.partial(multiplied, factor), gradients)
-    return _map(ops.partial(_lamb, ratio, numbers), p, m, v, gradients, decayed)
+    numbers = beta1, beta2, correction1, ops.rsqrt(correction2), epsilon, decay
+    return _map(ops.partial(_lamb_moments, numbers), p, m, v, gradients, decayed)
 
 
-def _lamb(ratio, numbers, p, m, v, g, decayed):
-    rate, beta1, beta2, correction1, root2, epsilon, decay = numbers
-    new_m = beta1 * m + (1.0 - beta1) * g
-    new_v = beta2 * v + (1.0 - beta2) * ops.square(g)
-    u = (new_m / correction1) / (ops.sqrt(new_v) * root2 + epsilon)
-    if decayed:
-        u = u + decay * p
-        u = ratio(p, u) * u
-    return ops.depend(True, (ops.assign(p, p - rate * u), ops.assign(m, new_m), ops.assign(v, new_v)))
+def _lamb_moments(numbers, p, m, v, g, decayed):
+    beta1, beta2, correction1, root2, epsilon, decay = numbers
+    rest = correction1, root2, epsilon, decay
+    new_m, new_v = beta1 * m + (1.0 - beta1) * g, beta2 * v + (1.0 - beta2) * ops.square(g)
+    norms = ops.stack((sums_of_squares(p), sums_of_squares(_direction(rest, p, new_m, new_v, decayed))), -1)
+    return ops.depend(norms, (ops.assign(m, new_m), ops.assign(v, new_v)))
 
 
-def trust_ratio(p, u):
-    """|p| / |u| () float32, or 1 where either is 0."""
-    p_norm, u_norm = ops.sqrt(sum_of_squares(p)), ops.sqrt(sum_of_squares(u))
+def _direction(numbers, p, m, v, decayed):
+    correction1, root2, epsilon, decay = numbers
+    u = (m / correction1) / (ops.sqrt(v) * root2 + epsilon)
+    return u + decay * p if decayed else u
+
+
+def lamb_update(p, m, v, norms, decayed, rate, correction1, correction2, epsilon, decay):
+    """See `Operations.lamb_update`."""
+    numbers = correction1, ops.rsqrt(correction2), epsilon, decay
+    return _map(ops.partial(_lamb_update, rate, numbers), p, m, v, norms, decayed)
+
+
+def _lamb_update(rate, numbers, p, m, v, norms, decayed):
+    # What is read of m and v is what `lamb_moments` has written: the norms depend on it.
+    u = _direction(numbers, p, ops.depend(m, norms), ops.depend(v, norms), decayed)
+    return ops.assign(p, p - (rate * trust_ratio(norms) if decayed else rate) * u)
+
+
+def trust_ratio(norms):
+    """|p| / |u| () float32, or 1 where either is 0; norms: their squares by tile (T, 2)."""
+    found = ops.sqrt(norms.sum(0))
+    p_norm, u_norm = found[0], found[1]
     both = ops.logical_and(p_norm > 0.0, u_norm > 0.0)
     return ops.select(both, p_norm / ops.select(both, u_norm, ops.ones_like(u_norm)), ops.ones_like(p_norm))
 
@@ -301,8 +316,9 @@ def composed(
         "scores": scores,
         "linear_cross_entropy": linear_cross_entropy,
         "cross_entropy": cross_entropy,
-        "sum_of_squares": sum_of_squares,
+        "sums_of_squares": sums_of_squares,
         "adam_update": adam_update,
+        "lamb_moments": lamb_moments,
         "lamb_update": lamb_update,
     }
     return Operations(**{**fields, **others})

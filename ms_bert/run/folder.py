@@ -260,6 +260,8 @@ def read_description(path: Path) -> dict:
             f"{file} is damaged: it lacks the options of a run or the record of what computed it; restore it, or begin "
             "a new run."
         )
+    # Before there were leaves, a batch was one.
+    description["options"]["training"].setdefault("leaves", 1)
     return description
 
 

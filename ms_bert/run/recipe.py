@@ -1,15 +1,12 @@
-"""What a training step is told, whatever framework computes it: its rate, its parts, which parameters decay."""
+"""What a training step is told, whatever framework computes it: its rate, and which parameters decay."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
 
-from ms_bert.data.batches import Batch
 from ms_bert.options import TrainingOptions
-from ms_bert.randomness import DropoutColumns, dropout_keys
 
 GROWTH_INTERVAL = 1000  # good steps after which the loss scale doubles
 
@@ -47,40 +44,3 @@ def all_moments(shapes: Mapping[str, tuple[int, ...]], moments: Mapping[str, np.
     kind = next(iter(moments.values())).dtype
     names = ((f"{moment}.{name}", shape) for moment in "mv" for name, shape in shapes.items())
     return {name: moments[name] if name in moments else np.zeros(shape, kind) for name, shape in names}
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """One of the parts that a step's batch is computed in.
-
-    Attributes:
-        batch: the rows of this part. totals: for each of the task's weights its sum over the whole step, at least 1,
-        which each part's losses are divided by. row_keys (rows * S, 1), column_keys (columns,): for dropout.
-    """
-
-    batch: Batch
-    totals: tuple[np.float32, ...]
-    row_keys: np.ndarray
-    column_keys: np.ndarray
-
-
-def parts(
-    batch: Batch, weights: tuple[str, ...], options: TrainingOptions, step: int, columns: DropoutColumns
-) -> list[Part]:
-    """The parts of the batch at a 0-based step; weights: of the task. columns: of the model's dropout keys."""
-    rows, tokens = batch["input_ids"].shape
-    if tokens > columns.config.max_position_embeddings:  # a kernel would read keys that are not there
-        raise ValueError(f"rows of {tokens} tokens for a model of {columns.config.max_position_embeddings} positions")
-    # The keys are those of the whole batch, so that a batch in parts drops the very same units.
-    row_keys, column_keys = dropout_keys(options.seed, step, rows * tokens, columns.total)
-    totals = tuple(np.float32(max(batch[name].sum(), 1.0)) for name in weights)
-    return [
-        Part(part, totals, own, column_keys)
-        for part, own in zip(cut(batch, options), np.split(row_keys, options.accumulate))
-    ]
-
-
-def cut(batch: Batch, options: TrainingOptions) -> list[Batch]:
-    """A batch in its --accumulate parts, each of which fits into memory."""
-    arrays = {name: np.split(value, options.accumulate) for name, value in batch.items()}
-    return [{name: values[number] for name, values in arrays.items()} for number in range(options.accumulate)]

@@ -67,13 +67,18 @@ class Optimizer(nn.Cell):
         changes = self.change(gradients, factor, rate, beta1, beta2, correction1, correction2)
         return ops.depend(ops.assign(self.updates, updates), changes)
 
-    def updated(self, gradients, factor, rate, numbers):
-        """All parameters after the operation `update` of the subclass, which takes these numbers after the rate."""
+    def updated(self, given, rate, numbers):
+        """All parameters after the operation `update` of the subclass.
+
+        Args:
+            given: to it, for each parameter, after its moments. numbers: before the rate and after it.
+        """
+        before, after = numbers
         changes = ()
         for share, first, end in self.runs:
-            arrays = self.p[first:end], self.m[first:end], self.v[first:end], gradients[first:end]
+            arrays = self.p[first:end], self.m[first:end], self.v[first:end], given[first:end]
             own = rate if share == 1.0 else rate * share
-            changes += (self.update(*arrays, self.decayed[first:end], factor, own, *numbers),)
+            changes += (self.update(*arrays, self.decayed[first:end], *before, own, *after),)
         return changes
 
 
@@ -104,7 +109,7 @@ class Adam(Optimizer):
 
     def change(self, gradients, factor, rate, beta1, beta2, correction1, correction2):
         rate, epsilon, decay = self.numbers(rate, correction1, correction2)
-        return self.updated(gradients, factor, rate, (beta1, beta2, epsilon, decay))
+        return self.updated(gradients, rate, ((factor,), (beta1, beta2, epsilon, decay)))
 
 
 class AdamW(Adam):
@@ -133,11 +138,13 @@ class Lamb(Optimizer):
         self, parameters, options: TrainingOptions, operations: Operations, shares: Sequence[float] | None = None
     ):
         super().__init__(parameters, options, operations, shares)
-        self.update = operations.lamb_update
+        self.moments, self.update = operations.lamb_moments, operations.lamb_update
 
     def change(self, gradients, factor, rate, beta1, beta2, correction1, correction2):
         epsilon, decay = Tensor(self.epsilon, ms.float32), Tensor(self.weight_decay, ms.float32)
-        return self.updated(gradients, factor, rate, (beta1, beta2, correction1, correction2, epsilon, decay))
+        numbers = correction1, correction2, epsilon, decay
+        norms = self.moments(self.p, self.m, self.v, gradients, self.decayed, factor, beta1, beta2, *numbers)
+        return self.updated(norms, rate, ((), numbers))
 
 
 OPTIMIZERS = {"adamw": AdamW, "adam-weight-decay": AdamWeightDecay, "lamb": Lamb}

@@ -41,7 +41,7 @@ class Update(nn.Cell):
     ):
         super().__init__(auto_prefix=False)
         self.optimizer = self.optimizers[options.optimizer](parameters, options, operations, shares)
-        self.sum_of_squares = operations.sum_of_squares
+        self.sums_of_squares = operations.sums_of_squares
         self.clip_norm = options.clip_norm
         self.scaled = options.precision == "float16"
         self.map = ops.HyperMap()
@@ -50,7 +50,7 @@ class Update(nn.Cell):
         self.good_steps = Parameter(Tensor(0, ms.int32), name="good_steps")
 
     def construct(self, gradients, rate):
-        norm = ops.sqrt(ops.stack(self.map(self.sum_of_squares, gradients)).sum()) / self.loss_scale
+        norm = ops.sqrt(ops.concat(self.map(self.sums_of_squares, gradients)).sum()) / self.loss_scale
         factor = 1.0 / self.loss_scale
         if self.clip_norm > 0.0:
             factor = factor * (self.clip_norm / ops.maximum(norm, Tensor(self.clip_norm, ms.float32)))
@@ -100,7 +100,7 @@ class TrainStep(nn.Cell):
 
 
 class AccumulateStep(nn.Cell):
-    """The gradients of one part of the batch, added to the buffers. Called as TrainStep; returns the sums (K,)."""
+    """The gradients of one part of a leaf, added to the buffers. Called as TrainStep; returns the sums (K,)."""
 
     def __init__(self, loss: nn.Cell, update: Update, parameters, buffers):
         super().__init__(auto_prefix=False)
@@ -112,6 +112,22 @@ class AccumulateStep(nn.Cell):
     def construct(self, rate, row_keys, column_keys, *arrays):  # the rate is for the update
         (_, sums, _), gradients = self.gradients(*arrays, self.update.loss_scale, (row_keys, column_keys))
         return ops.depend(sums, self.map(ops.assign_add, self.buffers, gradients))
+
+
+class Carry(nn.Cell):
+    """Buffers added to those of the next level of the tree (see `ms_bert.run.leaves`), and set back to 0."""
+
+    def __init__(self, buffers, following):
+        super().__init__(auto_prefix=False)
+        self.buffers, self.following = ParameterTuple(buffers), ParameterTuple(following)
+        self.map = ops.HyperMap()
+
+    def construct(self):
+        return self.map(carried, self.following, self.buffers)
+
+
+def carried(following, buffer):
+    return cleared(ops.assign_add(following, buffer), buffer)
 
 
 class UpdateFromBuffers(nn.Cell):

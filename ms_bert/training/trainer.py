@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,12 +19,14 @@ from ms_bert.options import TrainerOptions
 from ms_bert.randomness import DropoutColumns
 from ms_bert.run.checkpoints import Arrays
 from ms_bert.run.loop import StepResult
-from ms_bert.run.recipe import all_moments, cut, parts
+from ms_bert.run.leaves import Part, Tree, added, cut, leaves, own_leaves
+from ms_bert.run.recipe import all_moments
+from ms_bert.run.workers import ALONE, Workers
 from ms_bert.tasks import Sums, Task
 from ms_bert.tasks.pretraining import PRETRAINING
 from ms_bert.training import graph_cache, losses
 from ms_bert.training.losses import Objective
-from ms_bert.training.step import AccumulateStep, TrainStep, Update, UpdateFromBuffers
+from ms_bert.training.step import AccumulateStep, Carry, TrainStep, Update, UpdateFromBuffers
 
 
 class MindSporeTrainer:
@@ -32,7 +35,8 @@ class MindSporeTrainer:
     Args:
         graphs: the folder in which compiled training steps are kept; None: each is compiled again.
         objective: of the task; by default that of the losses.
-        numerics: how the model computes; None: as the options say. update: what clips and updates.
+        numerics: how the model computes; None: as the options say. update: what clips and updates. workers: with which
+            each batch is computed.
 
     Attributes:
         model: of the objective. config: of the model. shapes: of its parameters, by name.
@@ -47,9 +51,11 @@ class MindSporeTrainer:
         objective: Objective | None = None,
         numerics: Numerics | None = None,
         update: type[Update] = Update,
+        workers: Workers = ALONE,
     ):
         training = options.training
         self.config, self.options, self.training, self.task, self.graphs = config, options, training, task, graphs
+        self.workers = workers
         objective = objective or losses.objective(task)
         for tokens in options.row_lengths:
             kernels.check(options.run.device, training.precision, config.head_size, tokens)
@@ -65,22 +71,30 @@ class MindSporeTrainer:
         loss, self.evaluation = objective.loss(self.model), objective.loss(self.model)
         self.update = update(parameters, training, numerics.operations, [shares[p.name] for p in parameters])
         self.columns = DropoutColumns(config)
-        if training.accumulate == 1:
+        _, count = own_leaves(training, workers)
+        self.at_once = count * training.accumulate == 1
+        if self.at_once:
             self.step = TrainStep(loss, self.update, parameters)
-        else:
-            buffers = [Parameter(ops.zeros_like(p), name=f"gradient.{p.name}") for p in parameters]
-            self.step = AccumulateStep(loss, self.update, parameters, buffers)
-            self.finish = UpdateFromBuffers(self.update, buffers)
+            return
+        self.tree = Tree(count, training.accumulate)
+        buffers = [
+            [Parameter(ops.zeros_like(p), name=f"gradient.{level}.{p.name}") for p in parameters]
+            for level in range(self.tree.levels + 1)
+        ]
+        self.step = AccumulateStep(loss, self.update, parameters, buffers[0])
+        self.carries = [Carry(*pair) for pair in itertools.pairwise(buffers)]
+        self.finish = UpdateFromBuffers(self.update, buffers[-1])
 
-    def step_inputs(self, batch: Batch, step: int, rate: float) -> list[list[Tensor]]:
-        """What the compiled step takes for each part of a batch, in the order of `TrainStep`."""
+    def leaves(self, batch: Batch, step: int) -> list[list[Part]]:
+        """See `ms_bert.run.leaves.leaves`."""
+        return leaves(batch, self.task.weights, self.training, step, self.columns, self.workers)
+
+    def step_inputs(self, part: Part, rate: float) -> list[Tensor]:
+        """What the compiled step takes for a part of a batch, in the order of `TrainStep`."""
         return [
-            [
-                *map(Tensor, (np.float32(rate), part.row_keys, part.column_keys)),
-                *(Tensor(part.batch[name]) for name in self.task.fields),
-                *map(Tensor, part.totals),
-            ]
-            for part in parts(batch, self.task.weights, self.training, step, self.columns)
+            *map(Tensor, (np.float32(rate), part.row_keys, part.column_keys)),
+            *(Tensor(part.batch[name]) for name in self.task.fields),
+            *map(Tensor, part.totals),
         ]
 
     def compile(self, batches: Sequence[Batch]) -> bool:
@@ -91,21 +105,28 @@ class MindSporeTrainer:
             compiling = graph_cache.kept(self.graphs, name)
         with compiling:
             for batch in batches:
-                self.step.compile(*self.step_inputs(batch, 0, 0.0)[0])
-            if self.training.accumulate > 1:
+                self.step.compile(*self.step_inputs(self.leaves(batch, 0)[0][0], 0.0))
+            if not self.at_once:
+                for carry in self.carries:
+                    carry.compile()
                 self.finish.compile(Tensor(np.float32(0.0)))
         return True
 
     def train_step(self, batch: Batch, step: int, rate: float) -> StepResult:
-        inputs = self.step_inputs(batch, step, rate)
-        if len(inputs) == 1:
-            sums, result = self.step(*inputs[0])
-            sums = sums.asnumpy().astype(np.float64)
+        found = self.leaves(batch, step)
+        if self.at_once:
+            sums, result = self.step(*self.step_inputs(found[0][0], rate))
+            sums = [sums.asnumpy().astype(np.float64)]
         else:
-            sums = sum(self.step(*part).asnumpy().astype(np.float64) for part in inputs)
+            sums = []
+            for done, leaf in enumerate(found, 1):
+                sums.append(sum(self.step(*self.step_inputs(part, rate)).asnumpy().astype(np.float64) for part in leaf))
+                for level in self.tree.carried(done):
+                    self.carries[level]()
             result = self.finish(Tensor(np.float32(rate)))
         norm, skipped, scale = map(float, result.asnumpy())
-        return StepResult(dict(zip(self.task.sums, sums.tolist())), norm, bool(skipped), scale)
+        whole = added(sums, self.workers)
+        return StepResult(dict(zip(self.task.sums, whole.tolist())), norm, bool(skipped), scale)
 
     def evaluate(self, batch: Batch) -> tuple[Sums, tuple[np.ndarray, ...]]:
         ones = [Tensor(np.float32(1.0))] * (len(self.task.weights) + 1)

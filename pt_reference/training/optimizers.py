@@ -11,6 +11,7 @@ from torch import nn
 
 from ms_bert.options import TrainingOptions
 from ms_bert.run.recipe import is_decayed
+from pt_reference.kernels import sums_of_squares
 
 
 class Optimizer:
@@ -102,7 +103,8 @@ class Lamb(Optimizer):
 
 
 def trust_ratio(p, u):
-    p_norm, u_norm = torch.linalg.vector_norm(p), torch.linalg.vector_norm(u)
+    """|p| / |u| () float64, or 1 where either is 0."""
+    p_norm, u_norm = sums_of_squares(p).sum().sqrt(), sums_of_squares(u).sum().sqrt()
     return torch.where((p_norm > 0.0) & (u_norm > 0.0), p_norm / u_norm, torch.ones_like(p_norm))
 
 

@@ -5,7 +5,7 @@ from torch import nn
 
 from ms_bert.options import TrainingOptions
 from ms_bert.run.recipe import GROWTH_INTERVAL
-from pt_reference.kernels import Operations, sum_of_squares
+from pt_reference.kernels import Operations, sums_of_squares
 from pt_reference.training.optimizers import OPTIMIZERS
 
 
@@ -39,18 +39,23 @@ class Update:
     ):
         self.parameters = list(parameters.values())
         self.optimizer = self.optimizers[options.optimizer](parameters, options, shares)
-        self.sum_of_squares = operations.sum_of_squares
+        self.sums_of_squares = operations.sums_of_squares
+        # Of the levels of the tree (see `ms_bert.run.leaves`) but the first, whose gradients the parameters hold.
+        self.carried: dict[int, list[torch.Tensor]] = {}
         self.clip_norm = options.clip_norm
         self.scaled = options.precision == "float16"
         self.loss_scale = options.loss_scale if self.scaled else 1.0
         self.good_steps = 0
 
     def __call__(self, rate: float) -> tuple[float, bool]:
-        """Update with the gradients that the parameters hold, and clear them.
+        """Update with the gradients that the parameters hold, or those that were carried to the last level, and clear
+        them.
 
         Returns:
             the norm, and whether it was skipped at a scale above 1.
         """
+        if self.carried:
+            self._hold(self.carried.pop(max(self.carried)))
         gradients = [p.grad for p in self.parameters]
         norm = self._norm(gradients) / self.loss_scale
         overflown = self.scaled and not abs(norm) < float("inf")
@@ -67,11 +72,28 @@ class Update:
         self.clear()
         return norm, skipped
 
+    @torch.no_grad()
+    def carry(self, level: int) -> None:
+        """Add the gradients of a level of the tree to those of the next one, and forget them."""
+        if level == 0:
+            gradients = [p.grad for p in self.parameters]
+            self.clear()
+        else:
+            gradients = self.carried.pop(level)
+        if level + 1 in self.carried:
+            torch._foreach_add_(self.carried[level + 1], gradients)
+        else:
+            self.carried[level + 1] = gradients
+
+    def _hold(self, gradients: list[torch.Tensor]) -> None:
+        for p, gradient in zip(self.parameters, gradients):
+            p.grad = gradient
+
     def _norm(self, gradients: list[torch.Tensor]) -> float:
         """The global norm."""
-        if gradients[0].device.type == "cuda" and self.sum_of_squares is sum_of_squares:
+        if gradients[0].device.type == "cuda" and self.sums_of_squares is sums_of_squares:
             return norm_by_few_kernels(gradients)
-        return float(sum(map(self.sum_of_squares, gradients)) ** 0.5)
+        return float(torch.cat([self.sums_of_squares(gradient) for gradient in gradients]).sum() ** 0.5)
 
     def clear(self) -> None:
         """Forget the gradients that the parameters hold."""

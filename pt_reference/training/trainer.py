@@ -13,7 +13,9 @@ from ms_bert.options import TrainerOptions
 from ms_bert.randomness import DROPOUT, DropoutColumns, generator
 from ms_bert.run.checkpoints import Arrays
 from ms_bert.run.loop import StepResult
-from ms_bert.run.recipe import Part, all_moments, cut, parts
+from ms_bert.run.leaves import Part, Tree, added, cut, leaves, own_leaves
+from ms_bert.run.recipe import all_moments
+from ms_bert.run.workers import ALONE, Workers
 from ms_bert.tasks import Sums, Task
 from ms_bert.tasks.pretraining import PRETRAINING
 from pt_reference.device import torch_device
@@ -27,17 +29,22 @@ class TorchTrainer:
     """See `ms_bert.run.loop.Trainer`.
 
     Args:
-        objective: of the task; by default that of the losses.
+        objective: of the task; by default that of the losses. workers: with which each batch is computed.
 
     Attributes:
         model: of the objective. config: of the model. shapes: of its parameters, by name.
     """
 
     def __init__(
-        self, config: BertConfig, options: TrainerOptions, task: Task = PRETRAINING, objective: Objective | None = None
+        self,
+        config: BertConfig,
+        options: TrainerOptions,
+        task: Task = PRETRAINING,
+        objective: Objective | None = None,
+        workers: Workers = ALONE,
     ):
         training = options.training
-        self.config, self.training, self.task = config, training, task
+        self.config, self.training, self.task, self.workers = config, training, task, workers
         objective = objective or losses.objective(task)
         self.device = torch_device(options.run.device)
         numerics = Numerics(training.precision, training.recompute)
@@ -54,6 +61,7 @@ class TorchTrainer:
         trained = {name: p for name, p in parameters.items() if p.requires_grad}
         self.update = Update(trained, training, numerics.operations, shares)
         self.columns = DropoutColumns(config)
+        self.tree = Tree(own_leaves(training, workers)[1], training.accumulate)
         self.evaluation = objective.loss(self.model)
         self.compiled = options.pytorch.compile
         self.loss = torch.compile(self.evaluation, dynamic=False) if self.compiled else self.evaluation
@@ -64,7 +72,7 @@ class TorchTrainer:
             limits = torch._dynamo.config
             limits.recompile_limit = max(limits.recompile_limit, 2 * len(batches))
         for batch in batches if self.compiled else ():
-            part = parts(batch, self.task.weights, self.training, 0, self.columns)[0]
+            part = self.leaves(batch, 0)[0][0]
             self._loss(part)[0].backward()  # torch compiles what is called
             self.update.clear()
         return self.compiled
@@ -73,13 +81,23 @@ class TorchTrainer:
         if self.device.type == "cuda":
             # The fused attention draws its dropout from torch's generator.
             torch.cuda.manual_seed(int(generator(self.training.seed, DROPOUT, step).integers(2**63)))
-        sums = 0.0
-        for part in parts(batch, self.task.weights, self.training, step, self.columns):
-            loss, part_sums, _ = self._loss(part)
-            loss.backward()
-            sums = sums + part_sums.double()
+        sums = []
+        for done, leaf in enumerate(self.leaves(batch, step), 1):
+            of_leaf = 0.0
+            for part in leaf:
+                loss, part_sums, _ = self._loss(part)
+                loss.backward()
+                of_leaf = of_leaf + part_sums.double()
+            sums.append(of_leaf)
+            for level in self.tree.carried(done):
+                self.update.carry(level)
         norm, skipped = self.update(rate)
-        return StepResult(dict(zip(self.task.sums, sums.tolist())), norm, skipped, self.update.loss_scale)
+        whole = added([of_leaf.cpu().numpy() for of_leaf in sums], self.workers)
+        return StepResult(dict(zip(self.task.sums, whole.tolist())), norm, skipped, self.update.loss_scale)
+
+    def leaves(self, batch: Batch, step: int) -> list[list[Part]]:
+        """See `ms_bert.run.leaves.leaves`."""
+        return leaves(batch, self.task.weights, self.training, step, self.columns, self.workers)
 
     def _loss(self, part: Part):
         # Numbers as tensors: torch.compile would make a graph for each value of a number.

@@ -38,7 +38,7 @@ SHARED = Options(
     examples=ExampleOptions(seq_length=32, short_sequences=0.5),
     training=TrainingOptions(
         batch_size=8,
-        accumulate=2,
+        leaves=2,
         steps=STEPS,
         warmup_steps=0,
         learning_rate=1e-3,
@@ -46,7 +46,7 @@ SHARED = Options(
         clip_norm=2.0,  # amid the norms
     ),
 )
-WHOLE = dataclasses.replace(SHARED, training=dataclasses.replace(SHARED.training, accumulate=1))
+WHOLE = dataclasses.replace(SHARED, training=dataclasses.replace(SHARED.training, leaves=1))
 
 # Seen: 0 of a norm or its last bit, 1e-7, and 2e-8 in a weight; with the faults of WAYS at least 4e-3 and 2.7e-4.
 NORM_TOLERANCE, WEIGHT_TOLERANCE = 1e-5, 1e-6

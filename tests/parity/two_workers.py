@@ -21,7 +21,9 @@ from ms_bert.config import BertConfig
 from ms_bert.data.batches import FIELDS, Batch
 from ms_bert.device import use_device
 from ms_bert.options import Options, TrainingOptions
-from ms_bert.run.recipe import learning_rate, parts
+from ms_bert.run.leaves import leaves
+from ms_bert.run.recipe import learning_rate
+from ms_bert.run.workers import ALONE
 from ms_bert.tasks.pretraining import PreTraining
 from ms_bert.training.losses import PreTrainingLoss
 from ms_bert.training.trainer import MindSporeTrainer
@@ -74,7 +76,7 @@ class ParallelStep(nn.Cell):
 
 def step_inputs(batch: Batch, options: TrainingOptions, step: int, columns: int, way: Way) -> list[Tensor]:
     """What this worker's step takes."""
-    shares = parts(batch, PreTraining.weights, options, step, columns)
+    shares = [part for (part,) in leaves(batch, PreTraining.weights, options, step, columns, ALONE)]
     mine = shares[get_rank()]
     totals = np.array(mine.totals)
     if way.own_totals:
@@ -90,8 +92,8 @@ def main(folder: Path) -> None:
     init("mccl")
     options = Options.from_dict(json.loads((folder / "options.json").read_text()), "options.json")
     training = options.training
-    if get_group_size() != training.accumulate:
-        raise SystemExit(f"{get_group_size()} workers cannot share {training.accumulate} parts")
+    if get_group_size() != training.leaves:
+        raise SystemExit(f"{get_group_size()} workers cannot share {training.leaves} leaves")
     batches = [dict(np.load(folder / f"batch-{step}.npz")) for step in range(training.steps)]
     trainer = MindSporeTrainer(BertConfig.from_json(folder), options)
     beginning = copy.deepcopy(trainer.state())

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from ms_bert.kernels import native
+from ms_bert.tiles import bounds
 
 torch = pytest.importorskip("torch")
 pytestmark = [
@@ -247,8 +248,8 @@ def test_dropout_keeps_to_its_threshold_exactly(rate):
 
 def test_a_type_that_no_kernel_reads_is_refused(capfd):
     count, types = 2, (ctypes.c_char_p * 2)(b"int64", b"float32")
-    assert ctypes.CDLL(str(native.LIBRARY)).ms_bert_sum_of_squares(count, None, None, None, types, None, None) == 2
-    assert "sum_of_squares takes float32 and int32 only" in capfd.readouterr().err
+    assert ctypes.CDLL(str(native.LIBRARY)).ms_bert_sums_of_squares(count, None, None, None, types, None, None) == 2
+    assert "sums_of_squares takes float32 and int32 only" in capfd.readouterr().err
 
 
 def test_a_library_of_other_sources_is_not_used(tmp_path, monkeypatch):
@@ -413,9 +414,42 @@ def test_the_optimizer(count):
     call("adam", [p, m, v, g, settings], (1,))
     assert_close([p, m, v], [new_p, new_m, new_v], 1e-6)
     exact = np.square(g.astype(np.float64)).sum()
-    assert call("sum_of_squares", [g], (1,))[0][0] == pytest.approx(exact, rel=1e-6)
+    assert call("sums_of_squares", [g], (1,))[0][0] == pytest.approx(exact, rel=1e-6)
     g[count // 2] = np.nan
-    assert np.isnan(call("sum_of_squares", [g], (1,))[0][0])
+    assert np.isnan(call("sums_of_squares", [g], (1,))[0][0])
+
+
+@pytest.mark.parametrize("shape", [(2**21 + 7,), (3000, 800), (2, 2**20 + 5), (9, 2**19)])
+def test_the_squares_of_a_tile_are_the_same_beside_others_and_alone(shape):
+    """So a worker that has some tiles of a parameter finds the summands of its norm that another one would."""
+    g = numbers(*shape)
+    parts = [g[begin:end] for begin, end in bounds(shape)]
+    assert len(parts) > 1 and max(part.size for part in parts) <= max(2**20, g[0].size)
+    whole = call("sums_of_squares", [g], (len(parts),))[0]
+    alone = np.concatenate([call("sums_of_squares", [np.ascontiguousarray(part)], (1,))[0] for part in parts])
+    assert whole.tobytes() == alone.tobytes()
+    np.testing.assert_allclose(whole, [np.square(part.astype(np.float64)).sum() for part in parts], rtol=1e-6)
+
+
+def lamb(p, m, v, g, settings):
+    """Both kernels of it, on p, m and v in place."""
+    (norms,) = call("lamb_moments", [p, m, v, g, settings], (len(bounds(p.shape)), 2))
+    call("lamb_update", [p, m, v, norms, settings], (1,))
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_lamb_by_tiles_is_that_of_the_whole(adapted):
+    """Given the norms of all tiles, each tile of a parameter moves as it does in the whole."""
+    settings = np.array([0.1, 0.9, 0.1, 0.99, 0.01, 1e-3, 0.02, 0.5, 3.0, 5.0, adapted], np.float32)
+    arrays = [numbers(3000, 800, seed=seed, scale=0.1) for seed in range(4)]
+    arrays[2] = np.abs(arrays[2])
+    tiles = [[array[begin:end].copy() for array in arrays] for begin, end in bounds(arrays[0].shape)]
+    lamb(*arrays, settings)
+    norms = [call("lamb_moments", [*tile, settings], (1, 2))[0] for tile in tiles]
+    for p, m, v, _ in tiles:
+        call("lamb_update", [p, m, v, np.concatenate(norms), settings], (1,))
+    for whole, parts in zip(arrays[:3], zip(*tiles)):
+        assert whole.tobytes() == np.concatenate(parts).tobytes()
 
 
 @pytest.mark.parametrize("adapted", [False, True])
@@ -434,12 +468,12 @@ def test_lamb(count, adapted):
     for threads in (1, 3):
         native.set_threads(threads)
         states.append([p.copy(), m.copy(), v.copy()])
-        call("lamb", [*states[-1], g, settings], (1,))
+        lamb(*states[-1], g, settings)
     assert_close(states[0], [new_p, new_m, new_v], 1e-6)
     assert all(a.tobytes() == b.tobytes() for a, b in zip(*states))
     # Where a norm is 0 the ratio is 1.
     p, m, v = np.zeros(count, np.float32), np.zeros(count, np.float32), np.ones(count, np.float32)
-    call("lamb", [p, m, v, g, settings], (1,))
+    lamb(p, m, v, g, settings)
     gd = g.astype(np.float64) * factor
     assert_close([p], [-r * c1 * gd * inverse1 / (np.sqrt(b2 + c2 * gd * gd) * root2 + epsilon)], 1e-6)
 
@@ -529,6 +563,6 @@ def test_the_number_of_threads_changes_no_bit():
         found += call("linear_cross_entropy", [x, w, b, labels], (300,), (300,), Kept(dy.shape))
         inputs = [labels.astype(np.float32), kept(dy), x, w]
         found += call("linear_cross_entropy_gradient", inputs, x.shape, w.shape, b.shape)
-        found += call("sum_of_squares", [w], (1,))
+        found += call("sums_of_squares", [w], (1,))
         results.append([array.tobytes() for array in found])
     assert all(one == results[0] for one in results[1:])

@@ -22,7 +22,8 @@ from ms_bert.data.packing import (
 from ms_bert.data.sequences import Sequences
 from ms_bert.options import TrainingOptions
 from ms_bert.randomness import DropoutColumns
-from ms_bert.run.recipe import parts
+from ms_bert.run.leaves import leaves
+from ms_bert.run.workers import ALONE
 
 
 def made(count=100, longest=50, seed=0) -> Sequences:
@@ -211,4 +212,4 @@ def test_a_row_that_is_longer_than_the_model_is_refused():
     batch = TrainingBatches(made(longest=60), 512, 8, 1)(0)
     config = BertConfig(max_position_embeddings=48)
     with pytest.raises(ValueError, match="rows of 64 tokens for a model of 48 positions"):
-        parts(batch, (WEIGHTS,), TrainingOptions(batch_size=8), 0, DropoutColumns(config))
+        leaves(batch, (WEIGHTS,), TrainingOptions(batch_size=8), 0, DropoutColumns(config), ALONE)

@@ -15,7 +15,7 @@ from ms_bert.errors import UserError
 from ms_bert.options import ExampleOptions, Options, PyTorchOptions, TrainingOptions
 from ms_bert.training.trainer import MindSporeTrainer
 from pt_reference.device import use_device as use_torch_device
-from pt_reference.kernels import operations, sum_of_squares
+from pt_reference.kernels import operations, sums_of_squares
 from pt_reference.training.optimizers import OPTIMIZERS
 from pt_reference.training.step import Update, norm_by_few_kernels
 from pt_reference.training.trainer import TorchTrainer
@@ -122,6 +122,16 @@ def test_a_batch_in_parts_gives_the_same_update(plain, batches):
     assert max(np.abs(value - arrays(plain[0])[name]).max() for name, value in arrays(parts).items()) < 2e-5
 
 
+def test_leaves_in_parts_add_up_to_the_same_update(plain, batches):
+    """Three ways to sum the same gradients, with one, two and three levels of buffers."""
+    for options in ({"leaves": 2, "accumulate": 2}, {"leaves": 4}, {"leaves": 8}):
+        made = trainer(**options)
+        for mine, whole in zip(train(made, batches), plain[1]):
+            assert mine.gradient_norm == pytest.approx(whole.gradient_norm, rel=1e-4)
+            assert mine.sums == pytest.approx(whole.sums, rel=1e-5)
+        assert max(np.abs(value - arrays(plain[0])[name]).max() for name, value in arrays(made).items()) < 2e-5
+
+
 def test_recomputation_and_compilation_change_no_number(plain, batches):
     for changed in ({"recompute": True}, {"compile": True}):
         for mine, whole in zip(train(trainer(**changed), batches), plain[1]):
@@ -212,7 +222,9 @@ def test_the_global_norm_of_large_gradients_is_right():
     generator = torch.Generator().manual_seed(0)
     gradients = [torch.randn(shape, generator=generator) * 1e-3 for shape in ((30_522, 256), (256,), (1, 7))]
     exact = np.sqrt(sum((g.double() ** 2).sum().item() for g in gradients))
-    assert float(sum(map(sum_of_squares, gradients)) ** 0.5) == pytest.approx(exact, rel=1e-6)
+    assert float(sum(sums_of_squares(gradient).sum() for gradient in gradients) ** 0.5) == pytest.approx(
+        exact, rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.5, 100.0])
@@ -283,7 +295,7 @@ def test_what_the_machine_lacks_is_one_sentence(monkeypatch):
 def test_no_option_of_training_is_ignored_by_one_framework():
     """Each changes what is computed, or how; a new one must be given a place here and in both trainers."""
     assert {f.name for f in dataclasses.fields(TrainingOptions)} == {
-        *("batch_size", "accumulate", "steps", "learning_rate", "warmup_steps"),
+        *("batch_size", "leaves", "accumulate", "steps", "learning_rate", "warmup_steps"),
         *("schedule", "cooldown_steps", "decay_steps", "decay_power"),
         *("optimizer", "weight_decay", "beta1", "beta2", "epsilon", "clip_norm"),
         *("precision", "loss_scale", "recompute", "seed"),

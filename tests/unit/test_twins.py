@@ -48,7 +48,8 @@ ALLOWED = {
         "(module)": OWN_UPDATE,
         **dict.fromkeys(("Update", "Update.__init__", "Update.construct", "Update.__call__"), OWN_UPDATE),
         **dict.fromkeys(("Update._adapt", "Update._norm", "Update.clear", "norm_by_few_kernels"), OWN_UPDATE),
-        "cleared": OWN_UPDATE,
+        **dict.fromkeys(("Carry", "Carry.__init__", "Carry.construct", "carried", "cleared"), OWN_UPDATE),
+        **dict.fromkeys(("Update.carry", "Update._hold"), OWN_UPDATE),
         **dict.fromkeys(("TrainStep", "TrainStep.__init__", "TrainStep.construct"), OWN_UPDATE),
         **dict.fromkeys(("AccumulateStep", "AccumulateStep.__init__", "AccumulateStep.construct"), OWN_UPDATE),
         **dict.fromkeys(("UpdateFromBuffers", "UpdateFromBuffers.__init__", "UpdateFromBuffers.construct"), OWN_UPDATE),
@@ -147,6 +148,6 @@ def test_the_twins_operations_have_the_same_fields():
         return [node.target.id for node in operations.body if isinstance(node, ast.AnnAssign)]
 
     # torch.optim updates, and nobody asks which of several sets it computes with.
-    own = {"name", "adam_update", "lamb_update", "own_dropout", "instead"}
+    own = {"name", "adam_update", "lamb_moments", "lamb_update", "own_dropout", "instead"}
     ours, theirs = fields("ms_bert/kernels/operations.py"), fields("pt_reference/kernels.py")
     assert [name for name in ours if name not in own] == theirs and own < set(ours)

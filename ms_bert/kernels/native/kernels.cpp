@@ -147,7 +147,12 @@ void linear_cross_entropy_gradient(const Arrays &a) {
                                              a.out(4), a.out(5), a.out(6));
 }
 
-void sum_of_squares(const Arrays &a) { *a.out(1) = MS_BERT_ISA::sum_of_squares(a.count(0), a.floats(0)); }
+// Values of a row of an array: all its axes but the first.
+int64_t row_of(const Arrays &a, int i) { return a.count(i) / std::max<int64_t>(1, a.size(i, 0)); }
+
+void sums_of_squares(const Arrays &a) {
+  MS_BERT_ISA::sums_of_squares(a.count(0), row_of(a, 0), a.floats(0), a.out(1));
+}
 
 void adam(const Arrays &a) {
   const float *s = a.floats(4);
@@ -156,10 +161,17 @@ void adam(const Arrays &a) {
   *a.out(5) = 1.0f;
 }
 
-void lamb(const Arrays &a) {
-  const float *s = a.floats(4);
-  const Lamb lamb{s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10] != 0.0f};
-  lamb.update(a.count(0), a.out(0), a.out(1), a.out(2), a.floats(3));
+Lamb lamb_of(const float *s) { return {s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9]}; }
+
+void lamb_moments(const Arrays &a) {
+  const Lamb lamb = lamb_of(a.floats(4));
+  lamb.moments(a.count(0), row_of(a, 0), a.floats(0), a.out(1), a.out(2), a.floats(3), a.out(5));
+}
+
+void lamb_update(const Arrays &a) {
+  const float *settings = a.floats(4);
+  const bool adapted = settings[10] != 0.0f;
+  lamb_of(settings).update(a.count(0), a.out(0), a.floats(1), a.floats(2), adapted ? a.size(3, 0) : 0, a.floats(3));
   *a.out(5) = 1.0f;
 }
 

@@ -16,7 +16,7 @@
   X(embed) X(embed_gradient)                                           \
   X(attention) X(attention_gradient)                                   \
   X(linear_cross_entropy) X(linear_cross_entropy_gradient)             \
-  X(sum_of_squares) X(adam) X(lamb)
+  X(sums_of_squares) X(adam) X(lamb_moments) X(lamb_update)
 // clang-format on
 
 namespace ms_bert {

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <numeric>
+#include <vector>
 
 #include "simd.h"
 #include "threads.h"
@@ -27,22 +28,41 @@ inline float squares(int64_t count, const float *x) {
   return sum((total[0] + total[1]) + (total[2] + total[3]));
 }
 
-// Sums of pieces, which are added in double in their order, whatever the threads.
-class Sums {
+// The tiles of an array, as ms_bert/tiles.py has them, and in them pieces, each of which some thread takes: what is
+// summed over a piece is added up in double in the order of the pieces, whatever the threads.
+class ParameterTiles {
  public:
-  explicit Sums(int64_t count) : pieces_((count + PIECE - 1) / PIECE), sums_(new double[pieces_]) {}
-  double &of(int64_t begin) { return sums_[begin / PIECE]; }
-  double total() const { return std::accumulate(sums_.get(), sums_.get() + pieces_, 0.0); }
+  ParameterTiles(int64_t count, int64_t row)
+      : count_(count), size_(std::max<int64_t>(1, VALUES / row) * row), pieces_((size_ + PIECE - 1) / PIECE) {}
+
+  // f(number, begin, end) for each piece, some of which are empty: begin is at end then.
+  template <typename F>
+  void run(F f) const {
+    parallel(tiles() * pieces_, [&](int64_t i) {
+      const int64_t first = i / pieces_ * size_, end = std::min(count_, first + size_);
+      const int64_t begin = std::min(end, first + i % pieces_ * PIECE);
+      f(i, begin, std::min(end, begin + PIECE));
+    });
+  }
+
+  int64_t tiles() const { return (count_ + size_ - 1) / size_; }
+  std::vector<double> sums() const { return std::vector<double>(tiles() * pieces_); }  // one for each piece
+  float of_tile(int64_t tile, const std::vector<double> &sums) const {
+    const double *own = sums.data() + tile * pieces_;
+    return static_cast<float>(std::accumulate(own, own + pieces_, 0.0));
+  }
 
  private:
-  int64_t pieces_;
-  std::unique_ptr<double[]> sums_;
+  static constexpr int64_t VALUES = 1 << 20;
+  int64_t count_, size_, pieces_;
 };
 
-inline float sum_of_squares(int64_t count, const float *x) {
-  Sums sums(count);
-  parallel_pieces(count, PIECE, [&](int64_t begin, int64_t end) { sums.of(begin) = squares(end - begin, x + begin); });
-  return static_cast<float>(sums.total());
+// Of each tile of x, rows of so many values, to `out`.
+inline void sums_of_squares(int64_t count, int64_t row, const float *x, float *out) {
+  const ParameterTiles tiles(count, row);
+  std::vector<double> sums = tiles.sums();
+  tiles.run([&](int64_t i, int64_t begin, int64_t end) { sums[i] = squares(end - begin, x + begin); });
+  for (int64_t t = 0; t < tiles.tiles(); t++) out[t] = tiles.of_tile(t, sums);
 }
 
 struct Adam {
@@ -66,14 +86,14 @@ struct Adam {
 struct Lamb {
   float rate, beta1, rest1, beta2, rest2, epsilon, decay, factor;  // rest: 1 - beta
   float inverse1, root2;  // by which the first moment and the root of the second are multiplied, for their bias
-  bool adapted;           // whether the rate is multiplied by the trust ratio
 
-  // p, m and v in place: see `stock.lamb_update`. The direction is computed twice, for its norm and for the update:
-  // that is less work than to write it down and to read it.
-  void update(int64_t count, float *p, float *m, float *v, const float *gradient) const {
+  // m and v in place: see `stock.lamb_moments`. The squares of p and of its direction, of each tile, to `norms`.
+  void moments(int64_t count, int64_t row, const float *p, float *m, float *v, const float *gradient,
+               float *norms) const {
     const Lamb a = *this;
-    Sums of_p(count), of_direction(count);
-    parallel_pieces(count, PIECE, [&](int64_t begin, int64_t end) {
+    const ParameterTiles tiles(count, row);
+    std::vector<double> of_p = tiles.sums(), of_direction = tiles.sums();
+    tiles.run([&](int64_t piece, int64_t begin, int64_t end) {
       Floats squares_of_p{}, squares_of_direction{};
       along(end - begin, [&](int64_t i, int k) {
         const int64_t j = begin + i;
@@ -82,16 +102,29 @@ struct Lamb {
         put(m + j, new_m, k);
         put(v + j, new_v, k);
         const Floats direction = a.direction(before, new_m, new_v);
-        if (!a.adapted) put(p + j, before - a.rate * direction, k);
         squares_of_p += before * before;
         squares_of_direction += direction * direction;
       });
-      of_p.of(begin) = sum(squares_of_p);
-      of_direction.of(begin) = sum(squares_of_direction);
+      of_p[piece] = sum(squares_of_p);
+      of_direction[piece] = sum(squares_of_direction);
     });
-    if (!adapted) return;
-    const float norm = std::sqrt(of_p.total()), other = std::sqrt(of_direction.total());
+    for (int64_t t = 0; t < tiles.tiles(); t++) {
+      norms[2 * t] = tiles.of_tile(t, of_p);
+      norms[2 * t + 1] = tiles.of_tile(t, of_direction);
+    }
+  }
+
+  // p in place: see `stock.lamb_update`. The direction is computed once more: that is less work than to write it down
+  // and to read it. Norms: of all tiles of the parameter, of which p may be one; none: its rate is not adapted.
+  void update(int64_t count, float *p, const float *m, const float *v, int64_t tiles, const float *norms) const {
+    double of_p = 0.0, of_direction = 0.0;
+    for (int64_t t = 0; t < tiles; t++) {
+      of_p += norms[2 * t];
+      of_direction += norms[2 * t + 1];
+    }
+    const float norm = std::sqrt(of_p), other = std::sqrt(of_direction);
     const float step = norm > 0.0f && other > 0.0f ? rate * (norm / other) : rate;
+    const Lamb a = *this;
     parallel_pieces(count, PIECE, [&](int64_t begin, int64_t end) {
       along(end - begin, [&](int64_t i, int k) {
         const int64_t j = begin + i;
