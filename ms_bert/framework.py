@@ -11,6 +11,7 @@ from ms_bert.data.batches import Batch
 from ms_bert.data.packing import ByRows
 from ms_bert.errors import UserError
 from ms_bert.options import TrainerOptions
+from ms_bert.run.workers import ALONE, Workers
 from ms_bert.tasks import Task
 
 
@@ -25,11 +26,26 @@ class MindSpore:
 
         use_device(options.run.device, options.training.precision, options.training.recompute, options.run.threads)
 
-    def trainer(self, config: BertConfig, options: TrainerOptions, task: Task):
+    def scheduled(self, options: TrainerOptions) -> bool:
+        from ms_bert.collectives import schedule, schedules
+
+        if not schedules():
+            return False
+        self.check(options)
+        schedule(options.run.device)
+        return True
+
+    def workers(self, options: TrainerOptions) -> Workers:
+        from ms_bert.collectives import joined
+
+        return joined(options.run.device)
+
+    def trainer(self, config: BertConfig, options: TrainerOptions, task: Task, workers: Workers = ALONE):
         from ms_bert.training.trainer import MindSporeTrainer
 
-        graphs = options.cache / "graphs" if options.mindspore.graph_cache else None
-        return MindSporeTrainer(config, options, task, graphs)
+        # A graph that exchanges something belongs to the groups of its process.
+        kept = options.mindspore.graph_cache and workers.count == 1
+        return MindSporeTrainer(config, options, task, options.cache / "graphs" if kept else None, workers=workers)
 
     def versions(self) -> dict[str, str]:
         import mindspore

@@ -209,6 +209,9 @@ class TrainingOptions:
     Leaves of fewer tokens take longer (default: as many, up to 64, as have 4,096 tokens or more each)."""
     accumulate: Annotated[int, Range(1, 2**20)] = 1
     """Compute each leaf of a batch in this many parts, one after the other: less memory, the same gradient."""
+    reduction: Literal["tree", "vendor"] = "tree"
+    """How gradients are summed over --workers: in the order of --leaves, so that any number of them writes the same
+    bytes, or by the all-reduce of the library, in its own order, which may be faster."""
     steps: Annotated[int, STEPS] = 4000
     """Optimizer steps."""
     learning_rate: Annotated[float, Range(1e-12, 1e30)] = 2e-3
@@ -317,7 +320,12 @@ class RunOptions:
     device: Literal["CPU", "GPU", "Ascend"] = "CPU"
     """Device to train on."""
     threads: Annotated[Optional[int], Range(1, 10**6)] = None
-    """Threads to compute with (default: as many as the processor has)."""
+    """Threads to compute with, of each worker (default: as many as the processor has, divided among the workers)."""
+    workers: Annotated[int, Range(1, 2**16)] = 1
+    """Processes on this machine that compute each batch together, 1, 2, 4, ..., at most --leaves of them.
+    They are started, watched and, when one fails, started again from the newest checkpoint."""
+    max_restarts: Annotated[int, Range(0, 10**6)] = 3
+    """How often --workers are started again."""
     output: Optional[Path] = None
     """Run folder to make (default: the first free of runs/PRESET, runs/PRESET-2, ...)."""
     resume: Optional[Path] = None
@@ -489,11 +497,14 @@ RESUMABLE = {
     "cooldown_steps",
     "decay_steps",
     "accumulate",
+    "reduction",
     "recompute",
     "compile",
     "device",
     "kernels",
     "threads",
+    "workers",
+    "max_restarts",
     "graph_cache",
     "processes",
     "cache",

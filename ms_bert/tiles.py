@@ -37,6 +37,11 @@ class Tile:
     shape: tuple[int, ...]
 
     @property
+    def name(self) -> str:
+        """Of the rows."""
+        return f"{self.parameter}[{self.begin}:{self.end}]"
+
+    @property
     def size(self) -> int:
         """Number of values."""
         return math.prod(self.shape)

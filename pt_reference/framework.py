@@ -10,6 +10,7 @@ from ms_bert.data.batches import Batch
 from ms_bert.data.packing import ByRows
 from ms_bert.errors import UserError
 from ms_bert.options import TrainerOptions
+from ms_bert.run.workers import ALONE, Workers
 from ms_bert.tasks import Task
 
 
@@ -24,10 +25,18 @@ class PyTorch:
 
         use_device(options.run.device, options.pytorch.compile, options.run.threads)
 
-    def trainer(self, config: BertConfig, options: TrainerOptions, task: Task):
+    def scheduled(self, options: TrainerOptions) -> bool:
+        return False
+
+    def workers(self, options: TrainerOptions) -> Workers:
+        from pt_reference.collectives import joined
+
+        return joined(options.run.device)
+
+    def trainer(self, config: BertConfig, options: TrainerOptions, task: Task, workers: Workers = ALONE):
         from pt_reference.training.trainer import TorchTrainer
 
-        return TorchTrainer(config, options, task)
+        return TorchTrainer(config, options, task, workers=workers)
 
     def versions(self) -> dict[str, str]:
         import torch

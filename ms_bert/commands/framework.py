@@ -13,6 +13,7 @@ from ms_bert.data.batches import Batch
 from ms_bert.data.sequences import Sequences
 from ms_bert.options import TrainerOptions
 from ms_bert.run.loop import Trainer
+from ms_bert.run.workers import ALONE, Workers
 from ms_bert.tasks import Task
 
 
@@ -39,7 +40,13 @@ class Framework(Protocol):
     def check(self, options: TrainerOptions) -> None:
         """Raise UserError unless the framework and the device are there and can do what is asked."""
 
-    def trainer(self, config: BertConfig, options: TrainerOptions, task: Task) -> Trainer:
+    def scheduled(self, options: TrainerOptions) -> bool:
+        """Whether this process is the scheduler of MindSpore's workers, which computes nothing; they are done then."""
+
+    def workers(self, options: TrainerOptions) -> Workers:
+        """Those that this process is one of, as its environment says; it has met the others then."""
+
+    def trainer(self, config: BertConfig, options: TrainerOptions, task: Task, workers: Workers = ALONE) -> Trainer:
         """A freshly initialised trainer."""
 
     def versions(self) -> dict[str, str]:

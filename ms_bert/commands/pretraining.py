@@ -18,6 +18,7 @@ from ms_bert.options import ModelOptions, Options
 from ms_bert.run import checkpoints
 from ms_bert.run.folder import CURVES, RUN
 from ms_bert.run.progress import Progress
+from ms_bert.run.workers import Workers
 from ms_bert.tasks.pretraining import PreTraining
 
 
@@ -26,6 +27,8 @@ def main(framework: Framework, program: str, description: str, arguments: Sequen
 
     def run(arguments: Sequence[str]) -> int:
         options = parse(framework, program, description, arguments)
+        if framework.scheduled(options):
+            return 0
         return evaluate_checkpoint(framework, options) if options.run.evaluate else pretrain(framework, options)
 
     return command.main(run, program, arguments)
@@ -54,15 +57,16 @@ def parse(framework: Framework, program: str, description: str, arguments: Seque
 
 def pretrain(framework: Framework, options: Options) -> int:
     """Pre-train as the options say; returns the exit code."""
-    began, progress = time.perf_counter(), Progress()
+    began, workers = time.perf_counter(), training.joined(framework, options)
+    progress = Progress(shown=workers.rank == 0)
 
     def made(begun: bool) -> Run:
-        return _run(framework, options, progress, begun)
+        return _run(framework, options, progress, begun, workers)
 
     if options.run.resume:
-        loop = training.resume(framework, options, made, _check_store, progress)
+        loop = training.resume(framework, options, made, _check_store, progress, workers)
     else:
-        loop = training.begin(framework, options, options.model.preset, made, progress)
+        loop = training.begin(framework, options, options.model.preset, made, progress, workers)
     path = loop.folder.path
     if loop.finished:
         progress.say(f"{path} is complete at step {loop.step}; give a larger --steps to continue.")
@@ -73,14 +77,12 @@ def pretrain(framework: Framework, options: Options) -> int:
     return 0
 
 
-def _run(framework: Framework, options: Options, progress: Progress, begun: bool) -> Run:
+def _run(framework: Framework, options: Options, progress: Progress, begun: bool, workers: Workers) -> Run:
     """What a run needs; begun: whether its weights are those of a checkpoint of its own."""
-    training.check_threads(options.run.threads)
-    framework.check(options)
     prepared = prepare(options, progress, begun=begun)
     store, vocabulary, seed = prepared.store, prepared.vocabulary, options.training.seed
     task = PreTraining(store.unigram_entropy, options.examples.objective)
-    trainer = framework.trainer(prepared.config.with_dropout(options.model.dropout), options, task)
+    trainer = framework.trainer(prepared.config.with_dropout(options.model.dropout), options, task, workers)
     if prepared.fit is not None:
         trainer.load_weights(prepared.fit.values(seed, options.model.truncated_normal))
 
@@ -101,7 +103,18 @@ def _run(framework: Framework, options: Options, progress: Progress, begun: bool
             "held_out_unigram_entropy": store.unigram_entropy,
         },
     }
-    return Run(task, prepared.config, vocabulary, trainer, train, held_out, options.training, options.run, data)
+    return Run(
+        task,
+        prepared.config,
+        vocabulary,
+        trainer,
+        train,
+        held_out,
+        options.training,
+        options.run,
+        data,
+        workers=workers,
+    )
 
 
 def _check_store(path: Path, description: dict, made: Run) -> None:

@@ -23,9 +23,10 @@ from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError
 from ms_bert.options import RESUMABLE, Groups, RunOptions, TrainerOptions, TrainingOptions, changed
 from ms_bert.run import checkpoints
-from ms_bert.run.folder import TASK, RunFolder, check_free, read_description
+from ms_bert.run.folder import TASK, Elsewhere, RunFolder, check_free, read_description
 from ms_bert.run.loop import Interrupted, Loop, Trainer
 from ms_bert.run.progress import Progress
+from ms_bert.run.workers import ALONE, Workers
 from ms_bert.tasks import Batches, HeldOut, Task, registry
 from ms_bert.tasks.downstream import DownstreamTask
 
@@ -127,13 +128,37 @@ def check_threads(threads: int | None) -> None:
 # Runs
 
 
+def joined(framework: Framework, options: TrainerOptions) -> Workers:
+    """The workers that this process is one of, once the device has been found to do what is asked.
+
+    Raises:
+        UserError: it cannot; or a batch has no leaves for so many workers.
+    """
+    check_threads(options.run.threads)
+    framework.check(options)
+    workers = framework.workers(options)
+    check_leaves(options, workers.count)
+    return workers
+
+
+def check_leaves(options: TrainerOptions, workers: int) -> None:
+    """Raise UserError unless each of so many workers has as many leaves of a batch."""
+    leaves = options.training.in_leaves
+    if leaves % workers:
+        raise UserError(
+            f"{workers} workers cannot share a batch of {leaves} {'leaf' if leaves == 1 else 'leaves'}; give --leaves "
+            f"{1 << (workers - 1).bit_length()} to this run, and to those of fewer workers that are to write the same "
+            "bytes, or fewer --workers."
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """What a run trains, on what, and with what.
 
     Attributes:
         training, run: the options in force. data: what run.json says of the data; a resumed run knows it again by this.
-        files: further ones of its folder, by name. patience: see Loop.
+        files: further ones of its folder, by name. patience, workers: see Loop.
     """
 
     task: Task
@@ -147,6 +172,7 @@ class Run:
     data: dict[str, Any]
     files: dict[str, bytes] = dataclasses.field(default_factory=dict)
     patience: int = 0
+    workers: Workers = ALONE
 
     def loop(self, folder: RunFolder, progress: Progress) -> Loop:
         """The loop of it in a folder."""
@@ -160,6 +186,7 @@ class Run:
             self.held_out,
             progress,
             self.patience,
+            self.workers,
         )
 
 
@@ -167,25 +194,35 @@ Prepare = Callable[[bool], Run]
 """Makes what a run needs; told whether it has checkpoints of its own, from which its weights come."""
 
 
-def begin(framework: Framework, options: TrainerOptions, name: str, prepare: Prepare, progress: Progress) -> Loop:
+def begin(
+    framework: Framework,
+    options: TrainerOptions,
+    name: str,
+    prepare: Prepare,
+    progress: Progress,
+    workers: Workers = ALONE,
+) -> Loop:
     """A run that has a folder and has not begun.
 
     Args:
         name: of the folder below runs/ that is made where --output names none.
     """
     path = options.run.output or free_folder(name)
-    check_free(path)
+    if workers.rank == 0:  # which may have made it before another comes here
+        check_free(path)
     made = prepare(False)
     description = {
         "task": made.task.name,
         "options": options.to_dict(),
-        "trained_by": _trained_by([], framework, options, 0),
+        "trained_by": _trained_by([], framework, options, 0, workers),
         "parameters": _parameters(made.trainer),
         "config": made.config.to_dict(),
         "vocabulary": made.vocabulary.fingerprint(),
         **made.data,
     }
-    folder = RunFolder.create(path, description, made.task.architecture, made.config, made.vocabulary, made.files)
+    folder: RunFolder = Elsewhere(path)
+    if workers.rank == 0:
+        folder = RunFolder.create(path, description, made.task.architecture, made.config, made.vocabulary, made.files)
     return made.loop(folder, progress)
 
 
@@ -195,6 +232,7 @@ def resume(
     prepare: Prepare,
     check: Callable[[Path, dict, Run], None],
     progress: Progress,
+    workers: Workers = ALONE,
 ) -> Loop:
     """The run of the folder that --resume names as its newest checkpoint has left it; complete, it is left as it is.
 
@@ -203,7 +241,7 @@ def resume(
     """
     path = options.run.resume
     assert path is not None
-    folder = RunFolder(path)
+    folder = RunFolder(path) if workers.rank == 0 else Elsewhere(path)
     checkpoints.check_begun(path)
     made = prepare(bool(checkpoints.steps(path)))
     description = read_description(path)
@@ -217,9 +255,10 @@ def resume(
             "from its weights."
         )
     loop = made.loop(folder, progress)
+    workers.gather(np.zeros(1))  # all have read what the first now sets right
     loop.resume(state)
     if not loop.finished:
-        trained_by = _trained_by(description["trained_by"], framework, options, loop.step)
+        trained_by = _trained_by(description["trained_by"], framework, options, loop.step, workers)
         if told := _told_of_others(trained_by):
             progress.say(told)
         folder.describe({**description, "options": options.to_dict(), "trained_by": trained_by})
@@ -228,12 +267,13 @@ def resume(
 
 def train(loop: Loop, framework: Framework, options: TrainerOptions) -> int:
     """Train to the last step; returns the exit code, 0 if it was reached."""
-    config = loop.trainer.config
+    config, count = loop.trainer.config, loop.workers.count
+    shared = f", shared by {count} workers" if count > 1 else ""
     loop.progress.say(
         f"BERT of {config.num_hidden_layers} layers of {config.hidden_size} with {config.num_attention_heads} "
         f"heads, {_parameters(loop.trainer):,} parameters, {framework.name} on {options.run.device} in "
-        f"{options.training.precision} by {framework.kernels(options)}; step {loop.step} of {loop.training.steps} in "
-        f"{loop.folder.path}"
+        f"{options.training.precision} by {framework.kernels(options)}{shared}; "
+        f"step {loop.step} of {loop.training.steps} in {loop.folder.path}"
     )
     try:
         loop.run()
@@ -275,12 +315,15 @@ def read_task(path: Path) -> DownstreamTask:
         raise UserError(f"{file} cannot be read ({error}); restore it.") from None
 
 
-def _trained_by(before: list[dict], framework: Framework, options: TrainerOptions, step: int) -> list[dict]:
+def _trained_by(
+    before: list[dict], framework: Framework, options: TrainerOptions, step: int, workers: Workers
+) -> list[dict]:
     """What computed the run from which step on: what is known of the steps so far, and this process."""
     now = {
         "framework": framework.name,
         "device": options.run.device,
         "kernels": framework.kernels(options),
+        "workers": workers.count,
         "versions": {
             "ms_bert": ms_bert.__version__,
             "python": platform.python_version(),
@@ -299,7 +342,7 @@ def _told_of_others(trained_by: Sequence[dict]) -> str:
     if len(trained_by) < 2:
         return ""
     before, now = (f"{entry['framework']} on {entry['device']} by {entry['kernels']}" for entry in trained_by[-2:])
-    if before == now:  # only versions differ
+    if before == now:  # only versions differ, or the number of workers
         return ""
     return (
         f"until step {trained_by[-1]['from_step']} computed by {before}, from there on by {now}: the same run, but not "

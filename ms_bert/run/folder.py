@@ -190,6 +190,28 @@ class RunFolder:
         return kept
 
 
+class Elsewhere(RunFolder):
+    """A run folder that the first worker writes: what this one would write there is left to it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def check(self) -> None:
+        pass
+
+    def write(self, name: str, content: bytes) -> None:
+        pass
+
+    def log(self, name: str, line: dict) -> None:
+        pass
+
+    def sync_logs(self) -> dict:
+        return {}
+
+    def cut_logs(self, step: int, metrics: dict | None = None) -> int:
+        return 0
+
+
 def check_free(path: Path) -> None:
     """Raise UserError unless a run can be made at this path."""
     if (path / RUN).exists():

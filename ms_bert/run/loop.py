@@ -22,6 +22,7 @@ from ms_bert.run.checkpoints import Arrays, TrainingState
 from ms_bert.run.folder import METRICS, THROUGHPUT, RunFolder
 from ms_bert.run.progress import Progress
 from ms_bert.run.recipe import learning_rate
+from ms_bert.run.workers import ALONE, Workers, gathered
 from ms_bert.tasks import Batches, Evaluation, HeldOut, Metrics, Sums, Task
 
 _DRAWN_EVERY = 60.0  # seconds between two pictures of the curves: one takes half a second
@@ -144,13 +145,28 @@ class _Clock:
         return line | {f"{k}_per_second": round(sums[k] / sums["seconds"], 2) for k in ("sequences", "tokens")}
 
 
-def evaluate(task: Task, trainer: Trainer, held_out: HeldOut) -> Evaluation:
-    """What the task collects of a model's outputs for these batches."""
-    evaluation = task.evaluation(held_out)
-    with contextlib.closing(prefetched(held_out, range(len(held_out)))) as batches:
-        for batch in batches:
-            evaluation.add(batch, *trainer.evaluate(batch))
+def evaluate(task: Task, trainer: Trainer, held_out: HeldOut, workers: Workers = ALONE) -> Evaluation:
+    """What the task collects of a model's outputs for these batches, which the workers compute by turns."""
+    evaluation, count = task.evaluation(held_out), len(held_out)
+    with contextlib.closing(prefetched(held_out, range(count))) as batches:
+        together: list[Batch] = []
+        for number, batch in enumerate(batches):
+            together.append(batch)
+            if len(together) < workers.count and number < count - 1:
+                continue
+            for of_one, (sums, *outputs) in zip(together, _evaluated(task, trainer, together, workers)):
+                evaluation.add(of_one, dict(zip(task.sums, sums.tolist())), tuple(outputs))
+            together = []
     return evaluation
+
+
+def _evaluated(task: Task, trainer: Trainer, batches: Sequence[Batch], workers: Workers) -> list[list[np.ndarray]]:
+    """The sums and the outputs for each of at most as many batches as there are workers."""
+    own: list[np.ndarray] = []
+    if workers.rank < len(batches):
+        sums, outputs = trainer.evaluate(batches[workers.rank])
+        own = [np.array([sums[name] for name in task.sums], np.float64), *outputs]
+    return gathered(workers, own)[: len(batches)]
 
 
 def _is_window(window: dict, task: Task, step: int) -> bool:
@@ -182,7 +198,8 @@ class Loop:
     Args:
         task: what is trained for. training, run: the options. trainer: computes. folder: of the run. train, held_out:
             make the batches; held_out may be None. progress: shows. patience: evaluations in a row that are not better
-            than the best, after which it stops; 0: it does not.
+            than the best, after which it stops; 0: it does not. workers: that train together; the first of them alone
+            writes the folder.
 
     Attributes:
         step: how many are done. best: step and value of the highest measure of the task so far; None: there is none.
@@ -199,7 +216,9 @@ class Loop:
         held_out: HeldOut | None,
         progress: Progress,
         patience: int = 0,
+        workers: Workers = ALONE,
     ):
+        self.workers, self.leads = workers, workers.rank == 0
         self.task, self.training, self.options = task, training, run
         self.trainer, self.folder, self.progress = trainer, folder, progress
         self.train, self.held_out, self.patience = train, held_out, patience
@@ -227,9 +246,10 @@ class Loop:
             self.trainer.load(state.model, state.optimizer, state.scalars)
             self.step, self.window = state.step, collections.Counter(state.position["window"])
             self.best = self._best_of(state)
-            checkpoints.set_aside(path, state.step)
-            # What a kill between a checkpoint and the end of its step left undone.
-            self._publish()
+            if self.leads:
+                checkpoints.set_aside(path, state.step)
+                # What a kill between a checkpoint and the end of its step left undone.
+                self._publish()
         if damaged:
             self.progress.say(f"removed {damaged} damaged line{'s' * (damaged > 1)} from {path / THROUGHPUT}")
 
@@ -299,17 +319,23 @@ class Loop:
                     if not last and self.stalled:
                         self.progress.say(f"stopped at step {self.step}: {self.patience} evaluations were not better")
                         last = True
-                ends = last or stop.received is not None
+                number = self._stopped(stop.received)
+                ends = last or number is not None
                 if ends or better or self.step % run.checkpoint_every == 0:
                     self._save()
-                if ends or time.perf_counter() - drawn > _DRAWN_EVERY:
+                if self.leads and (ends or time.perf_counter() - drawn > _DRAWN_EVERY):
                     curves.draw(self.folder.path, self.task.panels())
                     drawn = time.perf_counter()
                 if last:
                     return
-                if stop.received is not None:
-                    raise Interrupted(stop.received, self.step)
+                if number is not None:
+                    raise Interrupted(number, self.step)
                 clock.resume()
+
+    def _stopped(self, received: int | None) -> int | None:
+        """The signal that any worker has received, which all hear of after the same step."""
+        numbers = self.workers.gather(np.array([received or 0]))[:, 0]
+        return int(numbers.max()) or None
 
     def _compile(self) -> None:
         began = time.perf_counter()
@@ -351,7 +377,7 @@ class Loop:
         self.folder.log(METRICS, line)
 
     def _evaluate(self, held_out: HeldOut) -> Metrics:
-        metrics = evaluate(self.task, self.trainer, held_out).metrics()
+        metrics = evaluate(self.task, self.trainer, held_out, self.workers).metrics()
         self.folder.log(METRICS, {"step": self.step, **{f"held_out_{k}": v for k, v in metrics.items()}})
         self.progress.evaluated(self.step, metrics)
         return metrics
@@ -381,7 +407,9 @@ class Loop:
 
     def _save(self) -> None:
         metrics = self.folder.sync_logs()
-        model, optimizer, scalars = self.trainer.state()
+        model, optimizer, scalars = self.trainer.state()  # all workers have a share in it
+        if not self.leads:
+            return
         position: dict[str, Any] = {"window": dict(self.window)}
         if self.best is not None:
             position["best"] = self.best

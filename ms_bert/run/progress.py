@@ -20,10 +20,11 @@ class Progress:
     """The bar of one run; a context manager that closes it.
 
     Args:
-        plain: seconds between two lines where there is no terminal.
+        plain: seconds between two lines where there is no terminal. shown: whether anything is.
     """
 
-    def __init__(self, plain: float = 10.0):
+    def __init__(self, plain: float = 10.0, shown: bool = True):
+        self._visible = shown
         self._bar: Any = None
         self._plain, self._shown = plain, 0.0
         self._metrics: dict[str, float] = {}  # averages, as the speed
@@ -46,12 +47,14 @@ class Progress:
             bar_format=_FORMAT,
             dynamic_ncols=True,
             file=sys.stderr,
-            disable=not sys.stderr.isatty(),
+            disable=not self._visible or not sys.stderr.isatty(),
         )
         self._last, self._seconds = steps, collections.deque[float](maxlen=_RECENT)
 
     def say(self, line: str) -> None:
         """Print a line, above the bar if there is one."""
+        if not self._visible:
+            return
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
 

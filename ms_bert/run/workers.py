@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +20,24 @@ class Workers(Protocol):
     count: int
 
     def gather(self, array: np.ndarray) -> np.ndarray:
-        """The arrays of all workers, (count, ...), which each of them gives at the same time, of one shape and dtype."""
+        """(count, ...): what each worker gives at the same time, arrays of one shape and dtype."""
+
+
+def gathered(workers: Workers, arrays: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+    """The arrays of each worker, of any shapes and numbers; none of a worker that has none to give."""
+    if workers.count == 1:
+        return [list(arrays)]
+    content = io.BytesIO()
+    np.savez(content, *arrays)
+    own = np.frombuffer(content.getvalue(), np.uint8)
+    sizes = workers.gather(np.array([len(own)]))[:, 0]
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: len(own)] = own
+    found = []
+    for content_of_one, size in zip(workers.gather(padded), sizes):
+        with np.load(io.BytesIO(content_of_one[:size].tobytes())) as held:
+            found.append([held[name] for name in held.files])
+    return found
 
 
 class Alone:

@@ -8,7 +8,7 @@ weight decay w, which is 0 for biases and LayerNorm:
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import mindspore as ms
 import numpy as np
@@ -18,30 +18,36 @@ from ms_bert.kernels import Operations
 from ms_bert.kernels.stock import multiplied
 from ms_bert.options import TrainingOptions
 from ms_bert.run.recipe import is_decayed
+from ms_bert.training.exchange import Whole
 
 
 class Optimizer(nn.Cell):
     """What the three optimizers share: the moments, and the count of updates.
 
     Args:
-        shares: of the learning rate, for each parameter; None: 1.
+        exchange: has what is updated, parameters or tiles of them. shares: of the learning rate, by parameter name;
+            None: 1.
 
     Args of the call:
-        gradients: as many as parameters, float32. factor: () float32, by which they are to be multiplied. rate: ()
-        float32. keep: () bool, False leaves everything as it was (the gradient overflowed), or None where that cannot
-        happen.
+        gradients: as many as there are pieces, float32. factor: () float32, by which they are to be multiplied. rate:
+        () float32. keep: () bool, False leaves everything as it was (the gradient overflowed), or None where that
+        cannot happen.
     """
 
     def __init__(
-        self, parameters, options: TrainingOptions, operations: Operations, shares: Sequence[float] | None = None
+        self,
+        exchange: Whole,
+        options: TrainingOptions,
+        operations: Operations,
+        shares: Mapping[str, float] | None = None,
     ):
         super().__init__(auto_prefix=False)
-        self.shares = tuple(shares or [1.0] * len(parameters))
-        self.p = ParameterTuple(parameters)
-        self.m = ParameterTuple([Parameter(ops.zeros_like(p), name=f"m.{p.name}") for p in parameters])
-        self.v = ParameterTuple([Parameter(ops.zeros_like(p), name=f"v.{p.name}") for p in parameters])
+        self.exchange, self.p = exchange, exchange.pieces
+        self.shares = tuple(1.0 if shares is None else shares[name] for name in exchange.parameters)
+        self.m = ParameterTuple([Parameter(ops.zeros_like(p), name=f"m.{p.name}") for p in self.p])
+        self.v = ParameterTuple([Parameter(ops.zeros_like(p), name=f"v.{p.name}") for p in self.p])
         self.updates = Parameter(Tensor(0, ms.int32), name="updates")
-        self.decayed = tuple(is_decayed(p.name) for p in parameters)
+        self.decayed = tuple(map(is_decayed, exchange.parameters))
         self.weight_decay, self.epsilon = options.weight_decay, options.optimizer_epsilon
         self.beta1, self.beta2 = options.beta1, options.beta2
         # The updates take 1 - b in float32, which for 0.999 is off by 1e-5, and the moment with it: corrected with the
@@ -102,9 +108,13 @@ class Adam(Optimizer):
     """What AdamW and AdamWeightDecay share: `Operations.adam_update`, each with its own numbers."""
 
     def __init__(
-        self, parameters, options: TrainingOptions, operations: Operations, shares: Sequence[float] | None = None
+        self,
+        exchange: Whole,
+        options: TrainingOptions,
+        operations: Operations,
+        shares: Mapping[str, float] | None = None,
     ):
-        super().__init__(parameters, options, operations, shares)
+        super().__init__(exchange, options, operations, shares)
         self.update = operations.adam_update
 
     def change(self, gradients, factor, rate, beta1, beta2, correction1, correction2):
@@ -135,16 +145,20 @@ class Lamb(Optimizer):
     """
 
     def __init__(
-        self, parameters, options: TrainingOptions, operations: Operations, shares: Sequence[float] | None = None
+        self,
+        exchange: Whole,
+        options: TrainingOptions,
+        operations: Operations,
+        shares: Mapping[str, float] | None = None,
     ):
-        super().__init__(parameters, options, operations, shares)
+        super().__init__(exchange, options, operations, shares)
         self.moments, self.update = operations.lamb_moments, operations.lamb_update
 
     def change(self, gradients, factor, rate, beta1, beta2, correction1, correction2):
         epsilon, decay = Tensor(self.epsilon, ms.float32), Tensor(self.weight_decay, ms.float32)
         numbers = correction1, correction2, epsilon, decay
         norms = self.moments(self.p, self.m, self.v, gradients, self.decayed, factor, beta1, beta2, *numbers)
-        return self.updated(norms, rate, ((), numbers))
+        return self.updated(self.exchange.of_parameters(norms), rate, ((), numbers))
 
 
 OPTIMIZERS = {"adamw": AdamW, "adam-weight-decay": AdamWeightDecay, "lamb": Lamb}

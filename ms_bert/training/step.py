@@ -1,6 +1,6 @@
 """The compiled step: forward pass, gradients, clipping, loss scaling, optimizer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
@@ -9,6 +9,7 @@ from ms_bert.kernels import Operations
 from ms_bert.kernels.stock import multiplied
 from ms_bert.options import TrainingOptions
 from ms_bert.run.recipe import GROWTH_INTERVAL
+from ms_bert.training.exchange import Whole
 from ms_bert.training.optimizers import OPTIMIZERS
 
 
@@ -25,7 +26,7 @@ class Update(nn.Cell):
     scale, to no less than 1, and it doubles after 1000 good steps in a row.
 
     Args:
-        shares: of the learning rate, for each parameter; None: 1.
+        shares: of the learning rate, by parameter name; None: 1. exchange: between workers; None: there is one.
 
     Attributes:
         optimizers: by the names of --optimizer; a subclass may have others.
@@ -37,10 +38,16 @@ class Update(nn.Cell):
     optimizers = OPTIMIZERS
 
     def __init__(
-        self, parameters, options: TrainingOptions, operations: Operations, shares: Sequence[float] | None = None
+        self,
+        parameters,
+        options: TrainingOptions,
+        operations: Operations,
+        shares: Mapping[str, float] | None = None,
+        exchange: Whole | None = None,
     ):
         super().__init__(auto_prefix=False)
-        self.optimizer = self.optimizers[options.optimizer](parameters, options, operations, shares)
+        self.exchange = exchange or Whole(parameters)
+        self.optimizer = self.optimizers[options.optimizer](self.exchange, options, operations, shares)
         self.sums_of_squares = operations.sums_of_squares
         self.clip_norm = options.clip_norm
         self.scaled = options.precision == "float16"
@@ -50,15 +57,17 @@ class Update(nn.Cell):
         self.good_steps = Parameter(Tensor(0, ms.int32), name="good_steps")
 
     def construct(self, gradients, rate):
-        norm = ops.sqrt(ops.concat(self.map(self.sums_of_squares, gradients)).sum()) / self.loss_scale
+        gradients = self.exchange.reduced(gradients)
+        squares = self.exchange.of_tiles(self.map(self.sums_of_squares, gradients))
+        norm = ops.sqrt(squares.sum()) / self.loss_scale
         factor = 1.0 / self.loss_scale
         if self.clip_norm > 0.0:
             factor = factor * (self.clip_norm / ops.maximum(norm, Tensor(self.clip_norm, ms.float32)))
         if not self.scaled:
-            done = self.optimizer(gradients, factor, rate, None)
+            done = self.exchange.published(self.optimizer(gradients, factor, rate, None))
             return ops.depend(ops.stack((norm, ops.zeros_like(norm), ops.ones_like(norm))), done)
         finite = ops.isfinite(norm)
-        done = self.optimizer(gradients, factor, rate, finite)
+        done = self.exchange.published(self.optimizer(gradients, factor, rate, finite))
         good = ops.select(finite, self.good_steps + 1, ops.zeros_like(self.good_steps))
         grown = good >= GROWTH_INTERVAL
         scale = ops.select(

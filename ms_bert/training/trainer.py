@@ -18,13 +18,14 @@ from ms_bert.model import Numerics, initialize
 from ms_bert.options import TrainerOptions
 from ms_bert.randomness import DropoutColumns
 from ms_bert.run.checkpoints import Arrays
-from ms_bert.run.loop import StepResult
 from ms_bert.run.leaves import Part, Tree, added, cut, leaves, own_leaves
+from ms_bert.run.loop import StepResult
 from ms_bert.run.recipe import all_moments
 from ms_bert.run.workers import ALONE, Workers
 from ms_bert.tasks import Sums, Task
 from ms_bert.tasks.pretraining import PRETRAINING
 from ms_bert.training import graph_cache, losses
+from ms_bert.training.exchange import Sharded, Whole
 from ms_bert.training.losses import Objective
 from ms_bert.training.step import AccumulateStep, Carry, TrainStep, Update, UpdateFromBuffers
 
@@ -69,7 +70,11 @@ class MindSporeTrainer:
             p.requires_grad = shares[p.name] > 0.0
         parameters = self.model.trainable_params()
         loss, self.evaluation = objective.loss(self.model), objective.loss(self.model)
-        self.update = update(parameters, training, numerics.operations, [shares[p.name] for p in parameters])
+        exchange = Whole(parameters)
+        if workers.count > 1:
+            exchange = Sharded(parameters, workers, training.reduction == "vendor")
+        self.update = update(parameters, training, numerics.operations, shares, exchange)
+        self._take_pieces()
         self.columns = DropoutColumns(config)
         _, count = own_leaves(training, workers)
         self.at_once = count * training.accumulate == 1
@@ -145,20 +150,34 @@ class MindSporeTrainer:
             "loss_scale": float(self.update.loss_scale.asnumpy()),
             "good_steps": int(self.update.good_steps.asnumpy()),
         }
-        moments = all_moments(self.shapes, _arrays((*optimizer.m, *optimizer.v)))
+        moments = {}
+        for kind, own in (("m", optimizer.m), ("v", optimizer.v)):
+            values = {p.name.removeprefix(f"{kind}."): p.asnumpy() for p in own}
+            whole = self.update.exchange.whole(values)
+            moments |= {f"{kind}.{name}": value for name, value in whole.items()}
+        moments = all_moments(self.shapes, moments)
         return _arrays(self.model.get_parameters()), moments, scalars
 
     def load(self, model: Arrays, optimizer: Arrays, scalars: dict) -> None:
         moments = self.update.optimizer
         self.load_weights(model)
-        own = (*moments.m, *moments.v)
-        _set(own, {p.name: optimizer[p.name] for p in own})
+        for kind, own in (("m", moments.m), ("v", moments.v)):
+            start = f"{kind}."
+            arrays = {name.removeprefix(start): v for name, v in optimizer.items() if name.startswith(start)}
+            _set(own, {f"{start}{name}": value for name, value in self.update.exchange.own(arrays).items()})
         moments.updates.set_data(Tensor(scalars["updates"], ms.int32))
         self.update.loss_scale.set_data(Tensor(scalars["loss_scale"], ms.float32))
         self.update.good_steps.set_data(Tensor(scalars["good_steps"], ms.int32))
 
     def load_weights(self, model: Arrays) -> None:
         _set(tuple(self.model.get_parameters()), model)
+        self._take_pieces()
+
+    def _take_pieces(self) -> None:
+        """Let the pieces that this worker updates be those of the model."""
+        if self.workers.count > 1:
+            exchange = self.update.exchange
+            _set(exchange.pieces, exchange.own(_arrays(self.model.get_parameters())))
 
 
 def _arrays(parameters) -> Arrays:

@@ -6,6 +6,7 @@ from torch import nn
 from ms_bert.options import TrainingOptions
 from ms_bert.run.recipe import GROWTH_INTERVAL
 from pt_reference.kernels import Operations, sums_of_squares
+from pt_reference.training.exchange import Whole
 from pt_reference.training.optimizers import OPTIMIZERS
 
 
@@ -22,7 +23,7 @@ class Update:
     scale, to no less than 1, and it doubles after 1000 good steps in a row.
 
     Args:
-        shares: of the learning rate, by parameter name; None: 1.
+        shares: of the learning rate, by parameter name; None: 1. exchange: between workers; None: there is one.
 
     Attributes:
         optimizers: by the names of --optimizer; a subclass may have others.
@@ -36,9 +37,11 @@ class Update:
         options: TrainingOptions,
         operations: Operations,
         shares: dict[str, float] | None = None,
+        exchange: Whole | None = None,
     ):
         self.parameters = list(parameters.values())
-        self.optimizer = self.optimizers[options.optimizer](parameters, options, shares)
+        self.exchange = exchange or Whole(parameters)
+        self.optimizer = self.optimizers[options.optimizer](self.exchange, options, shares)
         self.sums_of_squares = operations.sums_of_squares
         # Of the levels of the tree (see `ms_bert.run.leaves`) but the first, whose gradients the parameters hold.
         self.carried: dict[int, list[torch.Tensor]] = {}
@@ -56,7 +59,8 @@ class Update:
         """
         if self.carried:
             self._hold(self.carried.pop(max(self.carried)))
-        gradients = [p.grad for p in self.parameters]
+        self.exchange.reduce()
+        gradients = [p.grad for p in self.exchange.pieces.values()]
         norm = self._norm(gradients) / self.loss_scale
         overflown = self.scaled and not abs(norm) < float("inf")
         skipped = overflown and self.loss_scale > 1.0
@@ -69,6 +73,7 @@ class Update:
             self.optimizer.step(rate)
         if self.scaled:
             self._adapt(overflown)
+        self.exchange.publish()
         self.clear()
         return norm, skipped
 
@@ -91,9 +96,10 @@ class Update:
 
     def _norm(self, gradients: list[torch.Tensor]) -> float:
         """The global norm."""
-        if gradients[0].device.type == "cuda" and self.sums_of_squares is sums_of_squares:
+        alone = type(self.exchange) is Whole
+        if alone and gradients[0].device.type == "cuda" and self.sums_of_squares is sums_of_squares:
             return norm_by_few_kernels(gradients)
-        return float(torch.cat([self.sums_of_squares(gradient) for gradient in gradients]).sum() ** 0.5)
+        return float(self.exchange.of_tiles([self.sums_of_squares(gradient) for gradient in gradients]).sum() ** 0.5)
 
     def clear(self) -> None:
         """Forget the gradients that the parameters hold."""

@@ -12,8 +12,8 @@ from ms_bert.data.batches import Batch
 from ms_bert.options import TrainerOptions
 from ms_bert.randomness import DROPOUT, DropoutColumns, generator
 from ms_bert.run.checkpoints import Arrays
-from ms_bert.run.loop import StepResult
 from ms_bert.run.leaves import Part, Tree, added, cut, leaves, own_leaves
+from ms_bert.run.loop import StepResult
 from ms_bert.run.recipe import all_moments
 from ms_bert.run.workers import ALONE, Workers
 from ms_bert.tasks import Sums, Task
@@ -21,6 +21,7 @@ from ms_bert.tasks.pretraining import PRETRAINING
 from pt_reference.device import torch_device
 from pt_reference.model import Numerics, initialize
 from pt_reference.training import losses
+from pt_reference.training.exchange import Sharded, Whole
 from pt_reference.training.losses import Objective
 from pt_reference.training.step import Update
 
@@ -59,7 +60,8 @@ class TorchTrainer:
         for name, p in parameters.items():
             p.requires_grad_(shares[name] > 0.0)
         trained = {name: p for name, p in parameters.items() if p.requires_grad}
-        self.update = Update(trained, training, numerics.operations, shares)
+        exchange = Sharded(trained, workers, training.reduction == "vendor") if workers.count > 1 else Whole(trained)
+        self.update = Update(trained, training, numerics.operations, shares, exchange)
         self.columns = DropoutColumns(config)
         self.tree = Tree(own_leaves(training, workers)[1], training.accumulate)
         self.evaluation = objective.loss(self.model)
@@ -121,16 +123,18 @@ class TorchTrainer:
     def state(self) -> tuple[Arrays, Arrays, dict]:
         """Weights, moments and scalars; the arrays are views, valid until the next step."""
         optimizer, update = self.update.optimizer, self.update
-        moments = {f"{k}.{name}": value for k in ("m", "v") for name, value in getattr(optimizer, k).items()}
+        found = {k: update.exchange.whole(getattr(optimizer, k)) for k in ("m", "v")}
+        moments = {f"{k}.{name}": value for k, values in found.items() for name, value in values.items()}
         scalars = {"updates": optimizer.updates, "loss_scale": update.loss_scale, "good_steps": update.good_steps}
         weights = _arrays(dict(self.model.named_parameters()))
-        return weights, all_moments(self.shapes, _arrays(moments)), scalars
+        return weights, all_moments(self.shapes, moments), scalars
 
     def load(self, model: Arrays, optimizer: Arrays, scalars: dict) -> None:
         moments, update = self.update.optimizer, self.update
         self.load_weights(model)
-        own = {f"{k}.{name}": value for k in ("m", "v") for name, value in getattr(moments, k).items()}
-        _set(own, {name: optimizer[name] for name in own})
+        for k in ("m", "v"):
+            own = {name.removeprefix(f"{k}."): value for name, value in optimizer.items() if name.startswith(f"{k}.")}
+            _set(getattr(moments, k), update.exchange.own(own))
         moments.updates = scalars["updates"]
         update.loss_scale, update.good_steps = scalars["loss_scale"], scalars["good_steps"]
 

@@ -212,10 +212,10 @@ def test_a_run_tells_from_where_on_other_kernels_computed_it():
             return self.words
 
     framework, options = Framework(), Options()
-    begun = training._trained_by([], framework, options, 0)
-    assert training._trained_by(begun, framework, options, 50) == begun
+    begun = training._trained_by([], framework, options, 0, ALONE)
+    assert training._trained_by(begun, framework, options, 50, ALONE) == begun
     framework.words = "stock kernels"
-    entries = training._trained_by(begun, framework, options, 50)
+    entries = training._trained_by(begun, framework, options, 50, ALONE)
     assert [(entry["from_step"], entry["kernels"]) for entry in entries] == [
         (0, "fused kernels (avx512)"),
         (50, "stock kernels"),

@@ -12,8 +12,8 @@ from ms_bert.errors import UserError
 from ms_bert.options import ExampleOptions, Options, RunOptions, TrainingOptions
 from ms_bert.run import checkpoints, curves
 from ms_bert.run.folder import METRICS, RunFolder, read_log
-from ms_bert.run.loop import Loop, StepResult, evaluate
 from ms_bert.run.leaves import cut
+from ms_bert.run.loop import Loop, StepResult, evaluate
 from ms_bert.tasks.pretraining import PreTraining
 from tests.faults.killed_everywhere import Silent, Trainer
 

@@ -16,6 +16,7 @@ from ms_bert.options import ExampleOptions, Options, PyTorchOptions, TrainingOpt
 from ms_bert.training.trainer import MindSporeTrainer
 from pt_reference.device import use_device as use_torch_device
 from pt_reference.kernels import operations, sums_of_squares
+from pt_reference.training.exchange import Whole
 from pt_reference.training.optimizers import OPTIMIZERS
 from pt_reference.training.step import Update, norm_by_few_kernels
 from pt_reference.training.trainer import TorchTrainer
@@ -266,7 +267,7 @@ def test_the_optimizers_follow_their_formulas(name, changed):
     first = {n: rng.normal(size=(5, 7)) for n in ("dense.weight", "dense.bias", "LayerNorm.weight")}
     gradients = {n: rng.normal(size=(3, 5, 7)) for n in first}
     parameters = {n: torch.nn.Parameter(torch.from_numpy(value.copy())) for n, value in first.items()}
-    optimizer = OPTIMIZERS[name](parameters, o)
+    optimizer = OPTIMIZERS[name](Whole(parameters), o)
     for t in range(3):
         for n, p in parameters.items():
             p.grad = torch.from_numpy(gradients[n][t])
@@ -295,7 +296,7 @@ def test_what_the_machine_lacks_is_one_sentence(monkeypatch):
 def test_no_option_of_training_is_ignored_by_one_framework():
     """Each changes what is computed, or how; a new one must be given a place here and in both trainers."""
     assert {f.name for f in dataclasses.fields(TrainingOptions)} == {
-        *("batch_size", "leaves", "accumulate", "steps", "learning_rate", "warmup_steps"),
+        *("batch_size", "leaves", "accumulate", "reduction", "steps", "learning_rate", "warmup_steps"),
         *("schedule", "cooldown_steps", "decay_steps", "decay_power"),
         *("optimizer", "weight_decay", "beta1", "beta2", "epsilon", "clip_norm"),
         *("precision", "loss_scale", "recompute", "seed"),

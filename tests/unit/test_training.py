@@ -16,6 +16,7 @@ from ms_bert.device import use_device
 from ms_bert.errors import UserError
 from ms_bert.options import ExampleOptions, ModelOptions, Options, RunOptions, TrainingOptions
 from ms_bert.run.recipe import is_decayed, learning_rate
+from ms_bert.training.exchange import Whole
 from ms_bert.training.optimizers import OPTIMIZERS
 from ms_bert.training.trainer import MindSporeTrainer
 from tests.cases import some
@@ -259,7 +260,7 @@ def updated(name: str, steps: int = 4):
     before = {k: rng.normal(size=shape).astype(np.float32) for k, shape in SHAPES.items()}
     gradients = [{k: rng.normal(size=shape).astype(np.float32) for k, shape in SHAPES.items()} for _ in range(steps)]
     parameters = [Parameter(Tensor(value), name=k) for k, value in before.items()]
-    optimizer = OPTIMIZERS[name](parameters, dataclasses.replace(OPTION, optimizer=name), kernels.operations())
+    optimizer = OPTIMIZERS[name](Whole(parameters), dataclasses.replace(OPTION, optimizer=name), kernels.operations())
 
     class Step(nn.Cell):
         def __init__(self):

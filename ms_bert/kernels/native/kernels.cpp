@@ -150,9 +150,7 @@ void linear_cross_entropy_gradient(const Arrays &a) {
 // Values of a row of an array: all its axes but the first.
 int64_t row_of(const Arrays &a, int i) { return a.count(i) / std::max<int64_t>(1, a.size(i, 0)); }
 
-void sums_of_squares(const Arrays &a) {
-  MS_BERT_ISA::sums_of_squares(a.count(0), row_of(a, 0), a.floats(0), a.out(1));
-}
+void sums_of_squares(const Arrays &a) { MS_BERT_ISA::sums_of_squares(a.count(0), row_of(a, 0), a.floats(0), a.out(1)); }
 
 void adam(const Arrays &a) {
   const float *s = a.floats(4);

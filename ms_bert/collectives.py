@@ -1,0 +1,74 @@
+"""Workers by MindSpore's collectives: MCCL on the CPU, NCCL on GPUs, HCCL on Ascend."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+from mindspore.communication import create_group, get_group_size, get_rank, init, release
+
+from ms_bert.run.workers import ALONE, Workers
+
+BACKENDS = {"CPU": "mccl", "GPU": "nccl", "Ascend": "hccl"}
+WAIT = "1800"  # seconds for another worker, which may write a checkpoint or compile meanwhile; MindSpore waits 30
+# How MindSpore's launcher and its documented variables say who a process is.
+ROLE, COUNT, SCHEDULER = "MS_ROLE", "MS_WORKER_NUM", "MS_SCHED"
+
+
+class MindSporeWorkers:
+    """See `ms_bert.run.workers.Workers`. The environment says which one this is, as msrun sets it.
+
+    Attributes:
+        pairs: for each level of the tree over workers the group of this one and its partner.
+    """
+
+    def __init__(self, device: str):
+        os.environ.setdefault("MS_CPU_COMM_OP_TIMEOUT", WAIT)
+        init(BACKENDS[device])
+        self.rank, self.count = get_rank(), get_group_size()
+        self.pairs: list[str] = []
+        for level in range(self.count.bit_length() - 1):
+            partners = sorted((self.rank, self.rank ^ (1 << level)))
+            self.pairs.append(f"pair-{partners[0]}-{partners[1]}")
+            create_group(self.pairs[-1], partners)
+        self._gather = _Gather()
+
+    def gather(self, array: np.ndarray) -> np.ndarray:
+        """The arrays travel as the bytes of float32, so that of any dtype none changes; filled up to a few sizes, for
+        each is a graph to compile."""
+        content = np.ascontiguousarray(array).tobytes()
+        words = np.zeros(max(16, 1 << (len(content) // 4).bit_length()), np.float32)
+        words.view(np.uint8)[: len(content)] = np.frombuffer(content, np.uint8)
+        found = self._gather(Tensor(words)).asnumpy().reshape(self.count, -1).view(np.uint8)
+        return np.frombuffer(found[:, : len(content)].tobytes(), array.dtype).reshape(self.count, *array.shape)
+
+    def close(self) -> None:
+        """Leave the others, when all are done."""
+        self.gather(np.zeros(1))
+        release()
+
+
+class _Gather(nn.Cell):
+    def __init__(self):
+        super().__init__()
+        self.all_gather = ops.AllGather()
+
+    def construct(self, x):
+        return self.all_gather(x)
+
+
+def joined(device: str) -> Workers:
+    """The workers that this process is one of: as MindSpore's variables say, or it alone."""
+    return MindSporeWorkers(device) if int(os.environ.get(COUNT, "1")) > 1 else ALONE
+
+
+def schedules() -> bool:
+    """Whether this process is no worker, but lets the workers find each other."""
+    return os.environ.get(ROLE) == SCHEDULER
+
+
+def schedule(device: str) -> None:
+    """Do so, until all are done."""
+    init(BACKENDS[device])
+    release()

@@ -1,0 +1,66 @@
+"""Workers by torch.distributed: gloo on the CPU, NCCL on GPUs."""
+
+from __future__ import annotations
+
+import datetime
+import os
+
+import numpy as np
+import torch
+from torch import distributed
+
+from ms_bert.run.workers import ALONE, Workers
+from pt_reference.device import torch_device
+
+WAIT = datetime.timedelta(minutes=30)  # for another worker, which may write a checkpoint meanwhile
+
+
+class TorchWorkers:
+    """See `ms_bert.run.workers.Workers`. The environment says which one this is, as torchrun sets it.
+
+    Args:
+        device: of the model.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WAIT)
+        self.rank, self.count = distributed.get_rank(), distributed.get_world_size()
+
+    def gather(self, array: np.ndarray) -> np.ndarray:
+        """The arrays travel as bytes, so that of any dtype none changes."""
+        own = torch.from_numpy(np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8).copy())
+        found = self.all_gather(own.to(self.device))
+        return np.frombuffer(found.cpu().numpy().tobytes(), array.dtype).reshape(self.count, *array.shape)
+
+    def all_gather(self, segment: torch.Tensor) -> torch.Tensor:
+        """(n, ...) of each worker -> (count, n, ...)."""
+        found = segment.new_empty((self.count * len(segment), *segment.shape[1:]))
+        distributed.all_gather_into_tensor(found, segment)
+        return found.view(self.count, *segment.shape)
+
+    def all_to_all(self, segments: torch.Tensor) -> torch.Tensor:
+        """(count, n): for each worker a row -> (count, n), the rows that the workers have for this one."""
+        found = segments.new_empty(segments.numel())
+        distributed.all_to_all_single(found, segments.flatten())
+        return found.view(segments.shape)
+
+    def all_reduce(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over the workers, in the order of the library, in place."""
+        distributed.all_reduce(values)
+        return values
+
+    def close(self) -> None:
+        """Leave the others, when all are done."""
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
+def joined(device: str) -> Workers:
+    """The workers that this process is one of: as the environment of torchrun says, or it alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return ALONE
+    where = torch_device(device)
+    if where.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    return TorchWorkers(where)
