@@ -8,12 +8,8 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.communication import create_group, get_group_size, get_rank, init, release
 
-from ms_bert.run.workers import ALONE, Workers
-
 BACKENDS = {"CPU": "mccl", "GPU": "nccl", "Ascend": "hccl"}
 WAIT = "1800"  # seconds for another worker, which may write a checkpoint or compile meanwhile; MindSpore waits 30
-# How MindSpore's launcher and its documented variables say who a process is.
-ROLE, COUNT, SCHEDULER = "MS_ROLE", "MS_WORKER_NUM", "MS_SCHED"
 
 
 class MindSporeWorkers:
@@ -58,17 +54,7 @@ class _Gather(nn.Cell):
         return self.all_gather(x)
 
 
-def joined(device: str) -> Workers:
-    """The workers that this process is one of: as MindSpore's variables say, or it alone."""
-    return MindSporeWorkers(device) if int(os.environ.get(COUNT, "1")) > 1 else ALONE
-
-
-def schedules() -> bool:
-    """Whether this process is no worker, but lets the workers find each other."""
-    return os.environ.get(ROLE) == SCHEDULER
-
-
 def schedule(device: str) -> None:
-    """Do so, until all are done."""
+    """Let the workers find each other, until all are done."""
     init(BACKENDS[device])
     release()

@@ -1,6 +1,7 @@
 """MindSpore, as the commands see it."""
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,14 +12,19 @@ from ms_bert.data.batches import Batch
 from ms_bert.data.packing import ByRows
 from ms_bert.errors import UserError
 from ms_bert.options import TrainerOptions
+from ms_bert.run.supervisor import free_port
 from ms_bert.run.workers import ALONE, Workers
 from ms_bert.tasks import Task
+
+# How MindSpore's launcher and its documented variables say what a process is.
+ROLE, COUNT, SCHEDULER = "MS_ROLE", "MS_WORKER_NUM", "MS_SCHED"
 
 
 class MindSpore:
     """MindSpore as the framework of a command; it is imported when it is needed, not before."""
 
     name = "MindSpore"
+    package = "ms_bert"
     without = "pytorch"
 
     def check(self, options: TrainerOptions) -> None:
@@ -26,19 +32,30 @@ class MindSpore:
 
         use_device(options.run.device, options.training.precision, options.training.recompute, options.run.threads)
 
-    def scheduled(self, options: TrainerOptions) -> bool:
-        from ms_bert.collectives import schedule, schedules
+    def environments(self, count: int) -> list[dict[str, str]]:
+        # The documented variables, those that msrun sets too.
+        shared = {COUNT: str(count), "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": str(free_port())}
+        workers = [{**shared, ROLE: "MS_WORKER", "MS_NODE_ID": str(rank)} for rank in range(count)]
+        return [*workers, {**shared, ROLE: SCHEDULER}]
 
-        if not schedules():
+    def shares(self) -> bool:
+        return int(os.environ.get(COUNT, "1")) > 1
+
+    def scheduled(self, options: TrainerOptions) -> bool:
+        if os.environ.get(ROLE) != SCHEDULER:
             return False
         self.check(options)
+        from ms_bert.collectives import schedule
+
         schedule(options.run.device)
         return True
 
     def workers(self, options: TrainerOptions) -> Workers:
-        from ms_bert.collectives import joined
+        if not self.shares():
+            return ALONE
+        from ms_bert.collectives import MindSporeWorkers
 
-        return joined(options.run.device)
+        return MindSporeWorkers(options.run.device)
 
     def trainer(self, config: BertConfig, options: TrainerOptions, task: Task, workers: Workers = ALONE):
         from ms_bert.training.trainer import MindSporeTrainer

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import distributed
 
-from ms_bert.run.workers import ALONE, Workers
-from pt_reference.device import torch_device
-
 WAIT = datetime.timedelta(minutes=30)  # for another worker, which may write a checkpoint meanwhile
+# The later name of the same; the earlier one warns there.
+_all_gather = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor
 
 
 class TorchWorkers:
@@ -24,6 +23,8 @@ class TorchWorkers:
 
     def __init__(self, device: torch.device):
         self.device = device
+        if device.type == "cuda":
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WAIT)
         self.rank, self.count = distributed.get_rank(), distributed.get_world_size()
 
@@ -36,7 +37,7 @@ class TorchWorkers:
     def all_gather(self, segment: torch.Tensor) -> torch.Tensor:
         """(n, ...) of each worker -> (count, n, ...)."""
         found = segment.new_empty((self.count * len(segment), *segment.shape[1:]))
-        distributed.all_gather_into_tensor(found, segment)
+        _all_gather(found, segment)
         return found.view(self.count, *segment.shape)
 
     def all_to_all(self, segments: torch.Tensor) -> torch.Tensor:
@@ -54,13 +55,3 @@ class TorchWorkers:
         """Leave the others, when all are done."""
         distributed.barrier()
         distributed.destroy_process_group()
-
-
-def joined(device: str) -> Workers:
-    """The workers that this process is one of: as the environment of torchrun says, or it alone."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return ALONE
-    where = torch_device(device)
-    if where.type == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    return TorchWorkers(where)

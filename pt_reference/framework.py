@@ -1,5 +1,6 @@
 """PyTorch, as the commands see it."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from ms_bert.data.batches import Batch
 from ms_bert.data.packing import ByRows
 from ms_bert.errors import UserError
 from ms_bert.options import TrainerOptions
+from ms_bert.run.supervisor import free_port
 from ms_bert.run.workers import ALONE, Workers
 from ms_bert.tasks import Task
 
@@ -18,6 +20,7 @@ class PyTorch:
     """PyTorch as the framework of a command; it is imported when it is needed, not before."""
 
     name = "PyTorch"
+    package = "pt_reference"
     without = "mindspore"
 
     def check(self, options: TrainerOptions) -> None:
@@ -25,13 +28,24 @@ class PyTorch:
 
         use_device(options.run.device, options.pytorch.compile, options.run.threads)
 
+    def environments(self, count: int) -> list[dict[str, str]]:
+        # Those that torchrun sets too.
+        shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+
+    def shares(self) -> bool:
+        return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
     def scheduled(self, options: TrainerOptions) -> bool:
         return False
 
     def workers(self, options: TrainerOptions) -> Workers:
-        from pt_reference.collectives import joined
+        if not self.shares():
+            return ALONE
+        from pt_reference.collectives import TorchWorkers
+        from pt_reference.device import torch_device
 
-        return joined(options.run.device)
+        return TorchWorkers(torch_device(options.run.device))
 
     def trainer(self, config: BertConfig, options: TrainerOptions, task: Task, workers: Workers = ALONE):
         from pt_reference.training.trainer import TorchTrainer

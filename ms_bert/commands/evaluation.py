@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 
-from ms_bert.commands import training
 from ms_bert.commands.framework import Framework
 from ms_bert.commands.preparation import prepare
 from ms_bert.data.batches import BatchMaker, FirstRows
 from ms_bert.options import Options
 from ms_bert.run.loop import evaluate
 from ms_bert.run.progress import Progress
+from ms_bert.run.workers import ALONE, Workers
 from ms_bert.tasks.pretraining import PreTraining
 
 
-def evaluate_checkpoint(framework: Framework, options: Options) -> int:
+def evaluate_checkpoint(framework: Framework, options: Options, workers: Workers = ALONE) -> int:
     """Evaluate the checkpoint that --evaluate names on the corpus, as its run would; returns the exit code.
 
     The sequences are those that a run with these options is evaluated on; without held-out documents they are drawn
@@ -23,10 +23,8 @@ def evaluate_checkpoint(framework: Framework, options: Options) -> int:
     Raises:
         UserError: it cannot be read or lacks a head, or an option will not do.
     """
-    progress, path = Progress(), options.run.evaluate
+    progress, path = Progress(shown=workers.rank == 0), options.run.evaluate
     task = PreTraining(objective=options.examples.objective)
-    training.check_threads(options.run.threads)
-    framework.check(options)
     options = dataclasses.replace(options, model=dataclasses.replace(options.model, init=path))
     needed = ("mlm", *(("pooler", "nsp") if options.examples.nsp else ()))
     prepared = prepare(options, progress, needed=needed)
@@ -37,7 +35,7 @@ def evaluate_checkpoint(framework: Framework, options: Options) -> int:
     if prepared.fit is None:
         raise ValueError("no checkpoint was named")
     trainer.load_weights(prepared.fit.values(seed))
-    found = evaluate(task, trainer, FirstRows(make, options.run.eval_sequences, task.weights)).metrics()
+    found = evaluate(task, trainer, FirstRows(make, options.run.eval_sequences, task.weights), workers).metrics()
     text = "held-out" if options.text.held_out else "all"
     progress.say(f"{path} on {text} text of {' '.join(options.text.corpus)}: {task.told(found)}")
     return 0

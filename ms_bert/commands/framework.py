@@ -31,14 +31,22 @@ class Framework(Protocol):
     """What the commands need of a framework.
 
     Attributes:
-        name: in run.json. without: the group of options that it does not have.
+        name: in run.json. package: that has its commands. without: the group of options that it does not have.
     """
 
     name: str
+    package: str
     without: str
 
     def check(self, options: TrainerOptions) -> None:
         """Raise UserError unless the framework and the device are there and can do what is asked."""
+
+    def environments(self, count: int) -> list[dict[str, str]]:
+        """The environment variables of so many workers on this machine, in the order of their ranks, and of what else
+        is to be started for them."""
+
+    def shares(self) -> bool:
+        """Whether this process is one of several workers, as its environment says."""
 
     def scheduled(self, options: TrainerOptions) -> bool:
         """Whether this process is the scheduler of MindSpore's workers, which computes nothing; they are done then."""

@@ -29,7 +29,12 @@ def main(framework: Framework, program: str, description: str, arguments: Sequen
         options = parse(framework, program, description, arguments)
         if framework.scheduled(options):
             return 0
-        return evaluate_checkpoint(framework, options) if options.run.evaluate else pretrain(framework, options)
+        code = training.by_workers(framework, options, "pretrain", arguments, options.model.preset)
+        if code is not None:
+            return code
+        with training.together(framework, options) as workers:
+            command = evaluate_checkpoint if options.run.evaluate else pretrain
+            return command(framework, options, workers)
 
     return command.main(run, program, arguments)
 
@@ -55,9 +60,9 @@ def parse(framework: Framework, program: str, description: str, arguments: Seque
     return training.command_line(framework, *line, default=begun)
 
 
-def pretrain(framework: Framework, options: Options) -> int:
+def pretrain(framework: Framework, options: Options, workers: Workers) -> int:
     """Pre-train as the options say; returns the exit code."""
-    began, workers = time.perf_counter(), training.joined(framework, options)
+    began = time.perf_counter()
     progress = Progress(shown=workers.rank == 0)
 
     def made(begun: bool) -> Run:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import platform
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,8 +23,8 @@ from ms_bert.config import BertConfig
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError
 from ms_bert.options import RESUMABLE, Groups, RunOptions, TrainerOptions, TrainingOptions, changed
-from ms_bert.run import checkpoints
-from ms_bert.run.folder import TASK, Elsewhere, RunFolder, check_free, read_description
+from ms_bert.run import checkpoints, supervisor
+from ms_bert.run.folder import RUN, TASK, Elsewhere, RunFolder, check_free, read_description
 from ms_bert.run.loop import Interrupted, Loop, Trainer
 from ms_bert.run.progress import Progress
 from ms_bert.run.workers import ALONE, Workers
@@ -128,7 +129,8 @@ def check_threads(threads: int | None) -> None:
 # Runs
 
 
-def joined(framework: Framework, options: TrainerOptions) -> Workers:
+@contextlib.contextmanager
+def together(framework: Framework, options: TrainerOptions) -> Iterator[Workers]:
     """The workers that this process is one of, once the device has been found to do what is asked.
 
     Raises:
@@ -136,9 +138,14 @@ def joined(framework: Framework, options: TrainerOptions) -> Workers:
     """
     check_threads(options.run.threads)
     framework.check(options)
-    workers = framework.workers(options)
-    check_leaves(options, workers.count)
-    return workers
+    if not framework.shares():
+        yield ALONE
+        return
+    with supervisor.failures_told_apart():
+        workers = framework.workers(options)
+        check_leaves(options, workers.count)
+        yield workers
+        workers.close()
 
 
 def check_leaves(options: TrainerOptions, workers: int) -> None:
@@ -150,6 +157,46 @@ def check_leaves(options: TrainerOptions, workers: int) -> None:
             f"{1 << (workers - 1).bit_length()} to this run, and to those of fewer workers that are to write the same "
             "bytes, or fewer --workers."
         )
+
+
+def by_workers(
+    framework: Framework, options: TrainerOptions, command: str, arguments: Sequence[str], name: str
+) -> int | None:
+    """What --workers made of a run, started on this machine and watched: their exit code.
+
+    None where this process trains itself: it is the only worker, or one of those that were started.
+
+    Args:
+        command: of the framework's package. arguments: of this process. name: of the folder below runs/ that is made
+            where --output names none.
+    """
+    count, given = options.run.workers, options.run
+    if count == 1 or framework.shares():
+        return None
+    check_threads(given.threads)
+    check_leaves(options, count)
+    path = given.resume or given.output or free_folder(name)
+    more = [] if given.resume or given.output or given.evaluate else ["--output", str(path)]
+    if given.threads is None:
+        more += ["--threads", str(max(1, len(os.sched_getaffinity(0)) // count))]
+
+    def start(attempt: int) -> list[supervisor.Process]:
+        goes_on = attempt > 0 and given.resume is None and (path / RUN).exists()
+        own = ["--resume", str(path)] if goes_on else [*arguments, *more]
+        line = [sys.executable, "-m", f"{framework.package}.{command}", *own]
+        above = str(Path(ms_bert.__file__).parent.parent)
+        found = os.pathsep.join(filter(None, (above, os.environ.get("PYTHONPATH"))))
+        return [
+            supervisor.Process(
+                f"worker {rank}" if rank < count else "the scheduler",
+                line,
+                {**environment, "PYTHONPATH": found},
+                shown=rank == 0,
+            )
+            for rank, environment in enumerate(framework.environments(count))
+        ]
+
+    return supervisor.supervise(start, count, given.max_restarts, lambda line: print(line, file=sys.stderr, flush=True))
 
 
 @dataclasses.dataclass(frozen=True)

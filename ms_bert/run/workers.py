@@ -19,6 +19,9 @@ class Workers(Protocol):
     rank: int
     count: int
 
+    def close(self) -> None:
+        """Leave the others, once all are done; nothing can be exchanged then."""
+
     def gather(self, array: np.ndarray) -> np.ndarray:
         """(count, ...): what each worker gives at the same time, arrays of one shape and dtype."""
 
@@ -44,6 +47,9 @@ class Alone:
     """The one worker of a run that has no other."""
 
     rank, count = 0, 1
+
+    def close(self) -> None:
+        pass
 
     def gather(self, array: np.ndarray) -> np.ndarray:
         return array[None]

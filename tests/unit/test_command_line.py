@@ -12,6 +12,7 @@ from ms_bert.errors import UserError
 from ms_bert.framework import MindSpore
 from ms_bert.options import MindSporeOptions, Options
 from ms_bert.run.progress import Progress
+from ms_bert.run.workers import ALONE
 from pt_reference.framework import PyTorch
 from tests import runs
 

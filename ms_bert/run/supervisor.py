@@ -1,0 +1,211 @@
+"""Workers on this machine: started, watched, stopped together, and started again from the newest checkpoint.
+
+A worker that fails leaves the others waiting for it, so all are killed with it. None outlives the supervisor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import IO
+
+from ms_bert.errors import UserError
+
+FAILED = 70  # exit code of a worker that something unforeseen has ended, such as an exchange that failed
+SUPERVISOR = "MS_BERT_SUPERVISOR"  # its process, in the environment of what it starts
+POLL = 0.05  # seconds
+PATIENCE = 10.0  # seconds that a worker may be stopped (SIGSTOP) while the supervisor runs
+GRACE = 60.0  # seconds that workers have to end after the first of them has ended well, or after a second signal
+
+
+class Process:
+    """A worker, or what lets workers find each other.
+
+    Args:
+        name: in words. environment: besides that of this process. shown: whether it writes to the terminal; what
+        another one says on its standard error is kept, for the case that it fails.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], shown: bool):
+        self.name = name
+        self._said: IO[bytes] | None = None if shown else tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            command,
+            env={**os.environ, **environment, SUPERVISOR: str(os.getpid())},
+            stdin=subprocess.DEVNULL,
+            stdout=None if shown else subprocess.DEVNULL,
+            stderr=self._said,
+            # Ctrl-C reaches the supervisor only, which hands it on; and all that it starts itself is killed with it.
+            start_new_session=True,
+        )
+        self._stopped_since: float | None = None
+
+    def ended(self) -> int | None:
+        """Its exit code, that of subprocess: negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    def stopped(self) -> bool:
+        """Whether it has been stopped (SIGSTOP) for longer than it may be."""
+        with contextlib.suppress(ChildProcessError):
+            found = os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WCONTINUED | os.WNOHANG | os.WNOWAIT)
+            if found is None or found.si_code != os.CLD_STOPPED:
+                self._stopped_since = None
+            elif self._stopped_since is None:
+                self._stopped_since = time.monotonic()
+        return self._stopped_since is not None and time.monotonic() - self._stopped_since > PATIENCE
+
+    def send(self, number: int) -> None:
+        """Send it a signal."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        """End it and all that it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def said(self) -> str:
+        """What it wrote to its standard error, where that is not shown."""
+        if self._said is None:
+            return ""
+        self._said.seek(0)
+        return self._said.read().decode(errors="replace")
+
+
+class _Signals:
+    """Hands signals on to the processes that run."""
+
+    def __init__(self):
+        self.processes: list[Process] = []
+        self.received: list[tuple[int, float]] = []
+
+    def __enter__(self):
+        handlers = {signal.SIGINT: self._stop, signal.SIGTERM: self._stop, signal.SIGTSTP: self._pause}
+        self._before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        return self
+
+    def __exit__(self, *error):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _stop(self, number, frame):
+        self.received.append((number, time.monotonic()))
+        for process in self.processes:
+            process.send(number)
+
+    def _pause(self, number, frame):
+        for process in self.processes:
+            process.send(signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        for process in self.processes:  # somebody has continued this one
+            process.send(signal.SIGCONT)
+
+
+Start = Callable[[int], list[Process]]
+"""Starts the processes of an attempt, from 0 on: workers in the order of their ranks, then others."""
+
+
+def supervise(start: Start, workers: int, most_restarts: int, say: Callable[[str], None]) -> int:
+    """Let workers do their work; returns the exit code.
+
+    Args:
+        most_restarts: how often they are started again when one has failed. say: tells the user something.
+    """
+    with _Signals() as signals:
+        for attempt in range(most_restarts + 1):
+            processes = start(attempt)
+            signals.processes = processes
+            try:
+                code, why = _watched(processes, workers, signals)
+            finally:
+                signals.processes = []
+                for process in processes:
+                    process.kill()
+            if why is None:
+                return code
+            if signals.received:
+                say(f"{why} after a signal; continue with --resume")
+                return 128 + signals.received[0][0]
+            if attempt == most_restarts:
+                say(f"{why}; that was the last of {most_restarts} restarts")
+                return 1
+            say(f"{why}; starting all workers again ({attempt + 1} of {most_restarts})")
+    return 1
+
+
+def _watched(processes: Sequence[Process], workers: int, signals: _Signals) -> tuple[int, str | None]:
+    """The exit code once all workers have ended; or why they must be started again."""
+    ending: float | None = None
+    while True:
+        codes = [process.ended() for process in processes]
+        failed = [(process, code) for process, code in zip(processes, codes) if code and _is_failure(code)]
+        # First those that a signal has ended: that the others have lost them is what they failed of.
+        for process, code in sorted(failed, key=lambda pair: pair[1] > 0):
+            return FAILED, _told(process, code)
+        for process in processes:
+            if process.stopped():
+                return FAILED, f"{process.name} was stopped for {PATIENCE:.0f} seconds"
+        codes = codes[:workers]
+        if refused := [(process, code) for process, code in zip(processes, codes) if code and code < 128]:
+            process, code = refused[0]
+            if processes[0].ended() != code:  # which would have said it itself
+                print(process.said(), file=sys.stderr, end="")
+            return code, None
+        if all(code is not None for code in codes):
+            return max(code for code in codes if code is not None), None
+        if any(code is not None for code in codes) or len(signals.received) > 1:
+            ending = ending or time.monotonic()
+            if time.monotonic() - ending > GRACE:
+                return FAILED, f"not all workers have ended within {GRACE:.0f} seconds"
+        time.sleep(POLL)
+
+
+def _is_failure(code: int) -> bool:
+    return code < 0 or code == FAILED
+
+
+def _told(process: Process, code: int) -> str:
+    if code < 0:
+        return f"{process.name} was killed by {signal.Signals(-code).name}"
+    lines = process.said().strip().splitlines()
+    return f"{process.name} failed" + (f" ({lines[-1][:300]})" if lines else "")
+
+
+def die_with_supervisor() -> None:
+    """Let the kernel end this process with the supervisor that has started it, if one has."""
+    parent = os.environ.get(SUPERVISOR)
+    if parent is None:
+        return
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != int(parent):
+        os._exit(FAILED)
+
+
+@contextlib.contextmanager
+def failures_told_apart() -> Iterator[None]:
+    """Within it, what is neither foreseen nor asked for ends the process with the exit code of a failure."""
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        sys.stderr.flush()
+        os._exit(FAILED)  # MindSpore and torch would wait for the other workers
+
+
+def free_port() -> int:
+    """A port of this machine that nobody uses now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
