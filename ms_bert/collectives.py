@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 
 import numpy as np
 from mindspore import Tensor, nn, ops
@@ -29,6 +31,7 @@ class MindSporeWorkers:
             self.pairs.append(f"pair-{partners[0]}-{partners[1]}")
             create_group(self.pairs[-1], partners)
         self._gather = _Gather()
+        atexit.register(_end_quietly)
 
     def gather(self, array: np.ndarray) -> np.ndarray:
         """The arrays travel as the bytes of float32, so that of any dtype none changes; filled up to a few sizes, for
@@ -40,9 +43,14 @@ class MindSporeWorkers:
         return np.frombuffer(found[:, : len(content)].tobytes(), array.dtype).reshape(self.count, *array.shape)
 
     def close(self) -> None:
-        """Leave the others, when all are done."""
         self.gather(np.zeros(1))
         release()
+
+
+def _end_quietly() -> None:
+    """As the process ends, MindSpore's network logs what GLOG_v leaves out, to the standard error."""
+    sys.stderr.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 class _Gather(nn.Cell):
@@ -57,4 +65,5 @@ class _Gather(nn.Cell):
 def schedule(device: str) -> None:
     """Let the workers find each other, until all are done."""
     init(BACKENDS[device])
+    atexit.register(_end_quietly)
     release()

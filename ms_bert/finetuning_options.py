@@ -243,6 +243,14 @@ class FinetuningRun(RunOptions):
     keep: Annotated[int, STEPS] = 1
     """How many of the newest checkpoints to keep; the one with the best evaluation is always kept."""
 
+    def __post_init__(self):
+        super().__post_init__()
+        require(
+            self.seeds == 1 or self.workers == 1,
+            f"--seeds {self.seeds} trains one model after the other, each by one worker",
+            "leave out --workers, or run each --seed by itself",
+        )
+
     def resolved(self, steps_per_epoch: int) -> FinetuningRun:
         """With the steps of an epoch where nothing else was asked for."""
         every = self.eval_every or steps_per_epoch

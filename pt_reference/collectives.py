@@ -52,6 +52,5 @@ class TorchWorkers:
         return values
 
     def close(self) -> None:
-        """Leave the others, when all are done."""
         distributed.barrier()
         distributed.destroy_process_group()

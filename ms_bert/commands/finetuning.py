@@ -35,6 +35,7 @@ from ms_bert.run import checkpoints
 from ms_bert.run.folder import EVALUATION, PREDICTIONS, RESULTS, TASK
 from ms_bert.run.loop import Loop, evaluate
 from ms_bert.run.progress import Progress
+from ms_bert.run.workers import ALONE, Workers
 from ms_bert.tasks import registry
 from ms_bert.tasks.downstream import Collected, DownstreamTask, Read
 from ms_bert.tasks.pictures import drawn
@@ -46,7 +47,14 @@ def main(framework: Framework, program: str, description: str, arguments: Sequen
     """Run the command; returns the exit code."""
 
     def run(arguments: Sequence[str]) -> int:
-        return finetune(framework, parse(framework, program, description, arguments))
+        options = parse(framework, program, description, arguments)
+        if framework.scheduled(options):
+            return 0
+        code = training.by_workers(framework, options, "finetune", arguments, options.data.task)
+        if code is not None:
+            return code
+        with training.together(framework, options) as workers:
+            return finetune(framework, options, workers)
 
     interrupted = (
         "interrupted outside of training; nothing new was saved, and a run that has begun goes on with --resume."
@@ -101,29 +109,31 @@ class Labelled:
         }
 
 
-def finetune(framework: Framework, options: FinetuneOptions) -> int:
+def finetune(framework: Framework, options: FinetuneOptions, workers: Workers) -> int:
     """Fine-tune as the options say, once or with several seeds; returns the exit code."""
     if options.run.seeds > 1:
         return seeds.finetune(options, functools.partial(_finetune, framework), Progress())
-    return _finetune(framework, options)
+    return _finetune(framework, options, workers)
 
 
-def _finetune(framework: Framework, options: FinetuneOptions) -> int:
-    began, progress = time.perf_counter(), Progress()
+def _finetune(framework: Framework, options: FinetuneOptions, workers: Workers = ALONE) -> int:
+    began, progress = time.perf_counter(), Progress(shown=workers.rank == 0)
     tests: dict[str, EvaluationBatches] = {}
 
     def made(begun: bool) -> Run:
-        run, found = _run(framework, options, progress, begun)
+        run, found = _run(framework, options, progress, begun, workers)
         tests.update(found)
         return run
 
     if options.run.resume:
-        loop = training.resume(framework, options, made, _check_data, progress)
+        loop = training.resume(framework, options, made, _check_data, progress, workers)
     else:
-        loop = training.begin(framework, options, options.data.task, made, progress)
+        loop = training.begin(framework, options, options.data.task, made, progress, workers)
     path = loop.folder.path
     if not loop.finished:
-        (path / RESULTS).unlink(missing_ok=True)  # of a run that was shorter; without them it is evaluated at its end
+        if loop.leads:
+            # Those of a run that was shorter; without them it is evaluated at its end.
+            (path / RESULTS).unlink(missing_ok=True)
         if stopped := training.train(loop, framework, options):
             return stopped
     elif (path / RESULTS).exists():
@@ -137,15 +147,13 @@ def _finetune(framework: Framework, options: FinetuneOptions) -> int:
 
 
 def _run(
-    framework: Framework, options: FinetuneOptions, progress: Progress, begun: bool
+    framework: Framework, options: FinetuneOptions, progress: Progress, begun: bool, workers: Workers
 ) -> tuple[Run, dict[str, EvaluationBatches]]:
     """What a run needs, and the batches of its test data by the names of the files; what takes long comes last.
 
     Args:
         begun: whether the run has checkpoints of its own, so that the one of --model is not needed any more.
     """
-    training.check_threads(options.run.threads)
-    framework.check(options)
     start, data, resume = options.start, options.data, options.run.resume
     initial: Pretrained | None = None
     kept = ""
@@ -194,7 +202,7 @@ def _run(
         training=options.training.resolved(batches.steps_per_epoch),
         run=options.run.resolved(batches.steps_per_epoch),
     )
-    trainer = framework.trainer(config, resolved, task)
+    trainer = framework.trainer(config, resolved, task, workers)
     if initial is not None:
         parameters = shapes(config, (*BACKBONE, *ARCHITECTURES[task.architecture].parts))
         fit = initial.fit(parameters, task.architecture, same_labels)
@@ -219,6 +227,7 @@ def _run(
         described,
         {TASK: _task_file(task), **files, **guessed},
         options.run.patience,
+        workers,
     )
     return whole, dict(zip(data.test, tests))
 
@@ -384,6 +393,7 @@ def _told(part: Labelled) -> str:
 def _conclude(loop: Loop, tests: Mapping[str, EvaluationBatches]) -> None:
     """Evaluate the run's model once more: predictions.jsonl, evaluation.png and results.json, which comes last."""
     folder, trainer = loop.folder, loop.trainer
+    loop.workers.gather(np.zeros(1))  # the first has put the model there
     trainer.load_weights(load_file(folder.path / checkpoints.MODEL))
     step = loop.step if loop.best is None else int(loop.best["step"])
     assert isinstance(loop.task, DownstreamTask) and isinstance(loop.held_out, EvaluationBatches)
@@ -410,7 +420,7 @@ def _conclude(loop: Loop, tests: Mapping[str, EvaluationBatches]) -> None:
 
 
 def _evaluated(loop: Loop, task: DownstreamTask, held_out: EvaluationBatches) -> Collected:
-    evaluation = evaluate(task, loop.trainer, held_out)
+    evaluation = evaluate(task, loop.trainer, held_out, loop.workers)
     assert isinstance(evaluation, Collected)
     return evaluation
 

@@ -18,6 +18,7 @@ import tyro
 
 import ms_bert
 from conversion.pretrained import Fit, Pretrained
+from ms_bert.commands import agreeing
 from ms_bert.commands.framework import Framework
 from ms_bert.config import BertConfig
 from ms_bert.data.tokenizer import Vocabulary
@@ -151,10 +152,12 @@ def together(framework: Framework, options: TrainerOptions) -> Iterator[Workers]
 def check_leaves(options: TrainerOptions, workers: int) -> None:
     """Raise UserError unless each of so many workers has as many leaves of a batch."""
     leaves = options.training.in_leaves
+    if workers.bit_count() != 1:
+        raise UserError(f"{workers} workers cannot share a batch alike; use 2, 4, 8, ... of them.")
     if leaves % workers:
         raise UserError(
             f"{workers} workers cannot share a batch of {leaves} {'leaf' if leaves == 1 else 'leaves'}; give --leaves "
-            f"{1 << (workers - 1).bit_length()} to this run, and to those of fewer workers that are to write the same "
+            f"{workers} to this run, and to those of fewer workers that are to write the same "
             "bytes, or fewer --workers."
         )
 
@@ -258,19 +261,28 @@ def begin(
     if workers.rank == 0:  # which may have made it before another comes here
         check_free(path)
     made = prepare(False)
+    about = _about(made)
+    agreeing.check(workers, framework, options, about)
     description = {
         "task": made.task.name,
         "options": options.to_dict(),
         "trained_by": _trained_by([], framework, options, 0, workers),
-        "parameters": _parameters(made.trainer),
-        "config": made.config.to_dict(),
-        "vocabulary": made.vocabulary.fingerprint(),
-        **made.data,
+        **about,
     }
     folder: RunFolder = Elsewhere(path)
     if workers.rank == 0:
         folder = RunFolder.create(path, description, made.task.architecture, made.config, made.vocabulary, made.files)
     return made.loop(folder, progress)
+
+
+def _about(made: Run) -> dict[str, Any]:
+    """What run.json says of the model and the data."""
+    return {
+        "parameters": _parameters(made.trainer),
+        "config": made.config.to_dict(),
+        "vocabulary": made.vocabulary.fingerprint(),
+        **made.data,
+    }
 
 
 def resume(
@@ -293,6 +305,7 @@ def resume(
     made = prepare(bool(checkpoints.steps(path)))
     description = read_description(path)
     check(path, description, made)
+    agreeing.check(workers, framework, options, _about(made))
     if mended := folder.mend_tokenizer(made.vocabulary, made.config.max_position_embeddings):
         progress.say(f"rewrote {' and '.join(mended)} in {path}: missing or damaged")
     state = checkpoints.load_newest(path, warn=lambda sentence: print(sentence, file=sys.stderr))
@@ -302,7 +315,9 @@ def resume(
             "from its weights."
         )
     loop = made.loop(folder, progress)
-    workers.gather(np.zeros(1))  # all have read what the first now sets right
+    steps = workers.gather(np.array([-1 if state is None else state.step]))[:, 0]
+    if (steps != steps[0]).any():  # and all have read now what the first will set right
+        raise UserError(f"not all workers found the same newest checkpoint in {path}; let all see the same folder.")
     loop.resume(state)
     if not loop.finished:
         trained_by = _trained_by(description["trained_by"], framework, options, loop.step, workers)
