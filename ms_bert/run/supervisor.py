@@ -23,6 +23,7 @@ FAILED = 70  # exit code of a worker that something unforeseen has ended, such a
 SUPERVISOR = "MS_BERT_SUPERVISOR"  # its process, in the environment of what it starts
 POLL = 0.05  # seconds
 PATIENCE = 10.0  # seconds that a worker may be stopped (SIGSTOP) while the supervisor runs
+SECOND_THOUGHTS = 2.0  # seconds in which the first worker may refuse what another has refused
 GRACE = 60.0  # seconds that workers have to end after the first of them has ended well, or after a second signal
 
 
@@ -51,6 +52,12 @@ class Process:
     def ended(self) -> int | None:
         """Its exit code, that of subprocess: negative for a signal; None while it runs."""
         return self._process.poll()
+
+    def ended_within(self, seconds: float) -> int | None:
+        """The same, after so many seconds at most."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+        return self.ended()
 
     def stopped(self) -> bool:
         """Whether it has been stopped (SIGSTOP) for longer than it may be."""
@@ -157,7 +164,8 @@ def _watched(processes: Sequence[Process], workers: int, signals: _Signals) -> t
         codes = codes[:workers]
         if refused := [(process, code) for process, code in zip(processes, codes) if code and code < 128]:
             process, code = refused[0]
-            if processes[0].ended() != code:  # which would have said it itself
+            # What all refuse the first worker says itself, which may be slower.
+            if process is not processes[0] and processes[0].ended_within(SECOND_THOUGHTS) != code:
                 print(process.said(), file=sys.stderr, end="")
             return code, None
         if all(code is not None for code in codes):

@@ -1,0 +1,163 @@
+"""Runs that several workers share: killed, stopped and gone on with by another number, they end with the same bytes."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ms_bert.commands import agreeing
+from ms_bert.errors import UserError
+from ms_bert.options import Options
+from pt_reference.framework import PyTorch
+from tests import runs
+from tests.cases import some
+
+SHARED = ("--leaves", "4", "--threads", "1")
+
+
+@pytest.fixture(scope="module")
+def alone(options, tmp_path_factory) -> dict[str, dict[str, bytes]]:
+    """What a run of one worker leaves, by package, once it was asked for."""
+    folder, found = tmp_path_factory.mktemp("alone"), {}
+
+    def content(package: str) -> dict[str, bytes]:
+        if package not in found:
+            done = runs.run(*options, *SHARED, "--output", folder / package, package=package, env=dict(os.environ))
+            assert done.returncode == 0, done.stderr
+            found[package] = runs.content(folder / package)
+        return found[package]
+
+    return content
+
+
+def begun(process: subprocess.Popen, folder: Path, step: int = 3) -> None:
+    """Wait until it has written a checkpoint."""
+    end = time.monotonic() + 120
+    while not (folder / "checkpoints" / f"step-{step:08d}").is_dir():
+        assert process.poll() is None and time.monotonic() < end, process.communicate()
+        time.sleep(0.02)
+
+
+def workers_of(process: subprocess.Popen) -> list[int]:
+    """The processes that it has started, in their order."""
+    return sorted(map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()))
+
+
+def left_of(folder: Path) -> list[str]:
+    """Processes whose command names the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in command:
+            found.append(command)
+    return found
+
+
+@pytest.mark.parametrize(
+    "package, rank",
+    some([("pt_reference", 0), ("pt_reference", 1), ("ms_bert", 1)], ("pt_reference", 0), ("ms_bert", 1)),
+)
+def test_a_worker_that_is_killed_costs_no_byte(options, alone, tmp_path, package, rank):
+    folder = tmp_path / "run"
+    process = runs.start(*options, *SHARED, "--workers", 2, "--output", folder, package=package)
+    begun(process, folder)
+    os.kill(workers_of(process)[rank], signal.SIGKILL)
+    said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert f"worker {rank} was killed by SIGKILL; starting all workers again (1 of 3)" in said[1]
+    assert runs.content(folder) == alone(package)
+    assert left_of(folder) == []
+
+
+def test_a_signal_stops_all_after_the_same_step_and_other_numbers_of_workers_go_on(options, alone, tmp_path):
+    folder = tmp_path / "run"
+    process = runs.start(*options, *SHARED, "--workers", 2, "--output", folder, package="pt_reference")
+    begun(process, folder)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=100)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    (step,) = re.findall(r"stopped by a signal after step (\d+) and saved", said[0])
+    assert (folder / "checkpoints" / f"step-{int(step):08d}").is_dir() and left_of(folder) == []
+    done = runs.run("--resume", folder, "--workers", 4, package="pt_reference", env=dict(os.environ))
+    assert done.returncode == 0, done.stderr
+    assert runs.content(folder) == alone("pt_reference")
+
+
+def test_workers_end_with_their_supervisor(options, tmp_path):
+    folder = tmp_path / "run"
+    process = runs.start(*options, *SHARED, "--workers", 2, "--output", folder, package="pt_reference")
+    begun(process, folder)
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 5.0
+    while left_of(folder) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert left_of(folder) == []
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (("--workers", 2), "2 workers cannot share a batch of 1 leaf; give --leaves 2 to this run"),
+        (("--workers", 8, "--leaves", 4), "8 workers cannot share a batch of 4 leaves; give --leaves 8"),
+        (("--workers", 3), "--workers is 3; choose 1, 2, 4, 8, ..."),
+        (("--workers", 2, "--leaves", 2, "--corpus", "no/such/file"), "no/such/file"),
+        (("--workers", 2, "--leaves", 2, "--threads", 10**5), "--threads is 100000"),
+    ],
+)
+def test_what_workers_cannot_do_is_said_once(options, tmp_path, given, words):
+    result = runs.run(*options, *given, "--output", tmp_path / "run", package="pt_reference", env=dict(os.environ))
+    runs.assert_refused(result, words)
+    assert not (tmp_path / "run").exists()
+
+
+class Others:
+    """Workers of which all but this one are played."""
+
+    def __init__(self, rank: int, changed=lambda gathered: gathered):
+        self.rank, self.count, self.changed = rank, 3, changed
+
+    def gather(self, array):
+        if array.dtype == np.float32:
+            return self.changed(np.stack([agreeing._numbers(rank) for rank in range(self.count)]))
+        return self.changed(np.stack([array] * self.count))
+
+
+def test_workers_that_are_alike_go_on():
+    agreeing.check(Others(1), PyTorch(), Options(), {"store": "abc"})
+
+
+@pytest.mark.parametrize("number, name", enumerate(agreeing.REMEDIES))
+def test_a_worker_that_is_not_like_the_others_is_named(number, name):
+    def changed(gathered):
+        if gathered.dtype == np.uint8:
+            gathered[2, number, 0] ^= 1
+        return gathered
+
+    with pytest.raises(UserError, match=f"worker 2 has other {name} than worker 0; {agreeing.REMEDIES[name]}."):
+        agreeing.check(Others(0, changed), PyTorch(), Options(), {"store": "abc"})
+
+
+def test_numbers_that_change_on_their_way_are_seen():
+    def changed(gathered):
+        if gathered.dtype == np.float32:
+            gathered[1, 500] += 1e-6
+        return gathered
+
+    with pytest.raises(UserError, match="worker 0 received other numbers than worker 1 sent"):
+        agreeing.check(Others(0, changed), PyTorch(), Options(), {})
+
+
+def test_the_options_of_the_run_alone_may_differ_between_workers():
+    one, other = Options(), Options.from_dict({"run": {"threads": 1}, "text": {"cache": "elsewhere"}}, "run.json")
+    assert agreeing._shared(one.to_dict()) == agreeing._shared(other.to_dict())
+    third = Options.from_dict({"training": {"seed": 2}}, "run.json")
+    assert agreeing._shared(one.to_dict()) != agreeing._shared(third.to_dict())
