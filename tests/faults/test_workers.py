@@ -61,10 +61,10 @@ def left_of(folder: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(
-    "package, rank",
-    some([("pt_reference", 0), ("pt_reference", 1), ("ms_bert", 1)], ("pt_reference", 0), ("ms_bert", 1)),
-)
+KILLED = [("pt_reference", 0), ("ms_bert", 1), ("pt_reference", 1), ("ms_bert", 0)]
+
+
+@pytest.mark.parametrize("package, rank", some(KILLED, *KILLED[:2]))
 def test_a_worker_that_is_killed_costs_no_byte(options, alone, tmp_path, package, rank):
     folder = tmp_path / "run"
     process = runs.start(*options, *SHARED, "--workers", 2, "--output", folder, package=package)

@@ -87,9 +87,8 @@ def test_a_refusal_is_said_once_and_ends_it(capfd):
 
 def test_a_worker_that_is_stopped_is_as_good_as_dead(monkeypatch):
     monkeypatch.setattr(supervisor, "PATIENCE", 0.3)
-    start, attempts = processes(
-        WAITS, "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", later=("pass", "pass")
-    )
+    stops = "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"
+    start, attempts = processes(WAITS, stops, later=("pass", "pass"))
     told: list[str] = []
     assert supervise(start, 2, 3, told.append) == 0
     assert told[0].startswith("worker 1 was stopped") and gone(attempts)
@@ -134,8 +133,8 @@ def test_none_outlives_the_supervisor(tmp_path):
     """Not even what a worker has started: here that waits for its parent's end of a pipe."""
     script = f"""
 import sys
-from ms_bert.run.supervisor import Process, die_with_supervisor, supervise
-worker = "from ms_bert.run.supervisor import die_with_supervisor; die_with_supervisor(); print(1, flush=True); " + {WAITS!r}
+from ms_bert.run.supervisor import Process, supervise
+worker = "from ms_bert.run import supervisor; supervisor.die_with_supervisor(); print(1, flush=True); " + {WAITS!r}
 supervise(lambda attempt: [Process("worker", [sys.executable, "-c", worker], {{}}, True)], 1, 0, print)
 """
     started = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
