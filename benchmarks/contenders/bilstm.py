@@ -24,6 +24,7 @@ from ms_bert.errors import UserError
 from ms_bert.options import TrainerOptions
 from ms_bert.randomness import initial_weights
 from ms_bert.run.checkpoints import Arrays
+from ms_bert.run.workers import ALONE, Workers
 from ms_bert.tasks import Task
 from ms_bert.tasks.embedding import layers_from_the_input
 from pt_reference.framework import PyTorch
@@ -148,7 +149,7 @@ class WithBiLSTM(PyTorch):
     def __init__(self, top: Top):
         self.top = top
 
-    def trainer(self, config: BertConfig, options: TrainerOptions, task: Task) -> Trainer:
+    def trainer(self, config: BertConfig, options: TrainerOptions, task: Task, workers: Workers = ALONE) -> Trainer:
         return Trainer(config, options, task, self.top)
 
 

@@ -92,8 +92,15 @@ class _Signals:
     """Hands signals on to the processes that run."""
 
     def __init__(self):
-        self.processes: list[Process] = []
+        self._processes: list[Process] = []
         self.received: list[tuple[int, float]] = []
+
+    def watch(self, processes: list[Process]) -> None:
+        """Hand on to these; those that were received while they were started, too."""
+        self._processes = processes
+        for number, _ in self.received:
+            for process in processes:
+                process.send(number)
 
     def __enter__(self):
         handlers = {signal.SIGINT: self._stop, signal.SIGTERM: self._stop, signal.SIGTSTP: self._pause}
@@ -106,14 +113,14 @@ class _Signals:
 
     def _stop(self, number, frame):
         self.received.append((number, time.monotonic()))
-        for process in self.processes:
+        for process in self._processes:
             process.send(number)
 
     def _pause(self, number, frame):
-        for process in self.processes:
+        for process in self._processes:
             process.send(signal.SIGSTOP)
         os.kill(os.getpid(), signal.SIGSTOP)
-        for process in self.processes:  # somebody has continued this one
+        for process in self._processes:  # somebody has continued this one
             process.send(signal.SIGCONT)
 
 
@@ -127,14 +134,15 @@ def supervise(start: Start, workers: int, most_restarts: int, say: Callable[[str
     Args:
         most_restarts: how often they are started again when one has failed. say: tells the user something.
     """
+    attempt = 0
     with _Signals() as signals:
-        for attempt in range(most_restarts + 1):
+        while True:
             processes = start(attempt)
-            signals.processes = processes
+            signals.watch(processes)
             try:
                 code, why = _watched(processes, workers, signals)
             finally:
-                signals.processes = []
+                signals.watch([])
                 for process in processes:
                     process.kill()
             if why is None:
@@ -145,8 +153,8 @@ def supervise(start: Start, workers: int, most_restarts: int, say: Callable[[str
             if attempt == most_restarts:
                 say(f"{why}; that was the last of {most_restarts} restarts")
                 return 1
-            say(f"{why}; starting all workers again ({attempt + 1} of {most_restarts})")
-    return 1
+            attempt += 1
+            say(f"{why}; starting all workers again ({attempt} of {most_restarts})")
 
 
 def _watched(processes: Sequence[Process], workers: int, signals: _Signals) -> tuple[int, str | None]:

@@ -76,19 +76,18 @@ class MindSporeTrainer:
         self.update = update(parameters, training, numerics.operations, shares, exchange)
         self._take_pieces()
         self.columns = DropoutColumns(config)
-        _, count = own_leaves(training, workers)
-        self.at_once = count * training.accumulate == 1
+        self.tree = Tree(own_leaves(training, workers)[1], training.accumulate)
+        self.at_once = own_leaves(training, workers)[1] * training.accumulate == 1
         if self.at_once:
             self.step = TrainStep(loss, self.update, parameters)
-            return
-        self.tree = Tree(count, training.accumulate)
-        buffers = [
-            [Parameter(ops.zeros_like(p), name=f"gradient.{level}.{p.name}") for p in parameters]
-            for level in range(self.tree.levels + 1)
-        ]
-        self.step = AccumulateStep(loss, self.update, parameters, buffers[0])
-        self.carries = [Carry(*pair) for pair in itertools.pairwise(buffers)]
-        self.finish = UpdateFromBuffers(self.update, buffers[-1])
+        else:
+            buffers = [
+                [Parameter(ops.zeros_like(p), name=f"gradient.{level}.{p.name}") for p in parameters]
+                for level in range(self.tree.levels + 1)
+            ]
+            self.step = AccumulateStep(loss, self.update, parameters, buffers[0])
+            self.carries = [Carry(*pair) for pair in itertools.pairwise(buffers)]
+            self.finish = UpdateFromBuffers(self.update, buffers[-1])
 
     def leaves(self, batch: Batch, step: int) -> list[list[Part]]:
         """See `ms_bert.run.leaves.leaves`."""

@@ -352,7 +352,10 @@ class _Begun(Exception):
 class _ToFirstStep(PyTorch):
     """PyTorch, as far as the first step, and what weights it would begin with."""
 
-    def trainer(self, config, options, task):
+    def environments(self, count):
+        raise _Begun  # workers would be started
+
+    def trainer(self, config, options, task, workers):
         trainer = super().trainer(config, options, task)
 
         def begin(*arguments):
@@ -576,7 +579,16 @@ class _NoFramework:
                 if isinstance(value, float) and not math.isfinite(value):
                     raise Believed(f"{name} is {value}")
 
-    def trainer(self, config, options, task):
+    def scheduled(self, options: Options) -> bool:
+        return False
+
+    def shares(self) -> bool:
+        return False
+
+    def environments(self, count: int):
+        raise _Begun  # workers would be started
+
+    def trainer(self, config, options, task, workers):
         self.config = config
         return self
 

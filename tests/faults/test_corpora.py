@@ -404,6 +404,9 @@ class Framework:
     name, without = "none", "pytorch"
     def check(self, options):
         pass
+    def scheduled(self, options):
+        return False
+    shares = lambda self: False
 
 sys.exit(pretraining.main(Framework(), "pretrain", "", sys.argv[1:]))
 """

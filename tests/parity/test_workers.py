@@ -27,7 +27,7 @@ from .sharing import BASE, FAULTS, RIGHT, STEPS, WAYS
 ROOT = Path(__file__).parents[2]
 FRAMEWORKS = {"ms_bert": MindSpore(), "pt_reference": PyTorch()}
 # Four workers go through all that two do.
-LAUNCHES = [(package, count) for count in (4, 2) for package in FRAMEWORKS]
+LAUNCHES = [f"{package} {count}" for count in (4, 2) for package in FRAMEWORKS]
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +47,12 @@ def alone(folder) -> set[str]:
     return set()
 
 
-@pytest.fixture(scope="module", params=some(LAUNCHES, *LAUNCHES[:2]), ids=lambda launch: f"{launch[0]}-{launch[1]}")
+@pytest.fixture(scope="module", params=some(LAUNCHES, *LAUNCHES[:2]))
 def found(request, folder, alone) -> tuple[str, int, dict]:
     """The package, the number of workers, and what each of them and one alone found by each way, by the name of the
     way, their number and its rank."""
-    package, workers = request.param
+    package, workers = request.param.split()
+    workers = int(workers)
     if package not in alone:
         launch(package, folder, 1)
         alone.add(package)
