@@ -180,12 +180,10 @@ def _exchanges(values: Sequence[int], times: int) -> list[dict]:
     framework = MindSpore()
 
     def start(attempt: int) -> list[supervisor.Process]:
-        line = [sys.executable, "-m", "benchmarks.contenders.exchange", str(times), *map(str, values)]
-        environments = framework.environments(2)
-        return [
-            supervisor.Process(f"process {rank}", line, {**environment, "GLOG_v": "3", "MS_BERT_SAID": path}, rank == 0)
-            for rank, environment in enumerate(environments)
-        ]
+        more = {"GLOG_v": "3", "MS_BERT_SAID": path}
+        environments = [{**environment, **more} for environment in framework.environments(2)]
+        module = ["benchmarks.contenders.exchange", str(times), *map(str, values)]
+        return supervisor.started(module, environments, 2)
 
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "said")

@@ -12,7 +12,6 @@ from ms_bert.data.batches import Batch
 from ms_bert.data.packing import ByRows
 from ms_bert.errors import UserError
 from ms_bert.options import TrainerOptions
-from ms_bert.run.supervisor import free_port
 from ms_bert.run.workers import ALONE, Workers
 from ms_bert.tasks import Task
 
@@ -33,6 +32,8 @@ class MindSpore:
         use_device(options.run.device, options.training.precision, options.training.recompute, options.run.threads)
 
     def environments(self, count: int) -> list[dict[str, str]]:
+        from ms_bert.run.supervisor import free_port
+
         # The documented variables, those that msrun sets too.
         shared = {COUNT: str(count), "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": str(free_port())}
         workers = [{**shared, ROLE: "MS_WORKER", "MS_NODE_ID": str(rank)} for rank in range(count)]

@@ -11,7 +11,6 @@ from ms_bert.data.batches import Batch
 from ms_bert.data.packing import ByRows
 from ms_bert.errors import UserError
 from ms_bert.options import TrainerOptions
-from ms_bert.run.supervisor import free_port
 from ms_bert.run.workers import ALONE, Workers
 from ms_bert.tasks import Task
 
@@ -29,6 +28,8 @@ class PyTorch:
         use_device(options.run.device, options.pytorch.compile, options.run.threads)
 
     def environments(self, count: int) -> list[dict[str, str]]:
+        from ms_bert.run.supervisor import free_port
+
         # Those that torchrun sets too.
         shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]

@@ -46,22 +46,22 @@ def check(workers: Workers, framework: Framework, options: TrainerOptions, data:
         "data": data,
         "kernels": framework.kernels(options),
     }
-    digests = [
-        hashlib.sha256(json.dumps(fact, sort_keys=True, default=str).encode()).digest() for fact in facts.values()
-    ]
-    gathered = workers.gather(np.stack([np.frombuffer(digest, np.uint8) for digest in digests]))
-    for number, name in enumerate(facts):
-        for rank in range(workers.count):
-            if (gathered[rank, number] != gathered[0, number]).any():
+    found = workers.gather(np.stack([_digest(fact) for fact in facts.values()]))
+    for name, of_workers in zip(facts, found.swapaxes(0, 1)):
+        for rank, digest in enumerate(of_workers):
+            if (digest != of_workers[0]).any():
                 raise UserError(f"worker {rank} has other {name} than worker 0; {REMEDIES[name]}.")
+
+
+def _digest(fact: Any) -> np.ndarray:
+    content = json.dumps(fact, sort_keys=True, default=str).encode()
+    return np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
 
 
 def _check_exchange(workers: Workers) -> None:
     """Each sends other numbers, which all others know."""
-    expected = np.stack([_numbers(rank) for rank in range(workers.count)])
-    found = workers.gather(_numbers(workers.rank))
-    for rank in range(workers.count):
-        if found[rank].tobytes() != expected[rank].tobytes():
+    for rank, found in enumerate(workers.gather(_numbers(workers.rank))):
+        if found.tobytes() != _numbers(rank).tobytes():
             raise UserError(
                 f"worker {workers.rank} received other numbers than worker {rank} sent; check the network between "
                 "their machines.",

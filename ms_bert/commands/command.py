@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ms_bert.errors import UserError
-from ms_bert.run import supervisor
 
 
 def main(
@@ -18,7 +17,6 @@ def main(
     interrupted: str = "interrupted before training began, or a second time; nothing new was saved.",
 ) -> int:
     """Run a command with its arguments, by default those of the process; returns the exit code."""
-    supervisor.die_with_supervisor()
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         return run(sys.argv[1:] if arguments is None else arguments)

@@ -48,13 +48,8 @@ def main(framework: Framework, program: str, description: str, arguments: Sequen
 
     def run(arguments: Sequence[str]) -> int:
         options = parse(framework, program, description, arguments)
-        if framework.scheduled(options):
-            return 0
-        code = training.by_workers(framework, options, "finetune", arguments, options.data.task)
-        if code is not None:
-            return code
-        with training.together(framework, options) as workers:
-            return finetune(framework, options, workers)
+        work = functools.partial(finetune, framework, options)
+        return training.by_workers(framework, options, "finetune", arguments, options.data.task, work)
 
     interrupted = (
         "interrupted outside of training; nothing new was saved, and a run that has begun goes on with --resume."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,14 +28,8 @@ def main(framework: Framework, program: str, description: str, arguments: Sequen
 
     def run(arguments: Sequence[str]) -> int:
         options = parse(framework, program, description, arguments)
-        if framework.scheduled(options):
-            return 0
-        code = training.by_workers(framework, options, "pretrain", arguments, options.model.preset)
-        if code is not None:
-            return code
-        with training.together(framework, options) as workers:
-            command = evaluate_checkpoint if options.run.evaluate else pretrain
-            return command(framework, options, workers)
+        work = functools.partial(evaluate_checkpoint if options.run.evaluate else pretrain, framework, options)
+        return training.by_workers(framework, options, "pretrain", arguments, options.model.preset, work)
 
     return command.main(run, program, arguments)
 

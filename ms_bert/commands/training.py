@@ -21,6 +21,7 @@ from conversion.pretrained import Fit, Pretrained
 from ms_bert.commands import agreeing
 from ms_bert.commands.framework import Framework
 from ms_bert.config import BertConfig
+from ms_bert.data.cache import say
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError
 from ms_bert.options import RESUMABLE, Groups, RunOptions, TrainerOptions, TrainingOptions, changed
@@ -163,19 +164,33 @@ def check_leaves(options: TrainerOptions, workers: int) -> None:
 
 
 def by_workers(
-    framework: Framework, options: TrainerOptions, command: str, arguments: Sequence[str], name: str
-) -> int | None:
-    """What --workers made of a run, started on this machine and watched: their exit code.
-
-    None where this process trains itself: it is the only worker, or one of those that were started.
+    framework: Framework,
+    options: TrainerOptions,
+    command: str,
+    arguments: Sequence[str],
+    name: str,
+    work: Callable[[Workers], int],
+) -> int:
+    """Do what a command does, in this process or by --workers; returns the exit code.
 
     Args:
         command: of the framework's package. arguments: of this process. name: of the folder below runs/ that is made
-            where --output names none.
+            where --output names none. work: what each worker does, the only one too; returns the exit code.
     """
+    supervisor.die_with_supervisor()
+    if framework.scheduled(options):
+        return 0
+    if options.run.workers > 1 and not framework.shares():
+        return _supervised(framework, options, command, arguments, name)
+    with together(framework, options) as workers:
+        return work(workers)
+
+
+def _supervised(
+    framework: Framework, options: TrainerOptions, command: str, arguments: Sequence[str], name: str
+) -> int:
+    """Start the workers on this machine and watch them; see `by_workers`."""
     count, given = options.run.workers, options.run
-    if count == 1 or framework.shares():
-        return None
     check_threads(given.threads)
     check_leaves(options, count)
     path = given.resume or given.output or free_folder(name)
@@ -186,20 +201,12 @@ def by_workers(
     def start(attempt: int) -> list[supervisor.Process]:
         goes_on = attempt > 0 and given.resume is None and (path / RUN).exists()
         own = ["--resume", str(path)] if goes_on else [*arguments, *more]
-        line = [sys.executable, "-m", f"{framework.package}.{command}", *own]
         above = str(Path(ms_bert.__file__).parent.parent)
         found = os.pathsep.join(filter(None, (above, os.environ.get("PYTHONPATH"))))
-        return [
-            supervisor.Process(
-                f"worker {rank}" if rank < count else "the scheduler",
-                line,
-                {**environment, "PYTHONPATH": found},
-                shown=rank == 0,
-            )
-            for rank, environment in enumerate(framework.environments(count))
-        ]
+        environments = [{**environment, "PYTHONPATH": found} for environment in framework.environments(count)]
+        return supervisor.started([f"{framework.package}.{command}", *own], environments, count)
 
-    return supervisor.supervise(start, count, given.max_restarts, lambda line: print(line, file=sys.stderr, flush=True))
+    return supervisor.supervise(start, count, given.max_restarts, say)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,12 +35,23 @@ def is_decayed(name: str) -> bool:
     return not name.endswith("bias") and "LayerNorm" not in name
 
 
-def all_moments(shapes: Mapping[str, tuple[int, ...]], moments: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def all_moments(
+    shapes: Mapping[str, tuple[int, ...]], m: Mapping[str, np.ndarray], v: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """The moments of all parameters, m.NAME and v.NAME: 0 of those that are not trained, as if they never were.
 
     Args:
-        shapes: of all parameters. moments: of those that are trained, at least one.
+        shapes: of all parameters. m, v: of those that are trained, at least one.
     """
-    kind = next(iter(moments.values())).dtype
-    names = ((f"{moment}.{name}", shape) for moment in "mv" for name, shape in shapes.items())
-    return {name: moments[name] if name in moments else np.zeros(shape, kind) for name, shape in names}
+    kind = next(iter(m.values())).dtype
+    return {
+        f"{letter}.{name}": moments[name] if name in moments else np.zeros(shape, kind)
+        for letter, moments in (("m", m), ("v", v))
+        for name, shape in shapes.items()
+    }
+
+
+def moments_of(letter: str, moments: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Those of what `all_moments` gave that begin with 'm' or 'v', by the names of the parameters."""
+    start = f"{letter}."
+    return {name.removeprefix(start): value for name, value in moments.items() if name.startswith(start)}

@@ -88,17 +88,28 @@ class Process:
         return self._said.read().decode(errors="replace")
 
 
+def started(module: Sequence[str], environments: Sequence[Mapping[str, str]], workers: int) -> list[Process]:
+    """Processes of a Python module, of which the first alone is shown.
+
+    Args:
+        module: its name and its arguments. environments: of each process. workers: so many of them, from the first.
+    """
+    names = [f"worker {rank}" for rank in range(workers)] + ["the scheduler"] * (len(environments) - workers)
+    line = [sys.executable, "-m", *module]
+    return [Process(name, line, own, shown=n == 0) for n, (name, own) in enumerate(zip(names, environments))]
+
+
 class _Signals:
     """Hands signals on to the processes that run."""
 
     def __init__(self):
         self._processes: list[Process] = []
-        self.received: list[tuple[int, float]] = []
+        self.received: list[int] = []
 
     def watch(self, processes: list[Process]) -> None:
         """Hand on to these; those that were received while they were started, too."""
         self._processes = processes
-        for number, _ in self.received:
+        for number in self.received:
             for process in processes:
                 process.send(number)
 
@@ -112,7 +123,7 @@ class _Signals:
             signal.signal(number, handler)
 
     def _stop(self, number, frame):
-        self.received.append((number, time.monotonic()))
+        self.received.append(number)
         for process in self._processes:
             process.send(number)
 
@@ -140,16 +151,16 @@ def supervise(start: Start, workers: int, most_restarts: int, say: Callable[[str
             processes = start(attempt)
             signals.watch(processes)
             try:
-                code, why = _watched(processes, workers, signals)
+                return _watched(processes, workers, signals)
+            except _Failure as failure:
+                why = failure
             finally:
                 signals.watch([])
                 for process in processes:
                     process.kill()
-            if why is None:
-                return code
             if signals.received:
                 say(f"{why} after a signal; continue with --resume")
-                return 128 + signals.received[0][0]
+                return 128 + signals.received[0]
             if attempt == most_restarts:
                 say(f"{why}; that was the last of {most_restarts} restarts")
                 return 1
@@ -157,31 +168,38 @@ def supervise(start: Start, workers: int, most_restarts: int, say: Callable[[str
             say(f"{why}; starting all workers again ({attempt} of {most_restarts})")
 
 
-def _watched(processes: Sequence[Process], workers: int, signals: _Signals) -> tuple[int, str | None]:
-    """The exit code once all workers have ended; or why they must be started again."""
+class _Failure(Exception):
+    """Why workers must be started again, in words."""
+
+
+def _watched(processes: Sequence[Process], workers: int, signals: _Signals) -> int:
+    """The exit code once all workers have ended.
+
+    Raises:
+        _Failure: one of them, or what they need, has failed.
+    """
     ending: float | None = None
     while True:
         codes = [process.ended() for process in processes]
-        failed = [(process, code) for process, code in zip(processes, codes) if code and _is_failure(code)]
-        # First those that a signal has ended: that the others have lost them is what they failed of.
-        for process, code in sorted(failed, key=lambda pair: pair[1] > 0):
-            return FAILED, _told(process, code)
+        if failed := [(process, code) for process, code in zip(processes, codes) if code and _is_failure(code)]:
+            # First one that a signal has ended: that the others have lost it is what they failed of.
+            raise _Failure(_told(*min(failed, key=lambda pair: pair[1] > 0)))
         for process in processes:
             if process.stopped():
-                return FAILED, f"{process.name} was stopped for {PATIENCE:.0f} seconds"
+                raise _Failure(f"{process.name} was stopped for {PATIENCE:.0f} seconds")
         codes = codes[:workers]
         if refused := [(process, code) for process, code in zip(processes, codes) if code and code < 128]:
             process, code = refused[0]
             # What all refuse the first worker says itself, which may be slower.
             if process is not processes[0] and processes[0].ended_within(SECOND_THOUGHTS) != code:
                 print(process.said(), file=sys.stderr, end="")
-            return code, None
+            return code
         if all(code is not None for code in codes):
-            return max(code for code in codes if code is not None), None
+            return max(code for code in codes if code is not None)
         if any(code is not None for code in codes) or len(signals.received) > 1:
             ending = ending or time.monotonic()
             if time.monotonic() - ending > GRACE:
-                return FAILED, f"not all workers have ended within {GRACE:.0f} seconds"
+                raise _Failure(f"not all workers have ended within {GRACE:.0f} seconds")
         time.sleep(POLL)
 
 

@@ -59,6 +59,11 @@ class Optimizer(nn.Cell):
         runs = [(share, len(list(run))) for share, run in itertools.groupby(self.shares)]
         ends = itertools.accumulate(size for _, size in runs)
         self.runs = tuple((share, end - size, end) for (share, size), end in zip(runs, ends))
+        self.take(operations)
+
+    def take(self, operations: Operations) -> None:
+        """Take the operations of the subclass, of which `update` is the last."""
+        raise NotImplementedError
 
     def construct(self, gradients, factor, rate, keep):
         beta1, beta2, updates = Tensor(self.beta1, ms.float32), Tensor(self.beta2, ms.float32), self.updates + 1
@@ -107,14 +112,7 @@ def or_zero(keep, x):
 class Adam(Optimizer):
     """What AdamW and AdamWeightDecay share: `Operations.adam_update`, each with its own numbers."""
 
-    def __init__(
-        self,
-        exchange: Whole,
-        options: TrainingOptions,
-        operations: Operations,
-        shares: Mapping[str, float] | None = None,
-    ):
-        super().__init__(exchange, options, operations, shares)
+    def take(self, operations: Operations) -> None:
         self.update = operations.adam_update
 
     def change(self, gradients, factor, rate, beta1, beta2, correction1, correction2):
@@ -144,14 +142,7 @@ class Lamb(Optimizer):
     The ratio is 1 where either norm is 0, and for biases and LayerNorm, as in Google's lamb_optimizer.py.
     """
 
-    def __init__(
-        self,
-        exchange: Whole,
-        options: TrainingOptions,
-        operations: Operations,
-        shares: Mapping[str, float] | None = None,
-    ):
-        super().__init__(exchange, options, operations, shares)
+    def take(self, operations: Operations) -> None:
         self.moments, self.update = operations.lamb_moments, operations.lamb_update
 
     def change(self, gradients, factor, rate, beta1, beta2, correction1, correction2):

@@ -20,7 +20,7 @@ from ms_bert.randomness import DropoutColumns
 from ms_bert.run.checkpoints import Arrays
 from ms_bert.run.leaves import Part, Tree, added, cut, leaves, own_leaves
 from ms_bert.run.loop import StepResult
-from ms_bert.run.recipe import all_moments
+from ms_bert.run.recipe import all_moments, moments_of
 from ms_bert.run.workers import ALONE, Workers
 from ms_bert.tasks import Sums, Task
 from ms_bert.tasks.pretraining import PRETRAINING
@@ -76,9 +76,10 @@ class MindSporeTrainer:
         self.update = update(parameters, training, numerics.operations, shares, exchange)
         self._take_pieces()
         self.columns = DropoutColumns(config)
-        self.tree = Tree(own_leaves(training, workers)[1], training.accumulate)
-        self.at_once = own_leaves(training, workers)[1] * training.accumulate == 1
-        if self.at_once:
+        _, count = own_leaves(training, workers)
+        self.tree = Tree(count, training.accumulate)
+        self.in_one_graph = count * training.accumulate == 1
+        if self.in_one_graph:
             self.step = TrainStep(loss, self.update, parameters)
         else:
             buffers = [
@@ -110,7 +111,7 @@ class MindSporeTrainer:
         with compiling:
             for batch in batches:
                 self.step.compile(*self.step_inputs(self.leaves(batch, 0)[0][0], 0.0))
-            if not self.at_once:
+            if not self.in_one_graph:
                 for carry in self.carries:
                     carry.compile()
                 self.finish.compile(Tensor(np.float32(0.0)))
@@ -118,7 +119,7 @@ class MindSporeTrainer:
 
     def train_step(self, batch: Batch, step: int, rate: float) -> StepResult:
         found = self.leaves(batch, step)
-        if self.at_once:
+        if self.in_one_graph:
             sums, result = self.step(*self.step_inputs(found[0][0], rate))
             sums = [sums.asnumpy().astype(np.float64)]
         else:
@@ -149,21 +150,18 @@ class MindSporeTrainer:
             "loss_scale": float(self.update.loss_scale.asnumpy()),
             "good_steps": int(self.update.good_steps.asnumpy()),
         }
-        moments = {}
-        for kind, own in (("m", optimizer.m), ("v", optimizer.v)):
-            values = {p.name.removeprefix(f"{kind}."): p.asnumpy() for p in own}
-            whole = self.update.exchange.whole(values)
-            moments |= {f"{kind}.{name}": value for name, value in whole.items()}
-        moments = all_moments(self.shapes, moments)
-        return _arrays(self.model.get_parameters()), moments, scalars
+        m, v = (
+            self.update.exchange.whole(moments_of(letter, _arrays(own)))
+            for letter, own in (("m", optimizer.m), ("v", optimizer.v))
+        )
+        return _arrays(self.model.get_parameters()), all_moments(self.shapes, m, v), scalars
 
     def load(self, model: Arrays, optimizer: Arrays, scalars: dict) -> None:
         moments = self.update.optimizer
         self.load_weights(model)
-        for kind, own in (("m", moments.m), ("v", moments.v)):
-            start = f"{kind}."
-            arrays = {name.removeprefix(start): v for name, v in optimizer.items() if name.startswith(start)}
-            _set(own, {f"{start}{name}": value for name, value in self.update.exchange.own(arrays).items()})
+        for letter, own in (("m", moments.m), ("v", moments.v)):
+            arrays = self.update.exchange.own(moments_of(letter, optimizer))
+            _set(own, {f"{letter}.{name}": value for name, value in arrays.items()})
         moments.updates.set_data(Tensor(scalars["updates"], ms.int32))
         self.update.loss_scale.set_data(Tensor(scalars["loss_scale"], ms.float32))
         self.update.good_steps.set_data(Tensor(scalars["good_steps"], ms.int32))

@@ -14,7 +14,7 @@ from ms_bert.randomness import DROPOUT, DropoutColumns, generator
 from ms_bert.run.checkpoints import Arrays
 from ms_bert.run.leaves import Part, Tree, added, cut, leaves, own_leaves
 from ms_bert.run.loop import StepResult
-from ms_bert.run.recipe import all_moments
+from ms_bert.run.recipe import all_moments, moments_of
 from ms_bert.run.workers import ALONE, Workers
 from ms_bert.tasks import Sums, Task
 from ms_bert.tasks.pretraining import PRETRAINING
@@ -123,18 +123,16 @@ class TorchTrainer:
     def state(self) -> tuple[Arrays, Arrays, dict]:
         """Weights, moments and scalars; the arrays are views, valid until the next step."""
         optimizer, update = self.update.optimizer, self.update
-        found = {k: update.exchange.whole(getattr(optimizer, k)) for k in ("m", "v")}
-        moments = {f"{k}.{name}": value for k, values in found.items() for name, value in values.items()}
+        m, v = (update.exchange.whole(values) for values in (optimizer.m, optimizer.v))
         scalars = {"updates": optimizer.updates, "loss_scale": update.loss_scale, "good_steps": update.good_steps}
         weights = _arrays(dict(self.model.named_parameters()))
-        return weights, all_moments(self.shapes, moments), scalars
+        return weights, all_moments(self.shapes, m, v), scalars
 
     def load(self, model: Arrays, optimizer: Arrays, scalars: dict) -> None:
         moments, update = self.update.optimizer, self.update
         self.load_weights(model)
-        for k in ("m", "v"):
-            own = {name.removeprefix(f"{k}."): value for name, value in optimizer.items() if name.startswith(f"{k}.")}
-            _set(getattr(moments, k), update.exchange.own(own))
+        for letter, own in (("m", moments.m), ("v", moments.v)):
+            _set(own, update.exchange.own(moments_of(letter, optimizer)))
         moments.updates = scalars["updates"]
         update.loss_scale, update.good_steps = scalars["loss_scale"], scalars["good_steps"]
 

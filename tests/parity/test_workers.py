@@ -6,7 +6,6 @@ And two processes make the store that one makes.
 import dataclasses
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -71,11 +70,8 @@ def launch(package: str, folder: Path, count: int) -> None:
         environments = FRAMEWORKS[package].environments(count) if count > 1 else [{}]
         # MindSpore leaves its dumps where it runs, and sets OMP_NUM_THREADS behind os.environ's back.
         more = {"PYTHONPATH": str(ROOT), "GLOG_v": "3", "OMP_NUM_THREADS": "1"}
-        line = [sys.executable, "-m", "tests.parity.sharing", package, str(folder)]
-        return [
-            supervisor.Process(f"worker {rank}", line, {**more, **environment}, shown=rank == 0)
-            for rank, environment in enumerate(environments)
-        ]
+        environments = [{**more, **environment} for environment in environments]
+        return supervisor.started(["tests.parity.sharing", package, str(folder)], environments, count)
 
     before = os.getcwd()
     os.chdir(folder)
