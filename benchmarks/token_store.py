@@ -1,8 +1,9 @@
-"""How fast does text become a token store, and how much memory does that take, at 100 MB and at 1 GB?
+"""How fast does text become a token store, and how much memory does that take, at 100 MB and at 1 GB, and in shards?
 
 The text is the built-in corpus, written out as plain text again and again in shuffled order of its documents; the
-vocabulary is given. Memory is the resident memory of all processes together, sampled ten times a second; pages shared
-by several of them count several times.
+vocabulary is given. Shards are four files of a quarter of it, made one after the other here and then merged. Memory is
+the resident memory of all processes together, sampled ten times a second; pages shared by several of them count several
+times.
 """
 
 import dataclasses
@@ -17,8 +18,10 @@ import psutil
 
 from ms_bert.data import builtin, tokenizer
 from ms_bert.data.corpus import Corpus
-from ms_bert.data.store import open_store
+from ms_bert.data.store import open_part, open_store
 from ms_bert.options import TextOptions
+
+SHARDS = 4
 
 
 def measure(output):
@@ -49,11 +52,40 @@ def measure(output):
             )
             print(results[-1], flush=True)
             path.unlink()
+        shards = _in_shards(dataclasses.replace(options, cache=Path(folder) / "shards"), vocabulary, documents)
+        print(shards, flush=True)
     return {
         "runs": results,
+        "shards": shards,
         "processes": options.processes,
         "required_megabytes_per_minute": 30,
         "required_peak_memory_gb": 1.5,
+    }
+
+
+def _in_shards(options: TextOptions, vocabulary: tokenizer.Vocabulary, documents: list[str]) -> dict:
+    """Seconds of each part of 1 GB and of merging them."""
+    text = options.cache / "text"
+    text.mkdir(parents=True)
+    for number in range(SHARDS):
+        _write(text / f"{number}.txt", documents, 1_000_000_000 // SHARDS)
+    options = dataclasses.replace(options, corpus=(str(text),))
+    corpus, seconds = Corpus(options), []
+    for shard in range(1, SHARDS + 1):
+        begun = time.perf_counter()
+        open_part(options, corpus, vocabulary, shard, SHARDS)
+        seconds.append(round(time.perf_counter() - begun, 1))
+    with _Memory() as memory:
+        begun = time.perf_counter()
+        store, _ = open_store(options, corpus, vocabulary, SHARDS)
+        merging = time.perf_counter() - begun
+    return {
+        "megabytes": corpus.megabytes(),
+        "part_seconds": seconds,
+        "merge_seconds": round(merging, 1),
+        "merged_megabytes_per_minute": round(corpus.megabytes() / merging * 60),
+        "merge_peak_memory_gb": round(memory.peak / 1e9, 3),
+        "bytes": sum(path.stat().st_size for path in store.folder.iterdir()),
     }
 
 

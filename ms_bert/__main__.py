@@ -47,6 +47,7 @@ COMMANDS = {
     ),
     "finetune": Command("ms_bert.finetune", "fine-tune a BERT on labelled texts in MindSpore", trains=True),
     "finetune-torch": Command("pt_reference.finetune", "the same in PyTorch", trains=True),
+    "tokenize": Command("ms_bert.tokenize", "make the token store of a corpus, on one machine or several"),
     "predict": Command("ms_bert.predict", "predict with a fine-tuned BERT in MindSpore"),
     "predict-torch": Command("pt_reference.predict", "the same in PyTorch"),
     "embed": Command("ms_bert.embed", "turn texts into vectors with a BERT in MindSpore"),

@@ -491,6 +491,43 @@ class Options(Groups):
         return self.text.cache
 
 
+@dataclasses.dataclass(frozen=True)
+class TokenizeOptions:
+    """What is made of a corpus ahead of a run."""
+
+    text: TextOptions = dataclasses.field(default_factory=TextOptions)
+    shard: Optional[str] = None
+    """Make only part I/N, such as 3/16: of the third of 16 shards, files in a row of about equal size.
+    Needs --vocab, so that all shards have one vocabulary."""
+    merge: Annotated[Optional[int], Range(1, 10**6)] = None
+    """Merge the parts of N shards, which are in --cache: the store is that which one machine makes of the text."""
+    save_vocab: Optional[Path] = None
+    """Write the vocabulary to this file, a tokenizer.json."""
+
+    def __post_init__(self):
+        check(self)
+        require(self.shard is None or self.merge is None, "--shard and --merge are both given", "choose one of them")
+        require(
+            self.shard is None or self.text.vocab is not None,
+            "--shard needs a vocabulary that all shards share",
+            "name one with --vocab; without --shard, --save-vocab trains one on the text of --corpus",
+        )
+        if self.shard is not None:
+            self.numbers  # noqa: B018  raises
+
+    @property
+    def numbers(self) -> tuple[int, int]:
+        """The number of the shard, from 1, and that of all.
+
+        Raises:
+            UserError: --shard has another form.
+        """
+        found = re.fullmatch(r"([0-9]{1,7})/([0-9]{1,7})", self.shard or "")
+        number, count = map(int, found.groups()) if found else (0, 0)
+        require(1 <= number <= count, f"--shard is {shown(self.shard)}", "choose I/N with I from 1 to N, such as 3/16")
+        return number, count
+
+
 # What may be changed when a run is resumed: it leaves the examples and the formula of a step as they were.
 RESUMABLE = {
     "steps",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from conversion import configs, pretrained
@@ -17,7 +17,7 @@ from ms_bert.data.corpus import Corpus
 from ms_bert.data.store import TokenStore, open_store
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError
-from ms_bert.options import Options
+from ms_bert.options import Options, TextOptions
 from ms_bert.run.folder import read_description
 from ms_bert.run.progress import Progress
 from ms_bert.tasks.pretraining import PreTraining
@@ -54,7 +54,7 @@ def prepare(options: Options, progress: Progress, begun: bool = False, needed: S
         parts = (*BACKBONE, *ARCHITECTURES[PreTraining.architecture].parts)
         fit = initial.fit(shapes(config, parts), PreTraining.architecture)
         progress.say(training.origin(initial, fit))
-    return Prepared(vocabulary, _store(options, corpus, vocabulary, progress), config, fit)
+    return Prepared(vocabulary, make_store(options.text, corpus, vocabulary, progress), config, fit)
 
 
 def _initial(init: Path, config: Path | None) -> Pretrained:
@@ -95,17 +95,23 @@ def _vocabulary(options: Options, initial: Pretrained | None, corpus: Corpus) ->
     return vocabulary
 
 
-def _store(options: Options, corpus: Corpus, vocabulary: Vocabulary, progress: Progress) -> TokenStore:
-    """The token store of the corpus."""
-    begun, text = time.perf_counter(), options.text
-    store, made = open_store(text, corpus, vocabulary)
-    counts = store.train.counts
-    progress.say(
-        f"corpus {' '.join(text.corpus)}: {counts['documents']:,} documents, {counts['sentences']:,} sentences, "
-        f"{counts['tokens']:,} tokens of {vocabulary.size:,} kinds ({'made' if made else 'kept'} in "
-        f"{store.folder}, {time.perf_counter() - begun:.1f} s)"
-    )
+def make_store(
+    text: TextOptions, corpus: Corpus, vocabulary: Vocabulary, progress: Progress, shards: int | None = None
+) -> TokenStore:
+    """The token store of the corpus; see `open_store`."""
+    begun = time.perf_counter()
+    store, made = open_store(text, corpus, vocabulary, shards)
+    of = " ".join(text.corpus)
+    progress.say(told(f"corpus {of}", store.train.counts, vocabulary, store.folder, made, time.perf_counter() - begun))
     return store
+
+
+def told(what: str, counts: Mapping[str, int], vocabulary: Vocabulary, folder: Path, made: bool, seconds: float) -> str:
+    """What a folder of tokens holds, in a line."""
+    return (
+        f"{what}: {counts['documents']:,} documents, {counts['sentences']:,} sentences, {counts['tokens']:,} tokens of "
+        f"{vocabulary.size:,} kinds ({'made' if made else 'kept'} in {folder}, {seconds:.1f} s)"
+    )
 
 
 def _config(options: Options, initial: Pretrained | None, vocabulary: Vocabulary, progress: Progress) -> BertConfig:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import copy
 import glob
 import hashlib
 import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ms_bert.data import builtin, hub
@@ -22,7 +24,7 @@ from ms_bert.options import TextOptions
 
 _TEXT, _JSON, _PARQUET = {".txt", ""}, {".jsonl", ".json"}, {".parquet"}
 _STREAM = re.compile(r"-|/dev/(stdin|fd/.*)|/proc/.*")
-_HASH_AGAIN = 1 << 24  # bytes up to which a file is hashed sooner than its hash is looked up
+_HASH_AGAIN = 1 << 20  # bytes up to which a file is hashed sooner than its hash is looked up
 
 # A text without an end, of a line or of a document, would take any memory; it is cut here.
 LONGEST_DOCUMENT = LONGEST_LINE = 1_000_000  # characters
@@ -54,6 +56,23 @@ class Corpus:
                 if document and (line is None or size > LONGEST_DOCUMENT):
                     yield document
                     document, size = [], 0
+
+    def shard(self, number: int, count: int) -> Corpus:
+        """One of `count` corpora, 1 to `count`, that together are this one: some files in a row, of about equal size.
+
+        Raises:
+            UserError: there are fewer files.
+        """
+        if len(self.sources) < count:
+            files = f"{len(self.sources)} file{'s' if len(self.sources) > 1 else ''}"
+            raise UserError(
+                f"the corpus has {files}, fewer than {count} shards; choose as many shards at most, or split large "
+                "files at the ends of documents."
+            )
+        made = copy.copy(self)
+        sizes = [source.megabytes() for source in self.sources]
+        made.sources = [self.sources[at] for at in _dealt(sizes, count)[number - 1]]
+        return made
 
     def fingerprint(self) -> list:
         """JSON values that differ when the text differs."""
@@ -171,6 +190,19 @@ def _sources(name: str) -> list:
     if hub.is_name(name) and Path(path).suffix not in {*COMPRESSED, *_TEXT, *_JSON, *_PARQUET} - {""}:
         return [_Dataset(name)]
     raise UserError(f"no file matches --corpus {name!r}; check the path, or quote the glob.")
+
+
+def _dealt(sizes: Sequence[float], count: int) -> list[range]:
+    """Indices of `sizes` in `count` ranges, none empty: each ends where the sum comes nearest to its share."""
+    sums = [0.0, *itertools.accumulate(sizes)]
+    ends = [0]
+    for number in range(1, count):
+        aim = sums[-1] * number / count
+        end = bisect.bisect_left(sums, aim)
+        if end > 0 and aim - sums[end - 1] < sums[end] - aim:
+            end -= 1
+        ends.append(min(max(end, ends[-1] + 1), len(sizes) - (count - number)))
+    return [range(*pair) for pair in itertools.pairwise([*ends, len(sizes)])]
 
 
 def _matches(pattern: str) -> list[str]:

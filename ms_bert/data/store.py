@@ -8,6 +8,10 @@ A store is a folder with, for each of the splits `train` and `held_out`, three A
 
 and store.json: what it was made from, how often each id occurs in each split, and each file's length and CRC-32C. All
 is checked when a store is opened, and one that is damaged is made again.
+
+Several machines can make one store: each makes a part, a folder of the same kind with one split, `part`, from some of
+the files. The parts of all shards are merged to the store that one machine would have made, byte for byte: only where
+all are known is it known which documents are held out.
 """
 
 from __future__ import annotations
@@ -18,17 +22,18 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-import pyarrow as pa
 from tqdm import tqdm
 
 from ms_bert.data.cache import Damaged, checksum, kept_or_made, locked, read_sealed, write_sealed
+from ms_bert.data.columns import Column, ColumnWriter
 from ms_bert.data.corpus import Corpus
 from ms_bert.data.tokenizer import Vocabulary
-from ms_bert.data.tokenizing import tokenized
+from ms_bert.data.tokenizing import Tokens, tokenized
 from ms_bert.errors import UserError
 from ms_bert.options import TextOptions
 
@@ -36,89 +41,17 @@ FORMAT = 2  # of the folder
 TEXT_FORMAT = 1  # of the way from text to ids: runs know a store by a fingerprint of which it is a part
 DESCRIPTION = "store.json"
 SPLITS = ("train", "held_out")
-_BLOCK_BITS = 20  # 2^20 values a record batch: a value's place follows from its index
+PART = "part"
 _MAKING = ".making-"  # what a store is called until it is whole
 _CHUNK = 1_000_000  # characters of text handed to a worker at a time
-
-
-class Column:
-    """A column of an Arrow file, memory-mapped, read by NumPy index arrays without reading the rest.
-
-    All record batches but the last have 2^20 values, so value i lies in batch i >> 20, and every batch's place in
-    the file is known: the file itself is the array.
-    """
-
-    def __init__(self, path: Path):
-        try:
-            self._map = pa.memory_map(str(path))
-            file = pa.ipc.open_file(self._map)
-            batches = [file.get_batch(i) for i in range(file.num_record_batches)]
-            # Not by to_pandas_dtype, which takes a second to import pandas.
-            kind = np.dtype(str(file.schema.field(0).type))
-        except (OSError, pa.ArrowInvalid, TypeError) as error:
-            raise Damaged(f"{path} of the token store cannot be read ({error})") from None
-        self._length = sum(len(batch) for batch in batches)
-        whole = self._map.read_buffer()
-        self._values = np.frombuffer(whole, kind, count=len(whole) // kind.itemsize)
-        # Buffers lie on multiples of 8 bytes in the file, hence on whole items.
-        self._base = np.array(
-            [(b.column(0).buffers()[1].address - whole.address) // kind.itemsize for b in batches], np.int64
-        )
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, index: np.ndarray) -> np.ndarray:
-        index = np.asarray(index)
-        return self._values[self._base[index >> _BLOCK_BITS] + (index & ((1 << _BLOCK_BITS) - 1))]
-
-    def last_not_above(self, values: np.ndarray) -> np.ndarray:
-        """For an ascending column: the largest index whose value is <= each of values (at least 0)."""
-        low, high = np.zeros(values.shape, np.int64), np.full(values.shape, self._length, np.int64)
-        for _ in range(self._length.bit_length()):
-            middle = (low + high) >> 1
-            below = self[np.minimum(middle, self._length - 1)] <= values
-            low, high = np.where(below & (middle > low), middle, low), np.where(below, high, middle)
-        return low
-
-
-class _ColumnWriter:
-    """Writes a column in record batches of exactly 2^20 values and a shorter last one."""
-
-    def __init__(self, path: Path, name: str, kind: np.dtype):
-        self.length = 0
-        self._kind, self._count = kind, 0
-        self._waiting: list[np.ndarray] = []
-        schema = pa.schema([(name, pa.from_numpy_dtype(kind))])
-        self._schema, self._file = schema, pa.OSFile(str(path), "wb")
-        self._writer = pa.ipc.new_file(self._file, schema)
-
-    def append(self, values: np.ndarray) -> None:
-        self._waiting.append(np.asarray(values, self._kind))
-        self._count += len(values)
-        self.length += len(values)
-        if self._count >= 1 << _BLOCK_BITS:
-            self._write(whole_blocks=True)
-
-    def _write(self, whole_blocks: bool) -> None:
-        values, block = np.concatenate(self._waiting or [np.empty(0, self._kind)]), 1 << _BLOCK_BITS
-        end = len(values) // block * block if whole_blocks else len(values)
-        for first in range(0, end, block):
-            self._writer.write_batch(pa.record_batch([pa.array(values[first : min(first + block, end)])], self._schema))
-        self._waiting, self._count = [values[end:]], len(values) - end
-
-    def close(self) -> None:
-        self._write(whole_blocks=False)
-        self._writer.close()
-        self._file.flush()
-        self._file.close()
+_PIECE = 1 << 22  # tokens, about, that are merged at a time
 
 
 class _SplitWriter:
     def __init__(self, folder: Path, split: str, kind: np.dtype):
-        self.tokens = _ColumnWriter(folder / f"{split}.tokens.arrow", "id", kind)
-        self.sentences = _ColumnWriter(folder / f"{split}.sentences.arrow", "start", np.dtype(np.int64))
-        self.documents = _ColumnWriter(folder / f"{split}.documents.arrow", "start", np.dtype(np.int64))
+        self.tokens = ColumnWriter(folder / f"{split}.tokens.arrow", "id", kind)
+        self.sentences = ColumnWriter(folder / f"{split}.sentences.arrow", "start", np.dtype(np.int64))
+        self.documents = ColumnWriter(folder / f"{split}.documents.arrow", "start", np.dtype(np.int64))
 
     def append(self, tokens: np.ndarray, lengths: np.ndarray, sentences: np.ndarray) -> None:
         """Add documents: their ids, the ids of each sentence, the sentences of each document (numbers)."""
@@ -151,28 +84,43 @@ class Split:
         return {"documents": len(self.documents) - 1, "sentences": len(self.sentences) - 1, "tokens": len(self.tokens)}
 
 
-class TokenStore:
-    """A store that is there.
+class _Folder:
+    """A folder of splits that is there, whole.
 
     Attributes:
-        train, held_out: the splits.
-        token_counts: for each split, (vocabulary size,) int64, the occurrences of each id.
-        fingerprint: differs when any id of the store may differ.
+        called: what it is, in words. place: the folder of the cache that holds those of its kind.
+        folder: it. fingerprint: differs when any id may differ. description: what store.json says.
 
     Raises:
         FileNotFoundError: there is none. Damaged: it is not what was written.
     """
 
+    called: str
+    place: str
+
     def __init__(self, folder: Path):
         self.folder = folder
-        description = read_sealed(folder / DESCRIPTION)
-        if description.get("format") != FORMAT:
-            raise Damaged(f"another version wrote the token store {folder}")
-        for name, written in description["files"].items():
+        self.description = read_sealed(folder / DESCRIPTION)
+        if self.description.get("format") != FORMAT:
+            raise Damaged(f"another version wrote the {self.called} {folder}")
+        for name, written in self.description["files"].items():
             if not (folder / name).is_file() or checksum(folder / name) != written:
-                raise Damaged(f"{folder / name} of the token store is damaged")
-        self.fingerprint = description["fingerprint"]
-        self.token_counts = {split: np.array(description["token_counts"][split], np.int64) for split in SPLITS}
+                raise Damaged(f"{folder / name} of the {self.called} is damaged")
+        self.fingerprint = self.description["fingerprint"]
+
+
+class TokenStore(_Folder):
+    """A store that is there.
+
+    Attributes:
+        train, held_out: the splits. token_counts: for each split, (vocabulary size,) int64, the occurrences of each id.
+    """
+
+    called, place = "token store", "stores"
+
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        self.token_counts = {split: np.array(self.description["token_counts"][split], np.int64) for split in SPLITS}
         self.train, self.held_out = (Split(folder, split) for split in SPLITS)
 
     @property
@@ -189,39 +137,129 @@ class TokenStore:
         return float(-(held_out * log_p).sum() / held_out.sum())
 
 
-def open_store(options: TextOptions, corpus: Corpus, vocabulary: Vocabulary) -> tuple[TokenStore, bool]:
+class Part(_Folder):
+    """The documents of a shard of a corpus, none of them held out yet.
+
+    Attributes:
+        split: them all.
+    """
+
+    called, place = "part of a token store", "parts"
+
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        self.split = Split(folder, PART)
+
+
+Made = TypeVar("Made", bound=_Folder)
+
+
+def open_store(
+    options: TextOptions, corpus: Corpus, vocabulary: Vocabulary, shards: int | None = None
+) -> tuple[TokenStore, bool]:
     """The store of a corpus under a vocabulary, made unless the cache holds it whole; and whether it was made.
 
+    Args:
+        shards: it is merged from the parts of so many; None: made from the text.
+
     Raises:
-        UserError: the corpus cannot be read or holds no text, or a process that made the store was killed.
+        UserError: the corpus cannot be read or holds no text, or a process that made the store was killed, or a part
+            is not in the cache.
     """
-    made_from = {
+    made_from = {**_made_from(options, corpus, vocabulary), "held_out": options.held_out}
+    kind = _kind(vocabulary)
+
+    def documents() -> Iterator[Tokens]:
+        if shards is None:
+            return _read(options, corpus, vocabulary)
+        return _merged([_find_part(options, corpus, vocabulary, k, shards) for k in range(1, shards + 1)])
+
+    def write(folder: Path) -> dict:
+        return _write_splits(folder, documents(), options, vocabulary.size, kind)
+
+    return _opened(TokenStore, options.cache, made_from, write)
+
+
+def open_part(
+    options: TextOptions, corpus: Corpus, vocabulary: Vocabulary, shard: int, shards: int
+) -> tuple[Part, bool]:
+    """The part of a shard, 1 to `shards`, of a corpus, made unless the cache holds it whole; and whether it was made.
+
+    Raises:
+        UserError: see `open_store`; or the corpus has fewer files.
+    """
+    own = corpus.shard(shard, shards)
+
+    def write(folder: Path) -> dict:
+        writer = _SplitWriter(folder, PART, _kind(vocabulary))
+        for documents in _read(options, own, vocabulary):
+            writer.append(*documents)
+        writer.close()
+        return {}
+
+    return _opened(Part, options.cache, _made_from(options, own, vocabulary), write)
+
+
+def _find_part(options: TextOptions, corpus: Corpus, vocabulary: Vocabulary, shard: int, shards: int) -> Part:
+    fingerprint, folder = _place(Part, options.cache, _made_from(options, corpus.shard(shard, shards), vocabulary))
+    try:
+        return _checked(Part, folder, fingerprint)
+    except FileNotFoundError:
+        found = f"there is no {folder}"
+    except Damaged as error:
+        found = str(error)
+    raise UserError(
+        f"the part of shard {shard}/{shards} is missing: {found}; make it with --shard {shard}/{shards}, or copy the "
+        "folder from the machine that made it."
+    )
+
+
+def _made_from(options: TextOptions, corpus: Corpus, vocabulary: Vocabulary) -> dict:
+    return {
         "format": TEXT_FORMAT,
         "corpus": corpus.fingerprint(),
         "vocabulary": vocabulary.fingerprint(),
         "text_field": options.text_field,
         "documents": options.documents,
         "sentences": options.sentences,
-        "held_out": options.held_out,
     }
-    fingerprint = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
-    description = {"format": FORMAT, "fingerprint": fingerprint, "made_from": made_from}
-    name = fingerprint[:16]
-    folder, locks = options.cache / "stores" / name, options.cache / "locks"
 
-    def read() -> TokenStore:
-        store = TokenStore(folder)
-        if store.fingerprint != fingerprint:
-            raise Damaged(f"the token store {folder} does not match its name")
-        return store
+
+def _place(kind: type[_Folder], cache: Path, made_from: dict) -> tuple[str, Path]:
+    """The fingerprint and the folder of what is made from this."""
+    fingerprint = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+    return fingerprint, cache / kind.place / fingerprint[:16]
+
+
+def _checked(kind: type[Made], folder: Path, fingerprint: str) -> Made:
+    found = kind(folder)
+    if found.fingerprint != fingerprint:
+        raise Damaged(f"the {kind.called} {folder} does not match its name")
+    return found
+
+
+def _opened(kind: type[Made], cache: Path, made_from: dict, write: Callable[[Path], dict]) -> tuple[Made, bool]:
+    """A folder of the cache, written unless it is there whole; and whether it was written.
+
+    Args:
+        write: writes the columns into a folder, and returns more for its description.
+    """
+    fingerprint, folder = _place(kind, cache, made_from)
+    description = {"format": FORMAT, "fingerprint": fingerprint, "made_from": made_from}
+    name = folder.name
+
+    def read() -> Made:
+        return _checked(kind, folder, fingerprint)
 
     def make(alone: bool) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder.parent, locks, name if alone else None)
+        _remove_abandoned(kind, cache, name if alone else None)
         beside = folder.parent / f"{_MAKING}{name}-{secrets.token_hex(4)}"
         beside.mkdir()
         try:
-            _make(beside, options, corpus, vocabulary, description)
+            more = write(beside)
+            files = {path.name: checksum(path) for path in sorted(beside.iterdir())}
+            write_sealed(beside / DESCRIPTION, {**description, **more, "files": files})
             if not alone:  # another process may have been faster
                 with contextlib.suppress(FileNotFoundError, Damaged):
                     read()
@@ -231,50 +269,38 @@ def open_store(options: TextOptions, corpus: Corpus, vocabulary: Vocabulary) -> 
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
-    return kept_or_made(locks / f"store-{name}", f"the token store {folder}", read, make)
+    return kept_or_made(_lock(kind, cache, name), f"the {kind.called} {folder}", read, make)
 
 
-def _remove_abandoned(stores: Path, locks: Path, own: str | None) -> None:
-    """Remove what killed processes left half made: nobody holds the lock of such a store, or this process does."""
-    for folder in stores.glob(f"{_MAKING}*"):
+def _lock(kind: type[_Folder], cache: Path, name: str) -> Path:
+    return cache / "locks" / f"{kind.place.removesuffix('s')}-{name}"
+
+
+def _remove_abandoned(kind: type[_Folder], cache: Path, own: str | None) -> None:
+    """Remove what killed processes left half made: nobody holds the lock of such a folder, or this process does."""
+    for folder in (cache / kind.place).glob(f"{_MAKING}*"):
         name = folder.name.removeprefix(_MAKING).partition("-")[0]
         if name == own:
             shutil.rmtree(folder, ignore_errors=True)
             continue
-        with locked(locks / f"store-{name}", waiting=None) as held:
+        with locked(_lock(kind, cache, name), waiting=None) as held:
             if held:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _make(folder: Path, options: TextOptions, corpus: Corpus, vocabulary: Vocabulary, description: dict) -> None:
-    kind = np.dtype(np.uint16 if vocabulary.size <= 2**16 else np.uint32)
-    writers = {split: _SplitWriter(folder, split, kind) for split in SPLITS}
-    token_counts = {split: np.zeros(vocabulary.size, np.int64) for split in SPLITS}
-    # Two documents of every 2 / held_out: at least two are held out as soon as there are four, so that evaluation
-    # can draw a random next sentence too.
-    period = max(4, round(2 / options.held_out)) if options.held_out else None
-    number = 0
+def _kind(vocabulary: Vocabulary) -> np.dtype:
+    """Of ids in a file."""
+    return np.dtype(np.uint16 if vocabulary.size <= 2**16 else np.uint32)
+
+
+def _read(options: TextOptions, corpus: Corpus, vocabulary: Vocabulary) -> Iterator[Tokens]:
+    """The documents of a corpus as ids, some at a time."""
     chunks = tqdm(_chunks(corpus.documents()), desc="token store", unit=" million characters", disable=None)
-    setup = vocabulary.tokenizer.to_str(), options.sentences, kind
-    for tokens, lengths, sentences in tokenized(chunks, *setup, options.processes):
-        numbers = number + np.arange(len(sentences))
-        number += len(sentences)
-        held_out = np.isin(numbers % period, (1, 3)) if period else np.zeros(len(sentences), bool)
-        for split, documents in zip(SPLITS, (~held_out, held_out)):
-            chosen = np.repeat(documents, sentences)
-            ids = tokens[np.repeat(chosen, lengths)]
-            writers[split].append(ids, lengths[chosen], sentences[documents])
-            token_counts[split] += np.bincount(ids, minlength=vocabulary.size)
-    if number == 0:
-        raise UserError(f"the corpus {' '.join(options.corpus)} holds no text; name one that does.")
-    for writer in writers.values():
-        writer.close()
-    description["token_counts"] = {split: counts.tolist() for split, counts in token_counts.items()}
-    description["files"] = {path.name: checksum(path) for path in sorted(folder.iterdir())}
-    write_sealed(folder / DESCRIPTION, description)
+    setup = vocabulary.tokenizer.to_str(), options.sentences, _kind(vocabulary)
+    return tokenized(chunks, *setup, options.processes)
 
 
-def _chunks(documents: Iterator[list[str]]) -> Iterator[list[list[str]]]:
+def _chunks(documents: Iterable[list[str]]) -> Iterator[list[list[str]]]:
     chunk, size = [], 0
     for document in documents:
         chunk.append(document)
@@ -284,3 +310,48 @@ def _chunks(documents: Iterator[list[str]]) -> Iterator[list[list[str]]]:
             chunk, size = [], 0
     if chunk:
         yield chunk
+
+
+def _merged(parts: Sequence[Part]) -> Iterator[Tokens]:
+    """The documents of all parts, some at a time."""
+    total = sum(part.split.counts["tokens"] for part in parts)
+    with tqdm(total=total, desc="merging", unit=" tokens", unit_scale=True, disable=None) as bar:
+        for part in parts:
+            split = part.split
+            count, first = split.counts["documents"], 0
+            while first < count:
+                (begin,) = split.sentences[split.documents.slice(first, first + 1)]
+                sentence = split.sentences.last_not_above(np.array([begin + _PIECE]))
+                end = min(count, max(first + 1, int(split.documents.last_not_above(sentence)[0])))
+                documents = split.documents.slice(first, end + 1)
+                sentences = split.sentences.slice(int(documents[0]), int(documents[-1]) + 1)
+                tokens = split.tokens.slice(int(sentences[0]), int(sentences[-1]))
+                yield tokens, np.diff(sentences), np.diff(documents)
+                bar.update(len(tokens))
+                first = end
+
+
+def _write_splits(
+    folder: Path, found: Iterable[Tokens], options: TextOptions, vocabulary_size: int, kind: np.dtype
+) -> dict:
+    """Write all documents, of which some are held out; returns for the description how often each id occurs."""
+    writers = {split: _SplitWriter(folder, split, kind) for split in SPLITS}
+    token_counts = {split: np.zeros(vocabulary_size, np.int64) for split in SPLITS}
+    # Two documents of every 2 / held_out: at least two are held out as soon as there are four, so that evaluation
+    # can draw a random next sentence too.
+    period = max(4, round(2 / options.held_out)) if options.held_out else None
+    number = 0
+    for tokens, lengths, sentences in found:
+        numbers = number + np.arange(len(sentences))
+        number += len(sentences)
+        held_out = np.isin(numbers % period, (1, 3)) if period else np.zeros(len(sentences), bool)
+        for split, documents in zip(SPLITS, (~held_out, held_out)):
+            chosen = np.repeat(documents, sentences)
+            ids = tokens[np.repeat(chosen, lengths)]
+            writers[split].append(ids, lengths[chosen], sentences[documents])
+            token_counts[split] += np.bincount(ids, minlength=vocabulary_size)
+    if number == 0:
+        raise UserError(f"the corpus {' '.join(options.corpus)} holds no text; name one that does.")
+    for writer in writers.values():
+        writer.close()
+    return {"token_counts": {split: counts.tolist() for split, counts in token_counts.items()}}

@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from ms_bert.data import cache, tokenizing
+from ms_bert.data import cache, columns, tokenizing
 from ms_bert.data import store as module
+from ms_bert.data.columns import Column
 from ms_bert.data.corpus import Corpus
-from ms_bert.data.store import Column, open_store
+from ms_bert.data.store import open_store
 from ms_bert.data.tokenizing import split_sentences
 from ms_bert.errors import UserError
 
@@ -46,10 +47,10 @@ def test_the_unigram_entropy_is_that_of_the_held_out_tokens(store):
 
 
 def test_a_column_of_many_blocks_reads_as_one_array(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK_BITS", 4)
+    monkeypatch.setattr(columns, "BLOCK_BITS", 4)
     rng = np.random.default_rng(0)
     values = np.sort(rng.integers(0, 1000, 1000)).astype(np.int64)
-    writer = module._ColumnWriter(tmp_path / "a.arrow", "x", values.dtype)
+    writer = columns.ColumnWriter(tmp_path / "a.arrow", "x", values.dtype)
     for part in np.split(values, np.sort(rng.integers(0, 1000, 30))):
         writer.append(part)
     writer.close()
@@ -58,6 +59,8 @@ def test_a_column_of_many_blocks_reads_as_one_array(tmp_path, monkeypatch):
     assert len(column) == 1000 and (column[index] == values[index]).all()
     asked = rng.integers(values[0], 1100, 500)
     assert (column.last_not_above(asked) == np.searchsorted(values, asked, side="right") - 1).all()
+    for first, end in ((0, 1000), (0, 0), (1000, 1000), (15, 17), (16, 32), (7, 9), (999, 1000), (3, 777)):
+        assert (column.slice(first, end) == values[first:end]).all()
 
 
 def test_any_arrow_reader_can_read_a_column(store):
@@ -172,8 +175,8 @@ def test_a_store_under_the_name_of_another_is_made_again(tmp_path, vocabulary, o
 @pytest.mark.usefixtures("no_processes")
 def test_many_that_want_one_store_make_it_once(tmp_path, vocabulary, options, monkeypatch, capsys):
     corpus, times = Corpus(options), []
-    make = module._make
-    monkeypatch.setattr(module, "_make", lambda *arguments: (times.append(1), make(*arguments)))
+    write = module._write_splits
+    monkeypatch.setattr(module, "_write_splits", lambda *arguments: (times.append(1), write(*arguments))[1])
     with ThreadPoolExecutor(8) as threads:
         results = list(threads.map(lambda _: open_store(options, corpus, vocabulary), range(24)))
     assert len(times) == 1 and sum(made for _, made in results) == 1
@@ -187,15 +190,16 @@ def test_without_locks_the_first_that_is_done_wins(tmp_path, vocabulary, options
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(cache.fcntl, "flock", no_locks)
-    corpus, make = Corpus(options), module._make
+    corpus, write = Corpus(options), module._write_splits
     inodes = []
 
-    def make_while_another_does(*arguments):
-        monkeypatch.setattr(module, "_make", make)
-        make(*arguments)
+    def write_while_another_does(*arguments):
+        monkeypatch.setattr(module, "_write_splits", write)
+        description = write(*arguments)
         inodes.append(open_store(options, corpus, vocabulary)[0].folder.stat().st_ino)
+        return description
 
-    monkeypatch.setattr(module, "_make", make_while_another_does)
+    monkeypatch.setattr(module, "_write_splits", write_while_another_does)
     store, made = open_store(options, corpus, vocabulary)
     assert made and [store.folder.stat().st_ino] == inodes
     assert [path.name for path in (tmp_path / "stores").iterdir()] == [store.folder.name]
