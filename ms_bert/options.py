@@ -330,6 +330,9 @@ class RunOptions:
     """Run folder to make (default: the first free of runs/PRESET, runs/PRESET-2, ...)."""
     resume: Optional[Path] = None
     """Run folder to continue. Its options are kept; options that would change the training cannot be given."""
+    auto_resume: bool = False
+    """Continue the run in --output if one has begun there, else begin it:
+    for a scheduler that starts the same command again."""
     repeat: Optional[Path] = None
     """A run.json whose options become the defaults of a new run."""
     evaluate: Optional[Path] = None
@@ -543,6 +546,7 @@ RESUMABLE = {
     "threads",
     "workers",
     "max_restarts",
+    "auto_resume",
     "graph_cache",
     "processes",
     "cache",

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import distributed
+
+from ms_bert.errors import UserError
 
 WAIT = datetime.timedelta(minutes=30)  # for another worker, which may write a checkpoint meanwhile
 # The later name of the same; the earlier one warns there.
@@ -54,3 +57,17 @@ class TorchWorkers:
     def close(self) -> None:
         distributed.barrier()
         distributed.destroy_process_group()
+
+
+def check_launcher(environment: Mapping[str, str]) -> None:
+    """Raise UserError where workers that torchrun starts again may wait for each other for ever.
+
+    It gives them the store of those before, in which they find addresses of processes that have ended (as in
+    https://github.com/pytorch/pytorch/issues/135712).
+    """
+    restarts = environment.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    if restarts != "0" and environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise UserError(
+            f"torchrun was given --max-restarts {restarts}, but workers that it starts again may wait for those that "
+            "have ended; set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment."
+        )

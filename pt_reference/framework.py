@@ -43,8 +43,10 @@ class PyTorch:
     def workers(self, options: TrainerOptions) -> Workers:
         if not self.shares():
             return ALONE
-        from pt_reference.collectives import TorchWorkers
+        from pt_reference.collectives import TorchWorkers, check_launcher
         from pt_reference.device import torch_device
+
+        check_launcher(os.environ)
 
         return TorchWorkers(torch_device(options.run.device))
 

@@ -22,6 +22,7 @@ REMEDIES = {
     "code": "install the same version on all machines",
     "libraries": "install the same versions on all machines",
     "options": "start all workers with the same command",
+    "beginning": "let all workers see the same --output, also what was written there a moment ago",
     "data": "give all workers the same files",
     "kernels": "use machines whose processors have the same instruction sets, or those on which the kernels were built",
 }
@@ -43,6 +44,7 @@ def check(workers: Workers, framework: Framework, options: TrainerOptions, data:
         "code": [_code("ms_bert"), _code(framework.package)],
         "libraries": framework.versions(),
         "options": _shared(options.to_dict()),
+        "beginning": options.run.resume is not None,
         "data": data,
         "kernels": framework.kernels(options),
     }

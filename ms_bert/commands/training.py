@@ -74,6 +74,8 @@ def taken_over(
 ) -> Chosen:
     """The options given; with --resume or --repeat those of that run, as far as not given.
 
+    With --auto-resume, --output is --resume as soon as a run has begun there.
+
     Args:
         tasks: names of those that the command trains.
 
@@ -81,6 +83,11 @@ def taken_over(
         UserError: see the options; or the run is of another task; or a resumed run must not change an option.
     """
     run = given.run  # type: ignore[attr-defined]
+    if run.auto_resume and run.resume is None:
+        if run.output is None:
+            raise UserError("--auto-resume is given without --output; name the folder of the run.")
+        if (run.output / RUN).exists():
+            run = dataclasses.replace(run, resume=run.output, output=None, repeat=None)
     if run.resume is not None and (run.repeat is not None or run.output is not None):
         raise UserError("--resume continues in the run's own folder; leave out --output and --repeat.")
     if run.resume is not None and run.resume.is_file():
@@ -90,6 +97,8 @@ def taken_over(
         return given
     begun = saved(source, type(given), tasks)
     options = command_line(framework, program, description, arguments, begun)
+    where = {"resume": run.resume, "output": run.output, "repeat": run.repeat}
+    options = dataclasses.replace(options, run=dataclasses.replace(options.run, **where))  # type: ignore[attr-defined,type-var]
     refused = [name for name in changed(begun, options) if name not in RESUMABLE]
     if run.resume is not None and refused:
         raise UserError(

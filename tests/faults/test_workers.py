@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 from ms_bert.commands import agreeing
 from ms_bert.errors import UserError
 from ms_bert.options import Options
+from ms_bert.run import supervisor
+from pt_reference.collectives import check_launcher
 from pt_reference.framework import PyTorch
 from tests import runs
 from tests.cases import some
@@ -48,16 +51,16 @@ def workers_of(process: subprocess.Popen) -> list[int]:
     return sorted(map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()))
 
 
-def left_of(folder: Path) -> list[str]:
-    """Processes whose command names the folder."""
-    found = []
+def left_of(folder: Path) -> dict[int, str]:
+    """Processes whose command names the folder, and their commands."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = path.read_bytes().decode(errors="replace")
         except OSError:
             continue
         if str(folder) in command:
-            found.append(command)
+            found[int(path.parent.name)] = command
     return found
 
 
@@ -74,7 +77,7 @@ def test_a_worker_that_is_killed_costs_no_byte(options, alone, tmp_path, package
     assert process.returncode == 0, said
     assert f"worker {rank} was killed by SIGKILL; starting all workers again (1 of 3)" in said[1]
     assert runs.content(folder) == alone(package)
-    assert left_of(folder) == []
+    assert left_of(folder) == {}
 
 
 def test_a_signal_stops_all_after_the_same_step_and_other_numbers_of_workers_go_on(options, alone, tmp_path):
@@ -85,7 +88,7 @@ def test_a_signal_stops_all_after_the_same_step_and_other_numbers_of_workers_go_
     said = process.communicate(timeout=100)
     assert process.returncode == 128 + signal.SIGTERM, said
     (step,) = re.findall(r"stopped by a signal after step (\d+) and saved", said[0])
-    assert (folder / "checkpoints" / f"step-{int(step):08d}").is_dir() and left_of(folder) == []
+    assert (folder / "checkpoints" / f"step-{int(step):08d}").is_dir() and left_of(folder) == {}
     done = runs.run("--resume", folder, "--workers", 4, package="pt_reference", env=dict(os.environ))
     assert done.returncode == 0, done.stderr
     assert runs.content(folder) == alone("pt_reference")
@@ -100,7 +103,92 @@ def test_workers_end_with_their_supervisor(options, tmp_path):
     end = time.monotonic() + 5.0
     while left_of(folder) and time.monotonic() < end:
         time.sleep(0.05)
-    assert left_of(folder) == []
+    assert left_of(folder) == {}
+
+
+def launched(*command, **environment) -> subprocess.Popen:
+    """A launcher, in the background."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # msrun starts what is called python there
+    return subprocess.Popen(
+        [*map(str, command)],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", **environment},
+    )
+
+
+def torchrun(options, folder: Path, *more) -> subprocess.Popen:
+    """Two workers of the twin, started by torch's own launcher."""
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, *more)
+    command = ("-m", "pt_reference.pretrain", *options, *SHARED, "--output", folder, "--auto-resume")
+    return launched(*launcher, *command, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
+
+
+def workers_in(folder: Path, package: str) -> list[int]:
+    """The workers that a launcher has started for a run in the folder."""
+    return sorted(
+        number
+        for number, command in left_of(folder).items()
+        if f"{package}.pretrain" in (first := command.split("\0")[:4]) and "torch.distributed.run" not in first
+    )
+
+
+def test_torchrun_starts_workers_again_that_go_on_with_the_run(options, alone, tmp_path):
+    folder = tmp_path / "run"
+    process = torchrun(options, folder, "--max-restarts", 1)
+    begun(process, folder)
+    os.kill(workers_in(folder, "pt_reference")[1], signal.SIGKILL)
+    said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert runs.content(folder) == alone("pt_reference")
+    assert left_of(folder) == {}
+
+
+@pytest.mark.full
+def test_under_torchrun_a_signal_stops_all_after_the_same_step(options, alone, tmp_path):
+    folder = tmp_path / "run"
+    process = torchrun(options, folder)
+    begun(process, folder)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=100)
+    assert process.returncode != 0, said
+    (step,) = re.findall(r"stopped by a signal after step (\d+) and saved", said[0])
+    assert (folder / "checkpoints" / f"step-{int(step):08d}").is_dir() and left_of(folder) == {}
+    done = runs.run("--resume", folder, package="pt_reference", env=dict(os.environ))
+    assert done.returncode == 0, done.stderr
+    assert runs.content(folder) == alone("pt_reference")
+
+
+def test_torchrun_is_not_let_give_new_workers_the_store_of_the_old():
+    check_launcher({})
+    shared = {"TORCHELASTIC_MAX_RESTARTS": "0", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    check_launcher(shared)
+    check_launcher({"TORCHELASTIC_MAX_RESTARTS": "2", "TORCHELASTIC_USE_AGENT_STORE": "False"})
+    with pytest.raises(UserError, match="--max-restarts 2, .*; set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        check_launcher({**shared, "TORCHELASTIC_MAX_RESTARTS": "2"})
+
+
+@pytest.mark.full
+def test_a_worker_of_msrun_that_is_killed_ends_all_and_the_same_command_goes_on(options, alone, tmp_path):
+    folder = tmp_path / "run"
+
+    def msrun() -> subprocess.Popen:
+        launcher = ("msrun", "--worker_num", 2, "--local_worker_num", 2, "--master_port", supervisor.free_port())
+        logs = ("--join", "True", "--log_dir", tmp_path / "logs")
+        command = ("python", "-m", "ms_bert.pretrain", *options, *SHARED, "--output", folder, "--auto-resume")
+        return launched(*launcher, *logs, *command)
+
+    process = msrun()
+    begun(process, folder)
+    os.kill(max(workers_in(folder, "ms_bert")), signal.SIGKILL)
+    said = process.communicate(timeout=200)  # MindSpore notices after some 30 seconds
+    assert process.returncode == 1, said
+    assert left_of(folder) == {}
+    again = msrun()
+    said = again.communicate(timeout=200)
+    assert again.returncode == 0, said
+    assert runs.content(folder) == alone("ms_bert")
 
 
 @pytest.mark.parametrize(

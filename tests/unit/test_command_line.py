@@ -136,6 +136,21 @@ def test_a_resumed_run_may_go_further_but_not_become_another(saved):
         parse("--resume", str(saved), "--nsp")
 
 
+def test_the_same_command_again_resumes_what_it_has_begun(saved, tmp_path_factory):
+    given = ("--preset", "tiny", "--steps", "7", "--no-nsp", "--seq-length", "32", "--auto-resume")
+    options = parse(*given, "--output", str(saved))
+    assert (options.run.resume, options.run.output) == (saved, None) and str(options.text.vocab) == "v.txt"
+    other = tmp_path_factory.mktemp("other") / "run"
+    options = parse(*given, "--output", str(other))
+    assert (options.run.resume, options.run.output) == (None, other)
+    options = parse("--repeat", str(saved), "--output", str(saved), "--auto-resume")
+    assert (options.run.resume, options.run.repeat) == (saved, None)
+    with pytest.raises(UserError, match="--seq-length cannot be changed"):
+        parse("--seq-length", "64", "--output", str(saved), "--auto-resume")
+    with pytest.raises(UserError, match="--auto-resume is given without --output"):
+        parse(*given)
+
+
 def test_options_that_have_moved_are_taken_from_where_a_run_has_them(saved):
     """Before run.json had a format, options that one framework alone has stood among those of both."""
     description = json.loads((saved / "run.json").read_text())

@@ -361,12 +361,18 @@ def test_the_learning_rate_stays_where_the_schedule_has_a_plateau():
 # The Ascend form
 
 
-def operations(path) -> dict[str, int]:
-    """How often each operation stands in a MindIR file."""
+def mindir(path):
+    """What a MindIR file holds."""
     from mindspore.train.mind_ir_pb2 import ModelProto
 
     model = ModelProto()
     model.ParseFromString(path.read_bytes())
+    return model
+
+
+def operations(path) -> dict[str, int]:
+    """How often each operation stands in a MindIR file."""
+    model = mindir(path)
     counts: dict[str, int] = {}
     for graph in [model.graph, *model.functions]:
         for node in graph.node:
@@ -393,6 +399,37 @@ def test_the_ascend_training_graph_is_built_on_a_cpu_host_with_its_fused_attenti
     assert found["Erf"] >= 3 and found["MatMul"] > 3 * 14
     assert ("IsFinite" in found) == (precision == "float16")  # of the skipped step
     assert set(FIELDS) == set(batches[0])
+
+
+@pytest.mark.parametrize("reduction", ["tree", "vendor"])
+def test_the_ascend_graph_of_a_worker_holds_the_collectives_of_hccl(tmp_path, batches, monkeypatch, reduction):
+    class ThirdOfFour:
+        rank, count, pairs = 2, 4, ["pair-2-3", "pair-0-2"]
+
+    # MindSpore takes the number of workers from here as long as no backend is initialised, which needs a device.
+    monkeypatch.setenv("RANK_SIZE", "4")
+    ascend = options(precision="float16", leaves=4, reduction=reduction)
+    ascend = dataclasses.replace(ascend, run=RunOptions(device="Ascend"))
+    one = MindSporeTrainer(CONFIG, ascend, workers=ThirdOfFour())
+    assert one.in_one_graph
+    part = one.leaves(batches[0], 0)[0][0]
+    assert len(part.batch["input_ids"]) == 2  # of the eight rows
+    step = str(tmp_path / "step")
+    ms.export(one.step, *one.step_inputs(part, 1e-3), file_name=step, file_format="MINDIR")
+    found = operations(tmp_path / "step.mindir")
+    buckets = len(one.update.exchange.shards.buckets)
+    assert found["FlashAttentionScoreGrad"] == 2
+    assert found["AllReduce"] == buckets * (2 if reduction == "tree" else 1)
+    assert found["AllGather"] == buckets + 1  # what was updated, and the norms of the tiles
+    groups = {
+        (primitive.op_type, attribute.s.decode())
+        for primitive in mindir(tmp_path / "step.mindir").primitives
+        for attribute in primitive.attribute
+        if attribute.name == "group" and primitive.op_type in ("AllReduce", "AllGather")
+    }
+    world = "hccl_world_group"
+    reduced = {("AllReduce", pair) for pair in ThirdOfFour.pairs} if reduction == "tree" else {("AllReduce", world)}
+    assert groups == {("AllGather", world)} | reduced
 
 
 def test_ascend_in_float32_falls_back_to_stock_attention():
