@@ -1,8 +1,8 @@
 """What does pre-training give a Chinese classifier: on books, with words masked whole, on its own texts too?
 
 Chinese BERTs of one size, which differ in how they were pre-trained, are fine-tuned with several seeds to tell good
-reviews of hotels from bad ones; the last of them also on texts that are changed by its own guesses, and by a model that
-was fine-tuned before (self-distillation).
+reviews of hotels from bad ones, from all labels and from a few; the last of them also on texts that are changed by its
+own guesses, and by a model that was fine-tuned before (self-distillation).
 
 The runs are kept in the cache, in a folder of the commit, so that an interrupted measurement goes on where it was.
 """
@@ -41,7 +41,7 @@ ON_BOOKS = {
     WORDS: ("--masking", "whole-word", "--segmenter", "rjieba"),
 }
 MODELS = (*ON_BOOKS, ON_REVIEWS)
-PLAIN, AUGMENTED, DISTILLED = "fine-tuned", "with augmentation", "self-distilled"
+PLAIN, AUGMENTED, DISTILLED, FEW = "fine-tuned", "with augmentation", "self-distilled", "fine-tuned, few labels"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +49,15 @@ class Size:
     """How much is trained.
 
     Attributes:
-        books: options of the pre-training on books. reviews: of that on reviews. finetuning: of what follows.
-        seeds: of what is fine-tuned.
+        books: options of the pre-training on books. reviews: of that on reviews. finetuning: of what follows. few: the
+        same, of every `period`-th review. seeds: of what is fine-tuned.
     """
 
     books: tuple[str, ...]
     reviews: tuple[str, ...]
     finetuning: tuple[str, ...]
+    few: tuple[str, ...]
+    period: int
     seeds: tuple[int, ...]
 
 
@@ -70,6 +72,8 @@ FULL = Size(
         *("--dropout", "0", "--precision", "bfloat16"),
     ),
     finetuning=("--epochs", "3", "--learning-rate", "1e-4", "--precision", "bfloat16"),
+    few=("--epochs", "10", "--learning-rate", "1e-4", "--precision", "bfloat16"),
+    period=14,  # 500 of 6,989
     seeds=(1, 2, 3),
 )
 
@@ -84,7 +88,7 @@ def measure(output: Path, data: Path | None = None, size: Size = FULL, work: Pat
 
 
 def _measured(data: Path, size: Size, work: Path) -> Iterator[dict]:
-    train, dev, texts = _divided(data / REVIEWS, work)
+    train, dev, few, texts = _divided(data / REVIEWS, work, size.period)
     # One vocabulary, made from the books.
     of_books = ["--corpus", data / CORPUS, *size.books]
     of_reviews = ["--corpus", texts, "--documents", "line", "--no-nsp", "--init", work / named(WORDS)]
@@ -97,8 +101,9 @@ def _measured(data: Path, size: Size, work: Path) -> Iterator[dict]:
         yield {**about, "held_out_before": run.held_out(first=True), "held_out": run.held_out()}
 
     def finetuned(model: str, way: str, seed: int, more: Sequence = ()) -> dict:
-        line = ["--task", "classification", "--columns", f"text={TEXT}", f"label={LABEL}", "--train", train]
-        line += ["--dev", dev, "--model", work / named(model), *size.finetuning, "--seed", seed, *more]
+        chosen, options = (few, size.few) if way == FEW else (train, size.finetuning)
+        line = ["--task", "classification", "--columns", f"text={TEXT}", f"label={LABEL}", "--train", chosen]
+        line += ["--dev", dev, "--model", work / named(model), *options, "--seed", seed, *more]
         run = Run("ms_bert.finetune", (), line, work / named(f"{model} {way} {seed}"), places)
         about = {"kind": "finetuning", "model": model, "way": way, "seed": seed}
         return {**about, **run.done(), "metrics": run.metrics()}
@@ -110,18 +115,22 @@ def _measured(data: Path, size: Size, work: Path) -> Iterator[dict]:
         yield finetuned(ON_REVIEWS, AUGMENTED, seed, ("--augment", "guesses", "dropped", "swapped"))
         teacher = work / named(f"{ON_REVIEWS} {PLAIN} {seed}")
         yield finetuned(ON_REVIEWS, DISTILLED, seed, ("--teacher", teacher))
+    for seed, model in itertools.product(size.seeds, MODELS):
+        yield finetuned(model, FEW, seed)
 
 
-def _divided(source: Path, work: Path) -> tuple[Path, Path, Path]:
-    """Files of the reviews to train on, of the others, and of the texts alone of the first, each in a line."""
+def _divided(source: Path, work: Path, period: int) -> list[Path]:
+    """Files of the reviews to train on, of the others, of a few of the first, and of the texts alone of the first, each
+    in a line."""
     rows = [row.values for row in labelled.read(str(source))]
     parts = [[row for i, row in enumerate(rows) if (i % HELD_OUT == 0) is held] for held in (False, True)]
-    paths = [work / name for name in ("train.csv", "dev.csv", "texts.txt")]
+    parts.append(parts[0][::period])
+    paths = [work / name for name in ("train.csv", "dev.csv", "few.csv", "texts.txt")]
     for path, part in zip(paths, parts):
         made = io.StringIO()
         table = csv.writer(made, lineterminator="\n")
         table.writerows([(TEXT, LABEL), *((row[TEXT], row[LABEL]) for row in part)])
         write_atomically(path, made.getvalue().encode())
     texts = (" ".join(row[TEXT].split()) for row in parts[0])
-    write_atomically(paths[2], "".join(f"{text}\n" for text in texts if text).encode())
-    return paths[0], paths[1], paths[2]
+    write_atomically(paths[3], "".join(f"{text}\n" for text in texts if text).encode())
+    return paths

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.machine import describe
+from ms_bert.data.files import write_atomically
 from ms_bert.options import cache_folder
 from ms_bert.run.folder import METRICS, RESULTS, RUN, THROUGHPUT, read_log
 
@@ -56,7 +57,10 @@ class Run:
     places: dict[Path, str]
 
     def done(self) -> dict:
-        """Begin or go on, to the end; the command, and the seconds of training."""
+        """Begin or go on, to the end; the command, the seconds of training, and the commit at which it was begun."""
+        commit = self.path.with_name(f"{self.path.name}.commit")  # its folder is the command's to make
+        if not commit.exists():
+            write_atomically(commit, str(describe()["commit"]).encode())
         begun, options = ["-m", self.module, *map(str, self.always)], list(map(str, self.options))
         where = ["--resume"] if (self.path / RUN).is_file() else [*options, "--output"]
         if not (self.path / RESULTS).exists():
@@ -66,7 +70,7 @@ class Run:
         for place, name in self.places.items():
             command = command.replace(str(place), name)
         seconds = sum(line.get("seconds", 0.0) for line in read_log(self.path, THROUGHPUT))
-        return {"command": command, "training_seconds": round(seconds, 1)}
+        return {"command": command, "training_seconds": round(seconds, 1), "commit": commit.read_text()}
 
     def held_out(self, first: bool = False) -> dict:
         """The last evaluation of a pre-training; or the first, before it."""

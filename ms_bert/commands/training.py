@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import signal
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -356,6 +357,8 @@ def train(loop: Loop, framework: Framework, options: TrainerOptions) -> int:
     try:
         loop.run()
     except Interrupted as stop:
+        if count > 1:  # stopped on behalf of another one, perhaps, and its own signal is still on the way
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         loop.progress.say(f"{stop} and saved; continue with --resume {loop.folder.path}")
         return stop.exit_code
     return 0

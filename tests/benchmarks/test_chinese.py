@@ -11,6 +11,7 @@ from benchmarks import chinese, report, runs
 from ms_bert.data import labelled
 from tests.runs import small_run, write_config
 
+FINETUNING = ("--longest", "16", "--epochs", "1", "--learning-rate", "1e-3")
 REVIEWS = [("房间很大，服务也好。", 1), ("房间太小\n很吵", 0), ('他说"不好"', 0), ("位置好，下次还来", 1)] * 6
 
 
@@ -34,9 +35,7 @@ def test_all_is_trained_as_it_says(data, tmp_path, in_this_process):
     options[options.index("--vocab-size") + 1] = "300"
     few = ("--steps", "2", "--warmup-steps", "1", "--seq-length", "16", "--eval-every", "0")
     cache = ("--cache", str(tmp_path / "cache"), "--processes", "1", "--batch-size", "4", "--held-out", "0.2")
-    size = chinese.Size(
-        (*options, *few), (*few, *cache), ("--longest", "16", "--epochs", "1", "--learning-rate", "1e-3"), (1, 2)
-    )
+    size = chinese.Size((*options, *few), (*few, *cache), FINETUNING, FINETUNING, 4, (1, 2))
     work = tmp_path / "work"
 
     def measure():
@@ -46,7 +45,7 @@ def test_all_is_trained_as_it_says(data, tmp_path, in_this_process):
         measure()
     found = measure()
     tuned = [one for one in found if one["kind"] == "finetuning"]
-    assert len(found) == 4 + len(tuned) and len(tuned) == 2 * (4 + 2)
+    assert len(found) == 4 + len(tuned) and len(tuned) == 2 * (4 + 2 + 4)
     assert all(np.isfinite(list(one["metrics"].values())).all() for one in tuned)
     assert not any(str(place) in json.dumps(found) for place in (data, work))
     begun = [line for line in lines if "--resume" not in line]
@@ -70,7 +69,7 @@ def test_all_is_trained_as_it_says(data, tmp_path, in_this_process):
     machine = {"cores": 2, "cpu": "processor"}
     (tmp_path / "chinese.json").write_text(json.dumps({"machine": machine, "result": found}))
     rows = [line.split(" | ")[0] for line in report._chinese(tmp_path).splitlines()[4:]]
-    assert rows == [f"| {model}" for model in (*chinese.MODELS, *[chinese.ON_REVIEWS] * 2)]
+    assert rows == [f"| {model}" for model in (*chinese.MODELS, *[chinese.ON_REVIEWS] * 2, *chinese.MODELS)]
 
 
 def test_the_data_that_is_missing_is_named(tmp_path):
@@ -90,5 +89,6 @@ def test_the_page_says_how_much_is_trained():
         f"for {value(full.books, '--steps'):,} steps of 4,096 tokens, the first half of them in rows of 32",
         f"then for {value(full.reviews, '--steps')} steps on the texts",
         f"learns for {value(full.finetuning, '--epochs')} epochs, with {seeds} seeds",
+        f"once more for {value(full.few, '--epochs')} epochs from 500 of the reviews",
     ):
         assert said in page, said

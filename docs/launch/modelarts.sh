@@ -1,0 +1,39 @@
+#!/bin/bash
+# A run on ModelArts, as the boot command of a training job; ModelArts starts it on every node.
+#
+#     bash docs/launch/modelarts.sh -m ms_bert.pretrain --device Ascend --corpus text --output runs/x --auto-resume ...
+#
+# ModelArts sets MA_NUM_HOSTS, MA_NUM_GPUS (devices of a node, NPUs too), VC_TASK_INDEX (the number of this node) and
+# VC_WORKER_HOSTS. A device has a worker; all together are a power of two. Let --output be in storage that the nodes
+# share and that outlives the job, and let the job restart after a failure: the same command goes on with the run.
+
+set -u
+export WORLD_SIZE=$((MA_NUM_HOSTS * MA_NUM_GPUS)) MASTER_ADDR=${VC_WORKER_HOSTS%%,*} MASTER_PORT=${MASTER_PORT:-29500}
+workers=()
+stopped='' interrupted=''
+trap 'stopped=yes interrupted=yes; kill -TERM "${workers[@]}"' TERM INT
+for ((device = 0; device < MA_NUM_GPUS; device++)); do
+    RANK=$((VC_TASK_INDEX * MA_NUM_GPUS + device)) LOCAL_RANK=$device setsid "$(dirname "$0")/worker.sh" "$@" &
+    workers+=($!)
+done
+
+end() { # all that workers have started, too
+    for worker in "${workers[@]}"; do kill -KILL -- "-$worker" 2> /dev/null; done
+    exit "$1"
+}
+
+# When one worker fails, the others would wait for it: they are ended.
+worst=0
+running=${#workers[@]}
+while ((running)); do
+    wait -n
+    code=$?
+    if [[ $interrupted ]]; then # no worker has ended, but a signal has come
+        interrupted=''
+        continue
+    fi
+    running=$((running - 1))
+    ((code > worst)) && worst=$code
+    ((code != 0)) && [[ ! $stopped ]] && end "$code"
+done
+end "$worst"

@@ -1,0 +1,65 @@
+#!/bin/bash
+# A run on machines that are reached by ssh without a password and see the same files under the same path.
+#
+#     docs/launch/ssh.sh "node0 node1" -m pt_reference.pretrain --corpus text --threads 8 --output runs/x --auto-resume ...
+#
+# A machine has as many workers as it is named times; all together are a power of two. When one fails, all are ended and
+# started again, RESTARTS times (3). Ctrl-C and SIGTERM let all save and stop.
+
+set -u
+read -ra hosts <<< "$1"
+shift
+port=${MASTER_PORT:-29500}
+folder=$(mktemp -d -p "$PWD" .launch-XXXXXX) # of process numbers
+trap 'rm -rf "$folder"' EXIT
+stopped='' interrupted=''
+
+each() { # SIGNAL: to every worker; KILL to all that they have started, too
+    for rank in "${!hosts[@]}"; do
+        number=$(cat "$folder/$rank" 2> /dev/null) || continue
+        [[ $1 == KILL ]] && number="-$number"
+        ssh -n "${hosts[rank]}" "kill -$1 -- $number" 2> /dev/null
+    done
+}
+
+trap 'stopped=yes interrupted=yes; each TERM' INT TERM
+
+attempt() { # the exit code of the run
+    declare -A used=()
+    local code worst=0 running=${#hosts[@]}
+    for rank in "${!hosts[@]}"; do
+        host=${hosts[rank]}
+        variables="RANK=$rank LOCAL_RANK=${used[$host]:-0} WORLD_SIZE=${#hosts[@]} MASTER_ADDR=${hosts[0]} MASTER_PORT=$port"
+        used[$host]=$((${used[$host]:-0} + 1))
+        here=$(printf 'cd %q && echo $$ > %q && ' "$PWD" "$folder/$rank")
+        ssh -n "$host" "$here $variables PYTHON=$(printf %q "${PYTHON:-python}") exec docs/launch/worker.sh $(printf '%q ' "$@")" &
+    done
+    while ((running)); do
+        wait -n
+        code=$?
+        if [[ $interrupted ]]; then # no worker has ended, but a signal has come
+            interrupted=''
+            continue
+        fi
+        running=$((running - 1))
+        ((code > worst)) && worst=$code
+        # What a worker refuses the others refuse, too, each for itself.
+        if ((code != 0 && code != 2)) && [[ ! $stopped ]]; then
+            each KILL
+            wait
+            return "$code"
+        fi
+    done
+    each KILL # MindSpore's scheduler, which may run on
+    return "$worst"
+}
+
+for ((restart = 0; restart <= ${RESTARTS:-3}; restart++)); do
+    attempt "$@"
+    code=$?
+    if [[ $code == 0 || $code == 2 || $stopped ]]; then
+        break
+    fi
+    echo "a worker ended with exit code $code" >&2
+done
+exit "$code"
