@@ -18,7 +18,7 @@ address=$(getent ahostsv4 "$MASTER_ADDR" | awk '{ print $1; exit }')
 export MS_WORKER_NUM=$WORLD_SIZE MS_SCHED_HOST=${address:-$MASTER_ADDR} MS_SCHED_PORT=$MASTER_PORT
 export MS_NODE_ID=$RANK RANK_ID=$RANK DEVICE_ID=$LOCAL_RANK
 if [[ $RANK == 0 && " $* " == *" ms_bert."* ]]; then
-    MS_ROLE=MS_SCHED "$python" "$@" > /dev/null &
+    MS_ROLE=MS_SCHED "$python" "$@" > /dev/null 2>&1 &
 fi
 export MS_ROLE=MS_WORKER
 exec "$python" "$@"
