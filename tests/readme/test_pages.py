@@ -9,7 +9,9 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 RESULTS = ROOT / "benchmarks" / "results"
-IN_ENGLISH_ONLY = {"left_to_right.md", "how_bert_works.md", "results.md", "using_a_model.md", "workers.md", "clusters.md"}
+IN_ENGLISH_ONLY = {
+    *("clusters.md", "how_bert_works.md", "left_to_right.md", "results.md", "using_a_model.md", "workers.md"),
+}
 TRANSLATED = sorted(path.name for path in DOCS.glob("*.md") if path.name not in IN_ENGLISH_ONLY)
 _BLOCK = re.compile(r"^```\w*\n.*?^```$", re.S | re.M)
 
