@@ -14,6 +14,7 @@ from statistics import mean, median, stdev
 from benchmarks.contenders import FIRST, SCORES_ALL
 from benchmarks.contenders.sentences import FULL, SORTED
 from benchmarks.real_tasks import CONTENDERS, RECIPES, TASKS
+from benchmarks.scale_plan import MOST_ERROR
 from ms_bert.data.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
@@ -465,6 +466,81 @@ def _time_to_quality(results: Path) -> str:
     return "\n\n".join([_paragraph(f"On {_machine(results, 'time_to_quality')}."), _rows(rows)])
 
 
+def _workers(results: Path) -> str:
+    """What several workers cost and give."""
+    if not (results / "workers.json").exists():
+        return NOTHING
+    found: dict[str, list[dict]] = {}
+    for one in load(results, "workers"):
+        found.setdefault(one["kind"], []).append(one)
+    header = ("model", "batch", "1 worker, 2 threads", "2 workers, 1 thread each", "times as fast")
+    throughput = [header, ("---",) * len(header)]
+    for one in found["throughput"]:
+        rates = (f"{rate:.4g} sequences/s" for rate in one["sequences_per_second"].values())
+        batch = f"{one['rows']} x 128 in {one['leaves']} leaves"
+        throughput.append((one["preset"], batch, *rates, f"{one['two_to_one']:.2f}"))
+    memory = [("workers", "peak memory of each", "start to first step"), ("---",) * 3]
+    for one in found["memory"]:
+        peaks = ", ".join(f"{peak:.2f}" for peak in one["peak_memory_gb"])
+        memory.append((str(one["workers"]), f"{peaks} GB", f"{one['to_first_step_seconds']:.0f} s"))
+    (exchange,), (restart,), (first, *_) = found["exchange"], found["restart"], found["memory"]
+    sizes = [("exchanged by 2 workers", *(f"{size['megabytes']:.4g} MB" for size in exchange["sizes"]))]
+    sizes += [("---",) * len(sizes[0]), ("time", *(f"{size['milliseconds']:.0f} ms" for size in exchange["sizes"]))]
+    return "\n\n".join(
+        [
+            _paragraph(f"On {_machine(results, 'workers')}."),
+            _rows(throughput),
+            _paragraph(
+                f"Memory of BERT-{first['preset']}, {first['rows']} x 128 tokens in 8 leaves, one thread for each",
+                "worker:",
+            ),
+            _rows(memory),
+            _paragraph(
+                "An exchange is the sum of so many gradients, divided between two workers, and of the updated rows to",
+                "both:",
+            ),
+            _rows(sizes),
+            _paragraph(
+                f"From the death of a worker until all trained again, a BERT-{restart['preset']} by two workers took",
+                f"{restart['seconds']:.0f} seconds, and {restart['to_first_step_seconds']:.0f} from the command to the",
+                "first step; most of both is compilation.",
+            ),
+        ]
+    )
+
+
+def _scale_plan(results: Path) -> str:
+    """What was foretold of two workers, and the curves."""
+    if not (results / "scale_plan.json").exists():
+        return NOTHING
+    found = load(results, "scale_plan")
+    header = ("model", "batch", "exchange", "foretold", "measured", "ratio")
+    told = [header, ("---",) * len(header)]
+    for one in found["foretold"]:
+        seconds = (f"{one[name]:.2f} s" for name in ("exchange_seconds", "foretold_seconds", "measured_seconds"))
+        batch = f"{one['rows']} in {one['leaves']}"
+        told.append((one["preset"], batch, *seconds, f"{one['foretold_to_measured']:.2f}"))
+    counts = [point["workers"] for point in found["curves"][0]["points"]]
+    chosen = [count for count in counts if count in (1, 8, 64, 512)]
+    header = ("model", "each device, network of each", *(f"{count} workers" for count in chosen))
+    curves = [header, ("---",) * len(header)]
+    for curve in found["curves"]:
+        points = {point["workers"]: point for point in curve["points"]}
+        cells = (f"{points[n]['step_seconds']:.3g} s, {points[n]['efficiency']:.0%}" for n in chosen)
+        curves.append((curve["preset"], curve["device"], *cells))
+    return "\n\n".join(
+        [
+            _paragraph(f"On {_machine(results, 'scale_plan')}, steps of two workers with one thread each:"),
+            _rows(told),
+            _paragraph(
+                "The following is a model, not a measurement: a batch of 65,536 rows of 128 tokens in 512 leaves, with",
+                "nothing of the exchange overlapped. Seconds of a step, and the efficiency:",
+            ),
+            _rows(curves),
+        ]
+    )
+
+
 def _scores(found: list[dict], measure: str, **about: str) -> str:
     """The mean of a measure over the seeds, of the results of which this is so."""
     chosen = (one for one in found if about.items() <= one.items())
@@ -487,6 +563,8 @@ PAGE_BLOCKS = {
     "ablations": _ablations,
     "chinese": _chinese,
     "time to quality": _time_to_quality,
+    "workers": _workers,
+    "scale plan": _scale_plan,
 }
 
 
@@ -527,6 +605,7 @@ def requirements(results: Path = RESULTS) -> Iterator[tuple[str, str, str, bool]
             )
     if (results / "time_to_quality.json").exists():
         yield _times_sooner(load(results, "time_to_quality"))
+    yield from _of_workers(results)
     learned = load(results, "learning")["held_out"][-1]["held_out_mlm_loss"]
     yield "the MLM loss of the default run", "at most 4.3", f"{learned:.2f}", learned <= 4.3
     for work in pretraining:
@@ -594,6 +673,18 @@ def _times_sooner(found: list[dict]) -> tuple[str, str, str, bool]:
         f"{times:.1f}",
         times >= 2,
     )
+
+
+def _of_workers(results: Path) -> Iterator[tuple[str, str, str, bool]]:
+    """Whether two workers are about as fast as one, and are foretold."""
+    if (results / "workers.json").exists():
+        for one in (one for one in load(results, "workers") if one["kind"] == "throughput"):
+            ratio, what = one["two_to_one"], "2 workers x 1 thread, times as fast as 1 x 2"
+            yield f"{one['preset']}, {one['rows']} x 128: {what}", "at least 0.9", f"{ratio:.2f}", ratio >= 0.9
+    if (results / "scale_plan.json").exists():
+        for one in load(results, "scale_plan")["foretold"]:
+            ratio, what = one["foretold_to_measured"], "step of 2 workers, foretold / measured"
+            yield f"{one['preset']}: {what}", "0.8 to 1.2", f"{ratio:.2f}", abs(ratio - 1.0) <= MOST_ERROR
 
 
 def load(results: Path, name: str, part: str = "result"):

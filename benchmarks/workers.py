@@ -1,14 +1,16 @@
 """What do several workers cost and give? Throughput, memory of each, the exchange by its size, start and restart.
 
 On this machine, MindSpore, float32, the built-in corpus: two workers with half of the processors each against one with
-all of them, by turns; BERT-base by one, two and four workers, for the memory of each. Then a worker is killed, and the
-time is taken until all train again.
+all of them, by turns; what a leaf and the update take one worker with half of the processors, by which `scale_plan`
+foretells the step of two; BERT-base by one, two and four workers, for the memory of each. Then a worker is killed, and
+the time is taken until all train again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import signal
 import statistics
@@ -22,7 +24,7 @@ from pathlib import Path
 from benchmarks.contenders import THREADS
 from ms_bert.framework import MindSpore
 from ms_bert.run import checkpoints, supervisor
-from ms_bert.run.folder import THROUGHPUT, read_log
+from ms_bert.run.folder import RUN, THROUGHPUT, read_log
 
 QUIET = ("--eval-every", 0, "--log-every", 1, "--checkpoint-every", 10**6, "--no-graph-cache", "--eval-sequences", 32)
 
@@ -32,19 +34,19 @@ class Size:
     """How much is measured.
 
     Attributes:
-        throughput: presets, with the rows of a batch, the steps of a turn and the turns. memory: a preset, the rows of
-        a batch and the numbers of workers. exchange: values that are exchanged, and how often. text: options of the
-        corpus.
+        throughput: presets, with the rows of a batch, its leaves, the steps of a turn and the turns. memory: a preset,
+        the rows of a batch and the numbers of workers. exchange: values that are exchanged, and how often. text:
+        options of the corpus.
     """
 
-    throughput: tuple[tuple[str, int, int, int], ...]
+    throughput: tuple[tuple[str, int, int, int, int], ...]
     memory: tuple[str, int, tuple[int, ...]]
     exchange: tuple[tuple[int, ...], int]
     text: tuple = ()
 
 
 FULL = Size(
-    throughput=(("mini", 256, 5, 5), ("base", 256, 3, 3)),
+    throughput=(("mini", 256, 8, 5, 5), ("base", 32, 2, 4, 3)),
     memory=("base", 32, (1, 2, 4)),
     exchange=((2**18, 2**20, 2**22, 2**24, 2**26), 9),
 )
@@ -105,8 +107,10 @@ def training(*options) -> Iterator[Watched]:
 
 
 def measure(output: Path, size: Size = FULL) -> Iterator[dict]:
-    for preset, rows, steps, turns in size.throughput:
-        yield {"kind": "throughput", "preset": preset, "rows": rows, **_throughput(preset, rows, steps, turns, size)}
+    for preset, rows, leaves, steps, turns in size.throughput:
+        about = {"preset": preset, "rows": rows, "leaves": leaves}
+        yield {"kind": "throughput", **about, **_throughput(preset, rows, leaves, steps, turns, size)}
+        yield {"kind": "parts", "preset": preset, **_parts(preset, rows // leaves, leaves, steps, size)}
     preset, rows, counts = size.memory
     for count in counts:
         yield {"kind": "memory", "preset": preset, "rows": rows, "workers": count, **_memory(preset, rows, count, size)}
@@ -115,24 +119,43 @@ def measure(output: Path, size: Size = FULL) -> Iterator[dict]:
     yield {"kind": "restart", **_restart(size)}
 
 
-def _shared(preset: str, rows: int, count: int, threads: int, size: Size) -> tuple:
+def _shared(preset: str, rows: int, leaves: int, count: int, threads: int, size: Size) -> tuple:
     workers = ("--workers", count) if count > 1 else ()
-    return ("--preset", preset, "--batch-size", rows, "--leaves", 8, "--threads", threads, *workers, *size.text)
+    return ("--preset", preset, "--batch-size", rows, "--leaves", leaves, "--threads", threads, *workers, *size.text)
 
 
-def _throughput(preset: str, rows: int, steps: int, turns: int, size: Size) -> dict:
+def _timed(steps: int, *options) -> tuple[float, int]:
+    """The seconds of a step, of so many, and the model's parameters."""
+    with training(*options, "--steps", steps + 2) as run:
+        run.wait_for(steps + 1)
+        # The first one waits for memory and for batches.
+        seconds = [line["seconds"] for line in run.lines()[1:]]
+        return statistics.median(seconds), json.loads((run.path / RUN).read_text())["parameters"]
+
+
+def _parts(preset: str, leaf: int, leaves: int, steps: int, size: Size) -> dict:
+    """What a leaf of so many rows and the update take one worker with half of the processors."""
+    half, seconds = max(1, THREADS // 2), {}
+    for count in (leaves, 2 * leaves):
+        seconds[count], parameters = _timed(steps, *_shared(preset, leaf * count, count, 1, half, size))
+    of_leaf = (seconds[2 * leaves] - seconds[leaves]) / leaves
+    return {
+        "step_seconds": {f"{count} leaves": round(found, 4) for count, found in seconds.items()},
+        "leaf_seconds": round(of_leaf, 4),
+        "update_seconds": round(max(0.0, seconds[leaves] - leaves * of_leaf), 4),
+        "parameters": parameters,
+    }
+
+
+def _throughput(preset: str, rows: int, leaves: int, steps: int, turns: int, size: Size) -> dict:
     """Sequences a second of one worker with all processors and of two with half of them each, the ratio by turns."""
     half = max(1, THREADS // 2)
     ways = {"1 worker": (1, 2 * half), "2 workers": (2, half)}
     found: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(turns):
         for name in list(ways)[:: 1 if turn % 2 == 0 else -1]:
-            shared = _shared(preset, rows, *ways[name], size)
-            with training(*shared, "--steps", steps + 2) as run:
-                run.wait_for(steps + 1)
-                # The first one waits for memory and for batches.
-                seconds = [line["seconds"] for line in run.lines()[1:]]
-            found[name].append(rows / statistics.median(seconds))
+            seconds, _ = _timed(steps, *_shared(preset, rows, leaves, *ways[name], size))
+            found[name].append(rows / seconds)
     one, two = found.values()
     return {
         "threads_of_a_worker": {name: threads for name, (_, threads) in ways.items()},
@@ -144,7 +167,7 @@ def _throughput(preset: str, rows: int, steps: int, turns: int, size: Size) -> d
 
 def _memory(preset: str, rows: int, count: int, size: Size) -> dict:
     """The peak of each worker after two steps, and the seconds until the first."""
-    with training(*_shared(preset, rows, count, 1, size), "--steps", 4) as run:
+    with training(*_shared(preset, rows, 8, count, 1, size), "--steps", 4) as run:
         first = run.wait_for(1)
         run.wait_for(2)
         peaks = list(run.peaks().values())
@@ -154,7 +177,7 @@ def _memory(preset: str, rows: int, count: int, size: Size) -> dict:
 def _restart(size: Size) -> dict:
     """Seconds from the death of a worker until a step after the newest checkpoint is done."""
     often = ("--checkpoint-every", 2, "--steps", 100_000, "--decay-steps", 100)
-    with training(*_shared("tiny", 32, 2, 1, size), *often) as run:
+    with training(*_shared("tiny", 32, 8, 2, 1, size), *often) as run:
         first = run.wait_for(3)
         while not checkpoints.steps(run.path):
             time.sleep(0.02)
