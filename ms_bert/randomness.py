@@ -15,9 +15,13 @@ HELD_OUT = 16  # added to PAIRS, MASKING and ORDER for evaluation
 BOOTSTRAP = 32  # samples for confidence intervals
 
 
-def generator(seed: int, stream: int, step: int, turn: int = 0) -> np.random.Generator:
-    """The generator for one purpose at one step; turn: where a step draws several times for one purpose."""
-    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, step, turn]))
+def generator(seed: int, stream: int, step: int, turn: int = 0, leaf: int = 0) -> np.random.Generator:
+    """The generator for one purpose at one step.
+
+    Args:
+        turn: where a step draws several times for one purpose. leaf: of the batch, where each has a stream of its own.
+    """
+    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, leaf, step, turn]))
 
 
 def permuted(index: np.ndarray, size: int, seed: int, stream: int, epoch: np.ndarray) -> np.ndarray:
@@ -48,12 +52,16 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def dropout_keys(seed: int, step: int, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+def dropout_keys(seed: int, step: int, rows: int, columns: int, leaf: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Row keys (rows, 1) and column keys (columns,), odd int32, from which every dropout mask of a step follows.
 
     See `ms_bert.kernels.stock.dropout` for how, and `DropoutColumns` for which columns are whose.
+
+    Args:
+        leaf: of the batch. Each has row keys of its own; the column keys of all are those of leaf 0.
     """
-    keys = generator(seed, DROPOUT, step).integers(-(2**31), 2**31, size=rows + columns, dtype=np.int32) | np.int32(1)
+    rng = generator(seed, DROPOUT, step, leaf=leaf)
+    keys = rng.integers(-(2**31), 2**31, size=rows + columns, dtype=np.int32) | np.int32(1)
     return keys[:rows, None], keys[rows:]
 
 

@@ -86,7 +86,8 @@ def _run(framework: Framework, options: Options, progress: Progress, begun: bool
     if prepared.fit is not None:
         trainer.load_weights(prepared.fit.values(seed, options.model.truncated_normal))
 
-    train, held_out = Phases(store.train, vocabulary, options.examples, options.phases, seed), None
+    leaves = options.training.in_leaves
+    train, held_out = Phases(store.train, vocabulary, options.examples, options.phases, seed, leaves), None
     words = train.makers[0].words
     if words.unknown:
         progress.say(f"--dictionary: the vocabulary lacks a piece of {words.unknown:,} terms, which are not used")

@@ -44,6 +44,7 @@ class BatchMaker:
     Args:
         split: the text. vocabulary: its ids. options: of the examples. batch_size: rows. seed: of the run.
         held_out: whether this is for evaluation, which has its own random streams. begin, epochs: see PairSampler.
+        leaves: equal parts of a batch, each made by itself, so that a worker makes its own and no others.
 
     Raises:
         UserError: see PairSampler.
@@ -59,9 +60,10 @@ class BatchMaker:
         held_out: bool = False,
         begin: int = 0,
         epochs: Fraction = Fraction(0),
+        leaves: int = 1,
     ):
         self.split, self.vocabulary, self.options = split, vocabulary, options
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.leaves = batch_size, seed, leaves
         self.stream = MASKING + (HELD_OUT if held_out else 0)
         self.words = Words(vocabulary, options)
         self.sampler = PairSampler(split, options, seed, held_out, begin, epochs)
@@ -73,7 +75,15 @@ class BatchMaker:
         sequence. Label 0 says that B is the next sentence, 1 that it is not. Without NSP, next_sentence_weights is 0.
         Where the objective is left-to-right nothing is masked, and the masked slots are those of the next tokens.
         """
-        rows, vocabulary, sequences = self.batch_size, self.vocabulary, self.options.pack
+        return self.part(step, 0, 1)
+
+    def part(self, step: int, number: int, count: int) -> Batch:
+        """The rows of one of `count` equal parts of the batch, from 0, each of whole leaves."""
+        own = self.leaves // count
+        return joined([self._leaf(step, leaf) for leaf in range(number * own, (number + 1) * own)])
+
+    def _leaf(self, step: int, leaf: int) -> Batch:
+        rows, vocabulary, sequences = self.batch_size // self.leaves, self.vocabulary, self.options.pack
         shape = rows, self.options.seq_length
         column = np.arange(self.options.seq_length)
         input_ids = np.full(shape, vocabulary.pad, np.int32)
@@ -83,7 +93,7 @@ class BatchMaker:
         made |= {name: np.zeros((rows, sequences), np.int32) for name in ("cls_positions", "next_sentence_labels")}
         made["next_sentence_weights"] = np.zeros((rows, sequences), np.float32)
         begin = np.zeros((rows, 1), np.int64)
-        for number, segments in enumerate(self.sampler.draw(step, rows)):
+        for number, segments in enumerate(self.sampler.draw(step, rows, leaf, self.leaves)):
             there = (segments.a_length > 0)[:, None]
             a_end = begin + 1 + segments.a_length[:, None]  # [CLS] A [SEP] B [SEP]
             b_end = a_end + np.where(segments.b_length > 0, 1 + segments.b_length, 0)[:, None]
@@ -107,7 +117,7 @@ class BatchMaker:
             begin = np.where(there, b_end + 1, begin)
         if self.options.objective == "left-to-right":
             return {"input_ids": input_ids, **next_words(input_ids, made["sequence_ids"]), **made}
-        rng = generator(self.seed, self.stream, step)
+        rng = generator(self.seed, self.stream, step, leaf=leaf)
         return {**mask(rng, input_ids, text, self.options, vocabulary, self.words), **made}
 
     def samples(self, step: int = 0) -> list[Batch]:
@@ -126,20 +136,32 @@ class Phases:
     """
 
     def __init__(
-        self, split: Split, vocabulary: Vocabulary, options: ExampleOptions, phases: Sequence[Phase], seed: int
+        self,
+        split: Split,
+        vocabulary: Vocabulary,
+        options: ExampleOptions,
+        phases: Sequence[Phase],
+        seed: int,
+        leaves: int = 1,
     ):
         self.makers: list[BatchMaker] = []
         begin, epochs = 0, Fraction(0)
         for phase in phases:
             own = dataclasses.replace(options, seq_length=phase.seq_length, phases=())
-            maker = BatchMaker(split, vocabulary, own, phase.batch_size, seed, begin=begin, epochs=epochs)
+            maker = BatchMaker(
+                split, vocabulary, own, phase.batch_size, seed, begin=begin, epochs=epochs, leaves=leaves
+            )
             self.makers.append(maker)
             begin, epochs = begin + phase.steps, epochs + maker.sampler.epochs(phase.steps, phase.batch_size)
         self._begins = [maker.sampler.begin for maker in self.makers]
 
     def __call__(self, step: int) -> Batch:
         """See BatchMaker."""
-        return self.makers[self._number(step)](step)
+        return self.part(step, 0, 1)
+
+    def part(self, step: int, number: int, count: int) -> Batch:
+        """See BatchMaker."""
+        return self.makers[self._number(step)].part(step, number, count)
 
     def samples(self, step: int = 0) -> list[Batch]:
         """One of each shape, in the order in which they come."""
@@ -174,6 +196,13 @@ class FirstRows:
         for value in weights.values():
             value[max(0, self.rows - number * self.make.batch_size) :] = 0.0
         return {**batch, **weights}
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """The rows of several batches, one after the other."""
+    if len(batches) == 1:
+        return batches[0]
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def prefetched(make: Callable[[int], Batch], steps: range, ahead: int = 4) -> Generator[Batch, None, None]:

@@ -88,12 +88,17 @@ class PairSampler:
         """How often so many steps go through the text; some of what is drawn for packed rows finds no room."""
         return Fraction(steps * self.options.pack * rows, self.per_epoch)
 
-    def draw(self, step: int, rows: int) -> list[Segments]:
-        """The examples of a step: the first of each row, the second, and so on, as many as a row may hold."""
+    def draw(self, step: int, rows: int, leaf: int = 0, leaves: int = 1) -> list[Segments]:
+        """The examples of a leaf of a step's batch: the first of each row, the second, and so on, as many as a row may
+        hold.
+
+        Args:
+            rows: of the leaf. leaf: its number, of so many leaves.
+        """
         room = np.full(rows, self.options.seq_length)
         drawn = []
         for turn in range(self.options.pack):
-            segments = self._draw(step, rows, turn, np.maximum(room - self.special, 2))
+            segments = self._draw(step, rows, turn, np.maximum(room - self.special, 2), leaf, leaves)
             if turn:
                 there = room >= LEAST_ROOM
                 segments = dataclasses.replace(
@@ -107,10 +112,10 @@ class PairSampler:
             room = room - np.where(taken > 0, taken + self.special, 0)
         return drawn
 
-    def _draw(self, step: int, rows: int, turn: int, longest: np.ndarray) -> Segments:
+    def _draw(self, step: int, rows: int, turn: int, longest: np.ndarray, leaf: int, leaves: int) -> Segments:
         """An example for each row, of at most longest (B,) tokens, [CLS] and [SEP] aside."""
-        split, rng = self.split, generator(self.seed, PAIRS + self.shift, step, turn)
-        number = self.first + ((step - self.begin) * self.options.pack + turn) * rows
+        split, rng = self.split, generator(self.seed, PAIRS + self.shift, step, turn, leaf)
+        number = self.first + (((step - self.begin) * self.options.pack + turn) * leaves + leaf) * rows
         sentence = self._first_sentences(number + np.arange(rows))
         document = split.documents.last_not_above(sentence)
         if self.options.nsp:

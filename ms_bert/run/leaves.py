@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -34,44 +34,67 @@ class Part:
     column_keys: np.ndarray
 
 
+def own_batches(make: Callable[[int], Batch], workers: Workers) -> Callable[[int], Batch]:
+    """What makes this worker's rows of the batch of any step, of what makes the whole batch.
+
+    If that has `part` (see `ms_bert.data.batches.BatchMaker`), no other rows are made.
+    """
+    if workers.count == 1:
+        return make
+    if part := getattr(make, "part", None):
+        return lambda step: part(step, workers.rank, workers.count)
+    return lambda step: own_rows(make(step), workers)
+
+
+def own_rows(batch: Batch, workers: Workers) -> Batch:
+    """The rows of a whole batch that this worker computes."""
+    return {name: np.split(value, workers.count)[workers.rank] for name, value in batch.items()}
+
+
 def leaves(
-    batch: Batch,
+    own: Batch,
     weights: tuple[str, ...],
     options: TrainingOptions,
     step: int,
     columns: DropoutColumns,
     workers: Workers,
 ) -> list[list[Part]]:
-    """The leaves of this worker, each in its parts, of the batch of all at a 0-based step.
+    """The leaves of this worker, each in its parts, at a 0-based step.
 
     Args:
-        weights: of the task. columns: of the model's dropout keys.
+        own: this worker's rows of the batch. weights: of the task. columns: of the model's dropout keys.
     """
-    rows, tokens = batch["input_ids"].shape
+    rows, tokens = own["input_ids"].shape
     if tokens > columns.config.max_position_embeddings:  # a kernel would read keys that are not there
         raise ValueError(f"rows of {tokens} tokens for a model of {columns.config.max_position_embeddings} positions")
-    # The keys are those of the whole batch, so that a batch in parts drops the very same units.
-    row_keys, column_keys = dropout_keys(options.seed, step, rows * tokens, columns.total)
-    totals = tuple(np.float32(max(batch[name].sum(), 1.0)) for name in weights)
-    parts = [
-        Part(part, totals, own, column_keys)
-        for part, own in zip(cut(batch, options), np.split(row_keys, options.parts))
-    ]
-    first, count = own_leaves(options, workers)
-    size = options.accumulate
-    return [parts[leaf * size : (leaf + 1) * size] for leaf in range(first, first + count)]
+    count, size = own_leaves(options, workers), options.accumulate
+    divided = _cut(own, count)
+    sums = added([np.array([leaf[name].sum() for name in weights]) for leaf in divided], workers)
+    totals = tuple(np.float32(max(total, 1.0)) for total in sums)
+    drawn = options.seed, step, rows // count * tokens
+    _, column_keys = dropout_keys(*drawn, columns.total)
+    made = []
+    for number, leaf in enumerate(divided, workers.rank * count):
+        # The keys are those of the whole leaf, so that a leaf in parts drops the very same units.
+        row_keys, _ = dropout_keys(*drawn, 0, number)
+        parts = zip(_cut(leaf, size), np.split(row_keys, size))
+        made.append([Part(part, totals, keys, column_keys) for part, keys in parts])
+    return made
 
 
-def own_leaves(options: TrainingOptions, workers: Workers) -> tuple[int, int]:
-    """The first leaf of this worker, and how many it has."""
-    count = options.in_leaves // workers.count
-    return workers.rank * count, count
+def own_leaves(options: TrainingOptions, workers: Workers) -> int:
+    """How many leaves each worker has; they are neighbours, in the order of the workers."""
+    return options.in_leaves // workers.count
 
 
 def cut(batch: Batch, options: TrainingOptions) -> list[Batch]:
     """A batch in all its parts, each of which fits into memory."""
-    arrays = {name: np.split(value, options.parts) for name, value in batch.items()}
-    return [{name: values[number] for name, values in arrays.items()} for number in range(options.parts)]
+    return _cut(batch, options.parts)
+
+
+def _cut(batch: Batch, count: int) -> list[Batch]:
+    arrays = {name: np.split(value, count) for name, value in batch.items()}
+    return [{name: values[number] for name, values in arrays.items()} for number in range(count)]
 
 
 class Tree:

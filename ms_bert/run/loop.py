@@ -20,6 +20,7 @@ from ms_bert.options import RunOptions, TrainingOptions
 from ms_bert.run import checkpoints, curves
 from ms_bert.run.checkpoints import Arrays, TrainingState
 from ms_bert.run.folder import METRICS, THROUGHPUT, RunFolder
+from ms_bert.run.leaves import own_batches, own_rows
 from ms_bert.run.progress import Progress
 from ms_bert.run.recipe import learning_rate
 from ms_bert.run.workers import ALONE, Workers, gathered
@@ -55,10 +56,11 @@ class Trainer(Protocol):
     shapes: dict[str, tuple[int, ...]]
 
     def compile(self, batches: Sequence[Batch]) -> bool:
-        """Compile the step for batches of these shapes and update nothing; returns whether anything is compiled."""
+        """Compile the step for batches of these shapes, this worker's rows, and update nothing; returns whether
+        anything is compiled."""
 
     def train_step(self, batch: Batch, step: int, rate: float) -> StepResult:
-        """One optimizer step; `step` is 0-based and decides the dropout masks."""
+        """One optimizer step; `step` is 0-based and decides the dropout masks. batch: this worker's rows."""
 
     def evaluate(self, batch: Batch) -> tuple[Sums, tuple[np.ndarray, ...]]:
         """Sums by the names of the task and what its loss gives besides, without dropout."""
@@ -107,11 +109,15 @@ class _StopSignals:
 class _Clock:
     """Measures the steps; evaluations, checkpoints and compilation are not among them.
 
+    Args:
+        workers: that compute a batch, each about as much of it.
+
     Attributes:
         size: sequences and tokens of the last batch.
     """
 
-    def __init__(self):
+    def __init__(self, workers: int = 1):
+        self._workers = workers
         self.size = (0, 0)
         self._sums: dict[str, Any] = collections.Counter()  # update adds
         self.resume()
@@ -122,12 +128,16 @@ class _Clock:
     def got_batch(self) -> None:
         self._got = time.perf_counter()
 
-    def stepped(self, batch: Batch) -> float:
-        """Seconds of this step, the wait for its batch included."""
+    def stepped(self, own: Batch) -> float:
+        """Seconds of this step, the wait for its batch included.
+
+        Args:
+            own: this worker's rows.
+        """
         now = time.perf_counter()
         seconds = now - self._began
-        ids = batch["sequence_ids"]
-        self.size = int(ids.max(1).sum()), int((ids > 0).sum())
+        ids = own["sequence_ids"]
+        self.size = self._workers * int(ids.max(1).sum()), self._workers * int((ids > 0).sum())
         self._sums.update(
             {
                 "seconds": seconds,
@@ -294,12 +304,13 @@ class Loop:
     def _run(self) -> None:
         run, training = self.options, self.training
         steps = range(self.step, training.steps)
-        with _StopSignals() as stop, self.progress, contextlib.closing(prefetched(self.train, steps)) as batches:
+        make = own_batches(self.train, self.workers)
+        with _StopSignals() as stop, self.progress, contextlib.closing(prefetched(make, steps)) as batches:
             self.progress.start(self.task, self.step, training.steps)
             if self.held_out and run.eval_every and self.step == 0:
                 self._evaluate(self.held_out)
             self._compile()
-            clock, drawn = _Clock(), time.perf_counter()
+            clock, drawn = _Clock(self.workers.count), time.perf_counter()
             for batch in batches:
                 clock.got_batch()
                 rate = learning_rate(training, self.step + 1)
@@ -339,7 +350,7 @@ class Loop:
 
     def _compile(self) -> None:
         began = time.perf_counter()
-        if self.trainer.compile(self.train.samples(self.step)):
+        if self.trainer.compile([own_rows(batch, self.workers) for batch in self.train.samples(self.step)]):
             seconds = time.perf_counter() - began
             self.folder.log(THROUGHPUT, {"step": self.step, "compile_seconds": round(seconds, 4)})
             self.progress.say(f"compiled in {seconds:.1f} s")

@@ -20,7 +20,11 @@ Metrics = dict[str, float]
 
 
 class Batches(Protocol):
-    """Makes the batch of any step: a pure function of the data, the options, the seed and the step."""
+    """Makes the batch of any step: a pure function of the data, the options, the seed and the step.
+
+    With `part(step, number, count)` besides it makes one of `count` equal parts of the rows of a batch, which saves
+    workers the time for those of others.
+    """
 
     def __call__(self, step: int) -> Batch:
         """The arrays of the task's fields, of few shapes."""

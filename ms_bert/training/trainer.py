@@ -76,7 +76,7 @@ class MindSporeTrainer:
         self.update = update(parameters, training, numerics.operations, shares, exchange)
         self._take_pieces()
         self.columns = DropoutColumns(config)
-        _, count = own_leaves(training, workers)
+        count = own_leaves(training, workers)
         self.tree = Tree(count, training.accumulate)
         self.in_one_graph = count * training.accumulate == 1
         if self.in_one_graph:

@@ -63,7 +63,7 @@ class TorchTrainer:
         exchange = Sharded(trained, workers, training.reduction == "vendor") if workers.count > 1 else Whole(trained)
         self.update = Update(trained, training, numerics.operations, shares, exchange)
         self.columns = DropoutColumns(config)
-        self.tree = Tree(own_leaves(training, workers)[1], training.accumulate)
+        self.tree = Tree(own_leaves(training, workers), training.accumulate)
         self.evaluation = objective.loss(self.model)
         self.compiled = options.pytorch.compile
         self.loss = torch.compile(self.evaluation, dynamic=False) if self.compiled else self.evaluation
@@ -80,11 +80,12 @@ class TorchTrainer:
         return self.compiled
 
     def train_step(self, batch: Batch, step: int, rate: float) -> StepResult:
-        if self.device.type == "cuda":
-            # The fused attention draws its dropout from torch's generator.
-            torch.cuda.manual_seed(int(generator(self.training.seed, DROPOUT, step).integers(2**63)))
-        sums = []
-        for done, leaf in enumerate(self.leaves(batch, step), 1):
+        sums, found = [], self.leaves(batch, step)
+        for done, leaf in enumerate(found, 1):
+            if self.device.type == "cuda":
+                # The fused attention draws its dropout from torch's generator.
+                rng = generator(self.training.seed, DROPOUT, step, leaf=self.workers.rank * len(found) + done - 1)
+                torch.cuda.manual_seed(int(rng.integers(2**63)))
             of_leaf = 0.0
             for part in leaf:
                 loss, part_sums, _ = self._loss(part)

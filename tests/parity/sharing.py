@@ -72,11 +72,25 @@ class Way:
     input: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class _As:
+    """These workers, but this one has the place of another."""
+
+    workers: Any
+    rank: int
+
+    @property
+    def count(self) -> int:
+        return self.workers.count
+
+    def gather(self, array: np.ndarray) -> np.ndarray:
+        return self.workers.gather(array)
+
+
 def _leaves_exchanged(rank: int, count: int):
     """The second worker and the third have each other's leaves."""
-    taken = {1: 2, 2: 1}.get(rank, rank)
-    own = LEAVES // count
-    return mock.patch.object(leaves, "own_leaves", lambda options, workers: (taken * own, own))
+    right, taken = leaves.own_rows, {1: 2, 2: 1}.get(rank, rank)
+    return mock.patch.object(leaves, "own_rows", lambda batch, workers: right(batch, _As(workers, taken)))
 
 
 def _own_counts(rank: int, count: int):
@@ -111,11 +125,8 @@ def _first_keys(rank: int, count: int):
     """All workers drop by the keys of the first one's rows."""
     right = leaves.leaves
 
-    def wrong(batch, weights, options, step, columns, workers):
-        found = right(batch, weights, options, step, columns, workers)
-        with mock.patch.object(leaves, "own_leaves", lambda options, workers: (0, LEAVES // count)):
-            first = right(batch, weights, options, step, columns, workers)
-        return [[dataclasses.replace(p, row_keys=q.row_keys) for p, q in zip(*pair)] for pair in zip(found, first)]
+    def wrong(own, weights, options, step, columns, workers):
+        return right(own, weights, options, step, columns, _As(workers, 0))
 
     return _in_trainers("leaves", wrong)
 
@@ -243,7 +254,7 @@ def go(package: str, folder: Path) -> None:
             trainers[right] = trainer, beginning
         trainer.load(*beginning)
         with way.fault(workers.rank, workers.count) if way.fault else contextlib.nullcontext():
-            found = trained(trainer, given.training, batches)
+            found = trained(trainer, given.training, [leaves.own_rows(batch, workers) for batch in batches])
         (folder / f"{package} {name} {workers.count} {workers.rank}.json").write_text(json.dumps(found))
     workers.close()
 
