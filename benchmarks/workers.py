@@ -46,7 +46,7 @@ class Size:
 
 
 FULL = Size(
-    throughput=(("mini", 256, 8, 5, 5), ("base", 32, 2, 4, 3)),
+    throughput=(("mini", 128, 4, 4, 4), ("base", 32, 2, 2, 3)),
     memory=("base", 32, (1, 2, 4)),
     exchange=((2**18, 2**20, 2**22, 2**24, 2**26), 9),
 )

@@ -80,6 +80,19 @@ def test_a_worker_that_is_killed_costs_no_byte(options, alone, tmp_path, package
     assert left_of(folder) == {}
 
 
+@pytest.mark.full
+def test_a_worker_that_is_stopped_costs_no_byte(options, alone, tmp_path):
+    folder = tmp_path / "run"
+    process = runs.start(*options, *SHARED, "--workers", 2, "--output", folder, package="pt_reference")
+    begun(process, folder)
+    os.kill(workers_of(process)[1], signal.SIGSTOP)
+    said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert "worker 1 was stopped for 10 seconds; starting all workers again (1 of 3)" in said[1]
+    assert runs.content(folder) == alone("pt_reference")
+    assert left_of(folder) == {}
+
+
 def test_a_signal_stops_all_after_the_same_step_and_other_numbers_of_workers_go_on(options, alone, tmp_path):
     folder = tmp_path / "run"
     process = runs.start(*options, *SHARED, "--workers", 2, "--output", folder, package="pt_reference")
