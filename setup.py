@@ -16,6 +16,7 @@ NATIVE = Path("ms_bert/kernels/native")
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-g0"]
 if os.environ.get("MS_BERT_SANITIZE"):  # see `make sanitize`
     FLAGS += ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+FLAGS += os.environ.get("CXXFLAGS", "").split()  # the user's own, which come last
 AVX512 = ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma"]
 BFLOAT16, INT8 = "-DMS_BERT_BFLOAT16", "-DMS_BERT_INT8"
 TILES_BY_HAND = ["-O1", "-DMS_BERT_AMX", "-DMS_BERT_BY_HAND", "-DMS_BERT_WIDTH=16"]

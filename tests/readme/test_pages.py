@@ -10,7 +10,7 @@ DOCS = ROOT / "docs"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 RESULTS = ROOT / "benchmarks" / "results"
 IN_ENGLISH_ONLY = {
-    *("clusters.md", "how_bert_works.md", "left_to_right.md", "results.md", "using_a_model.md", "workers.md"),
+    *("clusters.md", "how_bert_works.md", "left_to_right.md", "results.md", "using_a_model.md"),
 }
 TRANSLATED = sorted(path.name for path in DOCS.glob("*.md") if path.name not in IN_ENGLISH_ONLY)
 _BLOCK = re.compile(r"^```\w*\n.*?^```$", re.S | re.M)
