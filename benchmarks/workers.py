@@ -46,7 +46,7 @@ class Size:
 
 
 FULL = Size(
-    throughput=(("mini", 128, 4, 4, 4), ("base", 32, 2, 2, 3)),
+    throughput=(("mini", 256, 8, 4, 4), ("base", 128, 8, 2, 2)),
     memory=("base", 32, (1, 2, 4)),
     exchange=((2**18, 2**20, 2**22, 2**24, 2**26), 9),
 )
@@ -110,7 +110,7 @@ def measure(output: Path, size: Size = FULL) -> Iterator[dict]:
     for preset, rows, leaves, steps, turns in size.throughput:
         about = {"preset": preset, "rows": rows, "leaves": leaves}
         yield {"kind": "throughput", **about, **_throughput(preset, rows, leaves, steps, turns, size)}
-        yield {"kind": "parts", "preset": preset, **_parts(preset, rows // leaves, leaves, steps, size)}
+        yield {"kind": "parts", "preset": preset, **_parts(preset, rows // leaves, steps, size)}
     preset, rows, counts = size.memory
     for count in counts:
         yield {"kind": "memory", "preset": preset, "rows": rows, "workers": count, **_memory(preset, rows, count, size)}
@@ -133,16 +133,17 @@ def _timed(steps: int, *options) -> tuple[float, int]:
         return statistics.median(seconds), json.loads((run.path / RUN).read_text())["parameters"]
 
 
-def _parts(preset: str, leaf: int, leaves: int, steps: int, size: Size) -> dict:
-    """What a leaf of so many rows and the update take one worker with half of the processors."""
+def _parts(preset: str, leaf: int, steps: int, size: Size) -> dict:
+    """What a leaf of so many rows and the update take one worker with half of the processors, from batches of two and
+    of four leaves."""
     half, seconds = max(1, THREADS // 2), {}
-    for count in (leaves, 2 * leaves):
+    for count in (2, 4):
         seconds[count], parameters = _timed(steps, *_shared(preset, leaf * count, count, 1, half, size))
-    of_leaf = (seconds[2 * leaves] - seconds[leaves]) / leaves
+    of_leaf = (seconds[4] - seconds[2]) / 2
     return {
         "step_seconds": {f"{count} leaves": round(found, 4) for count, found in seconds.items()},
         "leaf_seconds": round(of_leaf, 4),
-        "update_seconds": round(max(0.0, seconds[leaves] - leaves * of_leaf), 4),
+        "update_seconds": round(max(0.0, seconds[2] - 2 * of_leaf), 4),
         "parameters": parameters,
     }
 
