@@ -522,7 +522,7 @@ def _scale_plan(results: Path) -> str:
         told.append((one["preset"], batch, *seconds, f"{one['foretold_to_measured']:.2f}"))
     counts = [point["workers"] for point in found["curves"][0]["points"]]
     chosen = [count for count in counts if count in (1, 8, 64, 512)]
-    header = ("model", "each device, network of each", *(f"{count} workers" for count in chosen))
+    header = ("model", "each device, network of each", *(f"{n} worker{'s' * (n > 1)}" for n in chosen))
     curves = [header, ("---",) * len(header)]
     for curve in found["curves"]:
         points = {point["workers"]: point for point in curve["points"]}
