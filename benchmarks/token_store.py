@@ -68,7 +68,7 @@ def _in_shards(options: TextOptions, vocabulary: tokenizer.Vocabulary, documents
     text = options.cache / "text"
     text.mkdir(parents=True)
     for number in range(SHARDS):
-        _write(text / f"{number}.txt", documents, 1_000_000_000 // SHARDS)
+        _write(text / f"{number}.txt", documents, 1_000_000_000 // SHARDS, seed=number)
     options = dataclasses.replace(options, corpus=(str(text),))
     corpus, seconds = Corpus(options), []
     for shard in range(1, SHARDS + 1):
@@ -89,8 +89,8 @@ def _in_shards(options: TextOptions, vocabulary: tokenizer.Vocabulary, documents
     }
 
 
-def _write(path: Path, documents: list[str], size: int) -> None:
-    order, shuffle = list(range(len(documents))), random.Random(1)
+def _write(path: Path, documents: list[str], size: int, seed: int = 1) -> None:
+    order, shuffle = list(range(len(documents))), random.Random(seed)
     with open(path, "w", encoding="utf-8") as file:
         while file.tell() < size:
             shuffle.shuffle(order)
