@@ -149,9 +149,9 @@ def foretold(found: Sequence[dict]) -> Iterator[dict]:
     """The step of two workers of each model that was measured, from its parts."""
     (exchange,) = (one for one in found if one["kind"] == "exchange")
     throughput = {one["preset"]: one for one in found if one["kind"] == "throughput"}
+    bandwidth, latency = fitted(exchange["sizes"])
     for parts in (one for one in found if one["kind"] == "parts"):
         measured = throughput[parts["preset"]]
-        bandwidth, latency = fitted(exchange["sizes"])
         size = 4.0 * parts["parameters"]
         leaves = measured["leaves"]
         plan = Plan(leaves, parts["leaf_seconds"], parts["update_seconds"], size, bandwidth, latency)

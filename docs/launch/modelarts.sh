@@ -8,32 +8,16 @@
 # share and that outlives the job, and let the job restart after a failure: the same command goes on with the run.
 
 set -u
+# shellcheck source=docs/launch/waiting.sh
+source "$(dirname "$0")/waiting.sh"
 export WORLD_SIZE=$((MA_NUM_HOSTS * MA_NUM_GPUS)) MASTER_ADDR=${VC_WORKER_HOSTS%%,*} MASTER_PORT=${MASTER_PORT:-29500}
 workers=()
-stopped='' interrupted=''
 trap 'stopped=yes interrupted=yes; kill -TERM "${workers[@]}"' TERM INT
 for ((device = 0; device < MA_NUM_GPUS; device++)); do
     RANK=$((VC_TASK_INDEX * MA_NUM_GPUS + device)) LOCAL_RANK=$device setsid "$(dirname "$0")/worker.sh" "$@" &
     workers+=($!)
 done
 
-end() { # all that workers have started, too
-    for worker in "${workers[@]}"; do kill -KILL -- "-$worker" 2> /dev/null; done
-    exit "$1"
-}
-
-# When one worker fails, the others would wait for it: they are ended.
-worst=0
-running=${#workers[@]}
-while ((running)); do
-    wait -n
-    code=$?
-    if [[ $interrupted ]]; then # no worker has ended, but a signal has come
-        interrupted=''
-        continue
-    fi
-    running=$((running - 1))
-    ((code > worst)) && worst=$code
-    ((code != 0)) && [[ ! $stopped ]] && end "$code"
-done
-end "$worst"
+wait_for "${#workers[@]}"
+for worker in "${workers[@]}"; do kill -KILL -- "-$worker" 2> /dev/null; done # and all that they have started
+exit "$code"

@@ -7,12 +7,13 @@
 # started again, RESTARTS times (3). Ctrl-C and SIGTERM let all save and stop.
 
 set -u
+# shellcheck source=docs/launch/waiting.sh
+source "$(dirname "$0")/waiting.sh"
 read -ra hosts <<< "$1"
 shift
 port=${MASTER_PORT:-29500}
 folder=$(mktemp -d -p "$PWD" .launch-XXXXXX) # of process numbers
 trap 'rm -rf "$folder"' EXIT
-stopped='' interrupted=''
 
 each() { # SIGNAL: to every worker; KILL to all that they have started, too
     for rank in "${!hosts[@]}"; do
@@ -24,9 +25,8 @@ each() { # SIGNAL: to every worker; KILL to all that they have started, too
 
 trap 'stopped=yes interrupted=yes; each TERM' INT TERM
 
-attempt() { # the exit code of the run
+attempt() { # leaves the exit code of the run in $code
     declare -A used=()
-    local code worst=0 running=${#hosts[@]}
     for rank in "${!hosts[@]}"; do
         host=${hosts[rank]}
         variables="RANK=$rank LOCAL_RANK=${used[$host]:-0} WORLD_SIZE=${#hosts[@]} MASTER_ADDR=${hosts[0]} MASTER_PORT=$port"
@@ -34,29 +34,13 @@ attempt() { # the exit code of the run
         here=$(printf 'cd %q && echo $$ > %q && ' "$PWD" "$folder/$rank")
         ssh -n "$host" "$here $variables PYTHON=$(printf %q "${PYTHON:-python}") exec docs/launch/worker.sh $(printf '%q ' "$@")" &
     done
-    while ((running)); do
-        wait -n
-        code=$?
-        if [[ $interrupted ]]; then # no worker has ended, but a signal has come
-            interrupted=''
-            continue
-        fi
-        running=$((running - 1))
-        ((code > worst)) && worst=$code
-        # What a worker refuses the others refuse, too, each for itself.
-        if ((code != 0 && code != 2)) && [[ ! $stopped ]]; then
-            each KILL
-            wait
-            return "$code"
-        fi
-    done
-    each KILL # MindSpore's scheduler, which may run on
-    return "$worst"
+    wait_for "${#hosts[@]}"
+    each KILL # MindSpore's scheduler may run on, too
+    wait
 }
 
 for ((restart = 0; restart <= ${RESTARTS:-3}; restart++)); do
     attempt "$@"
-    code=$?
     if [[ $code == 0 || $code == 2 || $stopped ]]; then
         break
     fi

@@ -38,7 +38,7 @@ def tokenize(options: TokenizeOptions) -> int:
     corpus = Corpus(text)
     numbers = None if options.shard is None else options.numbers
     if numbers is not None:
-        corpus.shard(*numbers)  # which there must be
+        corpus.shards(numbers[1])  # which there must be
     vocabulary = tokenizer.vocabulary(text, corpus)
     if options.save_vocab is not None:
         write_atomically(options.save_vocab, vocabulary.to_json().encode())

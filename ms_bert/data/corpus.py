@@ -57,8 +57,8 @@ class Corpus:
                     yield document
                     document, size = [], 0
 
-    def shard(self, number: int, count: int) -> Corpus:
-        """One of `count` corpora, 1 to `count`, that together are this one: some files in a row, of about equal size.
+    def shards(self, count: int) -> list[Corpus]:
+        """So many corpora that together are this one: some files in a row each, of about equal size.
 
         Raises:
             UserError: there are fewer files.
@@ -69,10 +69,11 @@ class Corpus:
                 f"the corpus has {files}, fewer than {count} shards; choose as many shards at most, or split large "
                 "files at the ends of documents."
             )
-        made = copy.copy(self)
-        sizes = [source.megabytes() for source in self.sources]
-        made.sources = [self.sources[at] for at in _dealt(sizes, count)[number - 1]]
-        return made
+        found = []
+        for dealt in _dealt([source.megabytes() for source in self.sources], count):
+            found.append(copy.copy(self))
+            found[-1].sources = [self.sources[at] for at in dealt]
+        return found
 
     def fingerprint(self) -> list:
         """JSON values that differ when the text differs."""

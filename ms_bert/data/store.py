@@ -169,13 +169,13 @@ def open_store(
     made_from = {**_made_from(options, corpus, vocabulary), "held_out": options.held_out}
     kind = _kind(vocabulary)
 
-    def documents() -> Iterator[Tokens]:
-        if shards is None:
-            return _read(options, corpus, vocabulary)
-        return _merged([_find_part(options, corpus, vocabulary, k, shards) for k in range(1, shards + 1)])
+    def parts(count: int) -> list[Part]:
+        numbered = enumerate(corpus.shards(count), 1)
+        return [_find_part(options, own, vocabulary, f"{number}/{count}") for number, own in numbered]
 
     def write(folder: Path) -> dict:
-        return _write_splits(folder, documents(), options, vocabulary.size, kind)
+        found = _read(options, corpus, vocabulary) if shards is None else _merged(parts(shards))
+        return _write_splits(folder, found, options, vocabulary.size, kind)
 
     return _opened(TokenStore, options.cache, made_from, write)
 
@@ -188,7 +188,7 @@ def open_part(
     Raises:
         UserError: see `open_store`; or the corpus has fewer files.
     """
-    own = corpus.shard(shard, shards)
+    own = corpus.shards(shards)[shard - 1]
 
     def write(folder: Path) -> dict:
         writer = _SplitWriter(folder, PART, _kind(vocabulary))
@@ -200,8 +200,8 @@ def open_part(
     return _opened(Part, options.cache, _made_from(options, own, vocabulary), write)
 
 
-def _find_part(options: TextOptions, corpus: Corpus, vocabulary: Vocabulary, shard: int, shards: int) -> Part:
-    fingerprint, folder = _place(Part, options.cache, _made_from(options, corpus.shard(shard, shards), vocabulary))
+def _find_part(options: TextOptions, own: Corpus, vocabulary: Vocabulary, shard: str) -> Part:
+    fingerprint, folder = _place(Part, options.cache, _made_from(options, own, vocabulary))
     try:
         return _checked(Part, folder, fingerprint)
     except FileNotFoundError:
@@ -209,8 +209,8 @@ def _find_part(options: TextOptions, corpus: Corpus, vocabulary: Vocabulary, sha
     except Damaged as error:
         found = str(error)
     raise UserError(
-        f"the part of shard {shard}/{shards} is missing: {found}; make it with --shard {shard}/{shards}, or copy the "
-        "folder from the machine that made it."
+        f"the part of shard {shard} is missing: {found}; make it with --shard {shard}, or copy the folder from the "
+        "machine that made it."
     )
 
 
