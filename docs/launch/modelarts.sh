@@ -10,6 +10,12 @@
 set -u
 # shellcheck source=docs/launch/waiting.sh
 source "$(dirname "$0")/waiting.sh"
+for name in MA_NUM_HOSTS MA_NUM_GPUS VC_TASK_INDEX VC_WORKER_HOSTS; do
+    if [[ -z ${!name:-} ]]; then
+        echo "$0: $name is not set; ModelArts sets it, and elsewhere ssh.sh serves" >&2
+        exit 2
+    fi
+done
 export WORLD_SIZE=$((MA_NUM_HOSTS * MA_NUM_GPUS)) MASTER_ADDR=${VC_WORKER_HOSTS%%,*} MASTER_PORT=${MASTER_PORT:-29500}
 workers=()
 trap 'stopped=yes interrupted=yes; kill -TERM "${workers[@]}"' TERM INT

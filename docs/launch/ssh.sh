@@ -7,6 +7,10 @@
 # started again, RESTARTS times (3). Ctrl-C and SIGTERM let all save and stop.
 
 set -u
+if (($# < 2)) || [[ -z ${1// /} ]]; then
+    echo "$0: name machines and a command, such as $0 \"node0 node1\" -m ms_bert.pretrain --output runs/x" >&2
+    exit 2
+fi
 # shellcheck source=docs/launch/waiting.sh
 source "$(dirname "$0")/waiting.sh"
 read -ra hosts <<< "$1"

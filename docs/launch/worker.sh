@@ -8,6 +8,12 @@
 
 set -eu
 python=${PYTHON:-python}
+for name in RANK LOCAL_RANK WORLD_SIZE MASTER_ADDR MASTER_PORT; do
+    if [[ -z ${!name:-} ]]; then
+        echo "$0: $name is not set; see the top of this file" >&2
+        exit 2
+    fi
+done
 
 # PyTorch reads the five variables themselves.
 export RANK LOCAL_RANK WORLD_SIZE MASTER_ADDR MASTER_PORT

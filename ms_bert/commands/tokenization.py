@@ -12,6 +12,7 @@ from ms_bert.data import tokenizer
 from ms_bert.data.corpus import Corpus
 from ms_bert.data.files import write_atomically
 from ms_bert.data.store import open_part
+from ms_bert.errors import UserError
 from ms_bert.options import TokenizeOptions
 from ms_bert.run.progress import Progress
 
@@ -35,6 +36,8 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> TokenizeO
 def tokenize(options: TokenizeOptions) -> int:
     """Make what the options ask for, unless the cache holds it; returns the exit code."""
     text, progress = options.text, Progress()
+    if options.save_vocab is not None and options.save_vocab.is_dir():
+        raise UserError(f"--save-vocab {options.save_vocab} is a folder; name a file, such as tokenizer.json.")
     corpus = Corpus(text)
     numbers = None if options.shard is None else options.numbers
     if numbers is not None:

@@ -127,6 +127,23 @@ def test_a_script_is_bash_that_may_be_run(script):
     assert subprocess.run(["bash", "-n", script]).returncode == 0
 
 
+@pytest.mark.parametrize(
+    "command, words",
+    [
+        (["worker.sh", "-m", "x"], "RANK is not set"),
+        (["modelarts.sh", "-m", "x"], "MA_NUM_HOSTS is not set"),
+        (["ssh.sh", " ", "-m", "x"], "name machines and a command"),
+        (["ssh.sh", "localhost"], "name machines and a command"),
+        (["ssh.sh"], "name machines and a command"),
+    ],
+)
+def test_what_is_missing_is_said_in_a_sentence(played, command, words):
+    process = played.start(LAUNCH / command[0], *command[1:])
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 2 and words in said and said.count("\n") == 1
+    assert played.began() == []
+
+
 def test_a_worker_is_told_what_both_frameworks_read(played):
     of_torch = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
     assert played.run(LAUNCH / "worker.sh", "-m", "pt_reference.pretrain", "--output", "a b", **of_torch) == 0

@@ -144,3 +144,8 @@ def test_more_shards_than_files_are_refused(tmp_path, vocabulary, options, capsy
     arguments = ["--corpus", *options.corpus, "--cache", str(options.cache), "--vocab", str(words), "--shard", "1/8"]
     assert main(arguments) == 2
     assert "fewer than 8 shards" in capsys.readouterr().err
+
+
+def test_a_folder_is_no_file_for_a_vocabulary(tmp_path, options, capsys):
+    assert main(["--corpus", *options.corpus, "--cache", str(options.cache), "--save-vocab", str(tmp_path)]) == 2
+    assert "is a folder; name a file" in capsys.readouterr().err and not (options.cache / "vocabularies").exists()
