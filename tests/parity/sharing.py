@@ -1,9 +1,9 @@
 """A worker that trains a small model by each of several ways, right and wrong, with the others or alone.
 
-    python -m tests.parity.sharing PACKAGE FOLDER
+    python -m tests.parity.sharing WAYS FOLDER
 
-FOLDER holds config.json and batch-STEP.npz. For each way that PACKAGE goes, WAY-WORKERS-RANK.json is left there: what
-the steps said, and a hash of the weights and moments after them.
+FOLDER holds batch-STEP.npz. For each of the WAYS (a package, or what more MindSpore can do wrong), "WAYS WAY WORKERS
+RANK.json" is left there: what the steps said, and a hash of the weights and moments after them.
 """
 
 import contextlib
@@ -27,6 +27,7 @@ from ms_bert.run.recipe import learning_rate
 from ms_bert.tasks.pretraining import PRETRAINING
 from pt_reference.framework import PyTorch
 
+FRAMEWORKS = {"pt_reference": PyTorch(), "ms_bert": MindSpore(), "ms_bert-recompiled": MindSpore()}
 STEPS, LEAVES = 3, 8
 CONFIG = BertConfig(
     vocab_size=40_000,  # so that the word embeddings are more than one tile
@@ -63,13 +64,13 @@ class Way:
     """What the workers do.
 
     Attributes:
-        training: options. fault: what is wrong, told the worker's rank and the number of all; else it is as the base
-            of the package. input: whether only what goes into the compiled graph is wrong.
+        training: options. fault: what is wrong, told the trainer; else it is as the base of the package. compiled:
+            whether it is wrong within the compiled graph.
     """
 
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
-    fault: Callable[[int, int], contextlib.AbstractContextManager] | None = None
-    input: bool = False
+    fault: Callable[[Any], contextlib.AbstractContextManager] | None = None
+    compiled: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,13 +88,13 @@ class _As:
         return self.workers.gather(array)
 
 
-def _leaves_exchanged(rank: int, count: int):
+def _leaves_exchanged(trainer):
     """The second worker and the third have each other's leaves."""
-    right, taken = leaves.own_rows, {1: 2, 2: 1}.get(rank, rank)
+    right, taken = leaves.own_rows, {1: 2, 2: 1}.get(trainer.workers.rank, trainer.workers.rank)
     return mock.patch.object(leaves, "own_rows", lambda batch, workers: right(batch, _As(workers, taken)))
 
 
-def _own_counts(rank: int, count: int):
+def _own_counts(trainer):
     """The losses are divided by the counts of the worker's leaves."""
     right = leaves.leaves
 
@@ -107,9 +108,9 @@ def _own_counts(rank: int, count: int):
     return _in_trainers("leaves", wrong)
 
 
-def _averaged(rank: int, count: int):
+def _averaged(trainer):
     """The gradients are averaged over the workers."""
-    right = leaves.leaves
+    right, count = leaves.leaves, trainer.workers.count
 
     def wrong(*arguments):
         found = right(*arguments)
@@ -121,7 +122,7 @@ def _averaged(rank: int, count: int):
     return _in_trainers("leaves", wrong)
 
 
-def _first_keys(rank: int, count: int):
+def _first_keys(trainer):
     """All workers drop by the keys of the first one's rows."""
     right = leaves.leaves
 
@@ -140,8 +141,30 @@ def _in_trainers(name: str, value) -> Iterator[None]:
         yield
 
 
-def _chain(rank: int, count: int):
+@contextlib.contextmanager
+def _recompiled(trainer, name: str) -> Iterator[None]:
+    """MindSpore's update with a wrong exchange."""
+    from ms_bert.training.step import UpdateFromBuffers
+
+    from . import wrong_exchange
+
+    finish, exchange = trainer.finish, trainer.update.exchange
+    right = type(exchange)
+    object.__setattr__(exchange, "__class__", getattr(wrong_exchange, name))
+    trainer.finish = UpdateFromBuffers(trainer.update, finish.buffers)
+    yield
+    object.__setattr__(exchange, "__class__", right)
+    trainer.finish = finish
+
+
+def _is_of_mindspore(trainer) -> bool:
+    return type(trainer).__module__.startswith("ms_bert.")
+
+
+def _chain(trainer):
     """The workers' sums are added one after the other, as a ring does."""
+    if _is_of_mindspore(trainer):
+        return _recompiled(trainer, "Chain")
 
     def wrong(rows):
         total = rows[0]
@@ -154,8 +177,10 @@ def _chain(rank: int, count: int):
     return mock.patch.object(exchange, "in_tree_order", wrong)
 
 
-def _tile_not_sent(rank: int, count: int):
+def _tile_not_sent(trainer):
     """The second worker's first tile does not come to the others."""
+    if _is_of_mindspore(trainer):
+        return _recompiled(trainer, "TileNotSent")
     right = shards.Shards.segment
 
     def wrong(self, bucket, worker):
@@ -178,8 +203,10 @@ def _tile_not_sent(rank: int, count: int):
     return stack
 
 
-def _stale(rank: int, count: int):
+def _stale(trainer):
     """The parameters of other workers' tiles stay as they were before the update."""
+    if _is_of_mindspore(trainer):
+        return _recompiled(trainer, "Stale")
     from pt_reference.training.exchange import Sharded
 
     def wrong(self):
@@ -197,22 +224,22 @@ RIGHT = {
     "by the library": Way({"reduction": "vendor"}),
 }
 FAULTS = {
-    "leaves exchanged": Way(fault=_leaves_exchanged, input=True),
-    "own counts": Way(fault=_own_counts, input=True),
-    "averaged": Way(fault=_averaged, input=True),
-    "keys of other rows": Way(fault=_first_keys, input=True),
-    "a ring": Way(fault=_chain),
-    "a tile not sent": Way(fault=_tile_not_sent),
-    "stale parameters": Way(fault=_stale),
+    "leaves exchanged": Way(fault=_leaves_exchanged),
+    "own counts": Way(fault=_own_counts),
+    "averaged": Way(fault=_averaged),
+    "keys of other rows": Way(fault=_first_keys),
+    "a ring": Way(fault=_chain, compiled=True),
+    "a tile not sent": Way(fault=_tile_not_sent, compiled=True),
+    "stale parameters": Way(fault=_stale, compiled=True),
 }
-# A graph takes long to compile: MindSpore goes one right way, in which all is exchanged that there is, and wrong ones
-# through the same graph.
-BASE = {"pt_reference": "adamw", "ms_bert": "lamb, in parts"}
+# A graph takes long to compile: MindSpore goes one right way, in which all is exchanged that there is, and the ways
+# that are wrong in a graph of their own are apart.
+BASE = {"pt_reference": "adamw", "ms_bert": "lamb, in parts", "ms_bert-recompiled": "lamb, in parts"}
 WAYS = {
     "pt_reference": {**RIGHT, **FAULTS},
-    "ms_bert": {
-        BASE["ms_bert"]: RIGHT[BASE["ms_bert"]],
-        **{name: way for name, way in FAULTS.items() if way.input},
+    **{
+        kind: {BASE[kind]: RIGHT[BASE[kind]], **{n: way for n, way in FAULTS.items() if way.compiled == compiled}}
+        for kind, compiled in (("ms_bert", False), ("ms_bert-recompiled", True))
     },
 }
 
@@ -231,9 +258,9 @@ def trained(trainer, given: TrainingOptions, batches: list[dict[str, np.ndarray]
     }
 
 
-def go(package: str, folder: Path) -> None:
-    """Go all ways of a package, alone or with the other workers, as the environment says."""
-    framework = {"ms_bert": MindSpore(), "pt_reference": PyTorch()}[package]
+def go(kind: str, folder: Path) -> None:
+    """Go all ways of a kind, alone or with the other workers, as the environment says."""
+    framework = FRAMEWORKS[kind]
     chosen = options()
     if framework.scheduled(chosen):
         return
@@ -241,10 +268,10 @@ def go(package: str, folder: Path) -> None:
     workers = framework.workers(chosen)
     batches = [dict(np.load(folder / f"batch-{step}.npz")) for step in range(STEPS)]
     trainers: dict[str, Any] = {}
-    for name, way in WAYS[package].items():
+    for name, way in WAYS[kind].items():
         if workers.count < 4 and way.fault is not None:
             continue
-        right = BASE[package] if way.fault else name
+        right = BASE[kind] if way.fault else name
         given = options(**RIGHT[right].training)
         if right not in trainers:
             trainers[right] = framework.trainer(CONFIG, given, PRETRAINING, workers), None
@@ -253,9 +280,9 @@ def go(package: str, folder: Path) -> None:
             beginning = copy.deepcopy(trainer.state())
             trainers[right] = trainer, beginning
         trainer.load(*beginning)
-        with way.fault(workers.rank, workers.count) if way.fault else contextlib.nullcontext():
+        with way.fault(trainer) if way.fault else contextlib.nullcontext():
             found = trained(trainer, given.training, [leaves.own_rows(batch, workers) for batch in batches])
-        (folder / f"{package} {name} {workers.count} {workers.rank}.json").write_text(json.dumps(found))
+        (folder / f"{kind} {name} {workers.count} {workers.rank}.json").write_text(json.dumps(found))
     workers.close()
 
 
