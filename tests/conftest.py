@@ -1,6 +1,7 @@
 """A small real corpus, its vocabulary, its token store and a run on it, shared by all tests."""
 
 import gc
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,18 @@ from ms_bert.data.store import open_store
 from ms_bert.options import TextOptions
 from tests import pictures, runs
 
-
-def pytest_collection_finish(session):
-    """MindSpore looks for garbage before each compilation: not among what the tests have imported."""
-    gc.freeze()
+_MANY = 100  # modules
+_frozen = 0
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
+    global _frozen
+    if len(sys.modules) > _frozen + _MANY:
+        # MindSpore looks for garbage before each compilation: not among what the tests have imported.
+        _frozen = len(sys.modules)
+        gc.collect()
+        gc.freeze()
     pictures.draw(item.get_closest_marker("drawn") is not None)
 
 

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from ms_bert.framework import MindSpore
 from ms_bert.options import Options
 from tests import runs
+from tests.cases import some
 
 torch = pytest.importorskip("torch")
 
@@ -87,7 +88,10 @@ def test_the_same_command_gives_the_same_run(undisturbed, tmp_path):
     assert runs.content(tmp_path / "again") == runs.content(undisturbed)
 
 
-@pytest.mark.parametrize("moment", ["before the first checkpoint", "between checkpoints", "while one is written"])
+MOMENTS = ("before the first checkpoint", "while one is written", "between checkpoints")
+
+
+@pytest.mark.parametrize("moment", some(MOMENTS, *MOMENTS[:2]))
 def test_a_killed_run_resumes_to_the_same_bytes(options, undisturbed, tmp_path, moment):
     folder = tmp_path / "run"
     process = runs.start(*options, "--output", folder)
@@ -130,7 +134,7 @@ def test_a_run_in_phases_resumes_within_one_to_the_same_bytes(options, tmp_path,
 
 
 @pytest.mark.parametrize("package", ["ms_bert", "pt_reference"])
-def test_dropout_is_that_of_the_run_and_not_of_the_model(options, tmp_path, package):
+def test_dropout_is_that_of_the_run_and_not_of_the_model(options, undisturbed, tmp_path, package):
     """A model that is pre-trained without it is fine-tuned with it all the same; a resumed run goes on without."""
     folder = tmp_path / "run"
     without = runs.run(*options, "--dropout", 0, "--steps", 4, "--decay-steps", 12, "--output", folder, package=package)
@@ -143,12 +147,14 @@ def test_dropout_is_that_of_the_run_and_not_of_the_model(options, tmp_path, pack
     whole = runs.run(*options, "--dropout", 0, "--output", tmp_path / "whole", package=package)
     assert whole.returncode == 0, whole.stderr
     assert (folder / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
-    usual = runs.run(*options, "--output", tmp_path / "usual", package=package)
-    assert usual.returncode == 0, usual.stderr
-    assert (folder / "model.safetensors").read_bytes() != (tmp_path / "usual" / "model.safetensors").read_bytes()
+    usual = undisturbed
+    if package == "pt_reference":
+        usual = tmp_path / "usual"
+        assert runs.run(*options, "--output", usual, package=package).returncode == 0
+    assert (folder / "model.safetensors").read_bytes() != (usual / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", some([signal.SIGINT, signal.SIGTERM], signal.SIGINT))
 def test_a_signal_saves_and_stops_and_the_run_goes_on(options, undisturbed, tmp_path, number):
     folder = tmp_path / "run"
     process = runs.start(*options, "--steps", "400", "--decay-steps", "12", "--output", folder)

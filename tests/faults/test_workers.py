@@ -64,10 +64,11 @@ def left_of(folder: Path) -> dict[int, str]:
     return found
 
 
-KILLED = [("pt_reference", 0), ("ms_bert", 1), ("pt_reference", 1), ("ms_bert", 0)]
+# The first worker is the one that saves. In the twin a signal and torchrun restart them, below.
+KILLED = [("ms_bert", 0), ("ms_bert", 1), ("pt_reference", 0), ("pt_reference", 1)]
 
 
-@pytest.mark.parametrize("package, rank", some(KILLED, *KILLED[:2]))
+@pytest.mark.parametrize("package, rank", some(KILLED, KILLED[0]))
 def test_a_worker_that_is_killed_costs_no_byte(options, alone, tmp_path, package, rank):
     folder = tmp_path / "run"
     process = runs.start(*options, *SHARED, "--workers", 2, "--output", folder, package=package)
