@@ -76,8 +76,8 @@ def main() -> int:
         help="folder of labelled data, each in a subfolder by its name, for questions that take some: finetuning_speed "
         "reads sst2/train.tsv, and makes sentences of the same lengths without it; sentence_vectors reads "
         "mrpc/msr_paraphrase_test.txt, and fewer_bits sst2/dev.tsv besides; embedding_speed reads sst2/dev.tsv and "
-        "policyqa/dev.json; ablations reads all of corpus_en, mrpc, "
-        "sst2 and wnut17; chinese reads corpus_zh and chnsenticorp_htl",
+        "policyqa/dev.json; time_to_quality reads sst2 and cola; ablations reads all of corpus_en, mrpc, sst2 and "
+        "wnut17; chinese reads corpus_zh and chnsenticorp_htl",
     )
     arguments = parser.parse_args()
     for question in arguments.questions:

@@ -541,6 +541,41 @@ def _scale_plan(results: Path) -> str:
     )
 
 
+_MACHINES, _CORES, _TEXT = (1, 4, 16, 64), 32, 1e6  # of a plan; megabytes
+
+
+def _corpus(results: Path) -> str:
+    """What a token store in parts takes, and a plan for much text."""
+    store = load(results, "token_store")
+    if "shards" not in store:  # an older result
+        return NOTHING
+    made, processes = store["shards"], store["processes"]
+    megabytes, tokenized = made["megabytes"], sum(made["part_seconds"])
+    of_store = made["bytes"] / 1e6 / megabytes
+    core_hours = tokenized * processes / megabytes * _TEXT / 3600
+    merging = made["merge_seconds"] / megabytes * _TEXT / 60
+    header = (f"machines of {_CORES} cores", "tokenizing", "merging, by one of them")
+    rows = [header, ("---",) * len(header)]
+    rows += [(f"{n}", f"{core_hours / _CORES / n:.2g} h", f"{merging:.0f} min") for n in _MACHINES]
+    return "\n\n".join(
+        [
+            _paragraph(
+                f"On {_machine(results, 'token_store')}, by {processes} processes: {megabytes / 1000:.2g} GB of text in",
+                f"{len(made['part_seconds'])} files became as many parts in {tokenized:.0f} s and one store of them in",
+                f"{made['merge_seconds']:.1f} s more, with at most {made['merge_peak_memory_gb']:.2g} GB of memory. The",
+                f"store takes {of_store:.2g} bytes for each byte of text.",
+            ),
+            _paragraph(
+                f"The following is a model, not a measurement: {_TEXT / 1e6:.0f} TB of text, {core_hours:.0f} hours of one",
+                f"core. Merging reads and writes {of_store * _TEXT / 1e6:.2g} TB; it takes so long only where the disk",
+                f"reads and writes {of_store * megabytes / made['merge_seconds']:.0f} MB/s at once, and longer on a",
+                "slower one.",
+            ),
+            _rows(rows),
+        ]
+    )
+
+
 def _scores(found: list[dict], measure: str, **about: str) -> str:
     """The mean of a measure over the seeds, of the results of which this is so."""
     chosen = (one for one in found if about.items() <= one.items())
@@ -565,6 +600,7 @@ PAGE_BLOCKS = {
     "time to quality": _time_to_quality,
     "workers": _workers,
     "scale plan": _scale_plan,
+    "corpus": _corpus,
 }
 
 
@@ -700,7 +736,8 @@ def _machine(results: Path, name: str) -> str:
     family = ""
     if machine.get("cpu_family") is not None:  # older results and other processors than x86 have none
         family = f" (family {machine['cpu_family']}, model {machine['cpu_model']})"
-    return f"{machine['cores']} cores of an {machine['cpu']}{family}"
+    cores = "1 core" if machine["cores"] == 1 else f"{machine['cores']} cores"
+    return f"{cores} of an {machine['cpu']}{family}"
 
 
 def find(works: list[dict], preset: str, tokens: int) -> dict:

@@ -232,15 +232,16 @@ FAULTS = {
     "a tile not sent": Way(fault=_tile_not_sent, compiled=True),
     "stale parameters": Way(fault=_stale, compiled=True),
 }
-# A graph takes long to compile: MindSpore goes one right way, in which all is exchanged that there is, and the ways
-# that are wrong in a graph of their own are apart.
+# A graph takes long to compile: MindSpore goes one right way, in which all is exchanged that there is, and what needs
+# graphs of its own is apart.
 BASE = {"pt_reference": "adamw", "ms_bert": "lamb, in parts", "ms_bert-recompiled": "lamb, in parts"}
 WAYS = {
     "pt_reference": {**RIGHT, **FAULTS},
-    **{
-        kind: {BASE[kind]: RIGHT[BASE[kind]], **{n: way for n, way in FAULTS.items() if way.compiled == compiled}}
-        for kind, compiled in (("ms_bert", False), ("ms_bert-recompiled", True))
+    "ms_bert": {
+        BASE["ms_bert"]: RIGHT[BASE["ms_bert"]],
+        **{name: way for name, way in FAULTS.items() if not way.compiled},
     },
+    "ms_bert-recompiled": {**RIGHT, **{name: way for name, way in FAULTS.items() if way.compiled}},
 }
 
 

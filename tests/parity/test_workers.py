@@ -94,15 +94,15 @@ def test_the_ways_are_not_all_the_same(found):
     assert len({results[way, 1, 0]["sha256"] for way in ways if way != "by the library"}) >= len(ways) - 1
     norms = [step["gradient_norm"] for step in results[BASE[kind], 1, 0]["results"]]
     assert min(norms) < 1.4 < max(norms)  # clipping has an effect, and not always the same
-    if kind == "pt_reference":
+    if "float16, overflowing" in WAYS[kind]:
         overflowing = results["float16, overflowing", 1, 0]
         assert overflowing["results"][0]["skipped"] and overflowing["scalars"]["loss_scale"] < 2.0**40
 
 
 def test_the_librarys_own_sum_is_the_same_but_for_rounding(found):
     kind, workers, results = found
-    if kind != "pt_reference":
-        pytest.skip("a graph of its own to compile")
+    if "by the library" not in WAYS[kind]:
+        pytest.skip("shown by another launch")
     one, other = (results[way, workers, 0]["results"] for way in ("adamw", "by the library"))
     for mine, theirs in zip(one, other):
         assert mine["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-4)
