@@ -554,24 +554,24 @@ def _corpus(results: Path) -> str:
     of_store = made["bytes"] / 1e6 / megabytes
     core_hours = tokenized * processes / megabytes * _TEXT / 3600
     merging = made["merge_seconds"] / megabytes * _TEXT / 60
-    header = (f"machines of {_CORES} cores", "tokenizing", "merging, by one of them")
-    rows = [header, ("---",) * len(header)]
-    rows += [(f"{n}", f"{core_hours / _CORES / n:.2g} h", f"{merging:.0f} min") for n in _MACHINES]
+    header = (f"machines of {_CORES} cores", *map(str, _MACHINES))
+    hours = [core_hours / _CORES / machines for machines in _MACHINES]
+    times = ("tokenizing", *(f"{h:.1f} h" if h >= 1.0 else f"{60 * h:.0f} min" for h in hours))
     return "\n\n".join(
         [
             _paragraph(
-                f"On {_machine(results, 'token_store')}, by {processes} processes: {megabytes / 1000:.2g} GB of text in",
-                f"{len(made['part_seconds'])} files became as many parts in {tokenized:.0f} s and one store of them in",
-                f"{made['merge_seconds']:.1f} s more, with at most {made['merge_peak_memory_gb']:.2g} GB of memory. The",
-                f"store takes {of_store:.2g} bytes for each byte of text.",
+                f"On {_machine(results, 'token_store')}, by {processes} processes: {megabytes / 1000:.2g} GB of text",
+                f"in {len(made['part_seconds'])} files became as many parts in {tokenized:.0f} s and one store of them in",
+                f"{made['merge_seconds']:.1f} s more, with at most {made['merge_peak_memory_gb']:.2g} GB of memory.",
+                f"The store takes {of_store:.2g} bytes for each byte of text.",
             ),
             _paragraph(
-                f"The following is a model, not a measurement: {_TEXT / 1e6:.0f} TB of text, {core_hours:.0f} hours of one",
-                f"core. Merging reads and writes {of_store * _TEXT / 1e6:.2g} TB; it takes so long only where the disk",
-                f"reads and writes {of_store * megabytes / made['merge_seconds']:.0f} MB/s at once, and longer on a",
-                "slower one.",
+                f"The following is a model, not a measurement: {_TEXT / 1e6:.0f} TB of text takes {core_hours:.0f} hours",
+                f"of one core, and then one machine {merging:.0f} minutes to merge the parts. That reads and writes",
+                f"{of_store * _TEXT / 1e6:.2g} TB, {of_store * megabytes / made['merge_seconds']:.0f} MB a second; a disk",
+                "that does less needs longer.",
             ),
-            _rows(rows),
+            _rows([header, ("---",) * len(header), times]),
         ]
     )
 
