@@ -561,13 +561,13 @@ def _corpus(results: Path) -> str:
         [
             _paragraph(
                 f"On {_machine(results, 'token_store')}, by {processes} processes: {megabytes / 1000:.2g} GB of text",
-                f"in {len(made['part_seconds'])} files became as many parts in {tokenized:.0f} s and one store of them in",
-                f"{made['merge_seconds']:.1f} s more, with at most {made['merge_peak_memory_gb']:.2g} GB of memory.",
+                f"in {len(made['part_seconds'])} files became as many parts in {tokenized:.0f} s and one store of them",
+                f"in {made['merge_seconds']:.1f} s more, with at most {made['merge_peak_memory_gb']:.2g} GB of memory.",
                 f"The store takes {of_store:.2g} bytes for each byte of text.",
             ),
             _paragraph(
-                f"The following is a model, not a measurement: {_TEXT / 1e6:.0f} TB of text takes {core_hours:.0f} hours",
-                f"of one core, and then one machine {merging:.0f} minutes to merge the parts. That reads and writes",
+                f"The following is a model, not a measurement: {_TEXT / 1e6:.0f} TB of text takes {core_hours:.0f}",
+                f"hours of one core, and then one machine {merging:.0f} minutes to merge the parts. That reads and writes",
                 f"{of_store * _TEXT / 1e6:.2g} TB, {of_store * megabytes / made['merge_seconds']:.0f} MB a second; a disk",
                 "that does less needs longer.",
             ),
