@@ -554,6 +554,7 @@ def _corpus(results: Path) -> str:
     of_store = made["bytes"] / 1e6 / megabytes
     core_hours = tokenized * processes / megabytes * _TEXT / 3600
     merging = made["merge_seconds"] / megabytes * _TEXT / 60
+    speed = of_store * megabytes / made["merge_seconds"]  # MB of the store a second
     header = (f"machines of {_CORES} cores", *map(str, _MACHINES))
     hours = [core_hours / _CORES / machines for machines in _MACHINES]
     times = ("tokenizing", *(f"{h:.1f} h" if h >= 1.0 else f"{60 * h:.0f} min" for h in hours))
@@ -567,9 +568,8 @@ def _corpus(results: Path) -> str:
             ),
             _paragraph(
                 f"The following is a model, not a measurement: {_TEXT / 1e6:.0f} TB of text takes {core_hours:.0f}",
-                f"hours of one core, and then one machine {merging:.0f} minutes to merge the parts. That reads and writes",
-                f"{of_store * _TEXT / 1e6:.2g} TB, {of_store * megabytes / made['merge_seconds']:.0f} MB a second; a disk",
-                "that does less needs longer.",
+                f"hours of one core, and then one machine {merging:.0f} minutes to merge the parts. That reads and",
+                f"writes {of_store * _TEXT / 1e6:.2g} TB, {speed:.0f} MB a second; a disk that does less needs longer.",
             ),
             _rows([header, ("---",) * len(header), times]),
         ]
