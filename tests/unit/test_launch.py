@@ -63,9 +63,10 @@ class Played:
             (folder / "bin" / name).chmod(0o755)
         self.then("exit 0")
 
-    def then(self, code: str) -> None:
-        """What each worker does; the scheduler waits until it is ended."""
-        (self.folder / "then").write_text(f"[[ ${{MS_ROLE:-}} == MS_SCHED ]] && exec sleep 300\n{code}\n")
+    def then(self, code: str, scheduler: str = "exec sleep 300") -> None:
+        """What each worker does, and the scheduler, which else waits until it is ended."""
+        script = f"if [[ ${{MS_ROLE:-}} == MS_SCHED ]]; then {scheduler}; fi\n{code}\n"
+        (self.folder / "then").write_text(script)
 
     def start(self, *command, **environment) -> subprocess.Popen:
         return subprocess.Popen(
@@ -162,6 +163,17 @@ def test_mindspore_has_a_scheduler_beside_the_first_worker(played, rank):
     for _, own in began:
         assert (own["MS_WORKER_NUM"], own["MS_SCHED_HOST"], own["MS_SCHED_PORT"]) == ("4", "127.0.0.1", "29500")
         assert (own["MS_NODE_ID"], own["DEVICE_ID"]) == (rank, "1")
+
+
+@pytest.mark.parametrize(
+    "scheduler, code",
+    [("kill -KILL $$", -signal.SIGKILL), ("exit 1", -signal.SIGKILL), ("exit 0", 3), ("exit 2", 3)],
+)
+def test_the_first_worker_ends_with_a_scheduler_that_fails(played, scheduler, code):
+    """Else all would wait for ever at the end; but what is a mistake in the command the worker says itself."""
+    played.then("sleep 2; exit 3", scheduler)
+    given = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    assert played.run(LAUNCH / "worker.sh", "-m", "ms_bert.pretrain", **given) == code
 
 
 # ModelArts
