@@ -287,6 +287,7 @@ def test_volcanos_pods_are_workers(played):
     assert {"events": ["PodFailed", "PodEvicted"], "action": "RestartJob"} in job["policies"]
     pod = task["template"]["spec"]
     (container,) = pod["containers"]
+    assert pod["shareProcessNamespace"]  # nothing kills process 1 from within
     assert pod["restartPolicy"] == "Never" and {"data", "shared-memory"} == {v["name"] for v in pod["volumes"]}
     (text,) = container["args"]
     given = {"VC_TASK_INDEX": "5", "VC_WORKER_NUM": "8", "VC_WORKER_HOSTS": "localhost,bert-worker-1.bert"}
