@@ -108,6 +108,46 @@ def test_a_signal_stops_all_after_the_same_step_and_other_numbers_of_workers_go_
     assert runs.content(folder) == alone("pt_reference")
 
 
+PACKAGES = ("pt_reference", "ms_bert")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_number_of_workers_may_change_on_the_way(options, alone, tmp_path, package):
+    folder, by = tmp_path / "run", {"package": package, "env": dict(os.environ)}
+    begin = (*options, *SHARED, "--workers", 2, "--steps", 4, "--decay-steps", 12, "--output", folder)
+    again = [("--resume", folder, "--workers", count, "--steps", steps) for count, steps in ((1, 8), (4, 12))]
+    for line in (begin, *again):
+        done = runs.run(*line, **by)
+        assert done.returncode == 0, done.stderr
+    # A run that ends in between evaluates there, so the metrics have more lines.
+    weights, others = (
+        {name: content for name, content in found.items() if name.endswith(".safetensors")}
+        for found in (runs.content(folder), alone(package))
+    )
+    assert len(weights) >= 2 and weights == others
+
+
+@pytest.mark.parametrize("package", some(PACKAGES, "pt_reference"))
+def test_two_workers_fine_tune_and_evaluate_as_one(undisturbed, tmp_path, package):
+    for name, count in (("train", 24), ("dev", 10)):
+        rows = [f"{'it works' if n % 2 else 'an error'} {n}\t{n % 2}\n" for n in range(count)]
+        (tmp_path / f"{name}.tsv").write_text("text\tlabel\n" + "".join(rows))
+    given = ("--task", "classification", "--model", undisturbed, "--longest", 32, "--batch-size", 8, "--epochs", 2)
+    given += ("--train", tmp_path / "train.tsv", "--dev", tmp_path / "dev.tsv", "--leaves", 2, "--threads", 1)
+    by, made, told = {"package": package, "env": dict(os.environ)}, [], []
+    for count in (1, 2):
+        folder = tmp_path / str(count)
+        done = runs.run(*given, "--workers", count, "--output", folder, command="finetune", **by)
+        assert done.returncode == 0, done.stderr
+        made.append({**runs.content(folder), "predictions": (folder / "predictions.jsonl").read_bytes()})
+        done = runs.run("--evaluate", undisturbed, "--leaves", 2, "--threads", 1, "--workers", count, **by)
+        assert done.returncode == 0, done.stderr
+        told.append(done.stdout.splitlines()[-1])
+    assert made[0] == made[1]
+    assert told[0] == told[1] and "MLM loss" in told[0]
+
+
 def test_workers_end_with_their_supervisor(options, tmp_path):
     folder = tmp_path / "run"
     process = runs.start(*options, *SHARED, "--workers", 2, "--output", folder, package="pt_reference")
