@@ -161,11 +161,11 @@ def together(framework: Framework, options: TrainerOptions) -> Iterator[Workers]
 
 
 def check_leaves(options: TrainerOptions, workers: int) -> None:
-    """Raise UserError unless each of so many workers has as many leaves of a batch."""
+    """Raise UserError unless each of so many workers has as many leaves of a batch; an evaluation shares batches."""
     leaves = options.training.in_leaves
     if workers.bit_count() != 1:
         raise UserError(f"{workers} workers cannot share a batch alike; use 2, 4, 8, ... of them.")
-    if leaves % workers:
+    if leaves % workers and not options.run.evaluate:
         raise UserError(
             f"{workers} workers cannot share a batch of {leaves} {'leaf' if leaves == 1 else 'leaves'}; give --leaves "
             f"{workers} to this run, and to those of fewer workers that are to write the same "

@@ -141,7 +141,7 @@ def test_two_workers_fine_tune_and_evaluate_as_one(undisturbed, tmp_path, packag
         done = runs.run(*given, "--workers", count, "--output", folder, command="finetune", **by)
         assert done.returncode == 0, done.stderr
         made.append({**runs.content(folder), "predictions": (folder / "predictions.jsonl").read_bytes()})
-        done = runs.run("--evaluate", undisturbed, "--leaves", 2, "--threads", 1, "--workers", count, **by)
+        done = runs.run("--evaluate", undisturbed, "--threads", 1, "--workers", count, **by)
         assert done.returncode == 0, done.stderr
         told.append(done.stdout.splitlines()[-1])
     assert made[0] == made[1]
