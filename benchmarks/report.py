@@ -551,10 +551,9 @@ def _corpus(results: Path) -> str:
         return NOTHING
     made, processes = store["shards"], store["processes"]
     megabytes, tokenized = made["megabytes"], sum(made["part_seconds"])
-    of_store = made["bytes"] / 1e6 / megabytes
+    written = made["bytes"] / 1e6  # megabytes
     core_hours = tokenized * processes / megabytes * _TEXT / 3600
     merging = made["merge_seconds"] / megabytes * _TEXT / 60
-    speed = of_store * megabytes / made["merge_seconds"]  # MB of the store a second
     header = (f"machines of {_CORES} cores", *map(str, _MACHINES))
     hours = [core_hours / _CORES / machines for machines in _MACHINES]
     times = ("tokenizing", *(f"{h:.1f} h" if h >= 1.0 else f"{60 * h:.0f} min" for h in hours))
@@ -564,12 +563,13 @@ def _corpus(results: Path) -> str:
                 f"On {_machine(results, 'token_store')}, by {processes} processes: {megabytes / 1000:.2g} GB of text",
                 f"in {len(made['part_seconds'])} files became as many parts in {tokenized:.0f} s and one store of them",
                 f"in {made['merge_seconds']:.1f} s more, with at most {made['merge_peak_memory_gb']:.2g} GB of memory.",
-                f"The store takes {of_store:.2g} bytes for each byte of text.",
+                f"The store takes {written / megabytes:.2g} bytes for each byte of text.",
             ),
             _paragraph(
                 f"The following is a model, not a measurement: {_TEXT / 1e6:.0f} TB of text takes {core_hours:.0f}",
                 f"hours of one core, and then one machine {merging:.0f} minutes to merge the parts. That reads and",
-                f"writes {of_store * _TEXT / 1e6:.2g} TB, {speed:.0f} MB a second; a disk that does less needs longer.",
+                f"writes {written / megabytes * _TEXT / 1e6:.2g} TB, {written / made['merge_seconds']:.0f} MB a",
+                "second; a disk that does less needs longer.",
             ),
             _rows([header, ("---",) * len(header), times]),
         ]
