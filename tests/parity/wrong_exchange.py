@@ -2,7 +2,7 @@
 
 from mindspore import ops
 
-from ms_bert.training.exchange import Sharded
+from ms_bert.training.exchange import Sharded, _flat
 
 
 class Chain(Sharded):
@@ -13,10 +13,7 @@ class Chain(Sharded):
         for reduce in self.reduces:
             sent = ()
             for number, begin, end in reduce.parts:
-                rows = ops.zeros((end,), gradients[0].dtype)
-                if number >= 0:
-                    rows = ops.reshape(gradients[number][begin:end], (-1,))
-                sent += (rows,)
+                sent += (_flat(gradients, number, begin, end),)
             sent = ops.concat(sent)
             if last is not None:
                 sent = ops.depend(sent, last)
