@@ -3,6 +3,7 @@
 What they start is played: a Python that writes its environment down, a Slurm and an ssh that start processes here.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ SCRIPTS = sorted(LAUNCH.glob("*.sh"))
 
 # Writes down what it is, and then does what the file `then` says.
 PYTHON = """#!/bin/bash
-{ echo "$*"; env; } > "$PLAYED/${MS_ROLE:-}-$RANK-$$"
+{ echo "$*"; env; } > "$PLAYED/unfinished-$$" && mv "$PLAYED/unfinished-$$" "$PLAYED/${MS_ROLE:-}-$RANK-$$"
 source "$PLAYED/then"
 """
 SSH = """#!/bin/bash
@@ -50,6 +51,7 @@ class Played:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.started: list[subprocess.Popen] = []
         self.environment = {
             **os.environ,
             "PLAYED": str(folder),
@@ -69,7 +71,7 @@ class Played:
         (self.folder / "then").write_text(script)
 
     def start(self, *command, **environment) -> subprocess.Popen:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*map(str, command)],
             cwd=ROOT,
             env={**self.environment, **environment},
@@ -77,6 +79,8 @@ class Played:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+        self.started.append(process)
+        return process
 
     def run(self, *command, **environment) -> int:
         process = self.start(*command, **environment)
@@ -100,22 +104,38 @@ class Played:
         time.sleep(0.2)  # it has written, and does the rest now
 
     def running(self) -> list[str]:
-        """What still runs of all that was started."""
-        mark, found = f"PLAYED={self.folder}\0".encode(), []
+        """What still runs of all that was started; who was killed a moment ago is given a few seconds to be gone."""
+        end = time.monotonic() + 5
+        while (found := self._processes()) and time.monotonic() < end:
+            time.sleep(0.02)
+        return [*found.values()]
+
+    def _processes(self) -> dict[int, str]:
+        mark, found = f"PLAYED={self.folder}\0".encode(), {}
         for path in Path("/proc").glob("[0-9]*/environ"):
             try:
                 if mark in path.read_bytes():
-                    found.append((path.parent / "cmdline").read_text())
+                    found[int(path.parent.name)] = (path.parent / "cmdline").read_text()
             except OSError:
                 continue
         return found
+
+    def end(self) -> None:
+        """After a test that has failed, too, nothing is left: a script that is asked to end removes its folder."""
+        for process in self.started:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=5)
+        for number in self._processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
 
 
 @pytest.fixture
 def played(tmp_path):
     one = Played(tmp_path)
     yield one
-    subprocess.run(["pkill", "-KILL", "-f", str(tmp_path)])
+    one.end()
 
 
 def numbers(began) -> list[tuple[str, ...]]:
