@@ -18,12 +18,12 @@ for name in MA_NUM_HOSTS MA_NUM_GPUS VC_TASK_INDEX VC_WORKER_HOSTS; do
 done
 export WORLD_SIZE=$((MA_NUM_HOSTS * MA_NUM_GPUS)) MASTER_ADDR=${VC_WORKER_HOSTS%%,*} MASTER_PORT=${MASTER_PORT:-29500}
 workers=()
-trap 'stopped=yes interrupted=yes; kill -TERM "${workers[@]}"' TERM INT
+trap 'stopped=yes; kill -TERM "${workers[@]}"' TERM INT
 for ((device = 0; device < MA_NUM_GPUS; device++)); do
     RANK=$((VC_TASK_INDEX * MA_NUM_GPUS + device)) LOCAL_RANK=$device setsid "$(dirname "$0")/worker.sh" "$@" &
     workers+=($!)
 done
 
-wait_for "${#workers[@]}"
+wait_for "${workers[@]}"
 for worker in "${workers[@]}"; do kill -KILL -- "-$worker" 2> /dev/null; done # and all that they have started
 exit "$code"

@@ -27,18 +27,20 @@ each() { # SIGNAL: to every worker; KILL to all that they have started, too
     done
 }
 
-trap 'stopped=yes interrupted=yes; each TERM' INT TERM
+trap 'stopped=yes; each TERM' INT TERM
 
 attempt() { # leaves the exit code of the run in $code
     declare -A used=()
+    workers=()
     for rank in "${!hosts[@]}"; do
         host=${hosts[rank]}
         variables="RANK=$rank LOCAL_RANK=${used[$host]:-0} WORLD_SIZE=${#hosts[@]} MASTER_ADDR=${hosts[0]} MASTER_PORT=$port"
         used[$host]=$((${used[$host]:-0} + 1))
         here=$(printf 'cd %q && echo $$ > %q && ' "$PWD" "$folder/$rank")
         ssh -n "$host" "$here $variables PYTHON=$(printf %q "${PYTHON:-python}") exec docs/launch/worker.sh $(printf '%q ' "$@")" &
+        workers+=($!)
     done
-    wait_for "${#hosts[@]}"
+    wait_for "${workers[@]}"
     each KILL # MindSpore's scheduler may run on, too
     wait
 }
