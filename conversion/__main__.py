@@ -25,6 +25,7 @@ from conversion.sources import Source, open_source
 from conversion.targets import TARGETS
 from ms_bert.device import quiet_logs
 from ms_bert.errors import UserError, printable
+from ms_bert.process import handle_signals, open_streams
 
 PROGRAM = "python -m conversion"
 DESCRIPTION = (
@@ -298,11 +299,12 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
         arguments: of the command line, `convert`, `inspect`, `diff` or `verify` first; None: those of this process.
         program: what the command is called in its help and its messages.
     """
+    open_streams()
     command = parse(arguments, program)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # the path of a file need not be UTF-8
     warnings.showwarning = lambda message, *_: print(printable(f"{program}: {message}"), file=sys.stderr)
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before = handle_signals({signal.SIGTERM: _interrupt})
     try:
         return command.run()
     except UserError as error:
@@ -320,7 +322,7 @@ def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
         print(f"{program}: interrupted; no incomplete file is left.", file=sys.stderr)
         return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        handle_signals(before)
 
 
 def _interrupt(number: int, frame) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ms_bert.errors import UserError
+from ms_bert.process import handle_signals, open_streams
 
 
 def main(
@@ -17,7 +18,8 @@ def main(
     interrupted: str = "interrupted before training began, or a second time; nothing new was saved.",
 ) -> int:
     """Run a command with its arguments, by default those of the process; returns the exit code."""
-    before = signal.signal(signal.SIGTERM, _terminate)
+    open_streams()
+    before = handle_signals({signal.SIGTERM: _terminate})
     try:
         return run(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
@@ -37,7 +39,7 @@ def main(
         print(f"{program}: {interrupted}", file=sys.stderr)
         return 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        handle_signals(before)
 
 
 class _Terminated(KeyboardInterrupt):

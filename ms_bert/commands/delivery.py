@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ms_bert.data.files import opened_atomically
 from ms_bert.errors import UserError, shown
 from ms_bert.prediction_options import AskOptions
+from ms_bert.process import output_is_closed
 
 INTERRUPTED = "interrupted; no file was written."
 
@@ -30,9 +31,11 @@ def form(options: AskOptions, endings: Mapping[str, str]) -> str:
         endings: the formats by the endings of names. Besides, there is text, whose files end in .txt or in nothing.
 
     Raises:
-        UserError: the file is a folder, or its ending tells no format.
+        UserError: the file is a folder, or its ending tells no format; or there is none and standard output is closed.
     """
     output = options.output
+    if output is None and output_is_closed():
+        raise UserError("the answers go to standard output, which is closed; name a file with --output.")
     if output is not None and output.is_dir():
         raise UserError(f"--output {output} is a folder; name a file.")
     if options.format is not None or output is None:

@@ -17,9 +17,10 @@ from conversion.pretrained import Pretrained
 from ms_bert.commands import command, delivery, training
 from ms_bert.commands.framework import Framework
 from ms_bert.commands.inference import Inference
+from ms_bert.data import tokenizer
 from ms_bert.data.packing import INPUTS
 from ms_bert.data.sequences import encoded
-from ms_bert.errors import UserError
+from ms_bert.errors import UserError, shown
 from ms_bert.prediction_options import PredictOptions
 from ms_bert.run.folder import TASK
 from ms_bert.tasks import asked, masked_words, next_sentence
@@ -242,13 +243,19 @@ def _task(path: Path, found: Pretrained) -> DownstreamTask:
         return training.read_task(home)
     config = found.config
     labels = tuple((config.id2label or {str(i): f"LABEL_{i}" for i in range(config.num_labels)}).values())
-    longest = config.max_position_embeddings
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise UserError(
+            f"the config.json of {path} gives the name {shown(twice[0])} to two labels; give each a name of its own in "
+            "id2label."
+        )
+    positions = config.max_position_embeddings
+    longest = min(positions, tokenizer.longest_of(home) or positions)
     if found.checkpoint.architecture == Tagging.architecture:
         return Tagging.of_labels(labels, longest)
     if found.checkpoint.architecture == MultipleChoice.architecture:
-        return MultipleChoice((), ("accuracy",), config.max_position_embeddings)
+        return MultipleChoice((), ("accuracy",), longest)
     if found.checkpoint.architecture == QuestionAnswering.architecture:
-        return QuestionAnswering.of_model(config.max_position_embeddings)
+        return QuestionAnswering.of_model(longest)
     if found.checkpoint.architecture != SEQUENCE_CLASSIFIER:
         raise UserError(
             f"{path} is a {found.checkpoint.architecture}, but predictions need a fine-tuned model; name "
@@ -256,6 +263,10 @@ def _task(path: Path, found: Pretrained) -> DownstreamTask:
         )
     if config.problem_type == MultiLabel.problem_type:
         return MultiLabel(labels, ("f1_micro",), longest)
+    if config.problem_type == Regression.problem_type and len(labels) > 1:
+        raise UserError(
+            f"{path} is a regression of {len(labels)} numbers for a text; expected one of a single number."
+        )
     if config.problem_type == Regression.problem_type or len(labels) == 1:
         return Regression((), ("spearman",), longest)
     return Classification(labels, ("accuracy",), longest)

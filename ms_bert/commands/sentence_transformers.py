@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from conversion.formats import safetensors_file, torch_bin
+from ms_bert.data import tokenizer
 from ms_bert.errors import UserError, listed, shown
 from ms_bert.tasks.embedding import ACTIVATIONS, STRATEGIES, Dense, Normalize, Step, Truncate
 
@@ -91,7 +92,7 @@ def read(path: Path) -> Folder:
             raise UserError(f"{path / _SETTINGS}: truncate_dim is {shown(width)}; expected a whole number from 1.")
         steps.append(Truncate(width))
     described: dict[str, Any] = next((_json(model / name, dict) for name in _LENGTHS if (model / name).exists()), {})
-    longest = described.get("max_seq_length") or _of_tokenizer(model)
+    longest = described.get("max_seq_length") or tokenizer.longest_of(model)  # newer versions leave it to that
     return Folder(
         model,
         longest if isinstance(longest, int) else None,
@@ -118,12 +119,6 @@ def _strategies(path: Path, pooling: dict[str, Any]) -> tuple[str, ...]:
     if unknown := [name for name in names if name not in STRATEGIES]:
         raise UserError(f"{path} asks for the pooling {shown(unknown[0])}; expected one of {listed(STRATEGIES)}.")
     return names
-
-
-def _of_tokenizer(model: Path) -> Any:
-    """Where nothing else says it: newer versions leave it to the tokenizer."""
-    path = model / "tokenizer_config.json"
-    return _json(path, dict).get("model_max_length") if path.exists() else None
 
 
 def _dense(place: Path) -> list[Step]:

@@ -26,6 +26,7 @@ from ms_bert.data.cache import say
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError
 from ms_bert.options import RESUMABLE, Groups, RunOptions, TrainerOptions, TrainingOptions, changed
+from ms_bert.process import handle_signals
 from ms_bert.run import checkpoints, supervisor
 from ms_bert.run.folder import RUN, TASK, Elsewhere, RunFolder, check_free, read_description
 from ms_bert.run.loop import Interrupted, Loop, Trainer
@@ -210,13 +211,25 @@ def _supervised(
 
     def start(attempt: int) -> list[supervisor.Process]:
         goes_on = attempt > 0 and given.resume is None and (path / RUN).exists()
+        if goes_on and not _is_of(path, options):  # another command has made it meanwhile
+            check_free(path)
         own = ["--resume", str(path)] if goes_on else [*arguments, *more]
         above = str(Path(ms_bert.__file__).parent.parent)
         found = os.pathsep.join(filter(None, (above, os.environ.get("PYTHONPATH"))))
         environments = [{**environment, "PYTHONPATH": found} for environment in framework.environments(count)]
         return supervisor.started([f"{framework.package}.{command}", *own], environments, count)
 
-    return supervisor.supervise(start, count, given.max_restarts, say)
+    def begun() -> Path | None:
+        return path if given.evaluate is None and (path / RUN).exists() else None
+
+    return supervisor.supervise(start, count, given.max_restarts, say, begun)
+
+
+def _is_of(path: Path, options: TrainerOptions) -> bool:
+    """Whether a run has these options, except for those of how it runs."""
+    found = read_description(path)["options"]
+    expected = json.loads(json.dumps(options.to_dict()))
+    return all(found.get(group) == values for group, values in expected.items() if group != "run")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,8 +301,16 @@ def begin(
     }
     folder: RunFolder = Elsewhere(path)
     if workers.rank == 0:
-        folder = RunFolder.create(path, description, made.task.architecture, made.config, made.vocabulary, made.files)
+        folder = RunFolder.create(
+            path, description, made.task.architecture, made.config, made.vocabulary, made.files, _longest(made)
+        )
     return made.loop(folder, progress)
+
+
+def _longest(made: Run) -> int:
+    """The tokens that others are to give the model at most: as many as it learns from, or has positions."""
+    positions = made.config.max_position_embeddings
+    return min(made.task.longest, positions) if isinstance(made.task, DownstreamTask) else positions
 
 
 def _about(made: Run) -> dict[str, Any]:
@@ -323,7 +344,7 @@ def resume(
     description = read_description(path)
     check(path, description, made)
     agreeing.check(workers, framework, options, _about(made))
-    if mended := folder.mend_tokenizer(made.vocabulary, made.config.max_position_embeddings):
+    if mended := folder.mend_tokenizer(made.vocabulary, _longest(made)):
         progress.say(f"rewrote {' and '.join(mended)} in {path}: missing or damaged")
     state = checkpoints.load_newest(path, warn=lambda sentence: print(sentence, file=sys.stderr))
     if state is None and checkpoints.steps(path):
@@ -358,7 +379,7 @@ def train(loop: Loop, framework: Framework, options: TrainerOptions) -> int:
         loop.run()
     except Interrupted as stop:
         if count > 1:  # stopped on behalf of another one, perhaps, and its own signal is still on the way
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            handle_signals({signal.SIGTERM: signal.SIG_IGN})
         loop.progress.say(f"{stop} and saved; continue with --resume {loop.folder.path}")
         return stop.exit_code
     return 0

@@ -268,6 +268,14 @@ def _content(token: object) -> str:
     return content if isinstance(content, str) else ""
 
 
+def longest_of(folder: Path) -> int | None:
+    """The tokens that a model takes by the model_max_length of a tokenizer_config.json; None: it says none. A number
+    that no text reaches is how transformers says that there is no limit."""
+    path = folder / CONFIG
+    value = _config(path).get("model_max_length") if path.exists() else None
+    return value if isinstance(value, int) and value > 2 else None
+
+
 def _config(path: Path) -> dict:
     """What a tokenizer_config.json says."""
     try:

@@ -72,8 +72,12 @@ class RunFolder:
         config: BertConfig,
         vocabulary: Vocabulary,
         files: Mapping[str, bytes] | None = None,
+        longest: int | None = None,
     ) -> RunFolder:
         """Make a new run folder, for a model of this class of Hugging Face, with further files by name.
+
+        Args:
+            longest: tokens that a text is given at most; None: as many as the model has positions.
 
         Raises:
             UserError: the folder holds something already.
@@ -82,7 +86,7 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path)
         folder.write(_CONFIG, json.dumps({"architectures": [architecture], **config.to_dict()}, indent=2).encode())
-        tokenizer = _tokenizer_files(vocabulary, config.max_position_embeddings)
+        tokenizer = _tokenizer_files(vocabulary, longest or config.max_position_embeddings)
         for name, content in {**tokenizer, **(files or {})}.items():
             folder.write(name, content)
         (path / checkpoints.FOLDER).mkdir(exist_ok=True)

@@ -17,6 +17,7 @@ from ms_bert.config import BertConfig
 from ms_bert.data.batches import Batch, prefetched
 from ms_bert.errors import UserError
 from ms_bert.options import RunOptions, TrainingOptions
+from ms_bert.process import handle_signals
 from ms_bert.run import checkpoints, curves
 from ms_bert.run.checkpoints import Arrays, TrainingState
 from ms_bert.run.folder import METRICS, THROUGHPUT, RunFolder
@@ -93,7 +94,7 @@ class _StopSignals:
         self.received = None
 
     def __enter__(self):
-        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._before = handle_signals({signal.SIGINT: self._handle, signal.SIGTERM: self._handle})
         return self
 
     def _handle(self, number, frame):
@@ -102,8 +103,7 @@ class _StopSignals:
         self.received = number
 
     def __exit__(self, *error):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        handle_signals(self._before)
 
 
 class _Clock:

@@ -15,16 +15,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import IO
 
 from ms_bert.errors import UserError
+from ms_bert.process import handle_signals
 
 FAILED = 70  # exit code of a worker that something unforeseen has ended, such as an exchange that failed
 SUPERVISOR = "MS_BERT_SUPERVISOR"  # its process, in the environment of what it starts
 POLL = 0.05  # seconds
 PATIENCE = 10.0  # seconds that a worker may be stopped (SIGSTOP) while the supervisor runs
-SECOND_THOUGHTS = 2.0  # seconds in which the first worker may refuse what another has refused
-GRACE = 60.0  # seconds that workers have to end after the first of them has ended well, or after a second signal
+SECOND_THOUGHTS = 2.0  # seconds in which a worker may refuse what another has refused, or of which it has failed
+GRACE = 60.0  # seconds that workers have to end after the first of them has ended well
+SOON = 5.0  # the same after a second signal, or after one when nothing had begun that could be lost
 
 
 class Process:
@@ -115,12 +118,11 @@ class _Signals:
 
     def __enter__(self):
         handlers = {signal.SIGINT: self._stop, signal.SIGTERM: self._stop, signal.SIGTSTP: self._pause}
-        self._before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        self._before = handle_signals(handlers)
         return self
 
     def __exit__(self, *error):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        handle_signals(self._before)
 
     def _stop(self, number, frame):
         self.received.append(number)
@@ -139,11 +141,21 @@ Start = Callable[[int], list[Process]]
 """Starts the processes of an attempt, from 0 on: workers in the order of their ranks, then others."""
 
 
-def supervise(start: Start, workers: int, most_restarts: int, say: Callable[[str], None]) -> int:
+def supervise(
+    start: Start,
+    workers: int,
+    most_restarts: int,
+    say: Callable[[str], None],
+    begun: Callable[[], Path | None] = lambda: None,
+) -> int:
     """Let workers do their work; returns the exit code.
 
     Args:
-        most_restarts: how often they are started again when one has failed. say: tells the user something.
+        most_restarts: how often they are started again when one has failed. say: tells the user something. begun: the
+            folder of the run, as soon as there is one to go on with.
+
+    Raises:
+        UserError: they cannot be started again.
     """
     attempt = 0
     with _Signals() as signals:
@@ -151,7 +163,7 @@ def supervise(start: Start, workers: int, most_restarts: int, say: Callable[[str
             processes = start(attempt)
             signals.watch(processes)
             try:
-                return _watched(processes, workers, signals)
+                return _watched(processes, workers, signals, begun)
             except _Failure as failure:
                 why = failure
             finally:
@@ -159,7 +171,12 @@ def supervise(start: Start, workers: int, most_restarts: int, say: Callable[[str
                 for process in processes:
                     process.kill()
             if signals.received:
-                say(f"{why} after a signal; continue with --resume")
+                path = begun()
+                say(
+                    f"{why} after a signal; continue with --resume {path}"
+                    if path
+                    else "interrupted by a signal before training began; nothing was saved"
+                )
                 return 128 + signals.received[0]
             if attempt == most_restarts:
                 say(f"{why}; that was the last of {most_restarts} restarts")
@@ -172,7 +189,7 @@ class _Failure(Exception):
     """Why workers must be started again, in words."""
 
 
-def _watched(processes: Sequence[Process], workers: int, signals: _Signals) -> int:
+def _watched(processes: Sequence[Process], workers: int, signals: _Signals, begun: Callable[[], Path | None]) -> int:
     """The exit code once all workers have ended.
 
     Raises:
@@ -183,13 +200,16 @@ def _watched(processes: Sequence[Process], workers: int, signals: _Signals) -> i
         codes = [process.ended() for process in processes]
         if failed := [(process, code) for process, code in zip(processes, codes) if code and _is_failure(code)]:
             # First one that a signal has ended: that the others have lost it is what they failed of.
-            raise _Failure(_told(*min(failed, key=lambda pair: pair[1] > 0)))
+            process, code = min(failed, key=lambda pair: pair[1] > 0)
+            # Or they have lost one that refuses the work, and are faster to end.
+            if code < 0 or not _refusal(processes[:workers], within=SECOND_THOUGHTS):
+                raise _Failure(_told(process, code))
         for process in processes:
             if process.stopped():
                 raise _Failure(f"{process.name} was stopped for {PATIENCE:.0f} seconds")
         codes = codes[:workers]
-        if refused := [(process, code) for process, code in zip(processes, codes) if code and code < 128]:
-            process, code = refused[0]
+        if refusal := _refusal(processes[:workers]):
+            process, code = refusal
             # What all refuse the first worker says itself, which may be slower.
             if process is not processes[0] and processes[0].ended_within(SECOND_THOUGHTS) != code:
                 print(process.said(), file=sys.stderr, end="")
@@ -198,8 +218,27 @@ def _watched(processes: Sequence[Process], workers: int, signals: _Signals) -> i
             return max(code for code in codes if code is not None)
         if any(code is not None for code in codes) or len(signals.received) > 1:
             ending = ending or time.monotonic()
-            if time.monotonic() - ending > GRACE:
-                raise _Failure(f"not all workers have ended within {GRACE:.0f} seconds")
+            hurried = len(signals.received) > 1 or (signals.received and begun() is None)
+            grace = SOON if hurried else GRACE
+            if time.monotonic() - ending > grace:
+                raise _Failure(f"not all workers have ended within {grace:.0f} seconds")
+        time.sleep(POLL)
+
+
+def _refusal(workers: Sequence[Process], within: float = 0.0) -> tuple[Process, int] | None:
+    """The first of the workers that has ended because it refuses the work, and its exit code.
+
+    Args:
+        within: seconds to wait for one.
+    """
+    end = time.monotonic() + within
+    while True:
+        codes = [worker.ended() for worker in workers]
+        for worker, code in zip(workers, codes):
+            if code and not _is_failure(code) and code < 128:
+                return worker, code
+        if time.monotonic() >= end or None not in codes:
+            return None
         time.sleep(POLL)
 
 

@@ -88,7 +88,7 @@ def read(
 ) -> tuple[list[Example], Columns, Counter[str]]:
     """The examples of a file or dataset, the columns they were taken from, and how many rows were left out, by reason.
 
-    A text that is empty or null is an empty text: nothing is left out for it, as GLUE's readers leave out nothing.
+    A text may be empty: nothing is left out for it, as GLUE's readers leave out nothing. But it must be there.
 
     Args:
         source, quoted, header, split: see `labelled.read`.
@@ -367,13 +367,15 @@ def _list_of(text: str, separator: str) -> list:
 
 def _text(row: labelled.Row, name: str) -> str:
     value = row.values.get(name)
-    if not isinstance(value, str | None):
+    if value is None or value != value:  # a NaN is what pandas writes where nothing is
+        raise Unfit("no text", f"has no {shown(name)}", "give it a text, which may be empty")
+    if not isinstance(value, str):
         raise Unfit(
             "no text",
             f"has in {shown(name)} no text but {kind_of(value)}",
             "name a column of text with --columns text=NAME",
         )
-    return value or ""
+    return value
 
 
 _LABEL_READERS: dict[Kind, Callable[[str], Callable[[Any], Label]]] = {

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -85,6 +86,17 @@ def test_a_refusal_is_said_once_and_ends_it(capfd):
     assert capfd.readouterr().err == "no such file.\n"
 
 
+@pytest.mark.parametrize("code", [1, 2])
+def test_a_refusal_of_which_the_others_fail_first_is_no_failure(code, capfd):
+    """As gloo has it: when worker 0 ends, its connections are gone before its exit code is there."""
+    refuses = f"import sys, time; sys.stderr.write('not so'); sys.stderr.flush(); time.sleep(0.7); sys.exit({code})"
+    loses = f"import sys, time; time.sleep(0.2); sys.stderr.write('connection lost'); sys.exit({FAILED})"
+    start, attempts = processes(refuses, loses)
+    told: list[str] = []
+    assert supervise(start, 2, 3, told.append) == code
+    assert not told and len(attempts) == 1 and capfd.readouterr().err == "not so"
+
+
 def test_a_worker_that_is_stopped_is_as_good_as_dead(monkeypatch):
     monkeypatch.setattr(supervisor, "PATIENCE", 0.3)
     stops = "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"
@@ -127,6 +139,35 @@ sys.exit(128 + {number} if count == 1 else 1)
     assert supervise(start, 2, 3, print) == 128 + number
     sender.join()
     assert len(attempts) == 1 and gone(attempts)
+
+
+ENDS = "import signal, time; signal.signal(15, signal.SIG_DFL); time.sleep(60)"
+DEAF = "import signal, time; [signal.signal(n, signal.SIG_IGN) for n in (2, 15)]; time.sleep(60)"
+
+
+@pytest.mark.parametrize(
+    "worker, times, begun, told",
+    [
+        # As a worker of MindSpore that waits for one that the signal has ended.
+        (ENDS, 1, False, "interrupted by a signal before training began; nothing was saved"),
+        (DEAF, 2, True, "not all workers have ended within 1 seconds after a signal; continue with --resume runs/x"),
+    ],
+)
+def test_signals_end_a_worker_that_does_not_hear_them(worker, times, begun, told, monkeypatch):
+    monkeypatch.setattr(supervisor, "SOON", 1.0)
+    start, attempts = processes(DEAF, worker)
+
+    def later():
+        for _ in range(times):
+            time.sleep(0.7)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    sender, said = threading.Thread(target=later), []
+    sender.start()
+    begin = time.monotonic()
+    assert supervise(start, 2, 3, said.append, lambda: Path("runs/x") if begun else None) == 128 + signal.SIGTERM
+    sender.join()
+    assert said == [told] and len(attempts) == 1 and gone(attempts) and time.monotonic() - begin < 10
 
 
 def test_none_outlives_the_supervisor(tmp_path):

@@ -63,7 +63,7 @@ def test_a_column_that_is_missing_is_told_with_those_there_are(names, named, wor
 
 
 def test_an_example_has_its_texts_its_label_and_its_place(write):
-    source = write({"text": "one", "text2": None, "label": "x"}, {"text": "", "text2": "two", "label": "y"})
+    source = write({"text": "one", "text2": "", "label": "x"}, {"text": "", "text2": "two", "label": "y"})
     assert module.read(source, "classification") == (
         [Example(("one", ""), "x", f"{source}, record 1"), Example(("", "two"), "y", f"{source}, record 2")],
         Columns("text", "text2", "label"),
@@ -131,6 +131,15 @@ def test_a_text_that_is_no_text_is_told_with_its_place_or_counted(write):
     source = write({"text": "one", "label": 1}, {"text": 2, "label": 1})
     with pytest.raises(UserError, match="record 2 has in 'text' no text but a number; name a column of text"):
         module.read(source, "classification")
+    assert module.read(source, "classification", skip_bad=True)[2] == {"no text": 1}
+
+
+@pytest.mark.parametrize("row", [{"label": 1}, {"text": None, "label": 1}, {"text": float("nan"), "label": 1}])
+def test_a_text_that_is_not_there_is_no_empty_text(write, row):
+    source = write({"text": "one", "label": 1}, row)
+    for labels in (True, False):
+        with pytest.raises(UserError, match="record 2 has no 'text'; give it a text, which may be empty"):
+            module.read(source, "classification", labels=labels)
     assert module.read(source, "classification", skip_bad=True)[2] == {"no text": 1}
 
 

@@ -1,0 +1,42 @@
+"""What a command arranges in its process: the handling of signals, and standard streams that are there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+
+def handle_signals(handlers: Mapping[int, Any]) -> dict[int, Any]:
+    """Have signals, by their number, handled by these handlers.
+
+    Python lets only its main thread say so. A command that a program calls in another thread leaves signals to the
+    program.
+
+    Returns:
+        The handlers before, to be given back to this function.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, handler) for number, handler in handlers.items()}
+
+
+def open_streams() -> None:
+    """Let a standard stream that is closed be the null device.
+
+    Some daemons start programs so. Then sys.stdout is None, and the next file that is opened would have the number of
+    standard output: what a library prints would be written into it.
+    """
+    for name, mode in ("stdin", "r"), ("stdout", "w"), ("stderr", "w"):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode)
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
+
+
+def output_is_closed() -> bool:
+    """Whether standard output was closed when the command began."""
+    return getattr(sys.stdout, "name", None) == os.devnull
