@@ -246,6 +246,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.latency,
         given.framework,
     )
+    if given.leaves.bit_count() != 1:
+        parser.error(f"--leaves is {given.leaves}; choose a power of two.")
     counts = [2**power for power in range(given.workers.bit_length())]
     try:
         points = list(_points(plan, counts))

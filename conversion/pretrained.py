@@ -147,9 +147,18 @@ class Fit:
     def told(self) -> str | None:
         """What was initialised at random, and what was not used then, in a sentence; None if nothing was."""
         told = []
-        if self.drawn:
-            unused = f"; not used: {listed(self.unused)}" if self.unused else ""
-            told.append(f"initialised at random, because the checkpoint lacks them: {listed(self.drawn)}{unused}")
+        other = [part for part in self.drawn if part in self.unused]
+        lacked = [part for part in self.drawn if part not in other]
+        unused = [part for part in self.unused if part not in other]
+        if lacked:
+            told.append(f"initialised at random, because the checkpoint lacks them: {listed(lacked)}")
+        if other:
+            told.append(
+                "initialised at random, because the checkpoint has them for other labels or another task: "
+                f"{listed(other)}"
+            )
+        if told and unused:
+            told.append(f"not used: {listed(unused)}")
         if self.asked:
             told.append(f"initialised at random, as asked: {self.asked}")
         return "; ".join(told) or None

@@ -11,7 +11,7 @@ from conversion import names, placing
 from conversion.formats import FORMATS, Format, safetensors_file, tensorflow_bundle
 from conversion.tensors import Tensors
 from ms_bert.data.files import file_hash
-from ms_bert.errors import UserError
+from ms_bert.errors import UserError, listed
 from ms_bert.run import checkpoints
 
 _LONGEST_NAME = 500  # characters: those of BERT's parameters, optimizer and wrappers included, have up to 100
@@ -198,4 +198,7 @@ def _weights_of(folder: Path) -> Path:
         raise UserError(f"{folder} holds {len(found)} checkpoints ({names}); name one of them.")
     if found:
         return found[0]
+    inner = sorted(path.name for path in folder.iterdir() if any((path / name).is_file() for name in usual))
+    if inner:
+        raise UserError(f"{folder} holds no checkpoint itself, but {listed(inner)} in it; name one.")
     raise UserError(f"{folder} holds no checkpoint (expected {', '.join((*usual, *patterns))}); name one.")

@@ -156,7 +156,7 @@ class FinetuningOptions(TrainingOptions):
     """Highest learning rate, reached at the end of the warm-up.
     The paper uses 2e-5 to 5e-5; small models need more."""
     class_weights: Literal["equal", "balanced"] = "equal"
-    """Weight of each example in the loss of a classification.
+    """Weight of each example in the loss of a classification or of answer selection.
     With balanced, it is inversely proportional to how many examples have its label."""
     layer_decay: Annotated[float, Range(0.01, 1)] = 1.0
     """Learning rate of each encoder layer, as a share of that of the layer above it.

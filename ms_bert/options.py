@@ -354,7 +354,7 @@ class RunOptions:
 
     def __post_init__(self):
         check(self)
-        require(self.workers.bit_count() == 1, f"--workers is {self.workers}", "choose 1, 2, 4, 8, ...")
+        require(self.workers.bit_count() == 1, f"--workers is {self.workers}", "choose 1, 2, 4 or another power of two")
 
 
 @dataclasses.dataclass(frozen=True)

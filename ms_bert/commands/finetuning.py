@@ -344,8 +344,8 @@ def _check_config(options: FinetuneOptions, config: BertConfig, vocabulary: Voca
         )
     if config.max_position_embeddings < longest:
         raise UserError(
-            f"--longest {longest} is more than the {config.max_position_embeddings} positions of the model; choose at "
-            f"most {config.max_position_embeddings}."
+            f"the task takes up to {longest} tokens (--longest), but the model has only "
+            f"{config.max_position_embeddings} positions; give --longest {config.max_position_embeddings} or less."
         )
 
 

@@ -264,9 +264,7 @@ def _task(path: Path, found: Pretrained) -> DownstreamTask:
     if config.problem_type == MultiLabel.problem_type:
         return MultiLabel(labels, ("f1_micro",), longest)
     if config.problem_type == Regression.problem_type and len(labels) > 1:
-        raise UserError(
-            f"{path} is a regression of {len(labels)} numbers for a text; expected one of a single number."
-        )
+        raise UserError(f"{path} is a regression of {len(labels)} numbers for a text; expected one of a single number.")
     if config.problem_type == Regression.problem_type or len(labels) == 1:
         return Regression((), ("spearman",), longest)
     return Classification(labels, ("accuracy",), longest)
@@ -314,7 +312,7 @@ def predict(framework: Framework, options: PredictOptions) -> int:
         for chunk, answers in parts if form in IN_PARTS else [_whole(parts)]:
             write(FORMS[form](model, chunk, answers))
             cut += sum("truncated" in answer for answer in answers)
-    delivery.tell_cut("predict", cut, len(examples))
+    delivery.tell_cut("predict", cut, len(examples), model.task.longest if isinstance(model, Predictor) else None)
     return 0
 
 

@@ -89,7 +89,8 @@ class Augmentation:
 
     Args:
         sequences: as they are, without labels of tokens. ways: of WAYS, at least one. share: of the words of a text
-            that is changed, on average. seed: of the run. guesses: of the sequences' words; None: there is no such way.
+            that is changed, on average, but at least one word is. seed: of the run. guesses: of the sequences' words;
+            None: there is no such way.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Augmentation:
         self.layout = layout = Layout(sequences, vocabulary)
         self._places = np.arange(len(layout.texts)) - layout.begins[layout.texts]  # of words in their texts
         self._has_next = np.diff(layout.texts, append=-1) == 0
+        self._sizes = np.bincount(layout.texts)[layout.texts]  # of their texts, in words
 
     def __call__(self, epoch: int) -> Sequences:
         """As many sequences, in the same order."""
@@ -116,28 +118,38 @@ class Augmentation:
         fate, odd = rng.random(count), rng.integers(0, 2, count)
         key, choice = rng.random(len(layout.firsts)), rng.random(len(layout.firsts))
         number = np.floor((fate - UNCHANGED) / (1 - UNCHANGED) * len(self.ways))[layout.owners]  # negative: unchanged
-        hit = layout.free & (key < self.share)
         ids, order = self.sequences.ids, np.arange(len(layout.firsts))
         for way, name in enumerate(self.ways):
-            chosen = hit & (number == way)
+            mine = layout.free & (number == way)
             if name == GUESSES:
-                ids = self._guessed(ids, chosen, choice)
+                assert self.guesses is not None
+                known = np.zeros(len(layout.texts), bool)
+                known[layout.guessed] = (self.guesses.shares > 0).any(1)
+                ids = self._guessed(ids, self._chosen(key, mine & known), choice)
             elif name == SWAPPED:
                 # A text is tiled with pairs, from its first word or from its second, so that none is in two of them.
-                left = chosen & self._has_next & ((self._places + odd[layout.owners]) % 2 == 0)
+                odds = odd[layout.owners] & (self._sizes > 2)  # of two words there is one pair
+                left = self._chosen(key, mine & self._has_next & ((self._places + odds) % 2 == 0))
                 where = np.flatnonzero(left)
                 order[where], order[where + 1] = where + 1, where
             else:
                 highest = np.maximum.reduceat(key, layout.begins)[layout.texts]
-                order[chosen & (key < highest)] = -1  # the word with the highest key always stays
+                order[self._chosen(key, mine & (key < highest))] = -1  # the word with the highest key always stays
         return self._of_words(ids, order[order >= 0])
+
+    def _chosen(self, key: np.ndarray, fit: np.ndarray) -> np.ndarray:
+        """(W,) bool, of the words that are fit those with a key below the share, but of each sequence at least one."""
+        owners = self.layout.owners
+        least = np.full(len(self.sequences), np.inf)
+        np.minimum.at(least, owners[fit], key[fit])
+        return fit & ((key < self.share) | (key == least[owners]))
 
     def _guessed(self, ids: np.ndarray, chosen: np.ndarray, choice: np.ndarray) -> np.ndarray:
         """The ids with guesses in the place of the chosen words, each drawn by its probability among the kept ones."""
         assert self.guesses is not None
         words = self.layout.guessed
         totals = np.cumsum(self.guesses.shares, axis=1, dtype=np.float64)
-        there = np.flatnonzero(chosen[words] & (totals[:, -1] > 0))
+        there = np.flatnonzero(chosen[words])
         drawn = (totals[there] > (choice[words[there]] * totals[there, -1])[:, None]).argmax(1)
         ids = ids.copy()
         ids[self.layout.firsts[words[there]]] = self.guesses.ids[there, drawn]

@@ -117,8 +117,9 @@ class _Signals:
                 process.send(number)
 
     def __enter__(self):
-        handlers = {signal.SIGINT: self._stop, signal.SIGTERM: self._stop, signal.SIGTSTP: self._pause}
-        self._before = handle_signals(handlers)
+        self._before = handle_signals(
+            {signal.SIGINT: self._stop, signal.SIGTERM: self._stop, signal.SIGTSTP: self._pause}
+        )
         return self
 
     def __exit__(self, *error):

@@ -175,7 +175,9 @@ class DownstreamTask:
         Raises:
             UserError: a sequence has not one label of several.
         """
-        raise UserError(f"--class-weights balanced is for classification, not for {self.name}; leave it out.")
+        raise UserError(
+            f"--class-weights balanced is for classification and answer selection, not for {self.name}; leave it out."
+        )
 
     # Scores, of logits (n, C) of sequences or (T, C) of tokens, float32
 
@@ -340,6 +342,12 @@ def lines(options: AskOptions) -> list[str] | None:
     try:
         # Not splitlines(): a text may hold a form feed or one of Unicode's own separators.
         found = content.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+        for number, line in enumerate(found, 1):
+            if "\0" in line:
+                raise UserError(
+                    f"--input {options.input}, line {number} holds a NUL byte, which no text has; if it is UTF-16, "
+                    "convert it with iconv."
+                )
         return found if found[-1] else found[:-1]
     except UnicodeDecodeError as error:
         raise UserError(

@@ -82,14 +82,13 @@ def places(texts: Sequence[str], vocabulary: Vocabulary, longest: int, pieces: i
     for number, (text, encoding) in enumerate(zip(texts, plain.encode_batch(list(texts), add_special_tokens=False))):
         ids = [vocabulary.cls, *encoding.ids, vocabulary.sep]
         masks = [position for position, token in enumerate(ids) if token == vocabulary.mask]
+        which = f"text {number + 1}, {shown(text)}," if len(texts) > 1 else f"the text {shown(text)}"
         if not masks:
-            raise UserError(f"the text {shown(text)} has no {MASK}; put it where a word is to be guessed.")
+            raise UserError(f"{which} has no {MASK}; put it where a word is to be guessed.")
         tokens = len(ids) + pieces - 1
         if tokens > longest:
             more = f", {pieces} in the place of {MASK}" if pieces > 1 else ""
-            raise UserError(
-                f"the text {shown(text)} has {tokens} tokens{more}, but the model takes at most {longest}; shorten it."
-            )
+            raise UserError(f"{which} has {tokens} tokens{more}, but the model takes at most {longest}; shorten it.")
         found += [Place(number, ids[:position], ids[position + 1 :]) for position in masks]
     return found
 

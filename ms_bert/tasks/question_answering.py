@@ -283,7 +283,8 @@ class QuestionAnswering(DownstreamTask):
         return dataclasses.replace(self, top=top)
 
     def asked(self, options: PredictOptions) -> list[Question]:
-        """Questions about the passage of --context or --context-file, or those of a file with their own passages."""
+        """Questions about the passage of --context or --context-file; or those of a file with their own passages, or
+        of a pipe that gives an object of JSON a line."""
         context = _context(options)
         if context is not None:
             questions = lines(options)
@@ -292,7 +293,7 @@ class QuestionAnswering(DownstreamTask):
                     "--input has passages of its own; leave --context out, or give questions as lines of text."
                 )
             return [self.example((question, context)) for question in questions]
-        if options.input is None or options.input == "-" or options.input.endswith(".txt"):
+        if options.input is None or options.input.endswith(".txt"):
             raise UserError(
                 "a question needs a passage; give it with --context or --context-file, or name with --input a file "
                 "that has both."

@@ -24,6 +24,7 @@ NONE = "none"
 NO_TYPE = "_"  # of a tag that is a letter alone, as seqeval calls it
 SCHEMES = (NONE, "io", "iob1", "bio", "bioes", "bilou")
 
+_MISSPELLED = re.compile(r"[BIESMLUW][-_.:/|].+", re.DOTALL | re.IGNORECASE)
 _TAG = re.compile(r"([BIESMLUW])(?:-(.+))?", re.DOTALL)
 _LETTERS = {"M": "I", "L": "E", "U": "S", "W": "S"}  # how others write those of bioes
 
@@ -100,6 +101,14 @@ def misfits(tags: Iterable[str], scheme: str) -> list[str]:
     if scheme in (NONE, "io"):
         return []
     return sorted(tag for tag in set(tags) if tag != OUTSIDE and not is_of_span(tag))
+
+
+def misspelled(tags: Iterable[str]) -> list[str]:
+    """Tags that are perhaps of spans, such as B_PER and i-loc, in order: some that begin a span and some that go on
+    with one, beside O and nothing else."""
+    others = sorted(set(tags) - {OUTSIDE})
+    letters = {tag[0].upper() for tag in others if _MISSPELLED.fullmatch(tag)}
+    return others if {"B", "I"} <= letters and all(map(_MISSPELLED.fullmatch, others)) else []
 
 
 def _is_iob1(sentences: Iterable[Sequence[str]]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
@@ -67,7 +68,7 @@ def read(
     the lists text and answer_start; or a list of such objects) and, if it likes, id.
 
     Args:
-        source, quoted, split: see `labelled.read`.
+        source, quoted, split: see `labelled.read`; -: a pipe with an object of JSON a line.
         named: columns by role: question, context, answers, id; without them usual names are looked for.
         labels: whether answers are wanted; if not, none are read.
         skip_bad: leave out what is unfit instead of an error.
@@ -77,7 +78,10 @@ def read(
             one without text, or with an answer that does not stand in its passage where it should.
     """
     skipped: Counter[str] = Counter()
-    rows = labelled.read(source, quoted, None, split, skipped if skip_bad else None)
+    if source == "-":
+        rows = labelled.of_pipe(sys.stdin.buffer)
+    else:
+        rows = labelled.read(source, quoted, None, split, skipped if skip_bad else None)
     names = labelled.columns(rows)
     if _PARAGRAPHS in names:
         entries = _of_articles(rows)

@@ -19,7 +19,18 @@ from ms_bert.tasks.downstream import DownstreamTask, Read, lines
 from ms_bert.tasks.examples import named_columns
 from ms_bert.tasks.metrics import METRICS, by_class, confusion, interval, interval_of_ratio
 from ms_bert.tasks.pictures import Drawing
-from ms_bert.tasks.spans import NONE, OUTSIDE, Span, is_of_span, misfits, scheme_of, spans, strict_spans, type_of
+from ms_bert.tasks.spans import (
+    NONE,
+    OUTSIDE,
+    Span,
+    is_of_span,
+    misfits,
+    misspelled,
+    scheme_of,
+    spans,
+    strict_spans,
+    type_of,
+)
 from ms_bert.tasks.word_windows import WordSequences
 
 if TYPE_CHECKING:
@@ -64,6 +75,11 @@ class Tagging(DownstreamTask):
                 "name another column or more data."
             )
         scheme = _scheme(data, examples)
+        if data.scheme == "auto" and scheme == NONE and (odd := misspelled(counted)):
+            raise UserError(
+                f"the training data has the tags {listed(odd)}, which look like B-NAME and I-NAME in another spelling; "
+                "write them so, or count them as they are with --scheme none."
+            )
         if wrong := misfits(counted, scheme):
             place = next(sentence.place for sentence in examples if wrong[0] in (sentence.tags or ()))
             raise UserError(

@@ -90,6 +90,7 @@ def test_a_plan_for_given_numbers_is_printed(capsys):
     "more, words",
     [
         (["--workers", "16"], "16 workers cannot share 8 leaves"),
+        (["--workers", "4", "--leaves", "6"], "--leaves is 6; choose a power of two"),
         (["--workers", "0"], "--workers is 0; choose more than 0"),
         (["--workers", "2", "--bandwidth", "nan"], "--bandwidth is nan; choose more than 0"),
     ],

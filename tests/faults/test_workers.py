@@ -250,7 +250,7 @@ def test_a_worker_of_msrun_that_is_killed_ends_all_and_the_same_command_goes_on(
     [
         (("--workers", 2), "2 workers cannot share a batch of 1 leaf; give --leaves 2 to this run"),
         (("--workers", 8, "--leaves", 4), "8 workers cannot share a batch of 4 leaves; give --leaves 8"),
-        (("--workers", 3), "--workers is 3; choose 1, 2, 4, 8, ..."),
+        (("--workers", 3), "--workers is 3; choose 1, 2, 4 or another power of two."),
         (("--workers", 2, "--leaves", 2, "--corpus", "no/such/file"), "no/such/file"),
         (("--workers", 2, "--leaves", 2, "--threads", 10**5), "--threads is 100000"),
     ],

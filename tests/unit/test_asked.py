@@ -156,6 +156,11 @@ def test_a_line_ends_at_its_end_alone(tmp_path, monkeypatch):
     assert asked(trained(), tmp_path, input="-") == expected
 
 
+def test_a_line_with_a_nul_byte_is_no_text(tmp_path):
+    with pytest.raises(UserError, match="texts.txt, line 2 holds a NUL byte, which no text has"):
+        asked(trained(), tmp_path, input=written(tmp_path / "texts.txt", "good\nbad\0\n"))
+
+
 @pytest.mark.parametrize("ending, compress", [("gz", gzip.compress), ("xz", lzma.compress)])
 def test_compressed_lines_are_lines(ending, compress, tmp_path):
     path = written(tmp_path / f"texts.txt.{ending}", compress("Barack spoke\nI slept\n".encode()))

@@ -149,9 +149,20 @@ def test_each_way_changes_its_share_of_half_of_the_texts(small, known):
                 shares.append((len(old) - len(new)) / len(old))
             else:
                 shares.append(np.mean([before != after for before, after in zip(old, new)]))
-        unchanged = np.mean(np.array(shares) == 0)  # and a few by chance: 0.9 ** 30
-        assert unchanged == pytest.approx(0.5 + 0.5 * 0.9 ** (15 if way == "swapped" else 30), abs=0.05), way
-        assert 2 * np.mean(shares) == pytest.approx(0.1, abs=0.01), way
+        assert np.mean(np.array(shares) == 0) == pytest.approx(0.5, abs=0.05), way
+        places = 15 if way == "swapped" else 30
+        at_least_one = 0.9**places / places  # in a text of which chance has chosen no word
+        assert 2 * np.mean(shares) == pytest.approx(0.1 + at_least_one, abs=0.01), way
+
+
+def test_of_a_short_text_at_least_one_word_is_changed(small):
+    short = encoded([(" ".join(WORDS[n : n + 2 + n % 3]),) for n in range(4)] * 100, small, 40)
+    slots = len(Layout(short, small).guessed)
+    other = Guesses(np.full((slots, 1), small.tokenizer.token_to_id("attack"), np.int32), np.ones((slots, 1), "f4"))
+    for way in WAYS:
+        change = Augmentation(short, small, [way], 0.01, seed=3, guesses=other)
+        same = [old == new for _, (old,), (new,) in pairs(change, small, epochs=1)]
+        assert np.mean(same) == pytest.approx(0.5, abs=0.08), way
 
 
 def test_a_changed_text_is_changed_in_one_of_the_ways(small):

@@ -102,5 +102,7 @@ def test_what_cannot_be_guessed_is_told(vocabulary):
     assert masked_words.places(["good [MASK]"], vocabulary, 4)
     with pytest.raises(UserError, match=r"has 6 tokens, 3 in the place of \[MASK\], but the model takes at most 5"):
         masked_words.places(["good [MASK]"], vocabulary, 5, pieces=3)
+    with pytest.raises(UserError, match=r"text 2, '', has no \[MASK\]"):
+        masked_words.places(["[MASK]", ""], vocabulary, 10)
     with pytest.raises(UserError, match=r"'good' has no \[MASK\]"):
         masked_words.places(["good"], vocabulary, 5)

@@ -5,6 +5,7 @@ For each instruction set, at sizes that are multiples of nothing.
 
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from ms_bert.data.packing import INPUTS, ByRows, EvaluationBatches, filled
 from ms_bert.data.sequences import Sequences
 from ms_bert.kernels import native
 from ms_bert.kernels.native.encoder import Encoder
-from ms_bert.native_model import MASKED, PARTS, NativeModel
+from ms_bert.native_model import MASKED, PARTS, NativeModel, _linear
 from tests.unit.bert import random_weights
 
 torch = pytest.importorskip("torch")
@@ -186,6 +187,19 @@ def test_what_does_not_fit_is_refused_before_memory_is_read():
     for layer in (-1, 3):
         with pytest.raises(ValueError, match="was asked of 2"):
             encoder(ids, ids, [0, 5], layers=[layer])
+    with pytest.raises(ValueError, match=r"no starts; of no sequences they are \[0\]"):
+        encoder(ids[:0], ids[:0], [])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_no_rows_may_be_the_first_that_a_thread_multiplies(precision):
+    """A thread's memory is allocated by its first product."""
+    x, w, b = np.zeros((0, 7), np.float32), np.ones((3, 7), np.float32), np.ones(3, np.float32)
+    found: list[np.ndarray] = []
+    thread = threading.Thread(target=lambda: found.append(_linear(x, w, b, precision=precision)))
+    thread.start()
+    thread.join()
+    assert [y.shape for y in found] == [(0, 3)]
 
 
 def test_texts_are_embedded_where_neither_framework_is_installed():

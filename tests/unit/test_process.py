@@ -31,8 +31,8 @@ def test_a_closed_stream_is_no_file_and_stops_nothing(closed, tmp_path):
     closing = " ".join(f"{number}>&-" for number in closed.split())
     line = f'"{sys.executable}" -c "$SCRIPT" {closed[-1] if closed == "1" else int(len(closed) > 1)} "$PLACE" {closing}'
     environment = {**os.environ, "SCRIPT": SCRIPT, "PLACE": str(tmp_path / "file")}
-    root = Path(__file__).parents[2]
-    done = subprocess.run(["bash", "-c", line], cwd=root, env=environment, capture_output=True, stdin=subprocess.DEVNULL)
+    root, nothing = Path(__file__).parents[2], subprocess.DEVNULL
+    done = subprocess.run(["bash", "-c", line], cwd=root, env=environment, capture_output=True, stdin=nothing)
     assert done.returncode == 0, done.stderr
 
 

@@ -1,7 +1,9 @@
 """Extractive question answering: targets, scores, the threshold of "no answer", and what is told."""
 
 import dataclasses
+import io
 import json
+import types
 
 import numpy as np
 import pytest
@@ -193,6 +195,16 @@ def test_questions_come_with_a_passage_or_from_a_file_with_passages(tmp_path):
     assert [(e.question, e.context) for e in found] == [(q, "first line\r\nsecond line") for q in ("One?", "Two?")]
     (found,) = TASK.asked(options(tmp_path, input=str(tmp_path / "both.jsonl")))
     assert (found.question, found.context, found.id) == ("Who?", "She.", "a")
+
+
+def test_a_pipe_gives_questions_with_their_passages(tmp_path, monkeypatch):
+    lines = b'{"question": "Who?", "context": "She."}\n{"question": "When?", "context": "In 1905."}\n'
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(lines)))
+    found = TASK.asked(options(tmp_path, input="-"))
+    assert [(e.question, e.context) for e in found] == [("Who?", "She."), ("When?", "In 1905.")]
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(b"Who?\n")))
+    with pytest.raises(UserError, match="the pipe"):
+        TASK.asked(options(tmp_path, input="-"))
 
 
 def test_what_cannot_be_asked_is_one_sentence(tmp_path):

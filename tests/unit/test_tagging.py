@@ -143,6 +143,13 @@ def test_a_model_from_elsewhere_is_known_by_its_labels():
     [
         (["a/O b/O"], {}, "has the tags O; tagging needs at least 2"),
         (["a/O b/B-X", "a/PER"], {}, "a.conll, line 1 and others have the tags PER, which are not of the scheme bio"),
+        (
+            ["a/O b/B_PER", "a/I_PER"],
+            {},
+            "the tags B_PER, I_PER, which look like B-NAME and I-NAME in another spelling",
+        ),
+        (["a/o b/b-per", "a/i-per c/O"], {"scheme": "bio"}, "which are not of the scheme bio"),
+        (["a/b-per b/i-per", "c/O"], {}, "in another spelling; write them so, or count them as they are with --scheme"),
         (["a/O b/PER"], {"scheme": "bioes"}, "not of the scheme bioes"),
     ],
 )
@@ -154,7 +161,9 @@ def test_tags_that_make_no_task_are_told(lines, changes, words):
 def test_a_tag_that_was_not_trained_is_told_with_its_place_and_word(vocabulary):
     with pytest.raises(UserError, match="a.conll, line 1, the word 'b': the label 'B-ORG' is none of 'B-LOC'"):
         NER.sequences([sentence("a/O b/B-ORG")], vocabulary)
-    with pytest.raises(UserError, match="--class-weights balanced is for classification, not for tagging"):
+    with pytest.raises(
+        UserError, match="--class-weights balanced is for classification and answer selection, not for tagging"
+    ):
         NER.weights_of(NER.sequences([sentence("a/O")], vocabulary))
 
 

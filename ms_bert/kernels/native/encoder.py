@@ -112,6 +112,8 @@ class Encoder:
         ids, types = (np.ascontiguousarray(x, np.int32) for x in (ids, types))
         places = ids[:0] if positions is None else np.ascontiguousarray(positions, np.int32)
         starts, read = (np.ascontiguousarray(x, np.int64) for x in (starts, read))
+        if not len(starts):
+            raise ValueError("there are no starts; of no sequences they are [0]")
         whole = len(ids) == len(types) == starts[-1] and (positions is None or len(places) == len(ids))
         if not (whole and starts[0] == 0 and (np.diff(starts) >= 0).all()):
             raise ValueError(f"{len(ids)} ids, {len(types)} types and starts to {starts[-1]} do not fit together")

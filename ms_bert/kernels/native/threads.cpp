@@ -12,6 +12,7 @@
 #include <unistd.h>
 #endif
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -221,11 +222,12 @@ float *scratch(int64_t floats, int which) {
   static thread_local std::unique_ptr<Memory> memories[2];
   static thread_local int64_t sizes[2] = {};
   std::unique_ptr<Memory> &memory = memories[which];
-  if (floats > sizes[which]) {
+  if (!memory || floats > sizes[which]) {
     memory.reset();
     sizes[which] = 0;
-    memory.reset(new Memory(floats));
-    sizes[which] = floats;
+    const int64_t some = std::max<int64_t>(floats, 1);  // of no rows there is nothing to keep
+    memory.reset(new Memory(some));
+    sizes[which] = some;
   }
   return memory->get();
 }
