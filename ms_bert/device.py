@@ -6,6 +6,7 @@ import logging
 import os
 
 from ms_bert.errors import UserError, missing
+from ms_bert.process import own_threads
 
 _MISSING = {
     "Ascend": "MindSpore found no usable Ascend NPU: CANN (its libge_runner.so) is not on the library path; install "
@@ -76,6 +77,7 @@ def use_device(device: str, precision: str = "float32", recompute: bool = False,
     finally:
         logging.disable(level)
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
+    threads = own_threads(threads)
     if threads is not None:
         from ms_bert.kernels import native
 

@@ -39,6 +39,11 @@ class MindSpore:
         workers = [{**shared, ROLE: "MS_WORKER", "MS_NODE_ID": str(rank)} for rank in range(count)]
         return [*workers, {**shared, ROLE: SCHEDULER}]
 
+    def rounds_by_threads(self, options: TrainerOptions) -> bool:
+        from ms_bert.kernels import native
+
+        return options.mindspore.kernels != "fused" or native.why_not() is not None
+
     def shares(self) -> bool:
         return int(os.environ.get(COUNT, "1")) > 1
 

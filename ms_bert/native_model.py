@@ -17,6 +17,7 @@ from ms_bert.data.batches import Batch
 from ms_bert.data.sequences import Sequences
 from ms_bert.kernels import native
 from ms_bert.kernels.native.encoder import Encoder
+from ms_bert.process import own_threads
 
 MASKED = "masked_positions"  # the field of a batch, or of sequences, by which tokens are asked about
 POOLER = "pooler"
@@ -48,6 +49,7 @@ def load(
     Raises:
         UserError: a tensor of the checkpoint has another shape than the config says.
     """
+    threads = own_threads(threads)
     if threads is not None:
         native.set_threads(threads)
     fit = found.of_parts((*PARTS[architecture], *([POOLER] if pooled else [])), architecture)

@@ -37,6 +37,21 @@ def open_streams() -> None:
             setattr(sys, name, stream)
 
 
+THREADS = "MS_BERT_THREADS"
+
+
+def share_of_threads(count: int) -> int:
+    """The threads of each of so many processes that divide the processors of this one among them."""
+    return max(1, len(os.sched_getaffinity(0)) // count)
+
+
+def own_threads(asked: int | None) -> int | None:
+    """The threads to compute with: so many as are asked for, else as many as the environment gives a process that
+    shares its machine with others; None: as many as there are."""
+    given = os.environ.get(THREADS, "")
+    return int(given) if asked is None and given.isdecimal() else asked
+
+
 def output_is_closed() -> bool:
     """Whether standard output was closed when the command began."""
     return getattr(sys.stdout, "name", None) == os.devnull

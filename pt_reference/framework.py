@@ -34,6 +34,9 @@ class PyTorch:
         shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
 
+    def rounds_by_threads(self, options: TrainerOptions) -> bool:
+        return True
+
     def shares(self) -> bool:
         return int(os.environ.get("WORLD_SIZE", "1")) > 1
 

@@ -45,6 +45,9 @@ class Framework(Protocol):
         """The environment variables of so many workers on this machine, in the order of their ranks, and of what else
         is to be started for them."""
 
+    def rounds_by_threads(self, options: TrainerOptions) -> bool:
+        """Whether the bytes of a run depend on the number of threads, which it must remember then."""
+
     def shares(self) -> bool:
         """Whether this process is one of several workers, as its environment says."""
 

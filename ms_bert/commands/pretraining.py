@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,8 +51,10 @@ def parse(framework: Framework, program: str, description: str, arguments: Seque
     if not (run.evaluate / RUN).is_file():
         return given
     begun = training.saved(run.evaluate, Options, tasks)
-    # The config and the vocabulary are those in its folder.
+    # The config and the vocabulary are those in its folder; it may have been trained on a larger machine.
     begun = dataclasses.replace(begun, text=dataclasses.replace(begun.text, vocab=None), model=ModelOptions())
+    if (begun.run.threads or 1) > len(os.sched_getaffinity(0)):
+        begun = dataclasses.replace(begun, run=dataclasses.replace(begun.run, threads=None))
     return training.command_line(framework, *line, default=begun)
 
 

@@ -26,7 +26,7 @@ from ms_bert.data.cache import say
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError
 from ms_bert.options import RESUMABLE, Groups, RunOptions, TrainerOptions, TrainingOptions, changed
-from ms_bert.process import handle_signals
+from ms_bert.process import THREADS, handle_signals, share_of_threads
 from ms_bert.run import checkpoints, supervisor
 from ms_bert.run.folder import RUN, TASK, Elsewhere, RunFolder, check_free, read_description
 from ms_bert.run.loop import Interrupted, Loop, Trainer
@@ -206,8 +206,9 @@ def _supervised(
     check_leaves(options, count)
     path = given.resume or given.output or free_folder(name)
     more = [] if given.resume or given.output or given.evaluate else ["--output", str(path)]
-    if given.threads is None:
-        more += ["--threads", str(max(1, len(os.sched_getaffinity(0)) // count))]
+    threads = share_of_threads(count)
+    if given.threads is None and framework.rounds_by_threads(options):
+        more += ["--threads", str(threads)]
 
     def start(attempt: int) -> list[supervisor.Process]:
         goes_on = attempt > 0 and given.resume is None and (path / RUN).exists()
@@ -216,7 +217,8 @@ def _supervised(
         own = ["--resume", str(path)] if goes_on else [*arguments, *more]
         above = str(Path(ms_bert.__file__).parent.parent)
         found = os.pathsep.join(filter(None, (above, os.environ.get("PYTHONPATH"))))
-        environments = [{**environment, "PYTHONPATH": found} for environment in framework.environments(count)]
+        shared = {"PYTHONPATH": found, THREADS: str(threads)}
+        environments = [{**environment, **shared} for environment in framework.environments(count)]
         return supervisor.started([f"{framework.package}.{command}", *own], environments, count)
 
     def begun() -> Path | None:

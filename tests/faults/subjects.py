@@ -585,6 +585,9 @@ class _NoFramework:
     def shares(self) -> bool:
         return False
 
+    def rounds_by_threads(self, options: Options) -> bool:
+        return False
+
     def environments(self, count: int):
         raise _Begun  # workers would be started
 

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ms_bert.commands import agreeing
+from ms_bert.commands import agreeing, pretraining
 from ms_bert.errors import UserError
+from ms_bert.framework import MindSpore
 from ms_bert.options import Options
+from ms_bert.process import own_threads
 from ms_bert.run import supervisor
 from pt_reference.collectives import check_launcher
 from pt_reference.framework import PyTorch
@@ -259,6 +261,41 @@ def test_what_workers_cannot_do_is_said_once(options, tmp_path, given, words):
     result = runs.run(*options, *given, "--output", tmp_path / "run", package="pt_reference", env=dict(os.environ))
     runs.assert_refused(result, words)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "framework, given, said, shared",
+    [
+        (MindSpore(), [], None, "4"),
+        (MindSpore(), ["--kernels", "stock"], "4", "4"),
+        (MindSpore(), ["--threads", "3"], "3", "4"),
+        (PyTorch(), [], "4", "4"),
+    ],
+)
+def test_threads_that_are_shared_out_are_an_option_only_where_bytes_depend_on_them(
+    framework, given, said, shared, tmp_path, monkeypatch
+):
+    """Else a run would go on with as few as it once had, or with more than another machine has."""
+    lines: list[tuple] = []
+
+    def played(start, count, *others):
+        monkeypatch.setattr(supervisor, "started", lambda line, environments, count: lines.append((line, environments)))
+        start(0)
+        return 0
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    monkeypatch.setattr(supervisor, "supervise", played)
+    arguments = ["--workers", "2", "--leaves", "2", "--output", str(tmp_path / "run"), *given]
+    assert pretraining.main(framework, "pretrain", "", arguments) == 0
+    ((line, environments),) = lines
+    found = line[line.index("--threads") + 1] if "--threads" in line else None
+    assert found == said and {environment["MS_BERT_THREADS"] for environment in environments} == {shared}
+
+
+def test_a_worker_takes_the_threads_that_it_is_given_unless_it_is_told_others(monkeypatch):
+    assert own_threads(None) is None and own_threads(3) == 3
+    monkeypatch.setenv("MS_BERT_THREADS", "4")
+    assert own_threads(None) == 4 and own_threads(3) == 3
 
 
 class Others:
