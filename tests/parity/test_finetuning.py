@@ -349,7 +349,7 @@ def test_masked_words_are_guessed_as_by_transformers(package, undisturbed):
             assert [guess["token"] for guess in mask] == tokenizer.convert_ids_to_tokens(tokens)
         assert "[MASK]" not in answer["text"]
     assert [fill([text])[0] for text in MASKED] == answers  # to the last bit
-    with pytest.raises(UserError, match=r"'no gap' has no \[MASK\]"):
+    with pytest.raises(UserError, match=r"text 2, 'no gap', has no \[MASK\]"):
         fill([MASKED[0], "no gap"])
     with pytest.raises(UserError, match="tokens, but the model takes at most 40; shorten it"):
         fill(["[MASK] " + "class " * 40])

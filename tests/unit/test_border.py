@@ -64,8 +64,8 @@ FREE = modules("ms_bert", without=MINDSPORE)
 
 def test_the_free_half_is_what_it_is_thought_to_be():
     assert {path.relative_to(ROOT / "ms_bert").parts[0] for path in FREE} == {
-        *("__init__.py", "__main__.py", "config.py", "errors.py", "fields.py", "randomness.py", "tiles.py"),
-        *("options.py", "finetuning_options.py", "prediction_options.py", "tokenize.py"),
+        *("__init__.py", "__main__.py", "config.py", "errors.py", "fields.py", "process.py", "randomness.py"),
+        *("options.py", "finetuning_options.py", "prediction_options.py", "tiles.py", "tokenize.py"),
         *("data", "tasks", "run", "commands"),
     }
 

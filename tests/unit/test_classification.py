@@ -137,7 +137,7 @@ def test_balanced_weights_let_all_labels_weigh_alike(vocabulary):
     sequences = ONE.sequences(examples(["no"] * 6 + ["yes"] * 2), vocabulary)
     weights = ONE.weights_of(sequences)
     assert weights.tolist() == pytest.approx([8 / 12] * 6 + [2.0] * 2) and weights.sum() == pytest.approx(8)
-    with pytest.raises(UserError, match="is for classification, not for regression"):
+    with pytest.raises(UserError, match="is for classification and answer selection, not for regression"):
         NUMBER.weights_of(sequences)
 
 
