@@ -15,7 +15,7 @@ def main(
     run: Callable[[Sequence[str]], int],
     program: str,
     arguments: Sequence[str] | None = None,
-    interrupted: str = "interrupted before training began, or a second time; nothing new was saved.",
+    interrupted: str = "interrupted outside of training, or a second time; nothing new was saved.",
 ) -> int:
     """Run a command with its arguments, by default those of the process; returns the exit code."""
     open_streams()

@@ -176,7 +176,7 @@ def supervise(
                 say(
                     f"{why} after a signal; continue with --resume {path}"
                     if path
-                    else "interrupted by a signal before training began; nothing was saved"
+                    else "interrupted by a signal; nothing new was saved"
                 )
                 return 128 + signals.received[0]
             if attempt == most_restarts:

@@ -443,7 +443,7 @@ def test_a_signal_ends_preparation_in_one_line_and_leaves_nothing_half_made(tmp_
     process.send_signal(number)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 128 + number, told
-    assert told == "pretrain: interrupted before training began, or a second time; nothing new was saved.\n"
+    assert told == "pretrain: interrupted outside of training, or a second time; nothing new was saved.\n"
     assert not list((tmp_path / "cache" / "stores").iterdir())
     assert not psutil.wait_procs(workers, timeout=30)[1]
 

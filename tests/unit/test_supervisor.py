@@ -149,7 +149,7 @@ DEAF = "import signal, time; [signal.signal(n, signal.SIG_IGN) for n in (2, 15)]
     "worker, times, begun, told",
     [
         # As a worker of MindSpore that waits for one that the signal has ended.
-        (ENDS, 1, False, "interrupted by a signal before training began; nothing was saved"),
+        (ENDS, 1, False, "interrupted by a signal; nothing new was saved"),
         (DEAF, 2, True, "not all workers have ended within 1 seconds after a signal; continue with --resume runs/x"),
     ],
 )
