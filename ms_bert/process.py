@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -24,6 +25,10 @@ def handle_signals(handlers: Mapping[int, Any]) -> dict[int, Any]:
     return {number: signal.signal(number, handler) for number, handler in handlers.items()}
 
 
+class _StandIn(io.TextIOWrapper):
+    """The null device in the place of a standard stream that is closed."""
+
+
 def open_streams() -> None:
     """Let a standard stream that is closed be the null device.
 
@@ -32,7 +37,7 @@ def open_streams() -> None:
     """
     for name, mode in ("stdin", "r"), ("stdout", "w"), ("stderr", "w"):
         if getattr(sys, name) is None:
-            stream = open(os.devnull, mode)
+            stream = _StandIn(open(os.devnull, f"{mode}b"))
             os.set_inheritable(stream.fileno(), True)
             setattr(sys, name, stream)
 
@@ -40,9 +45,14 @@ def open_streams() -> None:
 THREADS = "MS_BERT_THREADS"
 
 
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def share_of_threads(count: int) -> int:
     """The threads of each of so many processes that divide the processors of this one among them."""
-    return max(1, len(os.sched_getaffinity(0)) // count)
+    return max(1, processors() // count)
 
 
 def own_threads(asked: int | None) -> int | None:
@@ -54,4 +64,4 @@ def own_threads(asked: int | None) -> int | None:
 
 def output_is_closed() -> bool:
     """Whether standard output was closed when the command began."""
-    return getattr(sys.stdout, "name", None) == os.devnull
+    return isinstance(sys.stdout, _StandIn)

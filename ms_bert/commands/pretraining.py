@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from ms_bert.commands.training import Run
 from ms_bert.data.batches import BatchMaker, FirstRows, Phases
 from ms_bert.errors import UserError
 from ms_bert.options import ModelOptions, Options
+from ms_bert.process import processors
 from ms_bert.run import checkpoints
 from ms_bert.run.folder import CURVES, RUN
 from ms_bert.run.progress import Progress
@@ -53,7 +53,7 @@ def parse(framework: Framework, program: str, description: str, arguments: Seque
     begun = training.saved(run.evaluate, Options, tasks)
     # The config and the vocabulary are those in its folder; it may have been trained on a larger machine.
     begun = dataclasses.replace(begun, text=dataclasses.replace(begun.text, vocab=None), model=ModelOptions())
-    if (begun.run.threads or 1) > len(os.sched_getaffinity(0)):
+    if (begun.run.threads or 1) > processors():
         begun = dataclasses.replace(begun, run=dataclasses.replace(begun.run, threads=None))
     return training.command_line(framework, *line, default=begun)
 

@@ -26,7 +26,7 @@ from ms_bert.data.cache import say
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError
 from ms_bert.options import RESUMABLE, Groups, RunOptions, TrainerOptions, TrainingOptions, changed
-from ms_bert.process import THREADS, handle_signals, share_of_threads
+from ms_bert.process import THREADS, handle_signals, processors, share_of_threads
 from ms_bert.run import checkpoints, supervisor
 from ms_bert.run.folder import RUN, TASK, Elsewhere, RunFolder, check_free, read_description
 from ms_bert.run.loop import Interrupted, Loop, Trainer
@@ -131,7 +131,7 @@ def described(path: Path, tasks: Collection[str]) -> dict:
 def check_threads(threads: int | None) -> None:
     """Raise UserError unless this process may use so many processors."""
     # Not where options are made: a resumed run's may have been chosen on a larger machine, and be overridden here.
-    most = len(os.sched_getaffinity(0))
+    most = processors()
     if threads is not None and threads > most:
         raise UserError(
             f"--threads is {threads}, more than the number of processors that this process may use; choose at most "

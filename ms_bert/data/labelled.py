@@ -10,6 +10,7 @@ import functools
 import io
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -102,6 +103,19 @@ def of_pipe(file: IO[bytes], unfold: Unfold | None = None) -> list[Row]:
         rows = list(_json_rows(source, io.TextIOWrapper(file, encoding="utf-8-sig"), False, unfold))
     _require(rows, source, "holds no rows", "write an object of JSON a line to it")
     return rows
+
+
+def of_file_or_pipe(source: str, quoted: bool = True, unfold: Unfold | None = None) -> list[Row]:
+    """What is asked about: the rows of a file or dataset, see `read`; or with - those of a pipe, see `of_pipe`."""
+    return of_pipe(sys.stdin.buffer, unfold) if source == "-" else read(source, quoted, unfold=unfold)
+
+
+def nul_byte(source: str, number: int) -> UserError:
+    """What is told where a line of a source holds a NUL byte."""
+    return UserError(
+        f"{source}, line {number} holds a NUL byte, which no text has; if the file is UTF-16, convert it with "
+        "iconv -f UTF-16 -t UTF-8, else replace it."
+    )
 
 
 def none_of(what: str, skipped: Mapping[str, int] | None, remedy: str) -> UserError:
@@ -287,10 +301,7 @@ def _lines(source: str, readline: Callable[[int], str]) -> Iterator[str]:
     while line := readline(LONGEST_LINE):
         number += 1
         if "\0" in line:
-            raise UserError(
-                f"{source}, line {number} holds a NUL byte, which no text has; if the file is UTF-16, convert it with "
-                "iconv -f UTF-16 -t UTF-8, else replace it."
-            )
+            raise nul_byte(source, number)
         if len(line) == LONGEST_LINE:
             raise UserError(f"{source}, line {number} has more than {LONGEST_LINE:,} characters; break it up.")
         yield line

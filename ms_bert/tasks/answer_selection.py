@@ -8,7 +8,6 @@ ranked by how much speaks for relevance (Nogueira & Cho, 2019; Garg et al., 2020
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -209,10 +208,7 @@ class AnswerSelection(DownstreamTask):
                     "after --choices, or name a file with --input."
                 )
             return [self.example((options.texts[0], options.choices))]
-        if options.input == "-":
-            rows = labelled.of_pipe(sys.stdin.buffer)
-        else:
-            rows = labelled.read(options.input, options.quotes)
+        rows = labelled.of_file_or_pipe(options.input, options.quotes)
         named = named_columns(self.by_columns(options).columns)
         roles = find_columns(options.input, labelled.columns(rows), named, labels=False)
         return _by_question(fitting(options.input, rows, lambda row: _candidates(row, roles), instead=""))

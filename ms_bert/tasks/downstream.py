@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ms_bert.data.batches import Batch
+from ms_bert.data.labelled import nul_byte
 from ms_bert.data.packing import INPUTS, WEIGHTS, EvaluationBatches, Unpacked
 from ms_bert.data.reading import endings, open_bytes, told_to_the_user
 from ms_bert.data.sequences import Sequences
@@ -342,12 +343,8 @@ def lines(options: AskOptions) -> list[str] | None:
     try:
         # Not splitlines(): a text may hold a form feed or one of Unicode's own separators.
         found = content.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
-        for number, line in enumerate(found, 1):
-            if "\0" in line:
-                raise UserError(
-                    f"--input {options.input}, line {number} holds a NUL byte, which no text has; if it is UTF-16, "
-                    "convert it with iconv."
-                )
+        if b"\0" in content:
+            raise nul_byte(f"--input {options.input}", content[: content.index(b"\0")].count(b"\n") + 1)
         return found if found[-1] else found[:-1]
     except UnicodeDecodeError as error:
         raise UserError(

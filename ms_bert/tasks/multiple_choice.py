@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -198,10 +197,7 @@ class MultipleChoice(DownstreamTask):
                 "no choices were given; write a question, or a context and a question, after the model and --choices "
                 "with two or more, or name a file with --input."
             )
-        if options.input == "-":
-            rows = labelled.of_pipe(sys.stdin.buffer, unfold=_dialogue)
-        else:
-            rows = labelled.read(options.input, options.quotes, unfold=_dialogue)
+        rows = labelled.of_file_or_pipe(options.input, options.quotes, unfold=_dialogue)
         named = named_columns(self.by_columns(options).columns)
         columns = find_columns(options.input, labelled.columns(rows), named, labels=False)
         return fitting(options.input, rows, lambda row: _question(row, columns), instead="")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ms_bert.data import labelled
 from ms_bert.data.files import read_bytes
 from ms_bert.data.packing import INPUTS, WEIGHTS
 from ms_bert.data.sequences import Sequences
@@ -299,7 +300,8 @@ class QuestionAnswering(DownstreamTask):
                 "that has both."
             )
         columns = named_columns(self.by_columns(options).columns)
-        return squad.read(options.input, columns, labels=False, quoted=options.quotes)[0]
+        rows = labelled.of_file_or_pipe(options.input, options.quotes)
+        return squad.questions(options.input, rows, columns, labels=False)
 
     def example(self, given: Sequence[str] | Mapping[str, str]) -> Question:
         """Of (question, context), or of an object with both."""

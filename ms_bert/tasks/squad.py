@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ms_bert.data import labelled
@@ -68,7 +67,7 @@ def read(
     the lists text and answer_start; or a list of such objects) and, if it likes, id.
 
     Args:
-        source, quoted, split: see `labelled.read`; -: a pipe with an object of JSON a line.
+        source, quoted, split: see `labelled.read`.
         named: columns by role: question, context, answers, id; without them usual names are looked for.
         labels: whether answers are wanted; if not, none are read.
         skip_bad: leave out what is unfit instead of an error.
@@ -78,27 +77,41 @@ def read(
             one without text, or with an answer that does not stand in its passage where it should.
     """
     skipped: Counter[str] = Counter()
-    if source == "-":
-        rows = labelled.of_pipe(sys.stdin.buffer)
-    else:
-        rows = labelled.read(source, quoted, None, split, skipped if skip_bad else None)
+    left_out = skipped if skip_bad else None
+    rows = labelled.read(source, quoted, None, split, left_out)
+    return questions(source, rows, named, labels=labels, skipped=left_out), skipped
+
+
+def questions(
+    source: str,
+    rows: Sequence[labelled.Row],
+    named: Mapping[str, str] | None = None,
+    *,
+    labels: bool = True,
+    skipped: Counter[str] | None = None,
+) -> list[Question]:
+    """The questions of the rows of a source; see `read`.
+
+    Args:
+        skipped: takes how many were left out, by reason; without it what is unfit is an error.
+    """
     names = labelled.columns(rows)
     if _PARAGRAPHS in names:
         entries = _of_articles(rows)
     else:
         entries = _of_rows(rows, find_columns(source, names, named or {}, labels))
-    left_out = ", or leave such questions out with --skip-bad" if labels else ""
+    instead = ", or leave such questions out with --skip-bad" if labels else ""
     made = []
     for place, entry in entries:
         try:
             made.append(_question(entry, place, labels))
         except Unfit as error:
-            if not skip_bad:
-                raise UserError(f"{place}: {error.found}; {error.mend}{left_out}.") from None
+            if skipped is None:
+                raise UserError(f"{place}: {error.found}; {error.mend}{instead}.") from None
             skipped[error.reason] += 1
     if not made:
         raise labelled.none_of(f"no question of {source} can be used", skipped, "name another file")
-    return made, skipped
+    return made
 
 
 def find_columns(source: str, names: Collection[str], named: Mapping[str, str], labels: bool = True) -> dict[str, str]:

@@ -11,6 +11,7 @@ import pytest
 from ms_bert.errors import UserError
 from ms_bert.finetuning_options import DataOptions
 from ms_bert.prediction_options import PredictOptions
+from ms_bert.tasks import squad
 from ms_bert.tasks.pictures import drawn
 from ms_bert.tasks.question_answering import QuestionAnswering
 from ms_bert.tasks.registry import KINDS
@@ -205,6 +206,8 @@ def test_a_pipe_gives_questions_with_their_passages(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(b"Who?\n")))
     with pytest.raises(UserError, match="the pipe"):
         TASK.asked(options(tmp_path, input="-"))
+    with pytest.raises(UserError, match="'-'"):  # a run could not read it again
+        squad.read("-")
 
 
 def test_what_cannot_be_asked_is_one_sentence(tmp_path):
