@@ -549,6 +549,20 @@ print((y == 9).all(), len(os.listdir("/proc/self/task")) < 64)
     assert in_a_process(script, stack=256 << 20) == "True True"
 
 
+def test_several_threads_share_what_is_packed_of_one_factor_in_parts():
+    rows, inputs, outputs = 513, 16500, 40  # the least rows for it; more of depth and of columns than are packed at once
+    x, w, b, dy = numbers(rows, inputs), numbers(outputs, inputs), numbers(outputs), numbers(rows, outputs, seed=1)
+    found = []
+    for threads in (1, 3):
+        native.set_threads(threads)
+        found.append(call("linear", [x, w, b], (rows, outputs)))
+        found[-1] += call("linear_gradient", [dy, x, w], x.shape, w.shape, b.shape)
+    assert all(one.tobytes() == other.tobytes() for one, other in zip(*found, strict=True))
+    exact = doubles(x, w, b)
+    y = exact[0] @ exact[1].T + exact[2]
+    assert_close(found[1], [y, *gradients(y, dy, exact)])
+
+
 def test_the_number_of_threads_changes_no_bit():
     x, w, b, dy = numbers(300, 200), numbers(530, 200), numbers(530), numbers(300, 530, seed=1)
     ids, settings = packed(4, 75), np.array([*dropout_settings(0.0), 4, 0], np.float32)

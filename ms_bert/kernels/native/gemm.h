@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "amx.h"
+#include "threads.h"
 #include "units.h"
 
 namespace ms_bert {
@@ -168,24 +169,66 @@ inline void pack_a(Matrix<T> a, int rows, int depth, Unit *to) {
   }
 }
 
-// C (rows, columns), rows ldc apart, = A (rows, depth) B (depth, columns), or added to it. Where each row of C has room
-// for whole tiles, what lies beyond its columns becomes 0.
-template <typename A, typename B>
-inline void gemm(int rows, int columns, int depth, Matrix<A> a, Matrix<B> b, float *c, int64_t ldc, bool add,
-                 Workspace &ws, bool room = false) {
-  const Tiles<Products> tiles;
-  for (int n = 0; n < columns; n += NC) {
-    const int block = std::min(NC, columns - n);
+// A second factor that is packed already: for each KC of the depth the panels of all columns.
+struct Panels {
+  const Unit *data;
+  int64_t columns;  // in whole panels
+  int64_t first;    // the column that a product begins with
+
+  // Packs B (depth, columns) into `memory`, which has room for units_of(depth) * in_panels(columns); by all threads.
+  template <typename T>
+  static Panels of(Matrix<T> b, int64_t depth, int64_t columns, Unit *memory) {
+    const Panels all{memory, in_panels(columns), 0};
+    constexpr int64_t some = 4 * NR;  // columns that are packed at a time
+    const int64_t across = (columns + some - 1) / some;
+    parallel((depth + KC - 1) / KC * across, [&](int64_t i) {
+      const int64_t k = i / across * KC, n = i % across * some;
+      const int deep = static_cast<int>(std::min<int64_t>(KC, depth - k));
+      pack_b(b.at(k, n), deep, static_cast<int>(std::min(some, columns - n)), memory + all.place(k, n, deep));
+    });
+    return all;
+  }
+  static int64_t in_panels(int64_t columns) { return (columns + NR - 1) / NR * NR; }
+  int64_t place(int64_t k, int64_t n, int deep) const { return units_of(k) * columns + (first + n) * units_of(deep); }
+  Panels from(int64_t n) const { return {data, columns, n}; }
+};
+
+// A block of B in panels, packed into the workspace if it is not packed yet.
+template <typename T>
+const Unit *packed_block(Matrix<T> b, int k, int n, int deep, int columns, Workspace &ws) {
+  pack_b(b.at(k, n), deep, columns, ws.b);
+  return ws.b;
+}
+inline const Unit *packed_block(Panels b, int k, int n, int deep, int, Workspace &) {
+  return b.data + b.place(k, n, deep);
+}
+
+inline void as_it_is(int64_t, int64_t, int64_t, int64_t) {}
+
+// C (rows, columns), rows ldc apart, = A (rows, depth) B (depth, columns), or added to it; then for each part of C,
+// while it is in a first-level cache, finish(first row, rows, first column, columns). Where each row of C has room for
+// whole tiles, what lies beyond its columns becomes 0.
+template <typename A, typename B, typename F>
+inline void gemm(int rows, int columns, int depth, Matrix<A> a, B b, float *c, int64_t ldc, bool add, Workspace &ws,
+                 F finish, bool room = false) {
+  const Tiles<Products> shaped;
+  const int tiles = (rows + MR - 1) / MR, panels = (columns + NR - 1) / NR, blocks = (columns + NC - 1) / NC;
+  // The first row of a tile. All are of about the same height, for one of few rows takes as long as a higher one; but
+  // those of the processor's own have a height that is given.
+  const auto row_of = [&](int64_t t) { return static_cast<int>(Products::MATRIX ? t * MR : t * rows / tiles); };
+  const auto column_of = [&](int64_t i) { return static_cast<int>(i * panels / blocks) * NR; };  // of a block
+  for (int i = 0; i < blocks; i++) {
+    const int n = column_of(i), block = std::min(columns, column_of(i + 1)) - n;
     for (int k = 0; k < depth; k += KC) {
       const int deep = std::min(KC, depth - k);
       const bool onto = add || k > 0;
-      pack_b(b.at(k, n), deep, block, ws.b);
-      for (int m = 0; m < rows; m += MR) {
-        const int high = std::min(MR, rows - m);
+      const Unit *packed = packed_block(b, k, n, deep, block, ws);
+      for (int t = 0; t < tiles; t++) {
+        const int m = row_of(t), high = std::min(rows, row_of(t + 1)) - m;
         const Matrix<A> part = a.at(m, k);
         Tile compute;
         if (a.column == 1) {
-          for (int i = 0; i < high; i++) pack_row(part.data + i * part.row, deep, ws.a + i * STRIDE);
+          for (int j = 0; j < high; j++) pack_row(part.data + j * part.row, deep, ws.a + j * STRIDE);
           compute = tile_of<STRIDE, 1>(high);
         } else {
           pack_a(part, rows - m, deep, ws.a);
@@ -193,7 +236,7 @@ inline void gemm(int rows, int columns, int depth, Matrix<A> a, Matrix<B> b, flo
         }
         for (int j = 0; j < block; j += NR) {
           float *out = c + m * ldc + n + j;
-          const Unit *panel = ws.b + j * units_of(deep);
+          const Unit *panel = packed + j * units_of(deep);
           const int wide = room ? NR : std::min(NR, block - j);
           if (wide == NR && high % Products::STEP == 0) {
             compute(units_of(deep), ws.a, panel, out, ldc, onto, nullptr);
@@ -205,9 +248,16 @@ inline void gemm(int rows, int columns, int depth, Matrix<A> a, Matrix<B> b, flo
           compute(units_of(deep), ws.a, panel, edge, NR, onto, nullptr);
           for (int i = 0; i < high; i++) memcpy(out + i * ldc, edge + i * NR, wide * sizeof(float));
         }
+        if (k + deep == depth) finish(m, high, n, block);
       }
     }
   }
+}
+
+template <typename A, typename B>
+inline void gemm(int rows, int columns, int depth, Matrix<A> a, Matrix<B> b, float *c, int64_t ldc, bool add,
+                 Workspace &ws, bool room = false) {
+  gemm(rows, columns, depth, a, b, c, ldc, add, ws, as_it_is, room);
 }
 
 // Y (rows, columns) = X (rows, depth) V^T for few rows and a V (columns, depth) that is too large to be packed for

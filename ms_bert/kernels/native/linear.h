@@ -46,9 +46,10 @@ inline const Kept *rounded(int64_t count, const float *x) {
 constexpr int64_t FEW_ROWS = 512;       // more of them are worth the packing of the other factor
 constexpr int64_t FEW_UNITS = 1 << 18;  // packed, they share a second-level cache with the tiles
 
-// Whether x (rows, depth) is to be packed rather than the weight (columns, depth) that it is multiplied with.
+// Whether x (rows, depth) is to be packed rather than the weight (columns, depth) that it is multiplied with: not of
+// floats, which are packed almost as fast as they are read, while units of bfloat16 are rounded and paired too.
 inline bool few(int64_t rows, int64_t columns, int64_t depth) {
-  return rows <= FEW_ROWS && columns >= rows && (rows + NR - 1) / NR * NR * units_of(depth) <= FEW_UNITS;
+  return DEPTH > 1 && rows <= FEW_ROWS && columns >= rows && (rows + NR - 1) / NR * NR * units_of(depth) <= FEW_UNITS;
 }
 
 // For each i of `layers`, y[i] (rows, columns) = x weight[i]^T of few rows, and for each part of it, while it is near,
@@ -71,18 +72,39 @@ void multiply_few(int64_t rows, int64_t columns, int64_t depth, const T *x, int 
   });
 }
 
+constexpr int64_t MANY_ROWS = 512;   // of A, which are divided between the threads; they share a packed B
+constexpr int64_t SHARED = 1 << 22;  // units of B that are packed at a time
+
 // y = A B, then for each part of y, while it is near, finish(first row, rows, first column, columns).
 template <typename A, typename B, typename F>
 void multiply(int64_t rows, int64_t columns, int64_t depth, Matrix<A> a, Matrix<B> b, float *y, bool add, F finish) {
-  Cut(rows, columns, MR, NR).run([&](int64_t m, int64_t high, int64_t n, int64_t wide) {
-    gemm(high, wide, depth, a.at(m, 0), b.at(0, n), y + m * columns + n, columns, add, workspace());
-    finish(m, high, n, wide);
-  });
+  if (threads() == 1 || rows < MANY_ROWS) {
+    Cut::by_columns(rows, columns, NR).run([&](int64_t m, int64_t high, int64_t n, int64_t wide) {
+      gemm(high, wide, depth, a.at(m, 0), b.at(0, n), y + m * columns + n, columns, add, workspace(),
+           [&](int64_t i, int64_t rows, int64_t j, int64_t columns) { finish(m + i, rows, n + j, columns); });
+    });
+    return;
+  }
+  const int64_t deepest = std::min<int64_t>(Cut::rounded(depth, KC), SHARED / NC / KU * KC);
+  const int64_t widest = std::min(Panels::in_panels(columns), SHARED / units_of(deepest) / NR * NR);
+  Unit *memory = reinterpret_cast<Unit *>(scratch(units_of(deepest) * widest, 2));
+  for (int64_t n = 0; n < columns; n += widest)
+    for (int64_t k = 0; k < depth; k += deepest) {
+      const int64_t wide = std::min(widest, columns - n), deep = std::min(deepest, depth - k);
+      const bool last = k + deep == depth;
+      const Panels panels = Panels::of(b.at(k, n), deep, wide, memory);
+      Cut::by_rows(rows, wide, NR).run([&](int64_t m, int64_t high, int64_t j, int64_t part) {
+        gemm(high, part, deep, a.at(m, k), panels.from(j), y + m * columns + n + j, columns, add || k > 0, workspace(),
+             [&](int64_t i, int64_t rows, int64_t first, int64_t columns) {
+               if (last) finish(m + i, rows, n + j + first, columns);
+             });
+      });
+    }
 }
 
 template <typename A, typename B>
 void multiply(int64_t rows, int64_t columns, int64_t depth, Matrix<A> a, Matrix<B> b, float *y, bool add = false) {
-  multiply(rows, columns, depth, a, b, y, add, [](int64_t, int64_t, int64_t, int64_t) {});
+  multiply(rows, columns, depth, a, b, y, add, as_it_is);
 }
 
 struct Shape {

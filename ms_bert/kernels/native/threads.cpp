@@ -219,8 +219,8 @@ Memory::Memory(int64_t floats) {
 }
 
 float *scratch(int64_t floats, int which) {
-  static thread_local std::unique_ptr<Memory> memories[2];
-  static thread_local int64_t sizes[2] = {};
+  static thread_local std::unique_ptr<Memory> memories[3];
+  static thread_local int64_t sizes[3] = {};
   std::unique_ptr<Memory> &memory = memories[which];
   if (!memory || floats > sizes[which]) {
     memory.reset();
