@@ -3,7 +3,6 @@ results on file."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import textwrap
@@ -23,6 +22,7 @@ PAGE = README.parent / "docs" / "results.md"
 SPEED, PROFILE = "speed.png", "step_profile.png"
 MACHINES = "machines"  # the folder of what other processors gave
 NOTHING = "Nothing is measured yet."
+STEPS_OF = ("pretraining_step", "finetuning_step")  # the questions about a step of training
 STEPS = {
     "pretraining": "pre-training",
     "bfloat16": "pre-training",
@@ -216,7 +216,6 @@ def _speed(results: Path) -> str:
     profiled = find(load(results, "step_profile"), "mini", 128)
     share = {name: one["share_of_gemm_peak"] for name, one in mini["contenders"].items()}
     stock = share["ms_bert stock"]
-    torch, ours = (mini["gemm_peak_gflops_a_second"][name] for name in ("torch", "ms_bert"))
     memory = ", ".join(f"{name} {one['peak_memory_gb']:.1f}" for name, one in base["contenders"].items())
     cold = {name: times["cold"]["median"] for name, times in compiled[-1]["compile_seconds"].items()}
     warm = {name: times["warm"]["median"] for name, times in compiled[-1]["compile_seconds"].items()}
@@ -229,13 +228,14 @@ def _speed(results: Path) -> str:
             "on this machine in the same run.",
         ),
         _table([*pretraining, *finetuning]),
+        *_on_others(results, STEPS_OF, _table),
         _paragraph(
             "`transformers` scores every token for the MLM head, the others the masked ones only; that is",
             f"{_more(mini)} more products for mini and {_more(base)} for base. They explain a part of its time:",
             f"for mini it computes its products at {share[SCORES_ALL]:.0%} of the peak, pt_reference at",
-            f"{share['pt_reference']:.0%}. On this AMD processor torch multiplies without AVX-512: its fastest",
-            f"product reaches {torch:.0f} GFLOP/s, that of the fused kernels {ours:.0f}; on Intel's the two may be",
-            f"closer. The stock operations reach {stock:.0%} of the peak for mini: three times as fast would be",
+            f"{share['pt_reference']:.0%}. torch multiplies with AVX-512 on Intel's processors and without it on AMD's:",
+            f"its fastest product and that of the fused kernels reach {_peaks(results)}.",
+            f"The stock operations reach {stock:.0%} of the peak for mini: three times as fast would be",
             f"{3 * stock:.0%}, and the fused step reaches {share[FIRST]:.0%}. Where its time goes, at",
             f"{profiled['step_milliseconds']:.0f} ms a step in this measurement:",
         ),
@@ -256,10 +256,7 @@ def _speed(results: Path) -> str:
             "kernels pad them to the longest.",
         ),
         _by_contender(inference),
-        *itertools.chain.from_iterable(
-            (f"On {_machine(other, 'inference')}:", _by_contender(load(other, "inference")))
-            for other in of_others(results, "inference")
-        ),
+        *_on_others(results, ("inference",), _by_contender),
         _paragraph(
             "What fewer bits cost: the cosine of each token's last hidden state to that in float32, on",
             f"{fewer['tokens']:,} tokens of SST-2 and MRPC. int8 needs no calibration: weights have scales by output,",
@@ -290,6 +287,24 @@ def _speed(results: Path) -> str:
         ),
     ]
     return "\n\n".join(parts)
+
+
+def _on_others(results: Path, names: Sequence[str], table: Callable[[list[dict]], str]) -> Iterator[str]:
+    """For each other processor that has a result for the first of these questions, a table of those that it has."""
+    for other in of_others(results, names[0]):
+        works = [work for name in names if (other / f"{name}.json").exists() for work in load(other, name)]
+        yield f"On {_machine(other, names[0])}:"
+        yield table(works)
+
+
+def _peaks(results: Path) -> str:
+    """Of torch and the fused kernels, on each processor that steps were measured on."""
+    found = []
+    for folder in (results, *of_others(results, STEPS_OF[0])):
+        peak = find(load(folder, STEPS_OF[0]), "mini", 128)["gemm_peak_gflops_a_second"]
+        where = "there" if folder == results else f"on {_machine(folder, STEPS_OF[0])}"
+        found.append(f"{peak['torch']:.0f} and {peak['ms_bert']:.0f} GFLOP/s {where}")
+    return ", ".join(found)
 
 
 def _lamb(results: Path) -> list[str]:
