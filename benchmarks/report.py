@@ -233,7 +233,7 @@ def _speed(results: Path) -> str:
             "`transformers` scores every token for the MLM head, the others the masked ones only; that is",
             f"{_more(mini)} more products for mini and {_more(base)} for base. They explain a part of its time:",
             f"for mini it computes its products at {share[SCORES_ALL]:.0%} of the peak, pt_reference at",
-            f"{share['pt_reference']:.0%}. torch multiplies with AVX-512 on Intel's processors and without it on AMD's:",
+            f"{share['pt_reference']:.0%}. torch multiplies with AVX-512 on Intel's processors, not on AMD's:",
             f"its fastest product and that of the fused kernels reach {_peaks(results)}.",
             f"The stock operations reach {stock:.0%} of the peak for mini: three times as fast would be",
             f"{3 * stock:.0%}, and the fused step reaches {share[FIRST]:.0%}. Where its time goes, at",

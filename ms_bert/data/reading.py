@@ -17,6 +17,10 @@ from ms_bert.errors import UserError
 COMPRESSED: dict[str, Callable[..., IO]] = {".gz": gzip.open, ".xz": lzma.open}
 
 
+class WrongRecord(ValueError):
+    """A record is no object of JSON; the message says which one, and what it is."""
+
+
 def endings(path: Path) -> tuple[str, str]:
     """What ends a file's name: `.jsonl` and `.gz` of a.jsonl.gz, in small letters; either may be missing."""
     name = Path(path.name.lower())
@@ -50,6 +54,8 @@ def told_to_the_user(path: Path) -> Iterator[None]:
         ) from None
     except RecursionError:
         raise UserError(f"{path} holds a record that is nested too deeply; replace or remove it.") from None
+    except WrongRecord as error:
+        raise UserError(f"{path}: {error}; make each record an object whose fields have names.") from None
     except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} cannot be read to its end ({reason[:200]}); replace or remove it.") from None

@@ -12,6 +12,7 @@ from typing import IO, Any
 import pyarrow as pa
 from pyarrow import parquet
 
+from ms_bert.data.reading import WrongRecord
 from ms_bert.errors import shown
 
 LONGEST_RECORD = 50_000_000  # characters of a JSON value that is held in memory
@@ -224,9 +225,9 @@ def kind(value) -> str:
 
 
 def an_object(record: Any, number: int) -> dict[str, Any]:
-    """The record, if it is an object of JSON; raises ValueError if not."""
+    """The record, if it is an object of JSON; raises WrongRecord if not."""
     if not isinstance(record, dict):
-        raise ValueError(f"record {number} is {kind(record)}, not an object")
+        raise WrongRecord(f"record {number} is {kind(record)}, not an object")
     return record
 
 

@@ -115,7 +115,7 @@ DAMAGED = {
     "cut.csv.gz": (gzip.compress(bytes(range(1, 200)) * 200)[:-20], "cannot be read to its end"),
     "cut.csv.xz": (lzma.compress(b"text,label\n" * 1000)[:-20], "cannot be read to its end"),
     "plain.csv.gz": (b"text,label\na,1\n", "cannot be read to its end"),
-    "numbers.jsonl": (b'{"text": "a"}\n1\n', "record 2 is a number, not an object"),
+    "numbers.jsonl": (b'{"text": "a"}\n1\n', "numbers.jsonl: record 2 is a number, not an object; make each"),
     "strings.json": (b'["a"]', "record 1 is a string, not an object"),
     "broken.jsonl": (b'{"text": "a"}\n{"text": \n', "line 3"),
     "deep.json": (b"[" * 100_000, "nested too deeply"),

@@ -551,7 +551,7 @@ print((y == 9).all(), len(os.listdir("/proc/self/task")) < 64)
 
 def test_several_threads_share_what_is_packed_of_one_factor_in_parts():
     # The least rows for it, and more of the depth and of the columns than are packed at once.
-    rows, inputs, outputs = 513, 16500, 40
+    rows, inputs, outputs = 513, 16500, 24
     x, w, b, dy = numbers(rows, inputs), numbers(outputs, inputs), numbers(outputs), numbers(rows, outputs, seed=1)
     found = []
     for threads in (1, 3):
