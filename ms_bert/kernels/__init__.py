@@ -62,7 +62,7 @@ def operations(device: str = "CPU", dtype: str = "float32", kind: str = "stock")
     made = fused.operations(own, products(dtype))
     if products(dtype) == dtype:
         return made
-    return dataclasses.replace(made, instead=f"not in {dtype}: {native.why_not(dtype)}")
+    return dataclasses.replace(made, instead=f"with products in float32: {native.why_not(dtype)}")
 
 
 def check(device: str, dtype: str, head_size: int, tokens: int) -> None:

@@ -242,7 +242,7 @@ def test_where_products_in_bfloat16_are_no_gain_those_in_float32_are_used_and_it
         why = "products in bfloat16 are 0.5 times as fast as in float32 on this processor"
     try:
         told = framework.MindSpore().kernels(options("fused", precision="bfloat16"))
-        assert told == f"fused kernels ({native.instructions()}) (not in bfloat16: {why})"
+        assert told == f"fused kernels ({native.instructions()}) (with products in float32: {why})"
     finally:
         next(name for name in native.INSTRUCTIONS["bfloat16"] if native.use(name, "bfloat16"))
 
