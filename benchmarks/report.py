@@ -691,6 +691,8 @@ def _of_inference(results: Path) -> Iterator[tuple[str, str, str, bool]]:
         times = {name: one["times_the_first"]["median"] for name, one in work["contenders"].items()}
         times[FIRST] = 1.0
         for ours, (others, least) in rivals.items():
+            if ours not in times:  # the processor does not multiply it
+                continue
             measured = min(times[name] for name in others) / times[ours]
             what = (
                 f"inference, {work['preset']}, {work['rows']} x {work['tokens'] or 'mixed'}: the fastest other / {ours}"

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from conversion.agreement.environment import Processor
 from ms_bert.commands import huge_pages
 
 THREADS = len(os.sched_getaffinity(0))
@@ -94,8 +95,17 @@ def minilm() -> Path:
 
 
 def makers(kind: str) -> dict:
-    """For each contender a function that, in the process of it, makes from the work a function that does it once."""
-    return importlib.import_module(f"benchmarks.contenders.{kind}").MAKERS
+    """For each contender a function that, in the process of it, makes from the work a function that does it once.
+
+    In bfloat16 none contends where the processor does not multiply it: libraries then do it by hand, very slowly.
+    """
+    found = importlib.import_module(f"benchmarks.contenders.{kind}").MAKERS
+    return {name: make for name, make in found.items() if "bfloat16" not in name or multiplies_bfloat16()}
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this processor does."""
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(Processor.here().instructions)
 
 
 def made(name: str, work: Work) -> Callable[[], float]:
@@ -285,6 +295,6 @@ def measured(work: Work, rounds: int, together: int = TOGETHER) -> dict:
         "gflops": round(work.flops / 1e9, 2),
         **scoring_all,
         "gemm_peak_gflops_a_second": peak,
-        "gemm_peak_gflops_a_second_in_bfloat16": gemm_peak("bfloat16"),
+        **({"gemm_peak_gflops_a_second_in_bfloat16": gemm_peak("bfloat16")} if multiplies_bfloat16() else {}),
         "contenders": found,
     }

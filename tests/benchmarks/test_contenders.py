@@ -10,6 +10,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import contenders
 from benchmarks.contenders import FIRST, Process, Work
+from conversion.agreement.environment import Processor
 from ms_bert.kernels import native
 
 TINY = {
@@ -64,6 +65,14 @@ def test_ratios_are_taken_pair_by_pair_in_groups_that_fit(together, most, monkey
     assert ratios == [1, 2, 3, 4, 5, 6]
     assert all(one["times_the_first"]["quartiles"] == [ratio] * 2 for one, ratio in zip(found.values(), ratios))
     assert Fake.most == most and Fake.alive == 0
+
+
+@pytest.mark.parametrize("instructions, there", [((), False), (("avx512_bf16",), True), (("bf16",), True)])
+def test_bfloat16_contends_only_where_the_processor_multiplies_it(instructions, there, monkeypatch):
+    processor = dataclasses.replace(Processor.here(), instructions=instructions)
+    monkeypatch.setattr(Processor, "here", lambda: processor)
+    assert ("pt_reference bfloat16 --compile" in contenders.makers("inference")) == there
+    assert "transformers" in contenders.makers("inference")
 
 
 def test_flops_are_those_of_the_literature():
