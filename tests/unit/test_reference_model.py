@@ -284,7 +284,7 @@ def test_half_precision_stays_near_full_precision(inputs, dtype, least, most):
 
 
 def test_a_row_of_a_head_with_one_output_rounds_alike_wherever_it_stands():
-    """Of two outputs torch rounds rows alike on a Zen 4, and not on an Intel; predictions give each text its own batch."""
+    """Of two, torch rounds rows alike on a Zen 4 and not on an Intel; predictions give each text a batch of its own."""
     for seed in range(20):
         draw = torch.Generator().manual_seed(seed)
         for rows in (2, 3, 4):
