@@ -169,16 +169,19 @@ inline void pack_a(Matrix<T> a, int rows, int depth, Unit *to) {
   }
 }
 
+// In rows of so many columns all tiles are whole.
+inline int64_t in_tiles(int64_t columns) { return (columns + NR - 1) / NR * NR; }
+
 // A second factor that is packed already: for each KC of the depth the panels of all columns.
 struct Panels {
   const Unit *data;
   int64_t columns;  // in whole panels
   int64_t first;    // the column that a product begins with
 
-  // Packs B (depth, columns) into `memory`, which has room for units_of(depth) * in_panels(columns); by all threads.
+  // Packs B (depth, columns) into `memory`, which has room for units_of(depth) * in_tiles(columns); by all threads.
   template <typename T>
   static Panels of(Matrix<T> b, int64_t depth, int64_t columns, Unit *memory) {
-    const Panels all{memory, in_panels(columns), 0};
+    const Panels all{memory, in_tiles(columns), 0};
     constexpr int64_t some = 4 * NR;  // columns that are packed at a time
     const int64_t across = (columns + some - 1) / some;
     parallel((depth + KC - 1) / KC * across, [&](int64_t i) {
@@ -188,7 +191,6 @@ struct Panels {
     });
     return all;
   }
-  static int64_t in_panels(int64_t columns) { return (columns + NR - 1) / NR * NR; }
   int64_t place(int64_t k, int64_t n, int deep) const { return units_of(k) * columns + (first + n) * units_of(deep); }
   Panels from(int64_t n) const { return {data, columns, n}; }
 };

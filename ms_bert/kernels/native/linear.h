@@ -86,7 +86,7 @@ void multiply(int64_t rows, int64_t columns, int64_t depth, Matrix<A> a, Matrix<
     return;
   }
   const int64_t deepest = std::min<int64_t>(Cut::rounded(depth, KC), SHARED / NC / KU * KC);
-  const int64_t widest = std::min(Panels::in_panels(columns), SHARED / units_of(deepest) / NR * NR);
+  const int64_t widest = std::min(in_tiles(columns), SHARED / units_of(deepest) / NR * NR);
   Unit *memory = reinterpret_cast<Unit *>(scratch(units_of(deepest) * widest, 2));
   for (int64_t n = 0; n < columns; n += widest)
     for (int64_t k = 0; k < depth; k += deepest) {

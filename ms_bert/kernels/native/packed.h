@@ -18,9 +18,6 @@ namespace MS_BERT_ISA {
 // at least so many, if there are more, so that each thread has some of its own.
 constexpr int64_t MOST_ROWS = 192, FEWEST_ROWS = 64, BLOCK = 1 << 17;  // the last one: units
 
-// In rows of so many columns all tiles are whole.
-inline int64_t in_tiles(int64_t columns) { return (columns + NR - 1) / NR * NR; }
-
 // Numbers are multiplied as units.h says.
 class Plain {
  public:
