@@ -94,10 +94,11 @@ inline void release_tiles() { _tile_release(); }
 #endif
 
 // See `tile` in gemm.h, for COLUMN = 1 and ROWS = SIDE or 2 SIDE. Where sums are added, they begin with what is there.
+// It fetches nothing of `ahead`: what that gains is not measured yet.
 template <typename P, int ROWS, int ROW, bool FETCHES>
 inline __attribute__((noinline)) void matrix_tile(int depth, const typename P::Unit *a, const typename P::Unit *b,
                                                   typename P::Sum *c, int64_t ldc, bool add,
-                                                  const typename P::Unit *next) {
+                                                  const typename P::Unit *next, const Ahead &) {
   using Unit = typename P::Unit;
   constexpr int WIDE = 2 * SIDE;  // columns
   constexpr bool two = ROWS > SIDE;

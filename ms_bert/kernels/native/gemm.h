@@ -39,25 +39,37 @@ inline Workspace &workspace() {
 }
 
 // C (ROWS, NR) = or += A (ROWS, depth) B (depth, NR), depth in units; unit (i, k) of A at a[i * ROW + k * COLUMN]. As
-// much as B takes is fetched from `next` on meanwhile, if FETCHES.
+// much as B takes is fetched from `next` on meanwhile, if FETCHES. (`ahead` is no copy: one would wait until C of the
+// tile before has left the processor.)
 template <typename P, int ROWS, int ROW, int COLUMN, bool FETCHES>
 inline __attribute__((noinline)) void tile(int depth, const typename P::Unit *a, const typename P::Unit *b,
-                                           typename P::Sum *c, int64_t ldc, bool add, const typename P::Unit *next) {
+                                           typename P::Sum *c, int64_t ldc, bool add, const typename P::Unit *next,
+                                           const Ahead &ahead) {
   using Sums = decltype(load(c));
+  constexpr int64_t SIZE = sizeof *c;
   Sums sum[ROWS][2];
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; i++) sum[i][0] = sum[i][1] = Sums{};
-  for (int k = 0; k < depth; k++, a += COLUMN, b += NR) {
-    const auto b0 = load(b), b1 = load(b + W);
-    if (FETCHES) {
-      for (int i = 0; i < NR; i += 16) __builtin_prefetch(next + i, 0, 2);
-      next += NR;
-    }
+  const int group = (depth + GROUPS - 1) / GROUPS, count = ahead.count;
+  const int64_t between = ahead.between;
+  Address lines = ahead.lines, next_c = ahead.c ? ahead.c : address(c);
+  for (int k = 0; k < depth;) {
+    for (int i = 0; i < count; i++) fetch<2>(lines + i * between);
+    for (int64_t i = 0; i < NR * SIZE; i += LINE) fetch<3>(next_c + i);
+    lines += ahead.step;
+    next_c += ldc * SIZE;
+    for (const int end = std::min(depth, k + group); k < end; k++, a += COLUMN, b += NR) {
+      const auto b0 = load(b), b1 = load(b + W);
+      if (FETCHES) {
+        for (int i = 0; i < NR; i += 16) __builtin_prefetch(next + i, 0, 2);
+        next += NR;
+      }
 #pragma GCC unroll 16
-    for (int i = 0; i < ROWS; i++) {
-      const auto x = all(a[i * ROW]);
-      sum[i][0] = P::add(sum[i][0], x, b0);
-      sum[i][1] = P::add(sum[i][1], x, b1);
+      for (int i = 0; i < ROWS; i++) {
+        const auto x = all(a[i * ROW]);
+        sum[i][0] = P::add(sum[i][0], x, b0);
+        sum[i][1] = P::add(sum[i][1], x, b1);
+      }
     }
   }
 #pragma GCC unroll 16
@@ -73,7 +85,7 @@ inline __attribute__((noinline)) void tile(int depth, const typename P::Unit *a,
 
 template <typename P>
 using TileOf = void (*)(int, const typename P::Unit *, const typename P::Unit *, typename P::Sum *, int64_t, bool,
-                        const typename P::Unit *);
+                        const typename P::Unit *, const Ahead &);
 using Tile = TileOf<Products>;
 
 // Of so many rows; with tiles of the processor's own, rounded up to its STEP.
@@ -107,23 +119,27 @@ inline TileOf<P> tile_of(int rows) {
 template <typename T>
 inline void pack_b(Matrix<T> b, int depth, int columns, Unit *to) {
   const int deep = units_of(depth);
+  if (b.column == 1) {  // whole rows, as memory is read
+    for (int k = 0; k < deep; k++) {
+      const T *row = b.data + k * DEPTH * b.row;
+      const int rows = depth - k * DEPTH;
+      Unit *out = to + k * NR;
+      for (int j = 0; j < columns; j += NR, out += deep * NR) {
+        const int width = columns - j;
+        if (width >= NR && rows >= DEPTH) {
+          store(out, units_across(row + j, b.row));
+          store(out + W, units_across(row + j + W, b.row));
+        } else {
+          for (int half = 0; half < NR; half += W)
+            store(out + half, units_across_first(row + j + half, b.row, rows, std::clamp(width - half, 0, W)));
+        }
+      }
+    }
+    return;
+  }
   for (int j = 0; j < columns; j += NR, to += deep * NR) {
     const int width = std::min(NR, columns - j);
     const T *from = b.data + j * b.column;
-    if (b.column == 1) {
-      for (int k = 0; k < deep; k++) {
-        const T *row = from + k * DEPTH * b.row;
-        const int rows = depth - k * DEPTH;
-        if (width == NR && rows >= DEPTH) {
-          store(to + k * NR, units_across(row, b.row));
-          store(to + k * NR + W, units_across(row + W, b.row));
-          continue;
-        }
-        for (int half = 0; half < NR; half += W)
-          store(to + k * NR + half, units_across_first(row + half, b.row, rows, std::clamp(width - half, 0, W)));
-      }
-      continue;
-    }
     for (int half = 0; half < NR; half += W) {
       const int valid = std::clamp(width - half, 0, W);
       for (int k = 0; k < deep; k += W) {
@@ -205,6 +221,27 @@ inline const Unit *packed_block(Panels b, int k, int n, int deep, int, Workspace
   return b.data + b.place(k, n, deep);
 }
 
+// Part `part` of `parts` of the next rows of A (rows, deep), which are packed soon.
+template <typename T>
+Ahead ahead_of(Matrix<T> a, int rows, int deep, int part, int parts) {
+  constexpr int64_t size = sizeof(T);
+  Ahead ahead;
+  if (a.column == 1) {  // a group is a part of a row
+    const int lines = static_cast<int>((deep * size + LINE - 1) / LINE), begin = part * lines / parts;
+    ahead.lines = address(a.data) + begin * LINE;
+    ahead.count = (part + 1) * lines / parts - begin;
+    ahead.between = LINE;
+    ahead.step = a.row * size;
+  } else {  // a group is some columns; the first line of one ends that of the rows before, and is there already
+    const int begin = part * deep / parts, columns = (part + 1) * deep / parts - begin;
+    ahead.lines = address(a.data) + (begin * a.column + rows - 1) * size;
+    ahead.count = (columns + GROUPS - 1) / GROUPS;
+    ahead.between = a.column * size;
+    ahead.step = ahead.count * ahead.between;
+  }
+  return ahead;
+}
+
 inline void as_it_is(int64_t, int64_t, int64_t, int64_t) {}
 
 // C (rows, columns), rows ldc apart, = A (rows, depth) B (depth, columns), or added to it; then for each part of C,
@@ -236,18 +273,27 @@ inline void gemm(int rows, int columns, int depth, Matrix<A> a, B b, float *c, i
           pack_a(part, rows - m, deep, ws.a);
           compute = tile_of<A_ROW, A_COLUMN>(high);
         }
+        const int next_high = t + 1 < tiles ? std::min(rows, row_of(t + 2)) - (m + high) : 0;
+        const int parts = (block + NR - 1) / NR;
         for (int j = 0; j < block; j += NR) {
           float *out = c + m * ldc + n + j;
+          Ahead ahead;
+          if (next_high > 0) ahead = ahead_of(a.at(m + high, k), next_high, deep, j / NR, parts);
+          if (j + NR < block) {
+            ahead.c = address(out + NR);
+          } else if (next_high > 0) {
+            ahead.c = address(c + (m + high) * ldc + n);
+          }
           const Unit *panel = packed + j * units_of(deep);
           const int wide = room ? NR : std::min(NR, block - j);
           if (wide == NR && high % Products::STEP == 0) {
-            compute(units_of(deep), ws.a, panel, out, ldc, onto, nullptr);
+            compute(units_of(deep), ws.a, panel, out, ldc, onto, nullptr, ahead);
             continue;
           }
           alignas(64) float edge[MR * NR];
           if (onto)
             for (int i = 0; i < high; i++) memcpy(edge + i * NR, out + i * ldc, wide * sizeof(float));
-          compute(units_of(deep), ws.a, panel, edge, NR, onto, nullptr);
+          compute(units_of(deep), ws.a, panel, edge, NR, onto, nullptr, ahead);
           for (int i = 0; i < high; i++) memcpy(out + i * ldc, edge + i * NR, wide * sizeof(float));
         }
         if (k + deep == depth) finish(m, high, n, block);
@@ -288,7 +334,7 @@ inline void gemm_few_rows(int rows, int64_t first, int64_t end, int depth, const
           for (int j = 0; j < next_deep; j += 16) __builtin_prefetch(row + j, 0, 3);
         }
         const Unit *panel = packed + (p * units_of(static_cast<int64_t>(depth)) + k / DEPTH) * NR;
-        compute(units_of(deep), ws.a, panel, tiles + p * HIGH * NR, NR, k > 0, nullptr);
+        compute(units_of(deep), ws.a, panel, tiles + p * HIGH * NR, NR, k > 0, nullptr, {});
       }
     }
     for (int p = 0; p < panels; p++)

@@ -193,7 +193,7 @@ double product_seconds() {
     for (int j = 0; j < columns; j += NR)
       for (int k = 0; k < depth; k += KU)
         tile_of<STRIDE, 1, false, P>(P::HIGH)(std::min(KU, depth - k), a, b + j * depth + k * NR, c + j, columns, k > 0,
-                                              nullptr);
+                                              nullptr, {});
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
     least = std::min(least, took.count() / P::HIGH);
   }

@@ -38,7 +38,7 @@ class Plain {
   template <bool FETCHES>
   void multiply(int high, int units, const Unit *block, const Unit *panel, const Unit *next, float *sums, const Row *,
                 int64_t piece, int64_t) const {
-    tile_of<ROW, 1, FETCHES>(high)(units, block, panel, sums, NR, piece > 0, next);
+    tile_of<ROW, 1, FETCHES>(high)(units, block, panel, sums, NR, piece > 0, next, {});
   }
 };
 
@@ -127,7 +127,7 @@ class Bytes {
   void multiply(int high, int units, const uint32_t *block, const uint32_t *panel, const uint32_t *next, float *sums,
                 const Row *rows, int64_t piece, int64_t n) const {
     alignas(64) int32_t exact[P::HIGH * NR];
-    tile_of<ROW, 1, FETCHES, P>(high)(units, block, panel, exact, NR, false, next);
+    tile_of<ROW, 1, FETCHES, P>(high)(units, block, panel, exact, NR, false, next, {});
     for (int half = 0; half < NR; half += W) {
       const Floats scale = load(&scales_[piece * outputs_ + n + half]);
       const Ints sum = load(&sums_[piece * outputs_ + n + half]);

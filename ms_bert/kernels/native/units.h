@@ -140,6 +140,29 @@ struct Products {
   static MS_BERT_INLINE Floats add(Floats sum, Units x, Units y) { return add_product(sum, x, y); }
 };
 
+constexpr int LINE = 64;                // bytes that a cache takes from memory at a time
+constexpr int GROUPS = Products::HIGH;  // of lines that a tile fetches: one for each row
+
+// A place in memory, or beyond what is there, for a line that is not there is not fetched.
+using Address = uintptr_t;
+template <typename T>
+MS_BERT_INLINE Address address(const T *p) {
+  return reinterpret_cast<Address>(p);
+}
+template <int LEVEL>  // 3: to the first-level cache; 2: to the second
+MS_BERT_INLINE void fetch(Address line) {
+  __builtin_prefetch(reinterpret_cast<const void *>(line), 0, LEVEL);
+}
+
+// What is needed after a tile, and fetched while it is computed: GROUPS groups of `count` lines, `between` bytes apart,
+// each group `step` bytes after the one before; and the next tile of C. Few lines at a time, for a first-level cache
+// waits for few at once, and what the tile itself reads from the second-level cache must not queue behind them.
+struct Ahead {
+  Address lines = 0, c = 0;
+  int64_t between = 0, step = 0;
+  int count = 0;
+};
+
 // Units for so many numbers in depth.
 constexpr int units_of(int depth) { return (depth + DEPTH - 1) / DEPTH; }
 constexpr int64_t units_of(int64_t depth) { return (depth + DEPTH - 1) / DEPTH; }
