@@ -1,4 +1,4 @@
-"""What lies beside a checkpoint and says what it is: the config, the tokenizer, the task, the run."""
+"""What lies beside a checkpoint and says what it is: the config, the tokenizer, the task, the run, further modules."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ms_bert.run.folder import GUESSES, RUN, TASK, TEACHER
 
 _OF_A_RUN = (RUN, TEACHER, GUESSES)  # what a run goes on with
 NAMES = {configs.HUGGING_FACE, configs.GOOGLE, *TOKENIZER, TASK, *_OF_A_RUN}
+_MODULES = "modules.json"  # of a folder of sentence-transformers
 
 
 def write(source: Checkpoint, folder: Path, config: str, dtypes: set[str], with_run: bool) -> list[str]:
@@ -41,6 +42,32 @@ def write(source: Checkpoint, folder: Path, config: str, dtypes: set[str], with_
         text, left_out = configs.hugging_face(source.config, source.architecture, dtypes), []
     write_atomically(folder / config, text)
     return [f"left out {name} from the config: {config} has no place for it" for name in left_out]
+
+
+def modules_of(folder: Path) -> list[str]:
+    """Names of what makes vectors of texts of the BERT in a folder of sentence-transformers: files, and folders.
+
+    None where it is no such folder, or where another folder holds its BERT.
+    """
+    try:
+        places = [module["path"] for module in json.loads((folder / _MODULES).read_bytes())]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+    if not places or places[0] != "":
+        return []
+    named = (_MODULES, "config_sentence_transformers.json", *places[1:])
+    found = [name for name in named if isinstance(name, str) and Path(name).name == name and (folder / name).exists()]
+    return [*found, *sorted(file.name for file in folder.glob("sentence_*_config.json"))]  # by kind of model, once
+
+
+def write_modules(source: Checkpoint, folder: Path) -> None:
+    """Write into a folder what sentence-transformers needs there besides, if the source's is one of its folders."""
+    home = source.source.home
+    for name in modules_of(home):
+        if (home / name).is_dir():
+            shutil.copytree(home / name, folder / name)
+        else:
+            shutil.copyfile(home / name, folder / name)
 
 
 def is_of(source: Checkpoint, there: Path) -> bool:

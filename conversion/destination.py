@@ -108,7 +108,7 @@ class Destination:
         if self._replaced_folder(overwrite=True) and not self.overwrite:
             raise UserError(f"{path} already exists; name another target, or replace it with --overwrite.")
         if not path.is_symlink():  # of a link nothing but itself is replaced
-            _check_foreign(path, _OF_A_FOLDER)
+            _check_foreign(path, (*_OF_A_FOLDER, *(glob.escape(name) for name in companions.modules_of(path))))
 
     def _replaced_folder(self, overwrite: bool) -> set[str]:
         """The name of a folder that is to be replaced; an empty one needs not be."""

@@ -18,7 +18,7 @@ from conversion.parameters import PARTS
 from conversion.targets import TARGETS
 from conversion.tensors import Tensor, Tensors, check_same
 from ms_bert.data.files import sync_folder
-from ms_bert.errors import UserError
+from ms_bert.errors import UserError, listed
 from ms_bert.run import checkpoints
 
 
@@ -86,6 +86,7 @@ def _write_folder(result: Result, folder: Path, settings: Settings) -> None:
     elif {tensor.dtype.name for tensor in weights.values()} != {"float32"}:
         result.leave_out_moments("in a folder whose weights are not float32")
     _write_companions(result, folder)
+    companions.write_modules(result.source, folder)
     if settings.shard_size is not None:
         safetensors_file.write_shards(folder, weights, {"format": "pt"}, settings.shard_size)
     else:
@@ -109,6 +110,10 @@ def _write_file(result: Result, folder: Path, settings: Settings) -> None:
         tensors = _own_names(result, spelling) | _own_moments(result, spelling)
         _note_rows(result)
     _write_companions(result, folder)
+    if modules := companions.modules_of(result.source.source.home):
+        result.notes.append(
+            f"left out {listed(modules)}: a file has no place for what sentence-transformers adds, such as its pooling"
+        )
     known = {
         "config": result.source.config,
         "architecture": result.source.architecture,

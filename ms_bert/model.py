@@ -397,7 +397,11 @@ def in_force(rate, begin, end, dropout_keys):
 
 
 def filled_in(input_ids, attention_mask, token_type_ids, position_ids, cls_positions):
-    """The inputs of BertModel after input_ids (B, S), those that are None by their defaults."""
+    """The inputs of BertModel after input_ids (B, S), those that are None by their defaults.
+
+    Raises:
+        ValueError: one has another shape than input_ids, or cls_positions another number of rows.
+    """
     if attention_mask is None:
         attention_mask = ops.ones_like(input_ids)
     if token_type_ids is None:
@@ -406,7 +410,19 @@ def filled_in(input_ids, attention_mask, token_type_ids, position_ids, cls_posit
         position_ids = ops.broadcast_to(ops.arange(0, input_ids.shape[1], 1, dtype=ms.int32), input_ids.shape)
     if cls_positions is None:
         cls_positions = ops.zeros((input_ids.shape[0], 1), ms.int32)
+    require_shape("attention_mask", attention_mask.shape, input_ids.shape)
+    require_shape("token_type_ids", token_type_ids.shape, input_ids.shape)
+    require_shape("position_ids", position_ids.shape, input_ids.shape)
+    require_shape("cls_positions", cls_positions.shape[:1], input_ids.shape[:1])
     return attention_mask, token_type_ids, position_ids, cls_positions
+
+
+def require_shape(name, found, expected):
+    """For a kernel may read beyond an array that is too small, or repeat it."""
+    if found != expected:
+        raise ValueError(
+            f"{name} begins with the shape {tuple(found)}, but input_ids with {tuple(expected)}; give both the same."
+        )
 
 
 def keys_at(dropout_keys, positions, tokens):

@@ -379,6 +379,57 @@ def test_a_task_goes_along_and_what_a_run_needs_goes_with_the_run(tmp_path):
     assert (tmp_path / "weights" / "task.json").exists()
 
 
+def sentence_transformers_folder(folder: Path) -> Path:
+    """As version 5 saves it: the BERT in the folder itself, what follows it in folders of their own."""
+    write_folder(folder, random_weights())
+    modules = {"": "Transformer", "1_Pooling": "Pooling", "2_Dense": "Dense", "3_Normalize": "Normalize"}
+    listing = [
+        {"idx": i, "path": path, "type": f"sentence_transformers.{m}"} for i, (path, m) in enumerate(modules.items())
+    ]
+    (folder / "modules.json").write_text(json.dumps(listing))
+    (folder / "config_sentence_transformers.json").write_text("{}")
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 9}')
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    (folder / "2_Dense").mkdir()
+    (folder / "2_Dense" / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def test_what_sentence_transformers_adds_to_a_bert_goes_along_into_a_folder(tmp_path):
+    """Else a vector of the copy would be another one, and nothing would say so."""
+    source = sentence_transformers_folder(tmp_path / "source")
+    added = (
+        "modules.json",
+        "config_sentence_transformers.json",
+        "sentence_bert_config.json",
+        "1_Pooling/config.json",
+        "2_Dense/model.safetensors",
+    )
+    for overwrite in (False, True):
+        result = convert(checkpoint.read(source), tmp_path / "copy", settings=Settings(overwrite=overwrite))
+        assert all((tmp_path / "copy" / name).read_bytes() == (source / name).read_bytes() for name in added)
+        assert not (tmp_path / "copy" / "3_Normalize").exists() and not any("modules" in note for note in result.notes)
+    (tmp_path / "copy" / "4_Own").mkdir()
+    with pytest.raises(UserError, match="holds 4_Own, which a conversion would not write again"):
+        convert(checkpoint.read(source), tmp_path / "copy", settings=Settings(overwrite=True))
+    (note,) = (
+        note for note in convert(checkpoint.read(source), tmp_path / "one" / "model.ckpt").notes if "left" in note
+    )
+    assert "left out 'modules.json', 'config_sentence_transformers.json', '1_Pooling', '2_Dense'" in note
+
+
+@pytest.mark.parametrize("listing", ["[", "{}", '[{"path": "../other"}]', '[{"path": ""}, {"path": "../../etc"}]'])
+def test_nothing_goes_along_from_outside_of_a_folder(listing, tmp_path):
+    source = sentence_transformers_folder(tmp_path / "source")
+    (source / "modules.json").write_text(listing)
+    convert(checkpoint.read(source), tmp_path / "copy")
+    there = {path.name for path in tmp_path.rglob("*") if source not in path.parents}
+    added = {"modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"}
+    assert there <= {"source", "copy", "config.json", "model.safetensors", "vocab.txt", *added}
+    assert (tmp_path / "copy" / "modules.json").exists() == (listing.startswith('[{"path": ""}'))
+
+
 def test_an_optimizers_state_stays_with_the_weights_it_belongs_to(tmp_path):
     source = checkpoint.read(training_checkpoint(tmp_path / "run"))
     (tmp_path / "run" / "run.json").write_text("{}")

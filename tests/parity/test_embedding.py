@@ -12,6 +12,8 @@ import pytest
 import torch
 import transformers
 
+from conversion import checkpoint
+from conversion.convert import convert
 from conversion.formats import safetensors_file
 from conversion.parameters import ARCHITECTURES, BACKBONE, shapes
 from conversion.tensors import Tensor
@@ -232,6 +234,12 @@ def test_older_versions_wrote_the_same_otherwise(saved, tmp_path):
     torch.save({name: torch.tensor(t.read()) for name, t in dense.items()}, old / "2_Dense" / "pytorch_model.bin")
     (old / "2_Dense" / "model.safetensors").unlink()
     embeds = [loaded("pt_reference", "embed", path) for path in (home, old)]
+    assert embeds[0]([*TEXTS, LONG]).tobytes() == embeds[1]([*TEXTS, LONG]).tobytes()
+
+
+def test_a_converted_folder_gives_the_same_vectors(saved, tmp_path):
+    convert(checkpoint.read(saved[0]), tmp_path / "copy")
+    embeds = [loaded("pt_reference", "embed", path) for path in (saved[0], tmp_path / "copy")]
     assert embeds[0]([*TEXTS, LONG]).tobytes() == embeds[1]([*TEXTS, LONG]).tobytes()
 
 

@@ -122,6 +122,35 @@ def test_masks_and_ids_in_transformers_order_are_taken_for_what_they_are(model, 
     assert np.array_equal(model(*given.values())[1].asnumpy(), call(model, inputs)[1].asnumpy())
 
 
+OTHER_SHAPES = [
+    ("attention_mask", (B, S + 2)),
+    ("attention_mask", (B, S - 1)),
+    ("token_type_ids", (B, 1)),
+    ("position_ids", (1, S)),
+    ("cls_positions", (B + 1, 1)),
+]
+
+
+@pytest.mark.parametrize("kernels", ["stock", pytest.param("fused", marks=needs_fused)])
+def test_inputs_of_other_shapes_are_refused(inputs, kernels):
+    model = BertModel(CONFIG, Numerics(kernels=kernels))
+    for name, shape in OTHER_SHAPES:
+        with pytest.raises(ValueError, match=f"{name} begins with the shape .* but input_ids with"):
+            model(Tensor(inputs["input_ids"]), **{name: Tensor(np.zeros(shape, np.int32))})
+
+
+@needs_fused
+def test_ids_that_a_table_has_not_are_refused_by_fused_kernels_too(inputs, capfd):
+    """As by stock operations: a text that is too long must not get numbers that look like others."""
+    for ids, said in (
+        (np.full((1, CONFIG.max_position_embeddings + 1), 5), "a position is"),
+        (np.full((B, S), CONFIG.vocab_size), "an id is"),
+    ):
+        with pytest.raises(RuntimeError, match="ms_bert_embed"):
+            BertModel(CONFIG, Numerics(kernels="fused"))(Tensor(ids.astype(np.int32)))[0].asnumpy()
+        assert f"ms_bert: embed: {said}" in capfd.readouterr().err
+
+
 def test_without_masked_positions_every_token_is_predicted(inputs):
     model = randomize(BertForPreTraining(CONFIG, Numerics()))
     every, _ = model(**by_name(inputs, "input_ids", "attention_mask", "token_type_ids"))

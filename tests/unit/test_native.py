@@ -291,14 +291,57 @@ def test_embed(rate):
     assert_close(found, gradients(y, dy, exact))
 
 
-def test_an_id_that_a_table_has_not_reads_no_other_memory():
-    ids = [np.array([[0, 99, -1]], np.int32), np.zeros((1, 3), np.int32), np.array([[0, 1, 2**31 - 1]], np.int32)]
+@pytest.mark.parametrize(
+    "which, ids, said",
+    [
+        (0, [0, 99, 1], "an id is 99, but its table has the entries 0 to 3"),
+        (0, [0, 3, -1], "an id is -1,"),
+        (1, [0, 1, 2], "a token type is 2, but its table has the entries 0 to 1"),
+        (2, [0, 1, 2**31 - 1], "a position is 2147483647,"),
+        (1, [0, 1], "token types: 2 where 3 were expected"),
+        (2, [0, 1, 2, 0], "positions: 4 where 3 were expected"),
+    ],
+)
+def test_an_id_that_a_table_has_not_is_refused(which, ids, said, capfd):
+    all_ids = [np.zeros((1, 3), np.int32) for _ in range(3)]
+    all_ids[which] = np.array([ids], np.int32)
     tables = [numbers(4, 8), numbers(2, 8, seed=1), numbers(3, 8, seed=2)]
     ones, settings = np.ones(8, np.float32), np.array([*dropout_settings(0.0), EPSILON], np.float32)
-    found = call("embed", [*ids, *tables, ones, ones * 0, *NO_KEYS, settings], (3, 8), (3, 8), (3,))
-    assert np.isfinite(found[0]).all()
-    inputs = [found[0], found[1], found[2], *ids, ones, *NO_KEYS, settings, *tables]
-    assert np.isfinite(call("embed_gradient", inputs, (4, 8), (2, 8), (3, 8), (8,), (8,))[0]).all()
+    with pytest.raises(ValueError, match="embed"):
+        call("embed", [*all_ids, *tables, ones, ones * 0, *NO_KEYS, settings], (3, 8), (3, 8), (3,))
+    assert f"ms_bert: embed: {said}" in capfd.readouterr().err
+
+
+def test_arrays_that_do_not_fit_are_refused(capfd):
+    """As a user's own head or model may give them; before anything is read or written."""
+    x, w, b = numbers(6, 8), numbers(8, 8), numbers(8)
+    settings = np.array([*dropout_settings(0.0), EPSILON], np.float32)
+    wide, heads = numbers(6, 9), np.array([*dropout_settings(0.0), 2, 0], np.float32)
+    for name, inputs, outputs, copies, said in (
+        ("linear", [wide, w, b], [(6, 8)], [], "numbers in a row: 9 where 8"),
+        ("linear", [x.reshape(2, 3, 8), w, b], [(2, 8)], [], "numbers in a row: 24 where 8"),
+        ("linear_gelu", [wide, w, b], [(6, 8), Kept((6, 8))], [0], "numbers in a row: 9 where 8"),
+        ("linear_cross_entropy", [x, w, b, np.zeros(5, np.int32)], [(5,), (5,), Kept((6, 8))], [], "labels: 5 where 6"),
+        ("projections", [wide, *[w, b] * 3], [(6, 8)] * 3, [0], "numbers in a row: 9 where 8"),
+        (
+            "linear_dropout_add_norm",
+            [x, w, b, numbers(5, 8), b, b, *NO_KEYS, settings],
+            [(6, 8), Kept((6, 8)), (6,)],
+            [0],
+            "numbers of the residual: 40 where 48",
+        ),
+        *(
+            ("attention", [x, key, value, ids, *NO_KEYS, heads], [(6, 8), (2, 2, 3, 2)], [0, 1, 2], said)
+            for key, value, ids, said in (
+                (x, x, np.ones((2, 50), np.int32), "sequence ids (the attention mask): 100 where 6"),
+                (x[:5], x, np.ones((2, 3), np.int32), "numbers of the keys: 40 where 48"),
+                (x, wide, np.ones((2, 3), np.int32), "numbers of the values: 54 where 48"),
+            )
+        ),
+    ):
+        with pytest.raises(ValueError, match=name):
+            call(name, inputs, *outputs, copies=copies)
+        assert f"ms_bert: {name}: {said}" in capfd.readouterr().err
 
 
 def packed(batch, tokens):

@@ -110,6 +110,20 @@ def test_masks_and_ids_in_transformers_order_are_taken_for_what_they_are(inputs)
     assert torch.equal(model(*given.values())[1], call(model, inputs)[1])
 
 
+@pytest.mark.parametrize(
+    "name, shape",
+    [
+        ("attention_mask", (B, S + 2)),
+        ("token_type_ids", (B, 1)),
+        ("position_ids", (1, S)),
+        ("cls_positions", (B + 1, 1)),
+    ],
+)
+def test_inputs_of_other_shapes_are_refused(inputs, name, shape):
+    with pytest.raises(ValueError, match=f"{name} begins with the shape .* but input_ids with"):
+        oracle(BertModel)(inputs["input_ids"], **{name: torch.zeros(shape, dtype=torch.int32)})
+
+
 @torch.no_grad()
 def test_without_masked_positions_every_token_is_predicted(inputs):
     model = oracle(BertForPreTraining)

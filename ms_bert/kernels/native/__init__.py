@@ -23,6 +23,7 @@ INSTRUCTIONS = {
     "int8": ("amx_int8", "avx512_vnni", *BY_HAND),  # of encoders
 }
 PRECISIONS = tuple(INSTRUCTIONS)
+REFUSED = 2  # what a kernel returns for arrays that do not fit; it says why on standard error
 GAIN = 1.2  # the least by which products in another type must be faster than those in float32, to be used
 
 
@@ -101,7 +102,11 @@ def kept_of(arrays: Sequence[np.ndarray], precision: str) -> list[np.ndarray]:
 
 
 def call(name: str, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray], precision: str = "float32") -> None:
-    """Run one kernel on arrays, float32 or int32 and contiguous, without MindSpore; see native/kernels.cpp."""
+    """Run one kernel on arrays, float32 or int32 and contiguous, without MindSpore; see native/kernels.cpp.
+
+    Raises:
+        ValueError: they do not fit; a line on standard error says why. MemoryError: there is too little.
+    """
     arrays = [*inputs, *outputs]
     for array in arrays:
         if array.dtype not in (np.float32, np.int32) or not array.flags.c_contiguous:
@@ -110,5 +115,6 @@ def call(name: str, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray],
     ranks = (ctypes.c_int * len(arrays))(*(array.ndim for array in arrays))
     sizes = [(ctypes.c_int64 * max(array.ndim, 1))(*array.shape) for array in arrays]
     shapes = (ctypes.POINTER(ctypes.c_int64) * len(arrays))(*sizes)
-    if getattr(library(), kernel(name, precision))(len(arrays), data, ranks, shapes, None, None, None):
-        raise MemoryError(name)
+    failed = getattr(library(), kernel(name, precision))(len(arrays), data, ranks, shapes, None, None, None)
+    if failed:
+        raise ValueError(f"{name}: arrays that do not fit") if failed == REFUSED else MemoryError(name)

@@ -13,7 +13,7 @@ struct Table {
   bool has(int64_t row) const { return ids[row] >= 0 && ids[row] < entries; }
 };
 
-// An id that a table has not counts as a row of 0, as MindSpore's own Gather has it on the CPU.
+// Each id is one that its table has.
 inline void embed(int64_t rows, int64_t width, const Table (&tables)[3], const float *const (&weights)[3], Norm norm,
                   Dropout dropout, const int32_t *row_keys, const int32_t *column_keys, float *y, float *normalized,
                   float *scale) {
@@ -22,7 +22,6 @@ inline void embed(int64_t rows, int64_t width, const Table (&tables)[3], const f
       float *z = normalized + i * width, *out = y + i * width;
       std::fill(z, z + width, 0.0f);
       for (int t = 0; t < 3; t++) {
-        if (!tables[t].has(i)) continue;
         const float *entry = weights[t] + tables[t].ids[i] * width;
         along(width, [&](int64_t j, int k) { put(z + j, get(z + j, k) + get(entry + j, k), k); });
       }
@@ -58,7 +57,6 @@ inline void embed_gradient(int64_t rows, int64_t width, const float *dy, const f
   parallel_pieces(width, 4 * W, [&](int64_t begin, int64_t end) {
     for (int t = 0; t < 3; t++)
       for (int64_t i = 0; i < rows; i++) {
-        if (!tables[t].has(i)) continue;
         float *to = dweights[t] + tables[t].ids[i] * width + begin;
         const float *from = &dz[i * width + begin];
         along(end - begin, [&](int64_t j, int k) { put(to + j, get(to + j, k) + get(from + j, k), k); });

@@ -2,6 +2,8 @@
 #include "kernels.h"
 
 #include <chrono>
+#include <stdexcept>
+#include <string>
 #include <type_traits>
 
 #include "encoder.h"
@@ -19,6 +21,21 @@ namespace {
 // Of a linear layer; rows: of array `x`.
 Shape shape_of(const Arrays &a, int x, int weight) { return {a.size(x, 0), a.size(weight, 1), a.size(weight, 0)}; }
 
+// A user's own model may bring arrays together that do not fit; the forward pass sees them first, and before it reads
+// or writes any.
+void require_equal(const char *what, int64_t found, int64_t expected) {
+  if (found != expected)
+    throw std::invalid_argument(std::string(what) + ": " + std::to_string(found) + " where " +
+                                std::to_string(expected) + " were expected");
+}
+
+// The same of x (rows, inputs) and its weight.
+Shape fitting(const Arrays &a, int x, int weight) {
+  const Shape s = shape_of(a, x, weight);
+  require_equal("numbers in a row", a.count(x) / std::max<int64_t>(1, s.rows), s.inputs);
+  return s;
+}
+
 namespace entry {
 
 // What a gradient reads: in float32 inputs of the forward pass, else outputs of its own.
@@ -31,9 +48,7 @@ const Kept *keep(const Arrays &a, int input, int i) {
   return MS_BERT_ISA::keep(a.count(input), a.floats(input), itself ? nullptr : static_cast<Kept *>(a.data[i]));
 }
 
-void linear(const Arrays &a) {
-  MS_BERT_ISA::linear(shape_of(a, 0, 1), a.floats(0), a.floats(1), a.floats(2), a.out(3));
-}
+void linear(const Arrays &a) { MS_BERT_ISA::linear(fitting(a, 0, 1), a.floats(0), a.floats(1), a.floats(2), a.out(3)); }
 
 void linear_gradient(const Arrays &a) {
   const Shape s = shape_of(a, 0, 2);
@@ -47,7 +62,8 @@ void linear_gradient(const Arrays &a) {
 void projections(const Arrays &a) {
   const float *weights[] = {a.floats(1), a.floats(3), a.floats(5)}, *biases[] = {a.floats(2), a.floats(4), a.floats(6)};
   float *y[] = {a.out(7), a.out(8), a.out(9)};
-  MS_BERT_ISA::linear(shape_of(a, 0, 1), keep(a, 0, 10), 3, weights, biases, y);
+  const Shape s = fitting(a, 0, 1);
+  MS_BERT_ISA::linear(s, keep(a, 0, 10), 3, weights, biases, y);
 }
 
 void projections_gradient(const Arrays &a) {
@@ -59,7 +75,8 @@ void projections_gradient(const Arrays &a) {
 
 template <typename Function>
 void activation(const Arrays &a) {
-  linear_activation<Function>(shape_of(a, 0, 1), keep(a, 0, 5), a.floats(1), a.floats(2), a.out(3), kept_out(a, 4));
+  const Shape s = fitting(a, 0, 1);
+  linear_activation<Function>(s, keep(a, 0, 5), a.floats(1), a.floats(2), a.out(3), kept_out(a, 4));
 }
 
 template <typename Function>
@@ -77,7 +94,9 @@ constexpr auto linear_relu_gradient = activation_gradient<Relu>;
 
 void linear_dropout_add_norm(const Arrays &a) {
   const float *settings = a.floats(8);
-  MS_BERT_ISA::linear_dropout_add_norm(shape_of(a, 0, 1), keep(a, 0, 12), a.floats(1), a.floats(2), a.floats(3),
+  const Shape s = fitting(a, 0, 1);
+  require_equal("numbers of the residual", a.count(3), s.rows * s.outputs);
+  MS_BERT_ISA::linear_dropout_add_norm(s, keep(a, 0, 12), a.floats(1), a.floats(2), a.floats(3),
                                        Norm{a.floats(4), a.floats(5), settings[3]}, Dropout(settings), a.ints(6),
                                        a.ints(7), a.out(9), kept_out(a, 10), a.out(11));
 }
@@ -107,6 +126,15 @@ void layer_norm_gradient(const Arrays &a) {
 void embed(const Arrays &a) {
   const Table tables[] = {{a.ints(0), a.size(3, 0)}, {a.ints(1), a.size(4, 0)}, {a.ints(2), a.size(5, 0)}};
   const float *settings = a.floats(10);
+  require_equal("token types", a.count(1), a.count(0));
+  require_equal("positions", a.count(2), a.count(0));
+  for (int t = 0; t < 3; t++)
+    for (int64_t i = 0; i < a.count(0); i++)
+      if (!tables[t].has(i)) {
+        const char *names[] = {"an id", "a token type", "a position"};
+        throw std::invalid_argument(std::string(names[t]) + " is " + std::to_string(tables[t].ids[i]) +
+                                    ", but its table has the entries 0 to " + std::to_string(tables[t].entries - 1));
+      }
   MS_BERT_ISA::embed(a.count(0), a.size(3, 1), tables, {a.floats(3), a.floats(4), a.floats(5)},
                      Norm{a.floats(6), a.floats(7), settings[3]}, Dropout(settings), a.ints(8), a.ints(9), a.out(11),
                      a.out(12), a.out(13));
@@ -128,6 +156,9 @@ Attention<Kept> attention_of(const Arrays &a, Projected<Kept> x, int context, in
 }
 
 void attention(const Arrays &a) {
+  require_equal("sequence ids (the attention mask)", a.count(3), a.size(0, 0));
+  require_equal("numbers of the keys", a.count(1), a.count(0));
+  require_equal("numbers of the values", a.count(2), a.count(0));
   const Projected<Kept> x{keep(a, 0, 9), keep(a, 1, 10), keep(a, 2, 11), 0};
   attention_of(a, x, 7, 3, 4).forward(a.out(7), a.out(8));
 }
@@ -138,7 +169,8 @@ void attention_gradient(const Arrays &a) {
 }
 
 void linear_cross_entropy(const Arrays &a) {
-  MS_BERT_ISA::linear_cross_entropy(shape_of(a, 0, 1), a.floats(0), a.floats(1), a.floats(2), a.ints(3), a.out(4),
+  require_equal("labels", a.count(3), a.size(0, 0));
+  MS_BERT_ISA::linear_cross_entropy(fitting(a, 0, 1), a.floats(0), a.floats(1), a.floats(2), a.ints(3), a.out(4),
                                     a.out(5), kept_out(a, 6));
 }
 

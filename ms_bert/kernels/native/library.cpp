@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdio>
 #include <new>
+#include <stdexcept>
 #include <string_view>
 
 #if defined(__linux__) && defined(__x86_64__)
@@ -190,6 +191,9 @@ void ms_bert_free_encoder(void *encoder) {
     try {                                                                                                      \
       ms_bert::chosen(precision).kernels->name({data, ranks, shapes});                                         \
       return 0;                                                                                                \
+    } catch (const std::invalid_argument &refused) {                                                           \
+      std::fprintf(stderr, "ms_bert: " #name ": %s.\n", refused.what());                                       \
+      return 2;                                                                                                \
     } catch (const std::exception &) {                                                                         \
       std::fprintf(stderr, "ms_bert: there is no memory left for " #name ".\n");                               \
       return 1;                                                                                                \
