@@ -59,6 +59,9 @@ class PredictOptions(AskOptions):
     """The passage in which the answers to the questions stand, for a model of question answering."""
     context_file: Optional[Path] = None
     """The same from a file of text."""
+    pairs: bool = False
+    """Classify pairs: each two texts, or in a line the two sides of a tab. Only a model that was fine-tuned elsewhere
+    must be told."""
     fill_mask: bool = False
     """Guess the words behind each [MASK] of the texts, with a pre-trained model, instead of a fine-tuned task."""
     top: Annotated[int, Range(1, 1000)] = 5
@@ -79,6 +82,8 @@ class PredictOptions(AskOptions):
             raise UserError("a passage is given by --context and by --context-file; leave one of them out.")
         if self.fill_mask and self.next_sentence:
             raise UserError("--fill-mask and --next-sentence ask different things; leave one of them out.")
+        if self.pairs and (self.fill_mask or self.next_sentence):
+            raise UserError("--pairs is for classification and regression; leave it out.")
         for name, given in (("--pieces", self.pieces > 1), ("--candidates", bool(self.candidates))):
             if given and not self.fill_mask:
                 raise UserError(f"{name} is for --fill-mask; give that too, or leave {name} out.")

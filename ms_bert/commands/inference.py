@@ -16,6 +16,8 @@ from ms_bert.data.packing import INPUTS
 from ms_bert.data.sequences import Sequences
 from ms_bert.errors import UserError, shown
 
+_HEADS = {"mlm": "head of masked words (MLM)", "nsp": "head of next sentences (NSP)"}  # that pre-training trains
+
 
 class Inference:
     """A model with its vocabulary.
@@ -30,7 +32,7 @@ class Inference:
         vocabulary.
 
     Raises:
-        UserError: it has no vocabulary, or lacks a part.
+        UserError: it has no vocabulary, or lacks a part; or threads is no number of them.
     """
 
     def __init__(
@@ -46,11 +48,14 @@ class Inference:
         threads: int | None = None,
         arguments: Mapping[str, Any] | None = None,
     ):
+        if threads is not None and threads < 1:
+            raise UserError(f"threads is {threads}; expected at least 1, or None for as many as the processor has.")
         self.vocabulary = vocabulary_of(found)
         if missing := [part for part in needed if part not in found.checkpoint.parts]:
+            heads = " and ".join(_HEADS.get(part, part) for part in missing)
+            remedy = "pre-train this one further with pretrain --init" if set(missing) & set(_HEADS) else "fine-tune it"
             raise UserError(
-                f"{path} has no {' and '.join(missing)}, which this prediction needs; name a model that has it, or "
-                "fine-tune this one first."
+                f"{path} has no {heads}, which this prediction needs; name a model that has it, or {remedy} first."
             )
         self._path, self._ids = path, found.config.vocab_size
         self._make = functools.partial(

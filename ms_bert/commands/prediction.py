@@ -110,6 +110,8 @@ class Predictor:
         return self.task.pooled(sequences, self._model.logits(sequences, self.task.per_token))
 
     def asked(self, options: PredictOptions) -> list[Any]:
+        if options.pairs and not isinstance(self.task, SentenceTask):
+            raise UserError(f"--pairs is for classification and regression, not for {self.task.name}; leave it out.")
         return self.task.asked(options)
 
     def inputs(self, example: Any) -> dict[str, Any]:

@@ -62,7 +62,10 @@ def taught(
     if training.teacher is None:
         return task, {}
     if not isinstance(task, SentenceTask):
-        raise UserError(f"--teacher is for classification and regression of texts, not for {task.name}; leave it out.")
+        raise UserError(
+            f"--teacher is for classification, with one label or several, and regression, not for {task.name}; leave "
+            "it out."
+        )
     distillation = Distillation(training.temperature, training.teacher_share, training.teacher_states)
     said = _remembered(options, distillation.fields, sequences)
     if said is None:

@@ -28,9 +28,10 @@ from ms_bert.errors import UserError
 from ms_bert.options import RESUMABLE, Groups, RunOptions, TrainerOptions, TrainingOptions, changed
 from ms_bert.process import THREADS, handle_signals, processors, share_of_threads
 from ms_bert.run import checkpoints, supervisor
-from ms_bert.run.folder import RUN, TASK, Elsewhere, RunFolder, check_free, read_description
+from ms_bert.run.folder import METRICS, RUN, TASK, Elsewhere, RunFolder, check_free, read_description, read_log
 from ms_bert.run.loop import Interrupted, Loop, Trainer
 from ms_bert.run.progress import Progress
+from ms_bert.run.recipe import learning_rate
 from ms_bert.run.workers import ALONE, Workers
 from ms_bert.tasks import Batches, HeldOut, Task, registry
 from ms_bert.tasks.downstream import DownstreamTask
@@ -363,8 +364,23 @@ def resume(
         trained_by = _trained_by(description["trained_by"], framework, options, loop.step, workers)
         if told := _told_of_others(trained_by):
             progress.say(told)
+        if told := _told_of_rate(path, loop.training, loop.step):
+            progress.say(told)
         folder.describe({**description, "options": options.to_dict(), "trained_by": trained_by})
     return loop
+
+
+def _told_of_rate(path: Path, training: TrainingOptions, step: int) -> str:
+    """That the learning rate jumps up where a run goes on for longer than it was begun for; or nothing."""
+    logged = read_log(path, METRICS)
+    last = [entry["learning_rate"] for entry in logged if "learning_rate" in entry and entry["step"] <= step]
+    rate = learning_rate(training, step + 1)
+    if not last or step <= training.warmup_steps or rate <= 1.5 * last[-1]:
+        return ""
+    return (
+        f"the learning rate rises from {last[-1]:.1e} to {rate:.1e}, that of a run of {training.steps} steps; such a "
+        "run from its beginning would end with another model"
+    )
 
 
 def train(loop: Loop, framework: Framework, options: TrainerOptions) -> int:

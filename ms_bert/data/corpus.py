@@ -253,18 +253,35 @@ def _unfit(name: str | Path, field: str, error: NoSuchField | NoText) -> UserErr
 
 
 def _content_hash(path: Path, cache: Path) -> str:
-    """SHA-256 of a file; that of a large one is remembered for as long as its path, size and times stay the same."""
+    """SHA-256 of a file; that of a large one is remembered for as long as its path, size and times stay the same.
+
+    Raises:
+        UserError: there is no remembering, for the cache cannot be used.
+    """
     stat = path.stat()
     if stat.st_size <= _HASH_AGAIN:
         return file_hash(path)
     key = json.dumps([str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino])
     remembered = cache / "hashes" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
-    try:
-        return read_sealed(remembered)["content"]
-    except FileNotFoundError:
-        pass
-    except Damaged as error:
-        say(f"{error}; hashing {path} again.")
+    with _usable(cache):
+        try:
+            return read_sealed(remembered)["content"]
+        except FileNotFoundError:
+            pass
+        except Damaged as error:
+            say(f"{error}; hashing {path} again.")
     digest = file_hash(path)
-    write_sealed(remembered, {"content": digest})
+    with _usable(cache):
+        write_sealed(remembered, {"content": digest})
     return digest
+
+
+@contextlib.contextmanager
+def _usable(cache: Path) -> Iterator[None]:
+    """Raise a UserError that names the cache, not the text, where the cache cannot be read or written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"the cache {cache} cannot be used ({error.strerror}: {error.filename}); name another folder with --cache."
+        ) from None

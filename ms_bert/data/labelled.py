@@ -43,7 +43,7 @@ class Row:
 
 
 Unfold = Callable[[Any, str], list[Row]]
-"""From a record of a JSON file that is no object, and its place, to its rows; none if it is not of the right form."""
+"""From a record of a JSON file and its place to its rows; none if it is a row itself."""
 
 
 def read(
@@ -82,13 +82,13 @@ def read(
     kinds = "expected .tsv, .txt, .csv, .jsonl, .json or .parquet, also .gz or .xz"
     _require(kind in _KINDS, source, "is of an unknown kind", kinds)
     with _told(source, path, kind):
-        _require(path.stat().st_size, source, "is empty", "name a file with labelled rows")
+        _require(path.stat().st_size, source, "is empty", "name a file with rows")
         if kind in _SEPARATORS:
             rows = list(_separated(source, path, _separator(path, kind), quoted, header, skipped))
         else:
             rows = list(_records(source, path, kind, unfold))
     below = "below its header line " if kind in _SEPARATORS and header is None else ""
-    _require(rows, source, f"holds no rows {below}that can be read", "name a file with labelled rows")
+    _require(rows, source, f"holds no rows {below}that can be read", "name one that has some")
     return rows
 
 
@@ -341,7 +341,7 @@ def _records(source: str, path: Path, kind: str, unfold: Unfold | None) -> Itera
 def _json_rows(source: str, text: IO[str], within: bool, unfold: Unfold | None) -> Iterator[Row]:
     for number, record in enumerate(json_records(text, within), 1):
         place = f"{source}, record {number}"
-        rows = [] if unfold is None or isinstance(record, dict) else unfold(record, place)
+        rows = [] if unfold is None else unfold(record, place)
         yield from rows or [Row(an_object(record, number), place)]
 
 

@@ -199,18 +199,29 @@ class SentenceTask(DownstreamTask):
         raise NotImplementedError
 
     def asked(self, options: PredictOptions) -> list[Example]:
-        """Texts or pairs as the command line, a pipe or a file of lines gives them; or those of a file of rows."""
+        """Texts or pairs as the command line, a pipe or a file of lines gives them; or those of a file of rows.
+
+        Raises:
+            UserError: they cannot be read, or it is not clear whether they are pairs.
+        """
+        if options.pairs and self.pairs is False:
+            raise UserError("--pairs was given, but the model was fine-tuned on single texts; leave it out.")
         dataset = glue.DATASETS.get(self.dataset or "")
         if dataset is not None and not options.columns and glue.is_of(dataset, options.input):
             return glue.examples(dataset, str(options.input), labels=False)[0]
         if not of_lines(options):
             options = self.by_columns(options)
-        if self.pairs:
+        if self.pairs or options.pairs:
             return [self.example(pair) for pair in asked.pairs(options)]
         if self.pairs is not None:
             return [self.example(text) for text in asked.texts(options)]
         texts = lines(options)
         if texts is not None:
+            if options.input is not None and (pair := next((text for text in texts if "\t" in text), None)):
+                raise UserError(
+                    f"{shown(pair)} has a tab, and the model does not say whether it takes pairs; add --pairs if these "
+                    "are two texts, or write a space for the tab."
+                )
             return [self.example(text) for text in texts]
         assert options.input is not None
         columns = named_columns(options.columns)

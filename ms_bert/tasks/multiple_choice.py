@@ -99,7 +99,7 @@ class MultipleChoice(DownstreamTask):
     def examples(cls, data: DataOptions, source: str, split: str) -> Read:
         skipped: Counter[str] = Counter()
         left_out = skipped if data.skip_bad else None
-        rows = labelled.read(source, data.quotes, split=split, skipped=left_out, unfold=_dialogue)
+        rows = labelled.read(source, data.quotes, split=split, skipped=left_out, unfold=_unfolded)
         columns = find_columns(source, labelled.columns(rows), named_columns(data.columns))
         places_first = _places_first(rows, columns)
         _check_counted_from_0(source, rows, columns)
@@ -197,7 +197,7 @@ class MultipleChoice(DownstreamTask):
                 "no choices were given; write a question, or a context and a question, after the model and --choices "
                 "with two or more, or name a file with --input."
             )
-        rows = labelled.of_file_or_pipe(options.input, options.quotes, unfold=_dialogue)
+        rows = labelled.of_file_or_pipe(options.input, options.quotes, unfold=_unfolded)
         named = named_columns(self.by_columns(options).columns)
         columns = find_columns(options.input, labelled.columns(rows), named, labels=False)
         return fitting(options.input, rows, lambda row: _question(row, columns), instead="")
@@ -387,6 +387,37 @@ def _choices(row: labelled.Row, columns: Columns) -> tuple[list[str], list[str]]
     if len(value) < 2:
         raise Unfit("too few choices", f"has {'one choice' if value else 'no choices'}", "expected at least 2")
     return [choice.strip() for choice in value], names
+
+
+def _unfolded(record: Any, place: str) -> list[labelled.Row]:
+    """The questions of a record in the form in which authors of a dataset gave it away; none of any other."""
+    if isinstance(record, dict):
+        return _passage(record, place) or _stem(record, place)
+    return _dialogue(record, place)
+
+
+def _passage(record: dict[str, Any], place: str) -> list[labelled.Row]:
+    """Those of RACE: an article with the lists questions, options and answers."""
+    lists = [record.get(name) for name in ("questions", "options", "answers")]
+    if not all(isinstance(one, list) for one in lists) or len({len(one) for one in lists if one is not None}) != 1:
+        return []
+    return [
+        labelled.Row(
+            {"article": record.get("article"), "question": question, "options": options, "answer": answer},
+            f"{place}, question {number}",
+        )
+        for number, (question, options, answer) in enumerate(zip(*lists), 1)
+    ]
+
+
+def _stem(record: dict[str, Any], place: str) -> list[labelled.Row]:
+    """That of ARC, OpenBookQA and CommonsenseQA: a question of a stem and choices, each a text with its label."""
+    asked = record.get("question")
+    choices = asked.get("choices") if isinstance(asked, dict) else None
+    if not isinstance(asked, dict) or not isinstance(choices, list) or not all(isinstance(c, dict) for c in choices):
+        return []
+    named = {name: [choice.get(name) for choice in choices] for name in ("text", "label")}
+    return [labelled.Row({**record, "question": asked.get("stem"), "choices": named}, place)]
 
 
 def _dialogue(record: Any, place: str) -> list[labelled.Row]:

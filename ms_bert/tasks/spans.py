@@ -25,6 +25,7 @@ NO_TYPE = "_"  # of a tag that is a letter alone, as seqeval calls it
 SCHEMES = (NONE, "io", "iob1", "bio", "bioes", "bilou")
 
 _MISSPELLED = re.compile(r"[BIESMLUW][-_.:/|].+", re.DOTALL | re.IGNORECASE)
+_BEHIND = re.compile(r".+[-_.:/|][BIESMLUW]", re.DOTALL | re.IGNORECASE)
 _TAG = re.compile(r"([BIESMLUW])(?:-(.+))?", re.DOTALL)
 _LETTERS = {"M": "I", "L": "E", "U": "S", "W": "S"}  # how others write those of bioes
 
@@ -104,11 +105,13 @@ def misfits(tags: Iterable[str], scheme: str) -> list[str]:
 
 
 def misspelled(tags: Iterable[str]) -> list[str]:
-    """Tags that are perhaps of spans, such as B_PER and i-loc, in order: some that begin a span and some that go on
-    with one, beside O and nothing else."""
+    """Tags that are perhaps of spans, such as B_PER and i-loc or PER-B and PER-I, in order: some that begin a span and
+    some that go on with one, beside O and nothing else."""
     others = sorted(set(tags) - {OUTSIDE})
-    letters = {tag[0].upper() for tag in others if _MISSPELLED.fullmatch(tag)}
-    return others if {"B", "I"} <= letters and all(map(_MISSPELLED.fullmatch, others)) else []
+    for spelling, place in ((_MISSPELLED, 0), (_BEHIND, -1)):
+        if all(map(spelling.fullmatch, others)) and {"B", "I"} <= {tag[place].upper() for tag in others}:
+            return others
+    return []
 
 
 def _is_iob1(sentences: Iterable[Sequence[str]]) -> bool:

@@ -96,6 +96,8 @@ def questions(
         skipped: takes how many were left out, by reason; without it what is unfit is an error.
     """
     names = labelled.columns(rows)
+    if [row.values.get("data") for row in rows] == [[]]:
+        raise UserError(f"{source} is SQuAD's json without an article; name another file.")
     if _PARAGRAPHS in names:
         entries = _of_articles(rows)
     else:

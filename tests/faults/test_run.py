@@ -201,6 +201,7 @@ def test_a_finished_run_says_so_and_goes_further_when_asked(undisturbed, tmp_pat
     assert result.returncode == 0 and "complete at step 12" in result.stdout
     result = runs.run("--resume", folder, "--steps", 14, "--keep-every", 9)
     assert result.returncode == 0, result.stderr
+    assert "the learning rate rises from" in result.stdout and "of a run of 14 steps" in result.stdout
     assert [p.name for p in sorted((folder / "checkpoints").iterdir())] == [
         "step-00000009",
         "step-00000012",

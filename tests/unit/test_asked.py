@@ -1,5 +1,6 @@
 """What a user asks about: texts or pairs, as the task was trained on, from arguments, files of any kind and a pipe."""
 
+import dataclasses
 import gzip
 import io
 import json
@@ -48,6 +49,25 @@ def test_arguments_and_lines_are_texts_or_pairs_as_in_training(tmp_path):
     assert asked(two, tmp_path, input=lines) == [("a", "b"), ("c", "d")]
     with pytest.raises(UserError, match="'c' stands alone"):
         asked(two, tmp_path, "a", "b", "c")
+
+
+def test_a_model_from_elsewhere_is_told_that_it_takes_pairs(tmp_path):
+    """Its config does not say so; half of a pair would be classified like a text."""
+    task, lines = dataclasses.replace(trained(), pairs=None), written(tmp_path / "lines.txt", "a b\nc\td\n")
+    assert asked(task, tmp_path, "a", "b") == [("a",), ("b",)]
+    assert asked(task, tmp_path, "a", "b", pairs=True) == [("a", "b")]
+    assert asked(task, tmp_path, "a\tb") == [("a\tb",)]
+    with pytest.raises(UserError, match="has a tab, .* add --pairs if these are two texts"):
+        asked(task, tmp_path, input=lines)
+    with pytest.raises(UserError, match="line 1 has 1 texts"):
+        asked(task, tmp_path, input=lines, pairs=True)
+    lines = written(tmp_path / "pairs.txt", "a\tb\nc\td\n")
+    assert asked(task, tmp_path, input=lines, pairs=True) == [("a", "b"), ("c", "d")]
+    assert asked(trained(("a", "b")), tmp_path, input=lines, pairs=True) == [("a", "b"), ("c", "d")]
+    with pytest.raises(UserError, match="--pairs was given, but the model was fine-tuned on single texts"):
+        asked(trained(), tmp_path, input=lines, pairs=True)
+    with pytest.raises(UserError, match="--pairs is for classification and regression"):
+        PredictOptions(tmp_path, ("a", "b"), pairs=True, next_sentence=True)
 
 
 def test_columns_that_were_named_for_training_are_read_again(tmp_path):

@@ -46,6 +46,27 @@ def test_a_config_survives_its_file(tmp_path):
     assert config.num_labels == 3
 
 
+@pytest.mark.parametrize(
+    "architectures, read",
+    [
+        (["BertModel"], True),
+        (["BertForSequenceClassification"], True),
+        (["BertForMaskedLM"], False),
+        (["BertModel", "BertForPreTraining"], False),
+        (["BertLMHeadModel"], False),
+        (None, False),
+        ([], False),
+    ],
+)
+def test_untied_embeddings_matter_only_to_a_head_of_masked_words(architectures, read):
+    fields = BASE | {"tie_word_embeddings": False, "architectures": architectures}
+    if read:
+        assert BertConfig.from_dict(fields) == PRESETS["base"]
+        return
+    with pytest.raises(UserError, match="tie_word_embeddings is false, but only true"):
+        BertConfig.from_dict(fields)
+
+
 @pytest.fixture(scope="module")
 def transformers():
     return pytest.importorskip("transformers")

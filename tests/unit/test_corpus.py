@@ -130,6 +130,25 @@ def test_text_without_blank_lines_does_not_become_one_endless_document(tmp_path)
     assert len(documents) > 1 and sum(map(len, documents)) == 200_000
 
 
+@pytest.mark.parametrize("obstacle", ["a file", "a folder"])
+def test_a_cache_that_cannot_be_used_is_not_blamed_on_the_text(obstacle, tmp_path, monkeypatch):
+    """Else a user is told to remove the corpus."""
+    monkeypatch.setattr(module, "_HASH_AGAIN", 10)
+    corpus, cache = tmp_path / "a.txt", tmp_path / "cache"
+    corpus.write_text("Some text that is longer.\n")
+    if obstacle == "a file":  # where hashes are to be kept
+        cache.mkdir()
+        (cache / "hashes").write_text("")
+    else:  # where the file of this one is to be
+        digest = Corpus(TextOptions(corpus=(str(corpus),), cache=cache)).fingerprint()
+        (kept,) = (cache / "hashes").iterdir()
+        kept.unlink()
+        kept.mkdir()
+        assert digest
+    with pytest.raises(UserError, match=f"the cache {cache} cannot be used .* name another folder with --cache"):
+        Corpus(TextOptions(corpus=(str(corpus),), cache=cache)).fingerprint()
+
+
 def test_the_hash_of_a_large_file_is_remembered_and_a_damaged_one_is_not_believed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, "_HASH_AGAIN", 10)
     (tmp_path / "a.txt").write_text("some words of text")

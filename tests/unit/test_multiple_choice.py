@@ -54,6 +54,21 @@ def test_files_of_dream_and_c3_are_known(tmp_path):
     assert others[1].place.endswith("dev.json, record 2, question 2")
 
 
+def test_files_of_race_arc_and_commonsenseqa_are_known_as_their_authors_wrote_them(tmp_path):
+    race = {"article": "c", "questions": ["q", "r"], "options": [["x", "y"], ["z", "v", "w"]], "answers": ["B", "C"]}
+    first, second = read(tmp_path / "race.jsonl", json.dumps({**race, "id": "high1.txt"})).examples
+    assert first == Question("c", "q", ("x", "y"), 1, first.place) and first.place.endswith("record 1, question 1")
+    assert (second.context, second.question, second.choices, second.answer) == ("c", "r", ("z", "v", "w"), 2)
+    choices = [{"text": "x", "label": "A"}, {"text": "y", "label": "B"}]
+    arc = {"id": "7", "question": {"stem": "q", "choices": choices}, "answerKey": "B"}
+    (question,) = read(tmp_path / "arc.jsonl", json.dumps(arc)).examples
+    assert question == Question("", "q", ("x", "y"), 1, question.place)
+    broken = {**arc, "question": {"stem": "q", "choices": [{"label": "A"}, choices[1]]}}
+    assert "has in choice 0 no text" in told(tmp_path / "arc.jsonl", json.dumps(broken))
+    uneven = told(tmp_path / "race.jsonl", json.dumps({**race, "answers": ["B"]}))
+    assert "no column that is known as" in uneven
+
+
 @pytest.mark.parametrize(
     "record, expected",
     [

@@ -146,7 +146,8 @@ def test_a_file_of_which_nothing_can_be_used_is_an_error_that_says_why(squad):
         ("", "is empty"),
         ("{", "cannot be read to its end"),
         ("[1, 2]", "not an object"),
-        ('{"version": "1.1", "data": []}', "is neither SQuAD's json nor has it a column that is known as question"),
+        ('{"version": "1.1", "data": []}', "is SQuAD's json without an article"),
+        ('{"version": "1.1"}', "is neither SQuAD's json nor has it a column that is known as question"),
         ('{"data": [{"paragraphs": 3}]}', "has in paragraphs a number, but SQuAD's json has a list of objects there"),
         ('{"data": [{"paragraphs": [{"context": "c"}]}]}', "has in qas null"),
         (

@@ -149,6 +149,7 @@ def test_a_model_from_elsewhere_is_known_by_its_labels():
             "the tags B_PER, I_PER, which look like B-NAME and I-NAME in another spelling",
         ),
         (["a/o b/b-per", "a/i-per c/O"], {"scheme": "bio"}, "which are not of the scheme bio"),
+        (["a/PER-B b/PER-I", "c/O d/LOC-B"], {}, "the tags 'LOC-B', 'PER-B', 'PER-I', which look like B-NAME"),
         (["a/b-per b/i-per", "c/O"], {}, "in another spelling; write them so, or count them as they are with --scheme"),
         (["a/O b/PER"], {"scheme": "bioes"}, "not of the scheme bioes"),
     ],
