@@ -16,7 +16,10 @@ from ms_bert.run.folder import GUESSES, RUN, TASK, TEACHER
 
 _OF_A_RUN = (RUN, TEACHER, GUESSES)  # what a run goes on with
 NAMES = {configs.HUGGING_FACE, configs.GOOGLE, *TOKENIZER, TASK, *_OF_A_RUN}
-_MODULES = "modules.json"  # of a folder of sentence-transformers
+# Of a folder of sentence-transformers: what its model is made of, how texts are prepared, and how long they may be,
+# which was named by the kind of model when the library still told them apart.
+MODULES, SETTINGS = "modules.json", "config_sentence_transformers.json"
+LENGTHS = [f"sentence_{kind}_config.json" for kind in ("bert", "roberta", "distilbert", "camembert", "albert")]
 
 
 def write(source: Checkpoint, folder: Path, config: str, dtypes: set[str], with_run: bool) -> list[str]:
@@ -47,17 +50,18 @@ def write(source: Checkpoint, folder: Path, config: str, dtypes: set[str], with_
 def modules_of(folder: Path) -> list[str]:
     """Names of what makes vectors of texts of the BERT in a folder of sentence-transformers: files, and folders.
 
-    None where it is no such folder, or where another folder holds its BERT.
+    Empty where it is no such folder, or where another folder holds its BERT.
     """
     try:
-        places = [module["path"] for module in json.loads((folder / _MODULES).read_bytes())]
+        places = [module["path"] for module in json.loads((folder / MODULES).read_bytes())]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
     if not places or places[0] != "":
         return []
-    named = (_MODULES, "config_sentence_transformers.json", *places[1:])
-    found = [name for name in named if isinstance(name, str) and Path(name).name == name and (folder / name).exists()]
-    return [*found, *sorted(file.name for file in folder.glob("sentence_*_config.json"))]  # by kind of model, once
+    within = [name for name in places[1:] if isinstance(name, str) and Path(name).name == name]
+    folders = [name for name in within if (folder / name).is_dir()]  # Normalize has no files, and may have no folder
+    first, last = ([name for name in names if (folder / name).is_file()] for names in ((MODULES, SETTINGS), LENGTHS))
+    return [*first, *folders, *last]
 
 
 def write_modules(source: Checkpoint, folder: Path) -> None:

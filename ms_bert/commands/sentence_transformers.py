@@ -13,16 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from conversion.companions import LENGTHS, MODULES, SETTINGS
 from conversion.formats import safetensors_file, torch_bin
 from ms_bert.data import tokenizer
 from ms_bert.errors import UserError, listed, shown
 from ms_bert.tasks.embedding import ACTIVATIONS, STRATEGIES, Dense, Normalize, Step, Truncate
 
-MODULES = "modules.json"
-_SETTINGS = "config_sentence_transformers.json"
 _VECTOR = "sentence_embedding"  # that of a text, among what modules hand on
-# Named by the kind of model when the library still told them apart.
-_LENGTHS = [f"sentence_{kind}_config.json" for kind in ("bert", "roberta", "distilbert", "camembert", "albert")]
 
 # How a config of Pooling says its strategies since version 6, and before: in this order if there are several.
 _FLAGS = {
@@ -85,13 +82,13 @@ def read(path: Path) -> Folder:
             raise UserError(f"{path} has the module {shown(kind)}, which is not known here; only {listed(_STEPS)} are.")
         _check_names(place)
         steps += _STEPS[kind](place)
-    settings = _json(path / _SETTINGS, dict) if (path / _SETTINGS).exists() else {}
+    settings = _json(path / SETTINGS, dict) if (path / SETTINGS).exists() else {}
     width = settings.get("truncate_dim")
     if width is not None:
         if type(width) is not int or width < 1:
-            raise UserError(f"{path / _SETTINGS}: truncate_dim is {shown(width)}; expected a whole number from 1.")
+            raise UserError(f"{path / SETTINGS}: truncate_dim is {shown(width)}; expected a whole number from 1.")
         steps.append(Truncate(width))
-    described: dict[str, Any] = next((_json(model / name, dict) for name in _LENGTHS if (model / name).exists()), {})
+    described: dict[str, Any] = next((_json(model / name, dict) for name in LENGTHS if (model / name).exists()), {})
     longest = described.get("max_seq_length") or tokenizer.longest_of(model)  # newer versions leave it to that
     return Folder(
         model,

@@ -364,9 +364,11 @@ def resume(
         trained_by = _trained_by(description["trained_by"], framework, options, loop.step, workers)
         if told := _told_of_others(trained_by):
             progress.say(told)
-        if told := _told_of_rate(path, loop.training, loop.step):
-            progress.say(told)
-        folder.describe({**description, "options": options.to_dict(), "trained_by": trained_by})
+        given = options.to_dict()
+        if given["training"] != description["options"]["training"]:
+            if told := _told_of_rate(path, loop.training, loop.step):
+                progress.say(told)
+        folder.describe({**description, "options": given, "trained_by": trained_by})
     return loop
 
 

@@ -283,5 +283,5 @@ def _usable(cache: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"the cache {cache} cannot be used ({error.strerror}: {error.filename}); name another folder with --cache."
+            f"the cache {cache} cannot be used ({error.strerror or error}); name another folder with --cache."
         ) from None

@@ -398,15 +398,17 @@ def _unfolded(record: Any, place: str) -> list[labelled.Row]:
 
 def _passage(record: dict[str, Any], place: str) -> list[labelled.Row]:
     """Those of RACE: an article with the lists questions, options and answers."""
-    lists = [record.get(name) for name in ("questions", "options", "answers")]
-    if not all(isinstance(one, list) for one in lists) or len({len(one) for one in lists if one is not None}) != 1:
+    questions, options, answers = (record.get(name) for name in ("questions", "options", "answers"))
+    if not (isinstance(questions, list) and isinstance(options, list) and isinstance(answers, list)):
+        return []
+    if not len(questions) == len(options) == len(answers):
         return []
     return [
         labelled.Row(
-            {"article": record.get("article"), "question": question, "options": options, "answer": answer},
+            {"article": record.get("article"), "question": question, "options": choices, "answer": answer},
             f"{place}, question {number}",
         )
-        for number, (question, options, answer) in enumerate(zip(*lists), 1)
+        for number, (question, choices, answer) in enumerate(zip(questions, options, answers), 1)
     ]
 
 
