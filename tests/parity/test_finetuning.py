@@ -316,7 +316,10 @@ def test_what_cannot_be_predicted_is_one_sentence(undisturbed, tuned, tmp_path, 
         ([undisturbed, "a text"], "is a BertForPreTraining"),
         ([tuned["ms_bert"], "--input", tmp_path / "latin.txt"], "is not UTF-8 text"),
         ([tuned["ms_bert"]], "no text was given"),
-        ([tuned["ms_bert"], "a [MASK]", "--fill-mask"], "has no mlm"),
+        (
+            [tuned["ms_bert"], "a [MASK]", "--fill-mask"],
+            "has no head of masked words (MLM), which this prediction needs",
+        ),
         ([tuned["ms_bert"], "a text", "--output", tmp_path], "is a folder"),
     ):
         assert prediction.main(PyTorch(), "predict", "", list(map(str, arguments))) == 2
