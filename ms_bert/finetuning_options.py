@@ -172,7 +172,7 @@ class FinetuningOptions(TrainingOptions):
     """Weight of the distance from the --teacher in the loss; the rest is that of the labels."""
     teacher_states: Annotated[float, Range(0, 10**6)] = 0.0
     """Weight of the distance from the hidden states of the --teacher, layer by layer, which is added to the loss
-    (Patient Knowledge Distillation). 0: they are not compared."""
+    (Patient Knowledge Distillation), in tasks on whole texts. 0: they are not compared."""
     augment: tuple[Literal["guesses", "dropped", "swapped"], ...] = ()
     """Change texts of the training data (augmentation): words are replaced by a masked language model's guesses,
     dropped, or swapped with their neighbours. In each epoch chance leaves half of the texts as they are

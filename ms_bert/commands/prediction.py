@@ -19,7 +19,7 @@ from ms_bert.commands.framework import Framework
 from ms_bert.commands.inference import Inference
 from ms_bert.data import tokenizer
 from ms_bert.data.packing import INPUTS
-from ms_bert.data.sequences import encoded
+from ms_bert.data.sequences import Sequences, encoded
 from ms_bert.errors import UserError, shown
 from ms_bert.prediction_options import PredictOptions
 from ms_bert.run.folder import TASK
@@ -103,10 +103,12 @@ class Predictor:
             answers += told
         return answers
 
-    def logits(self, examples: Sequence[Any]) -> np.ndarray:
-        """Those of examples of a task on sentences, (n, C) float32."""
-        assert isinstance(self.task, SentenceTask)
-        sequences = self.task.sequences(examples, self._model.vocabulary, labelled=False)
+    @property
+    def vocabulary(self) -> tokenizer.Vocabulary:
+        return self._model.vocabulary
+
+    def logits(self, sequences: Sequences) -> np.ndarray:
+        """Those of what the task labels, sequences (n, C) or tokens (T, C), float32."""
         return self.task.pooled(sequences, self._model.logits(sequences, self.task.per_token))
 
     def asked(self, options: PredictOptions) -> list[Any]:

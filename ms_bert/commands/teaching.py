@@ -34,7 +34,7 @@ from ms_bert.tasks.downstream import DownstreamTask
 from ms_bert.tasks.embedding import ARCHITECTURE, Normalize, Pooling
 
 TRAIN = "train"  # the name of the training data, by which a wider teacher is narrowed
-CHUNK = 256  # texts whose hidden states are held at a time
+CHUNK = 256  # sequences whose hidden states are held at a time
 
 Said = dict[str, np.ndarray]  # what a teacher says of labelled data, (n, ...) float32, by the name of the data
 
@@ -61,13 +61,13 @@ def taught(
     training = options.training
     if training.teacher is None:
         return task, {}
-    if not isinstance(task, SentenceTask):
+    if task.labels_tokens and training.teacher_states:
         raise UserError(
-            f"--teacher is for classification, with one label or several, and regression, not for {task.name}; leave "
-            "it out."
+            f"--teacher-states compares the vectors of whole texts, but {task.name} learns of single tokens; leave it "
+            "out."
         )
     distillation = Distillation(training.temperature, training.teacher_share, training.teacher_states)
-    said = _remembered(options, distillation.fields, sequences)
+    said = _remembered(options, distillation.fields, task, sequences)
     if said is None:
         teacher = Predictor(training.teacher, framework, options.run.device, threads=options.run.threads)
         if type(teacher.task) is not type(task):
@@ -75,21 +75,25 @@ def taught(
                 f"{training.teacher} was fine-tuned for {teacher.task.name}, but the training data is for {task.name}; "
                 "name another --teacher."
             )
-        if teacher.task.pairs not in (None, task.pairs):
-            kinds = {True: "pairs of texts", False: "single texts"}
-            raise UserError(
-                f"{training.teacher} was fine-tuned for {kinds[teacher.task.pairs]}, but the training data is of "
-                f"{kinds[bool(task.pairs)]}; name another --teacher."
-            )
-        layers = _compared(options, config, teacher.pretrained.config, task.pooling)
+        pooling = "cls"
+        if isinstance(task, SentenceTask) and isinstance(teacher.task, SentenceTask):
+            pooling = task.pooling
+            if teacher.task.pairs not in (None, task.pairs):
+                kinds = {True: "pairs of texts", False: "single texts"}
+                raise UserError(
+                    f"{training.teacher} was fine-tuned for {kinds[teacher.task.pairs]}, but the training data is of "
+                    f"{kinds[bool(task.pairs)]}; name another --teacher."
+                )
+        layers = _compared(options, config, teacher.pretrained.config, pooling)
         told = f" for its logits and the states of {named_layers(layers)}" if layers else ""
         progress.say(f"asking the teacher {training.teacher}{told}")
-        said = {LOGITS: {name: _logits(teacher, task, of) for name, of in examples.items()}}
+        read = {name: _as_read(options, teacher, task, of, sequences[name]) for name, of in examples.items()}
+        said = {LOGITS: {name: _logits(teacher, task, of) for name, of in read.items()}}
         if layers:
-            said[STATES] = _states(framework, options, config, teacher, layers, task.pooling, examples)
+            said[STATES] = _states(framework, options, config, teacher, layers, pooling, read)
     for field, by_name in said.items():
         for name, values in by_name.items():
-            sequences[name].of_sequences[field] = values
+            _targets(task, sequences[name])[field] = values
     content = {_key(field, name): values for field, by_name in said.items() for name, values in by_name.items()}
     return dataclasses.replace(task, distillation=distillation), {folder.TEACHER: save(content)}
 
@@ -99,8 +103,13 @@ def _key(field: str, name: str) -> str:
     return f"{field}/{name}"
 
 
+def _targets(task: DownstreamTask, sequences: Sequences) -> dict[str, np.ndarray]:
+    """Those of what the task labels."""
+    return sequences.of_tokens if task.labels_tokens else sequences.of_sequences
+
+
 def _remembered(
-    options: FinetuneOptions, fields: Sequence[str], sequences: Mapping[str, Sequences]
+    options: FinetuneOptions, fields: Sequence[str], task: DownstreamTask, sequences: Mapping[str, Sequences]
 ) -> dict[str, Said] | None:
     """What the teacher said when the run began, by field; None: it must be asked."""
     if options.run.resume is None:
@@ -109,15 +118,44 @@ def _remembered(
         found = load_file(options.run.resume / folder.TEACHER)
     except (OSError, SafetensorError):
         return None
-    expected = {_key(field, name): len(of) for field in fields for name, of in sequences.items()}
+    expected = {
+        _key(field, name): len(of.ids) if task.labels_tokens else len(of)
+        for field in fields
+        for name, of in sequences.items()
+    }
     if {key: len(values) for key, values in found.items()} != expected:
         return None
     return {field: {name: found[_key(field, name)] for name in sequences} for field in fields}
 
 
-def _logits(teacher: Predictor, task: DownstreamTask, examples: Sequence[Any]) -> np.ndarray:
-    """(n, C), in the order of the task's labels."""
-    return np.ascontiguousarray(in_order_of(task.labels, teacher.task.labels, teacher.logits(examples)))
+def _as_read(
+    options: FinetuneOptions, teacher: Predictor, task: DownstreamTask, examples: Sequence[Any], own: Sequences
+) -> Sequences:
+    """The examples as a teacher reads them. Where tokens are labelled, they are `own`, those of the model.
+
+    Raises:
+        UserError: tokens are labelled, and the teacher's are others, or a sequence has more than it takes.
+    """
+    if not task.labels_tokens:
+        return teacher.task.sequences(examples, teacher.vocabulary, labelled=False)
+    theirs = task.sequences(examples, teacher.vocabulary, labelled=False)
+    path, most = options.training.teacher, teacher.pretrained.config.max_position_embeddings
+    if not (np.array_equal(theirs.ids, own.ids) and np.array_equal(theirs.starts, own.starts)):
+        raise UserError(
+            f"{path} has another vocabulary than the model, but for {task.name} a teacher says something of each "
+            "token; name a --teacher with the same vocabulary."
+        )
+    if (longest := int(own.lengths.max())) > most:
+        raise UserError(
+            f"the texts have up to {longest} tokens, but {path} takes only {most}; choose a smaller --longest, or "
+            "name another --teacher."
+        )
+    return theirs
+
+
+def _logits(teacher: Predictor, task: DownstreamTask, sequences: Sequences) -> np.ndarray:
+    """Of what is labelled (n, C), in the order of the task's labels."""
+    return np.ascontiguousarray(in_order_of(task.labels, teacher.task.labels, teacher.logits(sequences)))
 
 
 def _compared(options: FinetuneOptions, config: BertConfig, teacher: BertConfig, pooling: str) -> tuple[int, ...]:
@@ -160,9 +198,9 @@ def _states(
     teacher: Predictor,
     layers: Sequence[int],
     pooling: str,
-    examples: Mapping[str, Sequence[Any]],
+    read: Mapping[str, Sequences],
 ) -> Said:
-    """A vector of length 1 of each text and each of these layers, as wide as the model's own: (n, L, H)."""
+    """A vector of length 1 of each sequence and each of these layers, as wide as the model's own: (n, L, H)."""
     path, found = options.training.teacher, teacher.pretrained
     assert path is not None
     model = Inference(
@@ -177,16 +215,16 @@ def _states(
     )
     pooled, unit = Pooling((pooling,)), Normalize()
 
-    def vectors(of: Sequence[Any]) -> np.ndarray:
+    def vectors(of: Sequences) -> np.ndarray:
         made = np.empty((len(of), len(layers), found.config.hidden_size), np.float32)
         for begin in range(0, len(of), CHUNK):
-            sequences = teacher.task.sequences(of[begin : begin + CHUNK], model.vocabulary, labelled=False)
+            sequences = of.between(begin, begin + CHUNK)
             states = np.split(model.logits(sequences, per_token=True), sequences.starts[1:-1])
             rows = made[begin : begin + CHUNK]
             rows[:] = unit(np.stack([pooled(of_text) for of_text in states]).reshape(rows.shape))
         return made
 
-    said = {name: vectors(of) for name, of in examples.items()}
+    said = {name: vectors(of) for name, of in read.items()}
     if found.config.hidden_size > config.hidden_size:
         train = said[TRAIN]
         projections = [narrowing(train[:, layer], config.hidden_size) for layer in range(len(layers))]

@@ -44,6 +44,15 @@ class Sequences:
         """How many examples lost tokens."""
         return len(np.unique(self.owners[self.cut]))
 
+    def between(self, first: int, last: int) -> Sequences:
+        """Those from `first` to before `last`, or to the end, without what is to be learned of them."""
+        starts = self.starts[first : last + 1]
+        span = slice(starts[0], starts[-1])
+        of = slice(first, last)
+        return Sequences(
+            self.ids[span], self.types[span], starts - starts[0], self.cut[of], self.pad, owners=self.owners[of]
+        )
+
     @functools.cached_property
     def lengths(self) -> np.ndarray:
         """(n,) int64."""

@@ -98,10 +98,12 @@ class Task(Protocol):
 
     name: ClassVar[str]
     architecture: ClassVar[str]
-    fields: ClassVar[tuple[str, ...]]
     weights: ClassVar[tuple[str, ...]]
     sums: ClassVar[tuple[str, ...]]
     count: ClassVar[str]
+
+    @property
+    def fields(self) -> tuple[str, ...]: ...
 
     @property
     def measure(self) -> str | None: ...

@@ -12,7 +12,6 @@ from ms_bert.data.sequences import Sequences, encoded
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError, listed, one_line, shown
 from ms_bert.tasks import Metrics, Sums, asked, glue, pictures
-from ms_bert.tasks.distillation import Distillation
 from ms_bert.tasks.downstream import DownstreamTask, Read, balanced, in_order_of_names, lines, of_lines
 from ms_bert.tasks.examples import Example, label_columns, named_columns, read, whether
 from ms_bert.tasks.metrics import METRICS, by_class, calibration, confusion, interval
@@ -34,12 +33,10 @@ class SentenceTask(DownstreamTask):
         pooling: what is classified: with "cls" the pooler's output, with "mean" the mean of all tokens of a text. As
             logits are linear, those of the mean are the mean of the tokens' logits: so with "mean" the model is one of
             tokens, as transformers and all formats know it.
-        distillation: how it learns from a teacher; None: it has none.
         pairs: whether its examples are pairs of texts; None: it is not known, as of a model from elsewhere.
     """
 
     pooling: str = "cls"
-    distillation: Distillation | None = None
     pairs: bool | None = None
 
     augmented: ClassVar[bool] = True
@@ -107,13 +104,6 @@ class SentenceTask(DownstreamTask):
     @property
     def per_token(self) -> bool:  # type: ignore[override]
         return self.pooling == "mean"
-
-    @property
-    def fields(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (*DownstreamTask.fields, *(() if self.distillation is None else self.distillation.fields))
-
-    def remembered(self) -> dict[str, Any]:
-        return {name: value for name, value in super().remembered().items() if name != "distillation"}
 
     def config(self) -> dict[str, Any]:
         return {**super().config(), "problem_type": self.problem_type}

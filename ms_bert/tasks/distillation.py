@@ -11,7 +11,7 @@ import numpy as np
 from ms_bert.errors import UserError, listed
 from ms_bert.tasks.embedding import Normalize
 
-LOGITS = "teacher_logits"  # (B, N, C) float32 of a batch
+LOGITS = "teacher_logits"  # (B, N, C) float32 of a batch, or (B, S, C) where tokens are labelled
 STATES = "teacher_states"  # (B, N, L, H) float32 of a batch: a vector of length 1 for each layer of `matched_layers`
 _CHUNK = 4096  # vectors that are held in float64 at a time
 

@@ -25,6 +25,7 @@ from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError, listed, shown
 from ms_bert.prediction_options import AskOptions, PredictOptions
 from ms_bert.tasks import Curve, Metrics, Panel, Sums
+from ms_bert.tasks.distillation import Distillation
 from ms_bert.tasks.examples import named_columns
 from ms_bert.tasks.pictures import Drawing
 
@@ -54,11 +55,13 @@ class DownstreamTask:
         labels: their names, by id; none where there are no classes. measures: names of its scores, of which the first
             has its highest value at the best checkpoint. longest: tokens of a sequence. dataset: the name by which the
             user asked for the task. columns: that --columns named for the training data, without that of the labels;
-            files to predict about are read by them, too.
-        per_token: whether a model gives logits (T, C) of tokens, or (n, C) of sequences. usual_longest: where the user
-            does not say. together: whether the loss takes all sequences of an example at once, so that they must lie in
-            one batch; --batch-size counts examples then. augmented: whether words of its texts may be others in each
-            epoch (--augment): a label is of a whole sequence, and each sequence is judged by itself.
+            files to predict about are read by them, too. distillation: how it learns from a teacher; None: it has none.
+        per_token: whether a model gives logits (T, C) of tokens, or (n, C) of sequences. labels_tokens: whether what is
+            learned is of tokens, not of whole sequences. learned: fields of a batch that the loss takes without a
+            teacher. usual_longest: where the user does not say. together: whether the loss takes all sequences of an
+            example at once, so that they must lie in one batch; --batch-size counts examples then. augmented: whether
+            words of its texts may be others in each epoch (--augment): a label is of a whole sequence, and each
+            sequence is judged by itself.
     """
 
     labels: tuple[str, ...]
@@ -66,20 +69,26 @@ class DownstreamTask:
     longest: int = 128
     dataset: str = ""
     columns: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
+    distillation: Distillation | None = dataclasses.field(default=None, kw_only=True)
 
     name: ClassVar[str]
     architecture: ClassVar[str]
     per_token: ClassVar[bool] = False
+    labels_tokens: ClassVar[bool] = False
     usual_longest: ClassVar[int] = 128
     label_roles: ClassVar[tuple[str, ...]] = ("label",)  # those of --columns that are of no use for predictions
     together: ClassVar[bool] = False
     augmented: ClassVar[bool] = False
-    fields: ClassVar[tuple[str, ...]] = (*INPUTS, "labels", WEIGHTS)
+    learned: ClassVar[tuple[str, ...]] = (*INPUTS, "labels", WEIGHTS)
     weights: ClassVar[tuple[str, ...]] = (WEIGHTS,)
     sums: ClassVar[tuple[str, ...]] = ("loss", "correct", "count")
     count: ClassVar[str] = "count"
 
-    # What a run shows
+    # What a run takes and shows
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return (*self.learned, *(() if self.distillation is None else self.distillation.fields))
 
     @property
     def measure(self) -> str:
@@ -117,7 +126,8 @@ class DownstreamTask:
 
     def remembered(self) -> dict[str, Any]:
         """What predictions need of a run's folder besides the model, as JSON."""
-        return {"task": self.name, **dataclasses.asdict(self)}
+        values = {"task": self.name, **dataclasses.asdict(self)}
+        return {name: value for name, value in values.items() if name != "distillation"}
 
     @classmethod
     def from_remembered(cls, values: dict[str, Any]):
@@ -201,6 +211,10 @@ class DownstreamTask:
     def tuned(self, sequences: Sequences, logits: np.ndarray):
         """The task with what is chosen on development data, such as a threshold."""
         return self
+
+    def pooled(self, sequences: Sequences, logits: np.ndarray) -> np.ndarray:
+        """The logits of what is labelled, sequences (n, C) or tokens (T, C), of those that a model gives."""
+        return logits
 
     # Answers
 

@@ -88,7 +88,7 @@ class MultipleChoice(DownstreamTask):
     architecture: ClassVar[str] = "BertForMultipleChoice"
     usual_longest: ClassVar[int] = 256
     together: ClassVar[bool] = True
-    fields: ClassVar[tuple[str, ...]] = (*INPUTS, GROUPS, "labels")
+    learned: ClassVar[tuple[str, ...]] = (*INPUTS, GROUPS, "labels")
     weights: ClassVar[tuple[str, ...]] = ("labels",)  # 1 at the right choice, so that their sum is that of questions
 
     def config(self) -> dict[str, Any]:

@@ -57,8 +57,9 @@ class QuestionAnswering(DownstreamTask):
     label_roles: ClassVar[tuple[str, ...]] = ("answers", "is_impossible", "id")
     architecture: ClassVar[str] = "BertForQuestionAnswering"
     per_token: ClassVar[bool] = True
+    labels_tokens: ClassVar[bool] = True
     usual_longest: ClassVar[int] = 384
-    fields: ClassVar[tuple[str, ...]] = (*INPUTS, "starts", "ends", WEIGHTS)
+    learned: ClassVar[tuple[str, ...]] = (*INPUTS, "starts", "ends", WEIGHTS)
 
     # What a folder remembers
 

@@ -55,7 +55,8 @@ class Tagging(DownstreamTask):
     name: ClassVar[str] = "tagging"
     architecture: ClassVar[str] = "BertForTokenClassification"
     per_token: ClassVar[bool] = True
-    fields: ClassVar[tuple[str, ...]] = (*INPUTS, "labels", LABEL_WEIGHTS)
+    labels_tokens: ClassVar[bool] = True
+    learned: ClassVar[tuple[str, ...]] = (*INPUTS, "labels", LABEL_WEIGHTS)
     weights: ClassVar[tuple[str, ...]] = (LABEL_WEIGHTS,)
     span_measures: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall", "f1_strict", "accuracy")
     word_measures: ClassVar[tuple[str, ...]] = ("accuracy", "f1_macro")

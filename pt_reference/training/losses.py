@@ -77,11 +77,11 @@ class PreTrainingLoss(nn.Module):
         return loss * scale, torch.stack(masked + next_sentence).detach(), ()
 
 
-class SentenceLoss(nn.Module):
-    """The mean loss over the sequences of a step; a subclass says which.
+class LabelLoss(nn.Module):
+    """The mean loss over what has a label in a step, sequences or tokens; a subclass says which loss.
 
     The outputs are the logits of a model that classifies sequences (B, N, C), or those of one that classifies tokens
-    (B, S, C), of which the mean is taken for each sequence.
+    (B, S, C), of which the mean is taken for each sequence, unless a subclass says otherwise.
     """
 
     def __init__(self, model: BertForSequenceClassification):
@@ -104,13 +104,13 @@ class SentenceLoss(nn.Module):
     ):
         logits = self.model(input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys)
         rows, count = weights.shape
-        given, logits = self.of_sequences(logits, sequence_ids, rows, count)
+        given, logits = self.for_labels(logits, sequence_ids, rows, count)
         losses, right = self.losses(logits, labels.view(rows * count, -1))
         sums = weighted_sums(losses, right, weights)
         return sums[0] / total * scale, torch.stack(sums).detach(), (given,)
 
-    def of_sequences(self, logits, sequence_ids, rows, count):
-        """The logits as the outputs have them, and those of the sequences (B * N, C)."""
+    def for_labels(self, logits, sequence_ids, rows, count):
+        """The logits as the outputs have them, and those of what has a label, (B * N, C) of sequences."""
         if logits.ndim == 3:
             return logits, means(logits, sequence_ids, count)
         return logits.view(rows, count, -1), logits
@@ -119,34 +119,38 @@ class SentenceLoss(nn.Module):
         """logits (N, C), labels (N, 1 or more) -> the loss of each (N,), and how right it is, 0..1 (N,)."""
         raise NotImplementedError
 
-    def distance(self, logits, teacher, temperature):
-        """How far logits (N, C) are from a teacher's -> (N,)."""
+    def distance(self, logits, teacher, temperature, labels):
+        """How far logits (N, C) are from a teacher's -> (N,); labels: as `losses` takes them."""
         raise NotImplementedError
 
+    def of_examples(self, values, labels):
+        """What is true of each sequence (N,), where its loss stands for others, too, as the mean of all of them."""
+        return values
 
-class ClassificationLoss(SentenceLoss):
+
+class ClassificationLoss(LabelLoss):
     """Cross-entropy of the one label of each sequence."""
 
     def losses(self, logits, labels):
         labels = labels.flatten()
         return self.cross_entropy(logits, labels), correct(logits, labels)
 
-    def distance(self, logits, teacher, temperature):
+    def distance(self, logits, teacher, temperature, labels):
         return divergence(wide(logits), wide(teacher), temperature)
 
 
-class RegressionLoss(SentenceLoss):
+class RegressionLoss(LabelLoss):
     """The squared error of the one value (C = 1)."""
 
     def losses(self, logits, labels):
         errors = (wide(logits) - labels).flatten()
         return errors * errors, torch.zeros_like(errors)
 
-    def distance(self, logits, teacher, temperature):
+    def distance(self, logits, teacher, temperature, labels):
         return torch.square((wide(logits) - wide(teacher)).flatten())
 
 
-class MultiLabelLoss(SentenceLoss):
+class MultiLabelLoss(LabelLoss):
     """Binary cross-entropy, the mean over the C labels, of which any number may hold: labels (N, C), 0 or 1."""
 
     def losses(self, logits, labels):
@@ -155,19 +159,19 @@ class MultiLabelLoss(SentenceLoss):
         losses = torch.relu(logits) - logits * labels + torch.log1p(torch.exp(-torch.abs(logits)))
         return losses.mean(-1), share_correct(logits, labels)
 
-    def distance(self, logits, teacher, temperature):
+    def distance(self, logits, teacher, temperature, labels):
         # Each label is a choice of two, of logits x and 0.
         return divergence(or_zero(wide(logits)), or_zero(wide(teacher)), temperature).mean(-1)
 
 
 class DistilledLoss(nn.Module):
-    """The loss of a task (1 - share), and its distance from a teacher's logits (share), as SentenceLoss has them.
+    """The loss of a task (1 - share), and its distance from a teacher's logits (share), as LabelLoss has them.
 
     Args:
-        kind: of the loss, one of SentenceLoss.
+        kind: of the loss, one of LabelLoss.
     """
 
-    def __init__(self, model, kind: type[SentenceLoss], distillation: Distillation):
+    def __init__(self, model, kind: type[LabelLoss], distillation: Distillation):
         super().__init__()
         self.model = model
         self.of_task = kind(model)
@@ -189,15 +193,19 @@ class DistilledLoss(nn.Module):
     ):
         logits = self.model(input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys)
         rows, count = weights.shape
-        given, logits = self.of_task.of_sequences(logits, sequence_ids, rows, count)
+        given, logits = self.of_task.for_labels(logits, sequence_ids, rows, count)
         losses, right = self.mixed(logits, labels, teacher_logits)
         sums = weighted_sums(losses, right, weights)
         return sums[0] / total * scale, torch.stack(sums).detach(), (given,)
 
     def mixed(self, logits, labels, teacher):
-        """logits (B * N, C), labels (B, N, ...) and a teacher's logits (B, N, C) -> as `losses` of SentenceLoss."""
-        losses, right = self.of_task.losses(logits, labels.view(logits.shape[0], -1))
-        distances = self.of_task.distance(logits, teacher.view(logits.shape[0], -1), self.temperature)
+        """logits (B * N, C), labels (B, N, ...) and a teacher's logits (B, N, C) -> as `losses` of LabelLoss.
+
+        Of labels of tokens N is S.
+        """
+        labels, teacher = labels.view(logits.shape[0], -1), teacher.view(logits.shape[0], -1)
+        losses, right = self.of_task.losses(logits, labels)
+        distances = self.of_task.distance(logits, teacher, self.temperature, labels)
         return (1.0 - self.share) * losses + self.share * distances, right
 
 
@@ -209,7 +217,7 @@ class PatientLoss(DistilledLoss):
     the teacher's: from 0 to 4; the mean over the layers, where arXiv 1908.09355, 3.2, has the sum.
     """
 
-    def __init__(self, model, kind: type[SentenceLoss], distillation: Distillation):
+    def __init__(self, model, kind: type[LabelLoss], distillation: Distillation):
         super().__init__(model, kind, distillation)
         self.weight = distillation.states
 
@@ -234,9 +242,10 @@ class PatientLoss(DistilledLoss):
         logits = self.model.head(hidden, pooled, input_ids.shape[1], dropout_keys)
         vectors = self.vectors(layers, sequence_ids, cls_positions, logits.ndim == 3)
         rows, count = weights.shape
-        given, logits = self.of_task.of_sequences(logits, sequence_ids, rows, count)
+        given, logits = self.of_task.for_labels(logits, sequence_ids, rows, count)
         losses, right = self.mixed(logits, labels, teacher_logits)
-        losses = losses + self.weight * self.state_distance(vectors, teacher_states)
+        apart = self.state_distance(vectors, teacher_states)
+        losses = losses + self.weight * self.of_task.of_examples(apart, labels.view(-1, 1))
         sums = weighted_sums(losses, right, weights)
         return sums[0] / total * scale, torch.stack(sums).detach(), (given,)
 
@@ -269,37 +278,17 @@ def divergence(logits, teacher, temperature):
     return temperature * temperature * (torch.exp(target) * (target - student)).sum(-1)
 
 
-class TaggingLoss(nn.Module):
+class TaggingLoss(ClassificationLoss):
     """The mean cross-entropy over the tokens of a step that have a label, of a model that gives logits for each.
 
     The outputs are the logits (B, S, C).
     """
 
-    def __init__(self, model: BertForTokenClassification):
-        super().__init__()
-        self.model = model
-        self.cross_entropy = model.bert.numerics.operations.cross_entropy
-
-    def forward(
-        self,
-        input_ids,
-        sequence_ids,
-        token_type_ids,
-        position_ids,
-        cls_positions,
-        labels,
-        weights,
-        total,
-        scale,
-        dropout_keys=None,
-    ):
-        logits = self.model(input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys)
-        rows, labels = logits.view(-1, logits.shape[-1]), labels.flatten()
-        sums = weighted_sums(self.cross_entropy(rows, labels), correct(rows, labels), weights)
-        return sums[0] / total * scale, torch.stack(sums).detach(), (logits,)
+    def for_labels(self, logits, sequence_ids, rows, count):
+        return logits, logits.view(-1, logits.shape[-1])
 
 
-class ChoiceLoss(SentenceLoss):
+class ChoiceLoss(LabelLoss):
     """Cross-entropy of the choices of each question, whose scores are the one value (C = 1).
 
     In place of labels it takes which question each sequence is a choice of; the choices of one lie anywhere in the
@@ -307,12 +296,27 @@ class ChoiceLoss(SentenceLoss):
     """
 
     def losses(self, logits, questions):
-        # Row i: the scores of the choices of i's question, nothing of all others; its class is i itself.
+        scores = self.of_questions(logits, questions)
+        own = torch.arange(scores.shape[0], device=scores.device)
+        return self.cross_entropy(scores, own), correct(scores, own)
+
+    def distance(self, logits, teacher, temperature, questions):
+        return divergence(self.of_questions(logits, questions), self.of_questions(teacher, questions), temperature)
+
+    def of_questions(self, logits, questions):
+        """The scores (N, 1) of N choices -> for each the scores of all choices of its question, nothing of others
+        (N, N). The column of a choice is its number."""
+        return wide(logits).view(1, -1) + (self.same(questions) - 1.0) * 1e9
+
+    def of_examples(self, values, questions):
+        """The loss of a question stands at its right choice."""
+        same = self.same(questions)
+        return (same * values.view(1, -1)).sum(-1) / same.sum(-1)
+
+    def same(self, questions):
+        """Whether two choices are of the same question: (N, N) float32."""
         questions = questions.view(-1, 1)
-        same = (questions == questions.view(1, -1)).float()
-        rows = wide(logits).view(1, -1) + (same - 1.0) * 1e9
-        own = torch.arange(rows.shape[0], device=rows.device)
-        return self.cross_entropy(rows, own), correct(rows, own)
+        return (questions == questions.view(1, -1)).float()
 
 
 class SpanLoss(nn.Module):
@@ -347,11 +351,63 @@ class SpanLoss(nn.Module):
     ):
         start, end = self.model(input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys)
         start, end = wide(start), wide(end)
-        own = own_tokens(sequence_ids, weights.shape[1])
+        losses, right = self.losses(start, end, starts, ends, own_tokens(sequence_ids, weights.shape[1]))
+        sums = weighted_sums(losses, right, weights)
+        return sums[0] / total * scale, torch.stack(sums).detach(), (torch.stack((start, end), -1),)
+
+    def losses(self, start, end, starts, ends, own):
+        """Logits and targets (B, S), own (B, N, S) -> the loss of each sequence (B * N,), and whether it is right."""
         start_losses, start_right = token_losses(start, starts, own)
         end_losses, end_right = token_losses(end, ends, own)
-        sums = weighted_sums(0.5 * (start_losses + end_losses), start_right * end_right, weights)
+        return 0.5 * (start_losses + end_losses), start_right * end_right
+
+    def distance(self, start, end, teacher, temperature, own):
+        """How far logits (B, S) are from a teacher's (B, S, 2) over the tokens of the same sequence -> (B * N,)."""
+        starts = divergence(among_own(start, own), among_own(teacher[..., 0], own), temperature)
+        ends = divergence(among_own(end, own), among_own(teacher[..., 1], own), temperature)
+        return (0.5 * (starts + ends)).flatten()
+
+
+class DistilledSpanLoss(nn.Module):
+    """The loss of SpanLoss (1 - share), and the distance from a teacher's logits of start and end (share).
+
+    Args:
+        kind: of the loss, SpanLoss.
+    """
+
+    def __init__(self, model: BertForQuestionAnswering, kind: type[SpanLoss], distillation: Distillation):
+        super().__init__()
+        self.model = model
+        self.of_task = kind(model)
+        self.temperature, self.share = distillation.temperature, distillation.share
+
+    def forward(
+        self,
+        input_ids,
+        sequence_ids,
+        token_type_ids,
+        position_ids,
+        cls_positions,
+        starts,
+        ends,
+        weights,
+        teacher_logits,
+        total,
+        scale,
+        dropout_keys=None,
+    ):
+        start, end = self.model(input_ids, sequence_ids, token_type_ids, position_ids, cls_positions, dropout_keys)
+        start, end = wide(start), wide(end)
+        own = own_tokens(sequence_ids, weights.shape[1])
+        losses, right = self.of_task.losses(start, end, starts, ends, own)
+        distances = self.of_task.distance(start, end, wide(teacher_logits), self.temperature, own)
+        sums = weighted_sums((1.0 - self.share) * losses + self.share * distances, right, weights)
         return sums[0] / total * scale, torch.stack(sums).detach(), (torch.stack((start, end), -1),)
+
+
+def among_own(logits, own):
+    """Logits (B, S) for each sequence, nothing at the tokens that are not its own: (B, N, S)."""
+    return logits[:, None] + (own - 1.0) * 1e9
 
 
 def token_losses(logits, targets, own):
@@ -363,7 +419,7 @@ def token_losses(logits, targets, own):
     Returns:
         (B * N,), and whether the token with the highest logit has a target above 0 (B * N,), float32.
     """
-    scores = logits[:, None] + (own - 1.0) * 1e9  # (B, N, S)
+    scores = among_own(logits, own)
     centred = scores - scores.amax(-1, keepdim=True).detach()
     totals = torch.log1p(torch.exp(centred).sum(-1) - 1.0)
     hits = (centred * own * targets[:, None]).sum(-1)
@@ -378,10 +434,12 @@ def weighted_sums(losses, right, weights):
 
 
 class Objective(NamedTuple):
-    """What trains a task: the model, made of (config, numerics), and the loss, made of the model."""
+    """What trains a task: the model, made of (config, numerics), and the loss, made of the model; and what is learned
+    where there is a teacher, made of (model, loss, distillation)."""
 
     model: type[nn.Module]
     loss: Callable[..., nn.Module]
+    distilled: Callable[..., nn.Module] = DistilledLoss
 
 
 OBJECTIVES = {
@@ -392,7 +450,7 @@ OBJECTIVES = {
     Tagging.name: Objective(BertForTokenClassification, TaggingLoss),
     MultipleChoice.name: Objective(BertForMultipleChoice, ChoiceLoss),
     AnswerSelection.name: Objective(BertForSequenceClassification, ClassificationLoss),
-    QuestionAnswering.name: Objective(BertForQuestionAnswering, SpanLoss),
+    QuestionAnswering.name: Objective(BertForQuestionAnswering, SpanLoss, DistilledSpanLoss),
 }
 
 
@@ -402,5 +460,5 @@ def objective(task: Task) -> Objective:
     distillation = getattr(task, "distillation", None)
     if distillation is None:
         return found
-    loss = PatientLoss if distillation.states else DistilledLoss
+    loss = PatientLoss if distillation.states else found.distilled
     return found._replace(loss=functools.partial(loss, kind=found.loss, distillation=distillation))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.numpy import load_file
 
 from ms_bert.commands import finetuning, prediction
 from ms_bert.tasks.multiple_choice import MultipleChoice, Question
@@ -118,6 +119,10 @@ def test_choices_are_learned_and_asked(recipe, tmp_path, capsys):
     lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     right = np.mean([line["gold"] == line["answer"] for line in lines])
     assert right == results["metrics"]["accuracy"]["value"] and lines[0]["text"] in lines[0]["choices"]
+    alone = ("--teacher", run, "--teacher-share", 1, "--output", tmp_path / "student")
+    assert finetune("--task", "multiple-choice", *recipe, *data, *alone) == 0
+    assert told(tmp_path / "student")["metrics"]["accuracy"]["value"] > 0.9
+    capsys.readouterr()
     asked = [str(run), "the class", "is it", "--choices", "it fails", "it works", "an error"]
     assert prediction.main(PyTorch(), "predict", "", asked) == 0
     assert capsys.readouterr().out.startswith("it works ")
@@ -142,6 +147,13 @@ def test_candidates_are_learned_and_ranked(recipe, tmp_path, capsys):
     results = told(run)
     assert results["metrics"]["map"]["value"] > 0.9 and results["examples"] == 20
     assert 0 < results["questions"]["scored"] < 20 == sum(results["questions"].values())
+    taught = ("--teacher", run, "--steps", 1, "--output", tmp_path / "student")
+    assert finetune("--task", "answer-selection", *recipe, *data, *taught) == 0
+    logits = load_file(tmp_path / "student" / "teacher.safetensors")["teacher_logits/dev"].astype(np.float64)
+    shares = iter(np.exp(logits[:, 1]) / np.exp(logits).sum(1))
+    for line in (run / "predictions.jsonl").read_text().splitlines():
+        for one in sorted(json.loads(line)["ranking"], key=lambda one: one["candidate"]):
+            assert one["score"] == pytest.approx(next(shares), abs=1e-5)
     asked = [str(run), "is it", "--choices", "a name fails", "a name works", "--format", "jsonl"]
     capsys.readouterr()
     assert prediction.main(PyTorch(), "predict", "", asked) == 0

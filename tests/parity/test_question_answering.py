@@ -45,16 +45,21 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tuned(data, undisturbed, cache, tmp_path_factory) -> dict:
-    """The folder of a run in each framework."""
-    folder = tmp_path_factory.mktemp("answering")
-    arguments = [
+def command(data, undisturbed, cache) -> list[str]:
+    line = [
         *("--task", "question-answering", "--model", undisturbed, "--cache", cache),
         *("--train", data / "train.json", "--dev", data / "dev.json", "--longest", 16, "--longest-question", 3),
         *("--stride", 4, "--batch-size", 4, "--steps", 40, "--learning-rate", 1e-2, "--threads", 1),
     ]
+    return [*map(str, line)]
+
+
+@pytest.fixture(scope="module")
+def tuned(command, tmp_path_factory) -> dict:
+    """The folder of a run in each framework."""
+    folder = tmp_path_factory.mktemp("answering")
     for name, framework in (("ms_bert", MindSpore()), ("pt_reference", PyTorch())):
-        given = [*map(str, arguments), "--output", str(folder / name)]
+        given = [*command, "--output", str(folder / name)]
         assert finetuning.main(framework, "finetune", "", given) == 0
     return {name: folder / name for name in ("ms_bert", "pt_reference")}
 
@@ -131,6 +136,13 @@ def test_transformers_loads_the_folder_and_computes_the_same(models, tuned):
     for told in answer["n_best"]:
         assert told["score"] == pytest.approx(shares[told["start"], told["end"]], rel=1e-4)
     assert answer["score"] == pytest.approx(max(shares.values()), rel=1e-4)
+
+
+def test_a_student_learns_answers_from_a_teacher_alone(command, tuned, tmp_path):
+    line = [*command, "--teacher", str(tuned["ms_bert"]), "--teacher-share", "1", "--output", str(tmp_path / "run")]
+    assert finetuning.main(PyTorch(), "finetune", "", line) == 0
+    found = lines(tmp_path / "run" / "metrics.jsonl")
+    assert found[0]["held_out_exact_match"] < 0.5 < 0.9 < found[-1]["held_out_exact_match"]
 
 
 def test_the_command_answers_about_passages_and_files(tuned, data, tmp_path, capsys):

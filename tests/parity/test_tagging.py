@@ -2,10 +2,12 @@
 
 import json
 import random
+import shutil
 
 import pytest
 import torch
 import transformers
+from safetensors.numpy import load_file
 
 from ms_bert.commands import finetuning, prediction
 from ms_bert.framework import MindSpore
@@ -25,6 +27,7 @@ CONFIG = dict(
     attention_probs_dropout_prob=0.0,
 )
 FILLING = "the of in is an object with name that".split()
+LABELS = ("B-LOC", "B-PER", "I-LOC", "I-PER", "O")
 NAMES = {"PER": ("class", "classes"), "LOC": ("module", "package")}  # the first word of a name, and the second
 
 
@@ -93,7 +96,7 @@ def test_transformers_loads_the_folder_and_tags_alike(tuned):
     folder = tuned["MindSpore"]
     model = transformers.AutoModelForTokenClassification.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    assert model.config.id2label == dict(enumerate(("B-LOC", "B-PER", "I-LOC", "I-PER", "O")))
+    assert model.config.id2label == dict(enumerate(LABELS))
     short = [line for line in kept(folder) if len(line["words"]) < 16]
     assert len(short) > 8
     for line in short:
@@ -136,6 +139,53 @@ def test_the_command_tags_texts_lines_and_files(tuned, command, tmp_path, capsys
     (tmp_path / "a.txt").write_text("the O\nclass B-PER\n")
     told = predict("--input", tmp_path / "a.txt", "--columns", "text=1", "--format", "jsonl")
     assert json.loads(told)["words"] == ["the", "class"]
+
+
+def test_a_student_learns_tags_from_a_teacher_alone(command, tuned, tmp_path):
+    """And goes on without it. What the teacher says of each token is what transformers computes of it."""
+    teacher, folder = tmp_path / "teacher", tmp_path / "student"
+    shutil.copytree(tuned["MindSpore"], teacher)
+    line = [*command, "--teacher", str(teacher), "--teacher-share", "1", "--temperature", "2", "--output", str(folder)]
+    assert finetuning.main(PyTorch(), "finetune", "", [*line, "--steps", "11"]) == 0
+    said = load_file(folder / "teacher.safetensors")["teacher_logits/dev"]
+    words = json.loads((folder / "predictions.jsonl").read_text().splitlines()[0])["words"]
+    given = transformers.AutoTokenizer.from_pretrained(teacher)(words, is_split_into_words=True, return_tensors="pt")
+    model = transformers.AutoModelForTokenClassification.from_pretrained(teacher).eval()
+    logits = model(**given).logits[0].detach().numpy()
+    assert said.shape[1] == 5 and said[: len(logits)] == pytest.approx(logits, abs=1e-4)
+    shutil.rmtree(teacher)
+    assert finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder), "--steps", "12"]) == 0
+    assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["held_out_f1"] > 0.9
+    assert "distillation" not in json.loads((folder / "task.json").read_text())
+
+
+def test_teachers_that_cannot_speak_of_each_token_are_refused(command, tuned, tmp_path, capsys):
+    teacher = tmp_path / "teacher"
+    shutil.copytree(tuned["PyTorch"], teacher)
+    line = [*command, "--teacher", str(teacher), "--output", str(tmp_path / "run")]
+
+    def refused(*more: str) -> str:
+        assert finetuning.main(PyTorch(), "finetune", "", [*line, *more]) == 2
+        (told,) = capsys.readouterr().err.splitlines()
+        return told
+
+    assert "the vectors of whole texts, but tagging learns of single tokens; leave it" in refused(
+        "--teacher-states", "1"
+    )
+    words = json.loads((teacher / "tokenizer.json").read_text())
+    numbers = words["model"]["vocab"]
+    numbers["the"], numbers["of"] = numbers["of"], numbers["the"]
+    (teacher / "tokenizer.json").write_text(json.dumps(words))
+    assert f"{teacher} has another vocabulary than the model" in refused()
+    short = tmp_path / "short"
+    transformers.BertForTokenClassification(
+        transformers.BertConfig(**{**CONFIG, "max_position_embeddings": 12}, id2label=dict(enumerate(LABELS)))
+    ).save_pretrained(short)
+    capsys.readouterr()
+    shutil.copy(tuned["PyTorch"] / "tokenizer.json", short / "tokenizer.json")
+    line[line.index("--teacher") + 1] = str(short)
+    assert f"the texts have up to 14 tokens, but {short} takes only 12; choose a smaller --longest" in refused()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

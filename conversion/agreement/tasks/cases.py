@@ -54,9 +54,10 @@ class Labelled:
     """A task and labelled examples of it, which are one training step.
 
     Attributes:
-        name: of the problem. parts: in which the step is computed. teacher: logits of sequences (n, C) float32 to be
-            learned from. balanced: whether all labels weigh alike. layers: of the model. states: vectors of length 1 of
-            a teacher's hidden states (n, layers - 1, H) float32 to be learned from.
+        name: of the problem. parts: in which the step is computed. teacher: logits of sequences (n, C) float32, or of
+            tokens (T, C) where they are labelled, to be learned from. balanced: whether all labels weigh alike. layers:
+            of the model. states: vectors of length 1 of a teacher's hidden states (n, layers - 1, H) float32 to be
+            learned from.
     """
 
     name: str
@@ -82,7 +83,7 @@ class Labelled:
     def sequences(self) -> Sequences:
         made = self.task.sequences(self.examples, vocabulary())
         if self.teacher is not None:
-            made.of_sequences[LOGITS] = self.teacher
+            (made.of_tokens if self.task.labels_tokens else made.of_sequences)[LOGITS] = self.teacher
         if self.states is not None:
             made.of_sequences[STATES] = self.states
         return made
@@ -126,6 +127,8 @@ def text(rng: random.Random, least: int = 1, most: int = 4) -> str:
     return " ".join(word(rng) for _ in range(rng.randint(least, most)))
 
 
+TAUGHT = Distillation(temperature=3.0, share=0.25)
+PATIENT = dataclasses.replace(TAUGHT, states=2.5)
 LABELS = ("so", "bad", "good")  # not in the order of their names
 
 
@@ -137,13 +140,28 @@ def _classification(rng: random.Random) -> list[Example]:
     return [_texts(rng, label) for label in ("good", "bad", "good", "so", "good", "good", "bad", "good")]
 
 
-def _teacher(width: int) -> np.ndarray:
-    return (3 * np.random.default_rng(2).normal(size=(8, width))).astype(np.float32)
+def _teacher(width: int, count: int = 8) -> np.ndarray:
+    return (3 * np.random.default_rng(2).normal(size=(count, width))).astype(np.float32)
 
 
-def _teacher_states(layers: int) -> np.ndarray:
-    vectors = np.random.default_rng(3).normal(size=(8, layers - 1, CONFIG.hidden_size))
+def _taught(name: str, task: DownstreamTask, examples: Sequence[Any], width: int, parts: int = 1) -> Labelled:
+    """With a teacher of so many logits for all that is labelled."""
+    sequences = task.sequences(examples, vocabulary())
+    count = len(sequences.ids) if task.labels_tokens else len(sequences)
+    task = dataclasses.replace(task, distillation=TAUGHT)
+    return Labelled(name, task, examples, parts, teacher=_teacher(width, count))
+
+
+def _teacher_states(layers: int, count: int = 8) -> np.ndarray:
+    vectors = np.random.default_rng(3).normal(size=(count, layers - 1, CONFIG.hidden_size))
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def _with_states(taught: Labelled) -> Labelled:
+    """The same with three layers, and states of the teacher."""
+    assert taught.teacher is not None
+    task = dataclasses.replace(taught.task, distillation=PATIENT)
+    return dataclasses.replace(taught, task=task, layers=3, states=_teacher_states(3, len(taught.teacher)))
 
 
 def _multi_label(rng: random.Random) -> list[Example]:
@@ -221,8 +239,9 @@ def _problems() -> list[Labelled]:
         longest_answer=5,
         stride=6,
     )
-    taught = Distillation(temperature=3.0, share=0.25)
-    patient = dataclasses.replace(taught, states=2.5)
+    tagging = Tagging(TAGS, Tagging.span_measures, LONGEST, "", "bio")
+    choice = MultipleChoice((), ("accuracy",), LONGEST)
+    selection = AnswerSelection(("irrelevant", "relevant"), ("map", "mrr"), LONGEST)
     classification = Classification(LABELS, ("accuracy", "f1_macro"), LONGEST)
     regression = Regression((), ("pearson", "spearman"), LONGEST)
     multi_label = MultiLabel(LABELS, MultiLabel.general_measures, LONGEST)
@@ -238,25 +257,25 @@ def _problems() -> list[Labelled]:
         Labelled("multi-label", multi_label, _multi_label(random.Random(4))),
         Labelled(
             "distilled classification",
-            dataclasses.replace(classification, distillation=taught),
+            dataclasses.replace(classification, distillation=TAUGHT),
             _classification(random.Random(5)),
             teacher=_teacher(3),
         ),
         Labelled(
             "distilled regression",
-            dataclasses.replace(regression, distillation=taught),
+            dataclasses.replace(regression, distillation=TAUGHT),
             _regression(random.Random(6)),
             teacher=_teacher(1),
         ),
         Labelled(
             "distilled multi-label",
-            dataclasses.replace(multi_label, distillation=taught),
+            dataclasses.replace(multi_label, distillation=TAUGHT),
             _multi_label(random.Random(7)),
             teacher=_teacher(3),
         ),
         Labelled(
             "distilled classification with states",
-            dataclasses.replace(classification, distillation=patient),
+            dataclasses.replace(classification, distillation=PATIENT),
             _classification(random.Random(12)),
             teacher=_teacher(3),
             layers=3,
@@ -264,23 +283,21 @@ def _problems() -> list[Labelled]:
         ),
         Labelled(
             "distilled regression of the mean with states",
-            dataclasses.replace(regression, distillation=patient, pooling="mean"),
+            dataclasses.replace(regression, distillation=PATIENT, pooling="mean"),
             _regression(random.Random(13)),
             parts=2,
             teacher=_teacher(1),
             layers=3,
             states=_teacher_states(3),
         ),
-        Labelled(
-            "tagging", Tagging(TAGS, Tagging.span_measures, LONGEST, "", "bio"), _tagging(random.Random(8)), parts=2
-        ),
+        Labelled("tagging", tagging, _tagging(random.Random(8)), parts=2),
         Labelled("question-answering", answering, _answering(random.Random(9))),
-        Labelled("multiple-choice", MultipleChoice((), ("accuracy",), LONGEST), _choices(random.Random(10)), parts=2),
-        Labelled(
-            "answer-selection",
-            AnswerSelection(("irrelevant", "relevant"), ("map", "mrr"), LONGEST),
-            _candidates(random.Random(11)),
-        ),
+        Labelled("multiple-choice", choice, _choices(random.Random(10)), parts=2),
+        Labelled("answer-selection", selection, _candidates(random.Random(11))),
+        _taught("distilled tagging", tagging, _tagging(random.Random(14)), len(TAGS), parts=2),
+        _taught("distilled question-answering", answering, _answering(random.Random(15)), 2),
+        _with_states(_taught("distilled multiple-choice with states", choice, _choices(random.Random(16)), 1, parts=2)),
+        _taught("distilled answer-selection", selection, _candidates(random.Random(17)), 2),
     ]
 
 

@@ -65,7 +65,8 @@ class Fault:
         if distillation is None:
             return right._replace(loss=self.kind)
         kind = self.kind or losses.OBJECTIVES[labelled.task.name].loss
-        made = functools.partial(self.distilled or losses.DistilledLoss, kind=kind, distillation=distillation)
+        usual = losses.PatientLoss if distillation.states else right.distilled
+        made = functools.partial(self.distilled or usual, kind=kind, distillation=distillation)
         return right._replace(loss=made)
 
 
@@ -186,14 +187,14 @@ def _only_with_an_answer(batch: Batch) -> np.ndarray:
 
 
 class _MeanOverTheRow(losses.ClassificationLoss):
-    def of_sequences(self, logits, sequence_ids, rows, count):
+    def for_labels(self, logits, sequence_ids, rows, count):
         return logits, logits.mean(1, keepdim=True).expand(-1, count, -1).reshape(rows * count, -1)
 
 
 class _MeanOverPaddingToo(losses.ClassificationLoss):
     """Padding counts as tokens of the last sequence of the row."""
 
-    def of_sequences(self, logits, sequence_ids, rows, count):
+    def for_labels(self, logits, sequence_ids, rows, count):
         last = sequence_ids.amax(1, keepdim=True)
         return logits, means(logits, torch.where(sequence_ids > 0, sequence_ids, last), count)
 
@@ -201,35 +202,35 @@ class _MeanOverPaddingToo(losses.ClassificationLoss):
 class _MeanOfAllSequences(losses.ClassificationLoss):
     """The mean over the tokens of all sequences of the row."""
 
-    def of_sequences(self, logits, sequence_ids, rows, count):
+    def for_labels(self, logits, sequence_ids, rows, count):
         own = means(logits, (sequence_ids > 0).int(), 1)
         return logits, own[:, None].expand(-1, count, -1).reshape(rows * count, -1)
 
 
 class _SumOfTokens(losses.ClassificationLoss):
-    def of_sequences(self, logits, sequence_ids, rows, count):
+    def for_labels(self, logits, sequence_ids, rows, count):
         return logits, torch.einsum("bns,bsc->bnc", losses.own_tokens(sequence_ids, count), logits).flatten(0, 1)
 
 
 class _NoSquare(losses.ClassificationLoss):
-    def distance(self, logits, teacher, temperature):
-        return super().distance(logits, teacher, temperature) / temperature**2
+    def distance(self, logits, teacher, temperature, labels):
+        return super().distance(logits, teacher, temperature, labels) / temperature**2
 
 
 class _OtherWayRound(losses.ClassificationLoss):
-    def distance(self, logits, teacher, temperature):
+    def distance(self, logits, teacher, temperature, labels):
         return losses.divergence(teacher, logits, temperature)
 
 
 class _NoTemperature(losses.ClassificationLoss):
-    def distance(self, logits, teacher, temperature):
+    def distance(self, logits, teacher, temperature, labels):
         return losses.divergence(logits, teacher, 1.0)
 
 
 class _CrossEntropyOfTheTeacher(losses.ClassificationLoss):
     """Its gradient is right, its value is not: the entropy of the teacher is not taken away."""
 
-    def distance(self, logits, teacher, temperature):
+    def distance(self, logits, teacher, temperature, labels):
         target, student = (teacher / temperature).softmax(-1), (logits / temperature).log_softmax(-1)
         return -(temperature**2) * (target * student).sum(-1)
 
@@ -312,7 +313,7 @@ class _SumOfLabels(losses.MultiLabelLoss):
 class _OneOfAllLabels(losses.MultiLabelLoss):
     """The teacher's labels as if one of them held."""
 
-    def distance(self, logits, teacher, temperature):
+    def distance(self, logits, teacher, temperature, labels):
         return losses.divergence(logits, teacher, temperature)
 
 
@@ -339,6 +340,51 @@ class _StartOnly(losses.SpanLoss):
         return super().forward(ids, sequence_ids, types, positions, cls, starts, starts, *rest)
 
 
+class _TeacherOverTheRow(losses.SpanLoss):
+    """The teacher's softmax is over all tokens of a row, also of other sequences."""
+
+    def distance(self, start, end, teacher, temperature, own):
+        return super().distance(start, end, teacher, temperature, own.amax(1, keepdim=True).expand_as(own))
+
+
+class _TeacherOfTheStart(losses.SpanLoss):
+    """The end is compared with the teacher's start."""
+
+    def distance(self, start, end, teacher, temperature, own):
+        return super().distance(start, end, teacher[..., :1].expand_as(teacher), temperature, own)
+
+
+class _TeacherOfAllQuestions(losses.ChoiceLoss):
+    """The teacher's softmax is over the choices of all questions."""
+
+    def distance(self, logits, teacher, temperature, questions):
+        return super().distance(logits, teacher, temperature, torch.ones_like(questions))
+
+
+class _TeacherOfEachChoice(losses.ChoiceLoss):
+    """The squared error of each score, as in regression."""
+
+    def distance(self, logits, teacher, temperature, questions):
+        return (logits - teacher).square().flatten()
+
+
+class _TeacherOfAllTokens(losses.DistilledLoss):
+    """A teacher's tokens count where no label is: the mean over all tokens."""
+
+    def mixed(self, logits, labels, teacher):
+        losses_, right = super().mixed(logits, labels, teacher)
+        apart = self.of_task.distance(logits, teacher.view(logits.shape), self.temperature, labels)
+        return losses_ + self.share * (apart.mean() - apart), right
+
+
+class _StatesOfTheRightChoice(losses.ChoiceLoss):
+    """The states of wrong choices do not count."""
+
+    def of_examples(self, values, questions):
+        return values
+
+
+_CHOICES = "distilled multiple-choice with states"
 _STATES = "distilled classification with states"
 _STATES_OF_MEAN = "distilled regression of the mean with states"
 FAULTS = {
@@ -401,6 +447,29 @@ FAULTS = {
     "teacher-entropy-kept": Fault("cross-entropy for KL", "distilled classification", kind=_CrossEntropyOfTheTeacher),
     "teacher-by-name": Fault(
         "the teacher's columns are in another order", "distilled classification", sequences=_teacher_by_name
+    ),
+    "teacher-over-the-row": Fault(
+        "the teacher's softmax is over the whole row", "distilled question-answering", kind=_TeacherOverTheRow
+    ),
+    "teacher-start-for-end": Fault(
+        "the end is learned from the teacher's start", "distilled question-answering", kind=_TeacherOfTheStart
+    ),
+    "teacher-over-the-batch": Fault(
+        "the teacher's choices of all questions exclude each other",
+        _CHOICES,
+        kind=_TeacherOfAllQuestions,
+    ),
+    "teacher-of-each-choice": Fault("the teacher's scores are learned one by one", _CHOICES, kind=_TeacherOfEachChoice),
+    "states-of-the-right-choice": Fault(
+        "only the states of the right choice are learned", _CHOICES, kind=_StatesOfTheRightChoice
+    ),
+    "teacher-of-all-tokens": Fault(
+        "the teacher teaches tokens without a label, too", "distilled tagging", distilled=_TeacherOfAllTokens
+    ),
+    "teacher-a-token-late": Fault(
+        "the teacher's logits stand a token late",
+        "distilled tagging",
+        sequences=_of_tokens(lambda sequences: {LOGITS: np.roll(sequences.of_tokens[LOGITS], 1, 0)}),
     ),
     "states-not-normalized": Fault("the states are not divided by their length", _STATES, distilled=_NotNormalized),
     "states-of-the-layer-above": Fault(

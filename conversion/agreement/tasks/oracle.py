@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ class Oracle:
         given = {"input_ids": torch.tensor([row.ids]), "token_type_ids": torch.tensor([row.types])}
         name = self.labelled.task.architecture
         if name == "BertForMultipleChoice":
-            return self.model(**{key: value[None] for key, value in given.items()}).logits[0], ()
+            given = {key: value[None] for key, value in given.items()}  # a question of one choice
         found = self.model(**given, output_hidden_states=True)
         states = tuple(of_layer[0] for of_layer in found.hidden_states)
         if name == "BertForQuestionAnswering":
@@ -66,6 +67,12 @@ class Oracle:
         losses = LOSSES[self.labelled.task.name](self.labelled, self.rows, list(logits))
         if self.labelled.states is not None:
             apart = [states_apart(self.labelled, number, of_row) for number, of_row in enumerate(states)]
+            if self.labelled.task.together:  # the mean over the choices of a question
+                owners = [row.target[0] for row in self.rows]
+                apart = [
+                    sum(far for far, of in zip(apart, owners) if of == owner) / owners.count(owner)
+                    for owner in range(len(self.labelled.examples))
+                ]
             weight = self.labelled.task.distillation.states
             losses = [(loss + weight * far, *others) for (loss, *others), far in zip(losses, apart)]
         total = sum(loss * weight for loss, _, weight in losses)
@@ -213,9 +220,13 @@ ROWS: dict[str, Callable[[Labelled], list[Row]]] = {
 # From rows and their logits to losses.
 
 
-def _mixed(labelled: Labelled, loss: torch.Tensor, number: int, distance) -> torch.Tensor:
-    """The loss of the labels and the distance(teacher's logits, T) from a teacher, if there is one."""
-    distillation = getattr(labelled.task, "distillation", None)
+def _mixed(labelled: Labelled, loss: torch.Tensor, number: Any, distance) -> torch.Tensor:
+    """The loss of the labels and the distance(teacher's logits, T) from a teacher, if there is one.
+
+    Args:
+        number: of what is labelled, one or several.
+    """
+    distillation = labelled.task.distillation
     if distillation is None:
         return loss
     teacher = torch.from_numpy(labelled.teacher[number]).double()
@@ -227,7 +238,8 @@ def states_apart(labelled: Labelled, number: int, states: tuple[torch.Tensor, ..
     |a - b|^2 = |a|^2 + |b|^2 - 2 a b, of which |a| is 1."""
     terms = []
     for layer, of_tokens in enumerate(states[1:-1]):
-        vector = of_tokens[0] if labelled.task.pooling == "cls" else of_tokens.sum(0) / len(of_tokens)
+        of_cls = getattr(labelled.task, "pooling", "cls") == "cls"
+        vector = of_tokens[0] if of_cls else of_tokens.sum(0) / len(of_tokens)
         teacher = torch.from_numpy(labelled.states[number, layer]).double()
         terms.append(1 + teacher @ teacher - 2 * (vector @ teacher) / torch.linalg.vector_norm(vector))
     return sum(terms) / len(terms)
@@ -247,14 +259,10 @@ def one_label(labelled: Labelled, rows: list[Row], logits: list[torch.Tensor]) -
     for number, (row, z) in enumerate(zip(rows, map(_of_sequence, logits))):
         label = labelled.task.labels.index(row.target)
 
-        def distance(teacher, t, z=z):
-            p, q = torch.softmax(teacher / t, 0), torch.softmax(z / t, 0)
-            return t**2 * (_negative_entropy(p) - (p * q.log()).sum())
-
         loss = -torch.softmax(z, 0)[label].log()
         weight = len(names) / (len(set(names)) * names.count(row.target)) if labelled.balanced else 1.0
         right = float(int(z.argmax()) == label)
-        found.append((_mixed(labelled, loss, number, distance), right, weight))
+        found.append((_mixed(labelled, loss, number, _between(z)), right, weight))
     return found
 
 
@@ -283,33 +291,50 @@ def several_labels(labelled: Labelled, rows: list[Row], logits: list[torch.Tenso
     return found
 
 
+def _between(z: torch.Tensor):
+    """The distance of the softmax of logits (C,) from that of a teacher's; of (C, K), the sum over the columns."""
+
+    def distance(teacher, t):
+        p, q = torch.softmax(teacher / t, 0), torch.softmax(z / t, 0)
+        return t**2 * (_negative_entropy(p) - (p * q.log()).sum())
+
+    return distance
+
+
 def each_word(labelled: Labelled, rows: list[Row], logits: list[torch.Tensor]) -> list[Loss]:
-    found = []
+    found, behind = [], 0  # tokens of the rows before
     for row, z in zip(rows, logits):
         for place, tag in row.target:
             label = labelled.task.labels.index(tag)
             loss = -torch.softmax(z[place], 0)[label].log()
+            loss = _mixed(labelled, loss, behind + place, _between(z[place]))
             found.append((loss, float(int(z[place].argmax()) == label), 1.0))
+        behind += len(row.ids)
     return found
 
 
 def spans(labelled: Labelled, rows: list[Row], logits: list[torch.Tensor]) -> list[Loss]:
     """The mean over the right answers within; where there is none, [CLS] is right."""
-    found = []
+    found, behind = [], 0  # tokens of the rows before
     for row, z in zip(rows, logits):
         right = row.target.spans or [(0, 0)]
         start, end = torch.softmax(z[:, 0], 0).log(), torch.softmax(z[:, 1], 0).log()
         loss = sum(-(start[first] + end[last]) / 2 for first, last in right) / len(right)
         best = int(start.argmax()) in {first for first, _ in right} and int(end.argmax()) in {last for _, last in right}
+        own = slice(behind, behind + len(row.ids))
+        loss = _mixed(labelled, loss, own, lambda teacher, t, z=z: _between(z)(teacher, t) / 2)
         found.append((loss, float(best), 1.0))
+        behind = own.stop
     return found
 
 
 def each_question(labelled: Labelled, rows: list[Row], logits: list[torch.Tensor]) -> list[Loss]:
     found = []
     for owner, question in enumerate(labelled.examples):
-        z = torch.stack([one[0] for row, one in zip(rows, logits) if row.target[0] == owner])
+        own = [number for number, row in enumerate(rows) if row.target[0] == owner]
+        z = torch.stack([logits[number][0] for number in own])
         loss = -torch.softmax(z, 0)[question.answer].log()
+        loss = _mixed(labelled, loss, own, lambda teacher, t, z=z: _between(z)(teacher[:, 0], t))
         found.append((loss, float(int(z.argmax()) == question.answer), 1.0))
     return found
 
