@@ -17,7 +17,7 @@ from tokenizers import normalizers
 from conversion import pretrained
 from ms_bert.commands import command, delivery, sentence_transformers, training
 from ms_bert.commands.framework import Framework
-from ms_bert.commands.inference import Inference
+from ms_bert.commands.inference import Inference, Loaded
 from ms_bert.data.sequences import encoded, without_special_tokens
 from ms_bert.errors import UserError, listed, one_line, shown
 from ms_bert.prediction_options import EmbedOptions, VectorOptions
@@ -52,7 +52,7 @@ class Embedded:
     cut: list[bool]
 
 
-class Embedder:
+class Embedder(Loaded):
     """A model as a function from texts to vectors.
 
     The vector of a text does not depend on the other texts of the call, to the last bit.

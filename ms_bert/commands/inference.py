@@ -19,6 +19,21 @@ from ms_bert.errors import UserError, shown
 _HEADS = {"mlm": "head of masked words (MLM)", "nsp": "head of next sentences (NSP)"}  # that pre-training trains
 
 
+class Loaded:
+    """What is made of a checkpoint, pickled as what it was made of: another process reads the checkpoint again."""
+
+    _made_of: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *arguments: Any, **named: Any):
+        made = super().__new__(cls)
+        made._made_of = arguments, named
+        return made
+
+    def __reduce__(self):
+        arguments, named = self._made_of
+        return functools.partial(type(self), **named), arguments
+
+
 class Inference:
     """A model with its vocabulary.
 

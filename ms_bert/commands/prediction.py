@@ -16,7 +16,7 @@ from conversion.parameters import ARCHITECTURES
 from conversion.pretrained import Pretrained
 from ms_bert.commands import command, delivery, training
 from ms_bert.commands.framework import Framework
-from ms_bert.commands.inference import Inference
+from ms_bert.commands.inference import Inference, Loaded
 from ms_bert.data import tokenizer
 from ms_bert.data.packing import INPUTS
 from ms_bert.data.sequences import Sequences, encoded
@@ -49,7 +49,7 @@ class Model(Protocol):
     def table(self, examples: Sequence[Any], answers: Sequence[dict[str, Any]]) -> list[list[Any]]: ...
 
 
-class Predictor:
+class Predictor(Loaded):
     """A fine-tuned model, called with texts.
 
     What it says of a text does not depend on the other texts of the call.
@@ -126,7 +126,7 @@ class Predictor:
         return self.task.table(examples, answers)
 
 
-class MaskFiller:
+class MaskFiller(Loaded):
     """A pre-trained model that guesses the words behind [MASK], called with texts.
 
     Args:
@@ -189,7 +189,7 @@ class MaskFiller:
         return self._model.logits(masked_words.sequences(rows, self._model.vocabulary))
 
 
-class NextSentence:
+class NextSentence(Loaded):
     """A pre-trained model that says whether one text follows another, called with pairs; see Predictor."""
 
     inputs = staticmethod(next_sentence.inputs)

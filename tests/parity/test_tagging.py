@@ -1,6 +1,7 @@
 """Tagging from a file to an answer: both frameworks, and transformers on the same folder."""
 
 import json
+import pickle
 import random
 import shutil
 
@@ -117,6 +118,7 @@ def test_an_answer_does_not_depend_on_the_texts_beside_it(tuned):
     assert [answer["tags"] for answer in together] == [line["tags"] for line in kept(tuned["MindSpore"])]
     assert [model([words])[0] for words in given[-4:]] == together[-4:]  # to the last bit, two of them in windows
     assert model(given[::-1]) == together[::-1] and model([]) == []
+    assert pickle.loads(pickle.dumps(model))(given) == together  # in another process, too
     text = " ".join(given[1][:-1])  # but for the last word, of which no piece is left
     (answer,) = model([text])
     assert answer["words"] == given[1][:-1] and answer["scores"] == together[1]["scores"][:-1]
