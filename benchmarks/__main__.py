@@ -83,7 +83,7 @@ def main() -> int:
     for question in arguments.questions:
         if question == "report":
             ours = arguments.output.resolve() == report.RESULTS
-            report.write(arguments.output, *((report.README, report.PAGE) if ours else (None, None)))
+            report.write(arguments.output, report.PAGES if ours else None)
             continue
         module = importlib.import_module(f"benchmarks.{question}")
         path = arguments.output / f"{question}.json"

@@ -1,12 +1,12 @@
-"""`python -m benchmarks report`: the charts and the blocks of numbers of the README and docs/results.md, from the
-results on file."""
+"""`python -m benchmarks report`: the charts and the blocks of numbers of the README, docs/results.md and docs/speed.md,
+from the results on file."""
 
 from __future__ import annotations
 
 import json
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, median, stdev
 
@@ -18,8 +18,9 @@ from ms_bert.data.files import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
-PAGE = README.parent / "docs" / "results.md"
+DOCS = README.parent / "docs"
 SPEED, PROFILE = "speed.png", "step_profile.png"
+Makers = Mapping[str, Callable[[Path], str]]  # of the blocks of a page, by their names
 MACHINES = "machines"  # the folder of what other processors gave
 NOTHING = "Nothing is measured yet."
 STEPS_OF = ("pretraining_step", "finetuning_step")  # the questions about a step of training
@@ -31,18 +32,17 @@ STEPS = {
 }
 
 
-def write(results: Path = RESULTS, readme: Path | None = README, page: Path | None = PAGE) -> None:
-    """Draw the charts, put the blocks into the README and docs/results.md, and print what was required beside what was
-    measured.
+def write(results: Path, pages: Mapping[Path, Makers] | None) -> None:
+    """Draw the charts, put the blocks into the pages, and print what was required beside what was measured.
 
     Args:
-        results: the folder of the results, and of the charts. readme, page: None: the blocks are printed.
+        results: the folder of the results, and of the charts. pages: None: the blocks of all pages are printed.
     """
-    made = blocks(results), blocks(results, PAGE_BLOCKS)
+    made = {path: blocks(results, makers) for path, makers in (pages or PAGES).items()}
     draw_speed(results / SPEED, results)
     draw_profile(results / PROFILE, results)
-    for path, found in zip((readme, page), made):
-        if path is None:
+    for path, found in made.items():
+        if pages is None:
             print("\n\n".join(found.values()))
         else:
             _replace(path, found)
@@ -64,9 +64,9 @@ def marks(name: str) -> tuple[str, str]:
     return f"<!-- {name}, made by `python -m benchmarks report` -->", f"<!-- /{name} -->"
 
 
-def blocks(results: Path = RESULTS, makers: dict[str, Callable[[Path], str]] | None = None) -> dict[str, str]:
-    """A page's blocks of measured numbers by name, with their marks; without its makers, those of the README."""
-    made = {name: (*marks(name), make(results)) for name, make in (makers or BLOCKS).items()}
+def blocks(results: Path, makers: Makers) -> dict[str, str]:
+    """A page's blocks of measured numbers by name, with their marks."""
+    made = {name: (*marks(name), make(results)) for name, make in makers.items()}
     return {name: f"{begin}\n\n{text}\n\n{end}" for name, (begin, end, text) in made.items()}
 
 
@@ -206,26 +206,46 @@ def _measured(results: Path) -> str:
 
 
 def _speed(results: Path) -> str:
-    """Steps, inference, memory, compilation, packing."""
-    pretraining, finetuning, inference, packing, compiled = (
-        load(results, name) for name in ("pretraining_step", "finetuning_step", "inference", "packing", "compile_time")
+    """Steps on rows of 128 and inference, on each machine."""
+    return "\n\n".join(
+        [
+            _paragraph(
+                f"Measured on {_machine(results, 'pretraining_step')}, float32, dropout on: milliseconds of a training",
+                "step with the fused kernels, and how many times as long the others take. The last column is the rate",
+                "at which the whole fused step computes the model's matrix products, as a share of the fastest matrix",
+                "product on this machine in the same run. `transformers` scores every token for the MLM head, the",
+                "others the masked ones only.",
+            ),
+            _of_short_rows([work for name in STEPS_OF for work in load(results, name)]),
+            *_on_others(results, STEPS_OF, _of_short_rows),
+            _paragraph(
+                f"Milliseconds of the encoder of all-MiniLM-L6-v2, on {_machine(results, 'inference')}; mixed is 32",
+                "texts of SST-2:",
+            ),
+            _by_contender(load(results, "inference")),
+        ]
     )
-    gain, fewer = packing["gain"], load(results, "fewer_bits")
-    alone, packed = (f"{share:.0%}" for share in packing["share_of_text"].values())
+
+
+def _of_short_rows(works: list[dict]) -> str:
+    """Rows of 512 tokens stand on the page about speed."""
+    return _table([work for work in works if work["tokens"] == 128])
+
+
+def _steps(results: Path) -> str:
+    """Steps of training, where their time goes, and their memory."""
+    pretraining, finetuning = (load(results, name) for name in STEPS_OF)
     mini, base = find(pretraining, "mini", 128), find(pretraining, "base", 128)
     profiled = find(load(results, "step_profile"), "mini", 128)
     share = {name: one["share_of_gemm_peak"] for name, one in mini["contenders"].items()}
     stock = share["ms_bert stock"]
     memory = ", ".join(f"{name} {one['peak_memory_gb']:.1f}" for name, one in base["contenders"].items())
-    cold = {name: times["cold"]["median"] for name, times in compiled[-1]["compile_seconds"].items()}
-    warm = {name: times["warm"]["median"] for name, times in compiled[-1]["compile_seconds"].items()}
     parts = [
         _paragraph(
-            f"Measured on {_machine(results, 'pretraining_step')}, float32.",
-            "A training step on the CPU, dropout on: milliseconds with the fused kernels, and how many times as long",
-            "the others take (medians of pairs; quartiles in the raw results). The last column is the rate at",
-            "which the whole fused step computes the model's matrix products, as a share of the fastest matrix product",
-            "on this machine in the same run.",
+            f"Measured on {_machine(results, 'pretraining_step')}, float32, dropout on: milliseconds with the fused",
+            "kernels, and how many times as long the others take (medians of pairs; quartiles in the raw results). The",
+            "last column is the rate at which the whole fused step computes the model's matrix products, as a share of",
+            "the fastest matrix product on this machine in the same run.",
         ),
         _table([*pretraining, *finetuning]),
         *_on_others(results, STEPS_OF, _table),
@@ -239,23 +259,40 @@ def _speed(results: Path) -> str:
             f"{3 * stock:.0%}, and the fused step reaches {share[FIRST]:.0%}. Where its time goes, at",
             f"{profiled['step_milliseconds']:.0f} ms a step in this measurement:",
         ),
-        f"![Milliseconds of each kernel, and what its products would take at the peak](benchmarks/results/{PROFILE})",
+        "![Milliseconds of each kernel, and what its products would take at the peak]"
+        f"(../benchmarks/results/{PROFILE})",
         _paragraph(
             f"Peak memory of the step of base on rows of 128, in GB: {memory}. mindnlp's BERT is not measured: version",
             "0.5.1 needs MindSpore 2.7 or older, and 0.4.1 cannot be imported with MindSpore 2.10.",
         ),
-        _paragraph(
-            f"`--precision bfloat16` on {_machine(results, 'bfloat16_step')}, where the processor multiplies it:",
-            "milliseconds of a step in float32, and how many times as long the others take.",
-        ),
-        _table(load(results, "bfloat16_step")),
-        *_lamb(results),
+    ]
+    return "\n\n".join(parts)
+
+
+def _bfloat16(results: Path) -> str:
+    """Steps in bfloat16, and what LAMB costs."""
+    return "\n\n".join(
+        [
+            _paragraph(
+                f"`--precision bfloat16` on {_machine(results, 'bfloat16_step')}, where the processor multiplies it:",
+                "milliseconds of a step in float32, and how many times as long the others take.",
+            ),
+            _table(load(results, "bfloat16_step")),
+            *_lamb(results),
+        ]
+    )
+
+
+def _inference(results: Path) -> str:
+    """The encoder, in all precisions, and what fewer bits cost."""
+    fewer = load(results, "fewer_bits")
+    parts = [
         _paragraph(
             f"Milliseconds of the encoder of all-MiniLM-L6-v2, on {_machine(results, 'inference')}; ms_bert stock and",
             "pt_reference also compute the pooler. Of texts of many lengths (mixed: 32 of SST-2's), all but the fused",
             "kernels pad them to the longest.",
         ),
-        _by_contender(inference),
+        _by_contender(load(results, "inference")),
         *_on_others(results, ("inference",), _by_contender),
         _paragraph(
             "What fewer bits cost: the cosine of each token's last hidden state to that in float32, on",
@@ -273,6 +310,18 @@ def _speed(results: Path) -> str:
                 ),
             ]
         ),
+    ]
+    return "\n\n".join(parts)
+
+
+def _compiling(results: Path) -> str:
+    """Compilation, and packing."""
+    packing, compiled = load(results, "packing"), load(results, "compile_time")
+    gain = packing["gain"]
+    alone, packed = (f"{share:.0%}" for share in packing["share_of_text"].values())
+    cold = {name: times["cold"]["median"] for name, times in compiled[-1]["compile_seconds"].items()}
+    warm = {name: times["warm"]["median"] for name, times in compiled[-1]["compile_seconds"].items()}
+    parts = [
         _paragraph(
             f"The training step of BERT-base compiles in {cold[FIRST]:.1f} s ({cold['ms_bert stock']:.1f} s with stock",
             f"kernels; torch.compile takes {cold['pt_reference --compile']:.1f} s). When an earlier run of the same",
@@ -597,16 +646,15 @@ def _scores(found: list[dict], measure: str, **about: str) -> str:
     return _mean([100 * one["metrics"][measure] for one in chosen if measure in one["metrics"]])
 
 
-# What the README shows, by the names of the blocks.
+# What the README and two pages of docs/ show, by the names of the blocks.
 BLOCKS = {
     "learning": _learning,
     "crossing": _crossing,
     "weights": _weights,
     "agreement": _agreement,
     "speed": _speed,
-    "measured": _measured,
 }
-PAGE_BLOCKS = {
+RESULTS_BLOCKS = {
     "scores": _real_tasks,
     "recipes": _recipes,
     "fine-tuning speed": _finetuning_speed,
@@ -617,6 +665,14 @@ PAGE_BLOCKS = {
     "scale plan": _scale_plan,
     "corpus": _corpus,
 }
+SPEED_BLOCKS = {
+    "steps": _steps,
+    "bfloat16": _bfloat16,
+    "inference": _inference,
+    "compiling": _compiling,
+    "measured": _measured,
+}
+PAGES = {README: BLOCKS, DOCS / "results.md": RESULTS_BLOCKS, DOCS / "speed.md": SPEED_BLOCKS}
 
 
 def _rows(rows: Iterable[Sequence[str]]) -> str:

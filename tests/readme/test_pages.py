@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 RESULTS = ROOT / "benchmarks" / "results"
-IN_ENGLISH_ONLY = {"results.md"}
+IN_ENGLISH_ONLY = {"results.md", "speed.md"}
 TRANSLATED = sorted(path.name for path in DOCS.glob("*.md") if path.name not in IN_ENGLISH_ONLY)
 _BLOCK = re.compile(r"^```\w*\n.*?^```$", re.S | re.M)
 

@@ -11,7 +11,6 @@ from benchmarks.__main__ import main as benchmark
 from benchmarks.contenders import FIRST
 from ms_bert.config import PRESETS
 
-README, PAGE = (path.read_text(encoding="utf-8") for path in (report.README, report.PAGE))
 NOT_MET = {
     # Three times as fast as the stock operations would be the machine's peak, or beyond it.
     "pretraining, mini, 16 x 128: ms_bert stock / ms_bert fused, seconds",
@@ -32,19 +31,17 @@ NOT_MET = {
 }
 
 
-@pytest.mark.parametrize("name", report.BLOCKS)
-def test_the_readme_has_the_numbers_of_the_results_on_file(name):
-    assert report.blocks()[name] in README
+@pytest.mark.parametrize(
+    "page, name", [(page, name) for page, makers in report.PAGES.items() for name in makers], ids=str
+)
+def test_a_page_has_the_numbers_of_the_results_on_file(page, name):
+    makers = {name: report.PAGES[page][name]}
+    assert report.blocks(report.RESULTS, makers)[name] in page.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", report.PAGE_BLOCKS)
-def test_the_page_of_results_has_the_numbers_of_the_results_on_file(name):
-    assert report.blocks(makers=report.PAGE_BLOCKS)[name] in PAGE
-
-
-@pytest.mark.parametrize("text, blocks", [(README, report.BLOCKS), (PAGE, report.PAGE_BLOCKS)])
-def test_no_other_block_stands_there(text, blocks):
-    assert re.findall(r"<!-- ([^/].*?), made by", text) == list(blocks)
+@pytest.mark.parametrize("page", report.PAGES, ids=str)
+def test_no_other_block_stands_there(page):
+    assert re.findall(r"<!-- ([^/].*?), made by", page.read_text(encoding="utf-8")) == list(report.PAGES[page])
 
 
 def test_scores_are_means_over_the_seeds_with_their_spread_and_number(tmp_path):
@@ -119,8 +116,8 @@ def test_the_report_replaces_its_own_part_only(tmp_path):
         (results / path.name).write_bytes(path.read_bytes())
     page = tmp_path / "results.md"
     page.write_text("\nold\n".join(report.marks("scores")))
-    report.write(results, readme, page)
-    assert page.read_text() == report.blocks(makers=report.PAGE_BLOCKS)["scores"]
+    report.write(results, {readme: report.BLOCKS, page: report.RESULTS_BLOCKS})
+    assert page.read_text() == report.blocks(report.RESULTS, report.RESULTS_BLOCKS)["scores"]
     text = readme.read_text()
     assert text.startswith("before\n<!--") and text.endswith("-->\nafter\n") and "\nold\n" not in text
     assert text.count("between") == len(report.BLOCKS) - 1
@@ -134,7 +131,9 @@ def test_results_elsewhere_leave_the_readme_alone(tmp_path, monkeypatch, capsys)
     assert benchmark() == 0
     assert (report.README.read_bytes(), (report.RESULTS / report.SPEED).stat().st_mtime_ns) == before
     told = capsys.readouterr().out
-    assert all(block in told for block in report.blocks().values()) and (tmp_path / report.SPEED).exists()
+    for makers in report.PAGES.values():
+        assert all(block in told for block in report.blocks(report.RESULTS, makers).values())
+    assert (tmp_path / report.SPEED).exists()
 
 
 def test_a_missing_result_is_named(tmp_path, monkeypatch):
