@@ -154,6 +154,7 @@ class _Mapping:
         self.tied = spelling.tied()
         self.notes = [*source.notes, *_prefix_told(spelling), *(described.notes if described else ())]
         self.faults: list[Fault] = []
+        self.untied: Fault | None = None  # why the MLM head is none of a BERT
         self.left_out: list[tuple[str, str]] = []
         self.weights: Tensors = {}
         self.moments: Tensors = {}
@@ -223,7 +224,7 @@ class _Mapping:
             kinds = f"{tensor.dtype.name}, but {original}, which it is tied to, is {other.dtype.name}"
             self.faults.append(Fault("wrong", name, f": found {kinds}"))
         else:
-            self.faults.append(Fault("wrong", name, f": differs from {original}, although this model ties the two"))
+            self.untied = Fault("wrong", name, f": differs from {original}, although this model ties the two")
 
     def _add_weight(self, name: str, tensor: Tensor) -> None:
         layout = self.spelling.layout(self.canonical[name])
@@ -250,6 +251,7 @@ class _Mapping:
         named = self.described.architecture if self.described else None
         part_of = {name: MODULES[module].part for name, (module, _) in parameters(self.layers).items()}
         self._drop(dropped, part_of, demanded)
+        named = self._without_an_untied_head(named, part_of, any_heads)
         present = {part_of[name] for name in self.weights} | set(BACKBONE)
         architecture = demanded or _architecture(named, present, allowed)
         asked = _needed(demanded or named or architecture) or frozenset()
@@ -284,6 +286,27 @@ class _Mapping:
             tuple(self.left_out),
             tuple(self.notes),
         )
+
+    def _without_an_untied_head(self, named: str | None, part_of: dict[str, str], any_heads: bool) -> str | None:
+        """Leave out an MLM head that has a matrix of its own, where any heads will do; elsewhere it is a fault.
+
+        Returns:
+            The architecture that the config names, if that is still to be found.
+        """
+        own = [name for name in self.weights if part_of[name] == "mlm"]
+        if self.untied is None and self.described and self.described.untied and own:
+            decoder = next(name for name, of in self.tied.items() if of == WORD_EMBEDDINGS)
+            if decoder not in self.source.tensors:
+                self.untied = Fault("missing", decoder, ": the config says that tie_word_embeddings is false")
+        if self.untied is None or not own:
+            return named
+        if not any_heads:
+            self.faults.append(dataclasses.replace(self.untied, detail=f"{self.untied.detail} (see --drop mlm)"))
+            return named
+        for name in own:
+            del self.weights[name]
+        self.left_out.append(("mlm", "it has a matrix of its own, not the word embeddings"))
+        return None
 
     def _drop(self, parts: frozenset[str], part_of: dict[str, str], demanded: str | None) -> None:
         """Leave out what the user asks to, if it is there and nothing that stays needs it."""

@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from ms_bert.config import BertConfig, read_fields, remarks, unknown_fields
+from ms_bert.config import BertConfig, is_untied, read_fields, remarks, unknown_fields
 from ms_bert.errors import UserError, listed, shown
 
 HUGGING_FACE, GOOGLE = "config.json", "bert_config.json"
@@ -33,12 +33,13 @@ class Described:
 
     Attributes:
         architecture: the first of `architectures`, or None. notes: sentences, on what is not kept and what was not
-        understood.
+        understood. untied: whether the MLM head has a matrix of its own, not the word embeddings.
     """
 
     config: BertConfig
     architecture: str | None
     notes: tuple[str, ...]
+    untied: bool = False
 
 
 # Fields that every config.json written here has again.
@@ -53,13 +54,13 @@ def read(path: Path) -> Described:
             raise UserError(f"{path} has neither {HUGGING_FACE} nor {GOOGLE}; name a config with --config.")
         path = found
     fields = read_fields(path)
-    config = BertConfig.from_dict(fields, source=str(path))
+    config = BertConfig.from_dict(fields, source=str(path), untied=True)
     named = fields.get("architectures")
     first = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else None
     kept = {field.name for field in dataclasses.fields(BertConfig)} | _WRITTEN_AGAIN | set(unknown_fields(fields))
     left_out = [name for name in fields if name not in kept]
     notes = [f"left out of the config, without effect on the results: {listed(left_out)}"] if left_out else []
-    return Described(config, first, (*notes, *remarks(fields)))
+    return Described(config, first, (*notes, *remarks(fields)), is_untied(fields))
 
 
 def find(folder: Path) -> Path | None:

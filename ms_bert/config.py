@@ -168,10 +168,13 @@ class BertConfig:
         return {"model_type": "bert", "position_embedding_type": "absolute", **fields}
 
     @classmethod
-    def from_dict(cls, fields: dict, source: str = "config") -> BertConfig:
+    def from_dict(cls, fields: dict, source: str = "config", untied: bool = False) -> BertConfig:
         """A config from the fields of a config.json, whatever version of transformers wrote it.
 
         Fields that are not known are let through, for they say nothing about what is computed here; see `remarks`.
+
+        Args:
+            source: for messages. untied: let tie_word_embeddings be false: see `is_untied`.
 
         Raises:
             UserError: a field under which numbers or shapes would differ from those computed here, a value that its
@@ -193,7 +196,12 @@ class BertConfig:
             own["hidden_act"] = _SAME_ACTS.get(act, act)
         labels = _labels(fields)
         own |= {"id2label": labels.id2label, "label2id": labels.label2id}
-        faults = [*_not_a_berts(fields), *_misspelt_or_missing(fields), *labels.faults, *_faults(_DEFAULTS | own)]
+        faults = [
+            *_not_a_berts(fields, untied),
+            *_misspelt_or_missing(fields),
+            *labels.faults,
+            *_faults(_DEFAULTS | own),
+        ]
         if faults:
             raise _refusal(source, faults)
         return cls(**own)
@@ -286,12 +294,12 @@ def _faults(values: Mapping) -> list[str]:
     return told
 
 
-def _not_a_berts(fields: dict) -> list[str]:
+def _not_a_berts(fields: dict, untied: bool) -> list[str]:
     """The fields under which another model than BERT is computed."""
     told = []
     for name, right in _ONLY.items():
         value = fields.get(name)
-        if name == "tie_word_embeddings" and _without_mlm(fields):
+        if name == "tie_word_embeddings" and (untied or not is_untied(fields)):
             continue
         nothing = value is None or (isinstance(value, dict) and not any(value.values()))  # as pruned_heads {"0": []}
         if not nothing and value not in right:
@@ -310,11 +318,12 @@ def _not_a_berts(fields: dict) -> list[str]:
     return told
 
 
-def _without_mlm(fields: dict) -> bool:
-    """Whether a config names models without the head whose matrix is the word embeddings, and no other."""
+def is_untied(fields: dict) -> bool:
+    """Whether the MLM head, if the models that a config names may have one, does not use the word embeddings."""
     named = fields.get("architectures")
     models = named if isinstance(named, list) else []
-    return bool(models) and not any(re.search("MaskedLM|PreTraining|LMHead", str(model)) for model in models)
+    may_have = not models or any(re.search("MaskedLM|PreTraining|LMHead", str(model)) for model in models)
+    return may_have and fields.get("tie_word_embeddings") not in (None, True)
 
 
 def _misspelt_or_missing(fields: dict) -> list[str]:

@@ -68,9 +68,12 @@ class Inference:
         self.vocabulary = vocabulary_of(found)
         if missing := [part for part in needed if part not in found.checkpoint.parts]:
             heads = " and ".join(_HEADS.get(part, part) for part in missing)
+            left_out = dict(found.checkpoint.left_out)
+            reason = "".join(f" that can be used ({left_out[part]})" for part in missing if part in left_out)
             remedy = "pre-train this one further with pretrain --init" if set(missing) & set(_HEADS) else "fine-tune it"
             raise UserError(
-                f"{path} has no {heads}, which this prediction needs; name a model that has it, or {remedy} first."
+                f"{path} has no {heads}{reason}, which this prediction needs; name a model that has it, or {remedy} "
+                "first."
             )
         self._path, self._ids = path, found.config.vocab_size
         self._make = functools.partial(

@@ -125,6 +125,11 @@ def _config(options: Options, initial: Pretrained | None, vocabulary: Vocabulary
         notes = initial.checkpoint.notes
     elif source is not None:
         described = configs.read(source)
+        if described.untied:
+            raise UserError(
+                f"{source}: tie_word_embeddings is false, but the MLM head that is trained here uses the word "
+                "embeddings; set it to true."
+            )
         config, notes = described.config, described.notes
     else:
         config = PRESETS[options.model.preset].replace(vocab_size=vocabulary.size, pad_token_id=vocabulary.pad)

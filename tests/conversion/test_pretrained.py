@@ -1,5 +1,6 @@
 """A model begins from any checkpoint: what is missing is initialised and named, and nothing is taken by halves."""
 
+import json
 import logging
 
 import numpy as np
@@ -259,3 +260,17 @@ def test_both_frameworks_draw_the_same(folder, caplog):
         load, _, heads, values = framework()
         drawn.append(values(load(heads.BertForSequenceClassification, folder, num_labels=3, seed=5)))
     assert_same(*drawn)
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_an_mlm_head_with_a_matrix_of_its_own_is_left_out_where_no_such_head_is_needed(saved, tmp_path):
+    weights = random_weights(special=False)
+    own = {"cls.predictions.decoder.weight": weights["bert.embeddings.word_embeddings.weight"] + 1} if saved else {}
+    folder = write_folder(tmp_path / "model", {**weights, **own})
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**fields, "tie_word_embeddings": False}))
+    found = pretrained.read(folder)
+    assert {"mlm", "nsp"} & set(found.checkpoint.parts) == {"nsp"}
+    assert ("mlm", "it has a matrix of its own, not the word embeddings") in found.checkpoint.left_out
+    with pytest.raises(UserError, match=r"cls.predictions.decoder.weight: .* \(see --drop mlm\)"):
+        checkpoint.read(folder)

@@ -292,6 +292,14 @@ def test_a_vocabulary_that_does_not_fit_is_refused(options, tmp_path):
     )
 
 
+def test_a_config_of_an_mlm_head_with_a_matrix_of_its_own_is_refused(options, tmp_path):
+    config = runs.write_config(tmp_path, tie_word_embeddings=False)
+    runs.assert_refused(
+        runs.run(*options, "--config", config, "--output", tmp_path / "run"),
+        "tie_word_embeddings is false, but the MLM head that is trained here uses the word embeddings; set it to true.",
+    )
+
+
 def test_a_sequence_longer_than_the_position_table_is_refused(options, tmp_path):
     runs.assert_refused(
         runs.run(*options, "--seq-length", "64", "--output", tmp_path / "run"),

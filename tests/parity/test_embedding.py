@@ -403,6 +403,18 @@ def test_what_cannot_be_asked_is_one_sentence(command, arguments, words, folder,
     assert re.search(words, told), told
 
 
+def test_an_mlm_head_with_a_matrix_of_its_own_guesses_nothing_but_the_model_has_vectors(folder, tmp_path):
+    model = transformers.BertForMaskedLM(transformers.BertConfig.from_pretrained(folder, tie_word_embeddings=False))
+    model.save_pretrained(tmp_path / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / name, tmp_path / "model" / name)
+    with pytest.raises(UserError, match=r"head of masked words \(MLM\) that can be used \(it has a matrix of its own"):
+        import_module("pt_reference.predict").load_mask_filler(tmp_path / "model", threads=1)
+    given = transformers.AutoTokenizer.from_pretrained(folder)(TEXTS[0], return_tensors="pt")
+    expected = model.eval().bert(**given).last_hidden_state.mean(1).detach().numpy()
+    assert loaded("pt_reference", "embed", tmp_path / "model")([TEXTS[0]]) == pytest.approx(expected, abs=1e-5)
+
+
 def test_a_model_without_the_part_or_a_vocabulary_is_refused(folder, tmp_path):
     with pytest.raises(UserError, match="there is no pooling 'average'"):
         embedding.Embedder(folder, PyTorch(), "average")
