@@ -316,7 +316,7 @@ class ChoiceLoss(LabelLoss):
     def same(self, questions):
         """Whether two choices are of the same question: (N, N) float32."""
         questions = ops.reshape(questions, (-1, 1))
-        return ops.cast(ops.equal(questions, ops.reshape(questions, (1, -1))), ms.float32)
+        return wide(questions == ops.reshape(questions, (1, -1)))
 
 
 class SpanLoss(nn.Cell):

@@ -316,7 +316,7 @@ class ChoiceLoss(LabelLoss):
     def same(self, questions):
         """Whether two choices are of the same question: (N, N) float32."""
         questions = questions.view(-1, 1)
-        return (questions == questions.view(1, -1)).float()
+        return wide(questions == questions.view(1, -1))
 
 
 class SpanLoss(nn.Module):
