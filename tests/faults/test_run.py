@@ -91,7 +91,7 @@ def test_the_same_command_gives_the_same_run(undisturbed, tmp_path):
 MOMENTS = ("before the first checkpoint", "while one is written", "between checkpoints")
 
 
-@pytest.mark.parametrize("moment", some(MOMENTS, *MOMENTS[:2]))
+@pytest.mark.parametrize("moment", some(MOMENTS, MOMENTS[1]))
 def test_a_killed_run_resumes_to_the_same_bytes(options, undisturbed, tmp_path, moment):
     folder = tmp_path / "run"
     process = runs.start(*options, "--output", folder)
@@ -114,7 +114,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(options, undisturbed, tmp_path, 
     assert runs.content(folder) == runs.content(undisturbed)
 
 
-@pytest.mark.parametrize("package", ["ms_bert", "pt_reference"])
+@pytest.mark.parametrize("package", some(["ms_bert", "pt_reference"], "ms_bert"))
 def test_a_run_in_phases_resumes_within_one_to_the_same_bytes(options, tmp_path, package):
     """Short rows in small batches first, then longer ones, then those of --seq-length and --batch-size."""
     folder = tmp_path / "run"
@@ -133,7 +133,7 @@ def test_a_run_in_phases_resumes_within_one_to_the_same_bytes(options, tmp_path,
     runs.assert_refused(runs.run("--resume", folder, "--phases", "16x2x6", package=package), "--phases cannot be chang")
 
 
-@pytest.mark.parametrize("package", ["ms_bert", "pt_reference"])
+@pytest.mark.parametrize("package", some(["ms_bert", "pt_reference"], "ms_bert"))
 def test_dropout_is_that_of_the_run_and_not_of_the_model(options, undisturbed, tmp_path, package):
     """A model that is pre-trained without it is fine-tuned with it all the same; a resumed run goes on without."""
     folder = tmp_path / "run"

@@ -51,6 +51,7 @@ FULL = (
     ("MindSpore float16", "evaluation"),
     ("MindSpore float16", "overflow"),
     ("MindSpore float32", "step accumulated"),
+    ("MindSpore float32", "step lamb"),
     ("MindSpore fused float32", "step accumulated"),
 )
 ONE_SHAPE = ("MindSpore float16", "PyTorch compiled float32")
@@ -93,7 +94,7 @@ def test_the_onnx_graph_agrees_with_the_oracle(fused, small):
 @pytest.mark.parametrize(
     "act, fused",
     [
-        ("gelu_new", False),
+        pytest.param("gelu_new", False, marks=pytest.mark.full),
         pytest.param("relu", False, marks=pytest.mark.full),
         pytest.param("gelu_new", True, marks=(NEEDS_KERNELS, pytest.mark.full)),
         pytest.param("relu", True, marks=NEEDS_KERNELS),
@@ -110,7 +111,8 @@ def test_the_other_activations_agree_with_the_oracle(act, fused):
         ("tiny", False),
         ("mini", False),
         pytest.param("base", False, marks=pytest.mark.full),
-        pytest.param("base", True, marks=NEEDS_KERNELS),
+        pytest.param("mini", True, marks=NEEDS_KERNELS),
+        pytest.param("base", True, marks=(NEEDS_KERNELS, pytest.mark.full)),
     ],
 )
 def test_the_forward_pass_of_a_whole_size_agrees_with_the_oracle(preset, fused):

@@ -65,6 +65,7 @@ def test_a_fault_too_small_for_the_eye_is_caught_by_the_drift(trained):
     assert len(findings) == 2 and not all(finding.agrees for finding in findings)
 
 
+@pytest.mark.full
 def test_a_fault_of_the_optimizer_bends_the_curve(make):
     options = dataclasses.replace(OPTIONS, training=dataclasses.replace(OPTIONS.training, steps=30))
     faulty = faults.Faulty(MindSpore(), faults.FAULTS["bias-correction-off"])

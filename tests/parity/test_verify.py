@@ -70,8 +70,11 @@ def dense(layer: int, part: str) -> str:
     return f"bert.encoder.layer.{layer}.{part}"
 
 
+TARGETS = ("model.ckpt", "model.ckpt.index", "model.onnx", "model.safetensors")
+
+
 @pytest.mark.drawn
-@pytest.mark.parametrize("target", ["model.ckpt", "model.ckpt.index", "model.onnx", "model.safetensors"])
+@pytest.mark.parametrize("target", some(TARGETS, *TARGETS[1:]))
 def test_a_conversion_to_every_format_agrees_with_its_source(target, good, tmp_path, capsys):
     if target == "model.onnx":
         pytest.importorskip("onnxruntime")
@@ -189,7 +192,9 @@ def test_one_tensor_in_half_precision_loosens_nothing_for_the_others(good, tmp_p
 WIDE_TABLES = CONFIG.replace(num_hidden_layers=1, max_position_embeddings=550, vocab_size=30_000, type_vocab_size=1)
 
 
-@pytest.mark.parametrize("table, size, row", [("word", 30_000, 117), ("position", 550, 549)])
+@pytest.mark.parametrize(
+    "table, size, row", some([("word", 30_000, 117), ("position", 550, 549)], ("position", 550, 549))
+)
 def test_a_row_that_no_input_shows_is_compared_too(table, size, row, tmp_path):
     name = f"bert.embeddings.{table}_embeddings.weight"
     change = {name: lambda w: _with(w, (row, 5), w[row, 5] * 1.001)}
@@ -476,7 +481,7 @@ def test_a_graph_in_half_precision_is_held_by_the_tolerances_of_its_own(tmp_path
     assert {f.precision for f in report.findings if f.contender.startswith("ONNX")} == {"float16"}
 
 
-@pytest.mark.parametrize("architecture, rows", [("BertForPreTraining", 2), ("BertModel", 3)])
+@pytest.mark.parametrize("architecture, rows", some([("BertForPreTraining", 2), ("BertModel", 3)], ("BertModel", 3)))
 def test_a_mindir_file_is_compared_in_its_fixed_shape(architecture, rows, tmp_path):
     config = CONFIG.replace(num_hidden_layers=1)
     model = folder(tmp_path / "model", config=config, architecture=architecture)
@@ -590,7 +595,7 @@ from conversion.agreement import goldens
 
 problems, fingerprint = goldens.problems(), goldens.fingerprint()
 goldens.fingerprint = lambda: fingerprint
-goldens.problems = lambda: {"small": (problems["small"][0], ("forward", "step adamw"))}  # of many checks two
+goldens.problems = lambda: {"small": (problems["small"][0], ("forward",))}  # of many checks one
 
 class NoTorch:
     def find_spec(self, name, path=None, target=None):

@@ -360,7 +360,7 @@ def test_dropout_is_on_with_keys_and_off_without(model, inputs):
 @pytest.mark.parametrize(
     "kernels, positions",
     [
-        ("stock", MASKED_POSITIONS),
+        pytest.param("stock", MASKED_POSITIONS, marks=pytest.mark.full),
         pytest.param("fused", MASKED_POSITIONS, marks=needs_fused),
         pytest.param("fused", None, marks=needs_fused),
     ],

@@ -138,6 +138,7 @@ def test_a_batch_in_parts_gives_the_same_update(plain, batches):
     assert largest_difference(weights(parts), weights(one)) < 2e-5
 
 
+@pytest.mark.full
 def test_leaves_in_parts_add_up_to_the_same_update(batches):
     """Three ways to sum the same gradients, with one, two and three levels of buffers; each leaf drops other units."""
     config = CONFIG.with_dropout(0.0)
@@ -178,6 +179,7 @@ def test_without_nsp_its_loss_is_out(store, vocabulary):
     assert np.allclose(weights(one)["cls.seq_relationship.weight"], before * (1 - 1e-3 * 0.01), atol=1e-9)
 
 
+@pytest.mark.full
 def test_a_stack_as_deep_as_bert_large_compiles(batches):
     # The compiler's recursion limit was once exceeded by the number of parameters, not by any small model.
     deep = CONFIG.replace(num_hidden_layers=24, hidden_size=16, intermediate_size=16)
