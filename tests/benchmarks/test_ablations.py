@@ -14,7 +14,7 @@ from ms_bert.run.folder import METRICS, RUN, THROUGHPUT
 from tests.runs import small_run, write_config
 
 SIZE = ablations.Size(
-    ("--steps", "4"), ("--warmup-share", "0"), ("--epochs", "1"), dict.fromkeys(ablations.TUNED, 1), (1,), 6
+    ("--steps", "4"), ("--warmup-share", "0"), ("--epochs", "1"), dict.fromkeys(ablations.TUNED, 1), (1, 2), 6
 )
 RUNS = {"fine-tuned": 2 * 6 + 4, "on features": 2 * 5}  # of a seed
 
@@ -101,7 +101,7 @@ def test_the_tables_have_the_papers_numbers_beside_ours(data, ran, tmp_path):
     machine = {"cores": 2, "cpu": "processor"}
     (tmp_path / "ablations.json").write_text(json.dumps({"machine": machine, "result": result}))
     lines = report._ablations(tmp_path).splitlines()
-    ours = "80.0 (1)"
+    ours = "80.0 ± 0.0 (2)"
     assert f"| no NSP | MLM 3.000 | cls | {ours} | 86.5 | {ours} | 92.6 | {ours} | 83.9 | 84.9 | 87.9 |" in lines
     name = "LTR & no NSP + BiLSTM"
     assert f"| {name} | LM 3.000 | mean | {ours} | 75.7 | {ours} | 91.6 | {ours} | 82.1 | 84.1 | 84.9 |" in lines
