@@ -156,7 +156,7 @@ def test_all_is_trained_as_it_says(data, tmp_path, monkeypatch):
 
 
 def test_the_page_says_how_much_is_trained():
-    full, page = ablations.FULL, " ".join(report.PAGE.read_text(encoding="utf-8").split())
+    full, page = ablations.FULL, " ".join((report.DOCS / "results.md").read_text(encoding="utf-8").split())
     steps = int(full.pretraining[full.pretraining.index("--steps") + 1])
     rate, epochs = (full.features[full.features.index(name) + 1] for name in ("--learning-rate", "--epochs"))
     for said in (

@@ -78,7 +78,7 @@ def test_the_data_that_is_missing_is_named(tmp_path):
 
 
 def test_the_page_says_how_much_is_trained():
-    full, page = chinese.FULL, " ".join(report.PAGE.read_text(encoding="utf-8").split())
+    full, page = chinese.FULL, " ".join((report.DOCS / "results.md").read_text(encoding="utf-8").split())
 
     def value(options, name):
         return int(options[options.index(name) + 1])
