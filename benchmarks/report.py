@@ -206,15 +206,12 @@ def _measured(results: Path) -> str:
 
 
 def _speed(results: Path) -> str:
-    """Steps on rows of 128 and inference, on each machine."""
+    """Steps on rows of 128, on each machine, and inference."""
     return "\n\n".join(
         [
             _paragraph(
-                f"Measured on {_machine(results, 'pretraining_step')}, float32, dropout on: milliseconds of a training",
-                "step with the fused kernels, and how many times as long the others take. The last column is the rate",
-                "at which the whole fused step computes the model's matrix products, as a share of the fastest matrix",
-                "product on this machine in the same run. `transformers` scores every token for the MLM head, the",
-                "others the masked ones only.",
+                *_about_steps(results),
+                "`transformers` scores every token for the MLM head, the others the masked ones only.",
             ),
             _of_short_rows([work for name in STEPS_OF for work in load(results, name)]),
             *_on_others(results, STEPS_OF, _of_short_rows),
@@ -224,6 +221,15 @@ def _speed(results: Path) -> str:
             ),
             _by_contender(load(results, "inference")),
         ]
+    )
+
+
+def _about_steps(results: Path) -> tuple[str, ...]:
+    return (
+        f"Measured on {_machine(results, 'pretraining_step')}, float32, dropout on: milliseconds of a training step",
+        "with the fused kernels, and how many times as long the others take (medians of pairs; quartiles in the raw",
+        "results). The last column is the rate at which the whole fused step computes the model's matrix products, as",
+        "a share of the fastest matrix product on this machine in the same run.",
     )
 
 
@@ -241,12 +247,7 @@ def _steps(results: Path) -> str:
     stock = share["ms_bert stock"]
     memory = ", ".join(f"{name} {one['peak_memory_gb']:.1f}" for name, one in base["contenders"].items())
     parts = [
-        _paragraph(
-            f"Measured on {_machine(results, 'pretraining_step')}, float32, dropout on: milliseconds with the fused",
-            "kernels, and how many times as long the others take (medians of pairs; quartiles in the raw results). The",
-            "last column is the rate at which the whole fused step computes the model's matrix products, as a share of",
-            "the fastest matrix product on this machine in the same run.",
-        ),
+        _paragraph(*_about_steps(results)),
         _table([*pretraining, *finetuning]),
         *_on_others(results, STEPS_OF, _table),
         _paragraph(

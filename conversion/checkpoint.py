@@ -251,7 +251,8 @@ class _Mapping:
         named = self.described.architecture if self.described else None
         part_of = {name: MODULES[module].part for name, (module, _) in parameters(self.layers).items()}
         self._drop(dropped, part_of, demanded)
-        named = self._without_an_untied_head(named, part_of, any_heads)
+        if "mlm" not in dropped:
+            named = self._without_an_untied_head(named, part_of, any_heads)
         present = {part_of[name] for name in self.weights} | set(BACKBONE)
         architecture = demanded or _architecture(named, present, allowed)
         asked = _needed(demanded or named or architecture) or frozenset()
@@ -298,7 +299,7 @@ class _Mapping:
             decoder = next(name for name, of in self.tied.items() if of == WORD_EMBEDDINGS)
             if decoder not in self.source.tensors:
                 self.untied = Fault("missing", decoder, ": the config says that tie_word_embeddings is false")
-        if self.untied is None or not own:
+        if self.untied is None:
             return named
         if not any_heads:
             self.faults.append(dataclasses.replace(self.untied, detail=f"{self.untied.detail} (see --drop mlm)"))

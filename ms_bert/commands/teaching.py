@@ -93,7 +93,7 @@ def taught(
             said[STATES] = _states(framework, options, config, teacher, layers, pooling, read)
     for field, by_name in said.items():
         for name, values in by_name.items():
-            _targets(task, sequences[name])[field] = values
+            task.learned_of(sequences[name])[field] = values
     content = {_key(field, name): values for field, by_name in said.items() for name, values in by_name.items()}
     return dataclasses.replace(task, distillation=distillation), {folder.TEACHER: save(content)}
 
@@ -101,11 +101,6 @@ def taught(
 def _key(field: str, name: str) -> str:
     """Of a tensor of the file."""
     return f"{field}/{name}"
-
-
-def _targets(task: DownstreamTask, sequences: Sequences) -> dict[str, np.ndarray]:
-    """Those of what the task labels."""
-    return sequences.of_tokens if task.labels_tokens else sequences.of_sequences
 
 
 def _remembered(

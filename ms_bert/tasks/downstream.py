@@ -212,6 +212,10 @@ class DownstreamTask:
         """The task with what is chosen on development data, such as a threshold."""
         return self
 
+    def learned_of(self, sequences: Sequences) -> dict[str, np.ndarray]:
+        """What is learned of what is labelled, sequences or tokens, by field of a batch."""
+        return sequences.of_tokens if self.labels_tokens else sequences.of_sequences
+
     def pooled(self, sequences: Sequences, logits: np.ndarray) -> np.ndarray:
         """The logits of what is labelled, sequences (n, C) or tokens (T, C), of those that a model gives."""
         return logits

@@ -168,10 +168,10 @@ class DistilledLoss(nn.Cell):
     """The loss of a task (1 - share), and its distance from a teacher's logits (share), as LabelLoss has them.
 
     Args:
-        kind: of the loss, one of LabelLoss.
+        kind: of the loss, one of LabelLoss; of a subclass, one that has what it calls.
     """
 
-    def __init__(self, model, kind: type[LabelLoss], distillation: Distillation):
+    def __init__(self, model, kind: type, distillation: Distillation):
         super().__init__(auto_prefix=False)
         self.model = model
         self.of_task = kind(model)
@@ -368,18 +368,8 @@ class SpanLoss(nn.Cell):
         return ops.reshape(0.5 * (starts + ends), (-1,))
 
 
-class DistilledSpanLoss(nn.Cell):
-    """The loss of SpanLoss (1 - share), and the distance from a teacher's logits of start and end (share).
-
-    Args:
-        kind: of the loss, SpanLoss.
-    """
-
-    def __init__(self, model: BertForQuestionAnswering, kind: type[SpanLoss], distillation: Distillation):
-        super().__init__(auto_prefix=False)
-        self.model = model
-        self.of_task = kind(model)
-        self.temperature, self.share = distillation.temperature, distillation.share
+class DistilledSpanLoss(DistilledLoss):
+    """The loss of SpanLoss (1 - share), and the distance from a teacher's logits of start and end (share)."""
 
     def construct(
         self,

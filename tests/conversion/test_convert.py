@@ -600,6 +600,9 @@ def test_an_untied_decoder_and_odd_position_ids_are_refused(tmp_path):
     with pytest.raises(UserError, match="differs from bert.embeddings.word_embeddings.weight"):
         checkpoint.read(write_folder(tmp_path / "untied", {**weights, **tied}))
     assert "mlm" not in checkpoint.read(tmp_path / "untied", drop=("mlm",)).parts
+    bare = {name: value for name, value in weights.items() if not name.startswith("cls.")}
+    with pytest.raises(UserError, match="cls.predictions.decoder.weight: differs from"):
+        checkpoint.read(write_folder(tmp_path / "alone", {**bare, **tied}, architecture="BertModel"))
     with pytest.raises(UserError, match="its values are not 0, 1, 2"):
         checkpoint.read(write_folder(tmp_path / "odd", {**weights, "bert.embeddings.position_ids": np.ones((1, 17))}))
 

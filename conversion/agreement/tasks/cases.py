@@ -83,7 +83,7 @@ class Labelled:
     def sequences(self) -> Sequences:
         made = self.task.sequences(self.examples, vocabulary())
         if self.teacher is not None:
-            (made.of_tokens if self.task.labels_tokens else made.of_sequences)[LOGITS] = self.teacher
+            self.task.learned_of(made)[LOGITS] = self.teacher
         if self.states is not None:
             made.of_sequences[STATES] = self.states
         return made
@@ -128,7 +128,6 @@ def text(rng: random.Random, least: int = 1, most: int = 4) -> str:
 
 
 TAUGHT = Distillation(temperature=3.0, share=0.25)
-PATIENT = dataclasses.replace(TAUGHT, states=2.5)
 LABELS = ("so", "bad", "good")  # not in the order of their names
 
 
@@ -140,28 +139,22 @@ def _classification(rng: random.Random) -> list[Example]:
     return [_texts(rng, label) for label in ("good", "bad", "good", "so", "good", "good", "bad", "good")]
 
 
-def _teacher(width: int, count: int = 8) -> np.ndarray:
-    return (3 * np.random.default_rng(2).normal(size=(count, width))).astype(np.float32)
-
-
 def _taught(name: str, task: DownstreamTask, examples: Sequence[Any], width: int, parts: int = 1) -> Labelled:
     """With a teacher of so many logits for all that is labelled."""
     sequences = task.sequences(examples, vocabulary())
     count = len(sequences.ids) if task.labels_tokens else len(sequences)
-    task = dataclasses.replace(task, distillation=TAUGHT)
-    return Labelled(name, task, examples, parts, teacher=_teacher(width, count))
-
-
-def _teacher_states(layers: int, count: int = 8) -> np.ndarray:
-    vectors = np.random.default_rng(3).normal(size=(count, layers - 1, CONFIG.hidden_size))
-    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+    teacher = (3 * np.random.default_rng(2).normal(size=(count, width))).astype(np.float32)
+    return Labelled(name, dataclasses.replace(task, distillation=TAUGHT), examples, parts, teacher)
 
 
 def _with_states(taught: Labelled) -> Labelled:
     """The same with three layers, and states of the teacher."""
     assert taught.teacher is not None
-    task = dataclasses.replace(taught.task, distillation=PATIENT)
-    return dataclasses.replace(taught, task=task, layers=3, states=_teacher_states(3, len(taught.teacher)))
+    layers = 3
+    vectors = np.random.default_rng(3).normal(size=(len(taught.teacher), layers - 1, CONFIG.hidden_size))
+    states = (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+    task = dataclasses.replace(taught.task, distillation=dataclasses.replace(TAUGHT, states=2.5))
+    return dataclasses.replace(taught, task=task, layers=layers, states=states)
 
 
 def _multi_label(rng: random.Random) -> list[Example]:
@@ -255,40 +248,20 @@ def _problems() -> list[Labelled]:
         ),
         Labelled("regression", regression, _regression(random.Random(3))),
         Labelled("multi-label", multi_label, _multi_label(random.Random(4))),
-        Labelled(
-            "distilled classification",
-            dataclasses.replace(classification, distillation=TAUGHT),
-            _classification(random.Random(5)),
-            teacher=_teacher(3),
+        _taught("distilled classification", classification, _classification(random.Random(5)), 3),
+        _taught("distilled regression", regression, _regression(random.Random(6)), 1),
+        _taught("distilled multi-label", multi_label, _multi_label(random.Random(7)), 3),
+        _with_states(
+            _taught("distilled classification with states", classification, _classification(random.Random(12)), 3)
         ),
-        Labelled(
-            "distilled regression",
-            dataclasses.replace(regression, distillation=TAUGHT),
-            _regression(random.Random(6)),
-            teacher=_teacher(1),
-        ),
-        Labelled(
-            "distilled multi-label",
-            dataclasses.replace(multi_label, distillation=TAUGHT),
-            _multi_label(random.Random(7)),
-            teacher=_teacher(3),
-        ),
-        Labelled(
-            "distilled classification with states",
-            dataclasses.replace(classification, distillation=PATIENT),
-            _classification(random.Random(12)),
-            teacher=_teacher(3),
-            layers=3,
-            states=_teacher_states(3),
-        ),
-        Labelled(
-            "distilled regression of the mean with states",
-            dataclasses.replace(regression, distillation=PATIENT, pooling="mean"),
-            _regression(random.Random(13)),
-            parts=2,
-            teacher=_teacher(1),
-            layers=3,
-            states=_teacher_states(3),
+        _with_states(
+            _taught(
+                "distilled regression of the mean with states",
+                dataclasses.replace(regression, pooling="mean"),
+                _regression(random.Random(13)),
+                1,
+                parts=2,
+            )
         ),
         Labelled("tagging", tagging, _tagging(random.Random(8)), parts=2),
         Labelled("question-answering", answering, _answering(random.Random(9))),

@@ -61,13 +61,11 @@ class Fault:
         """Of the PyTorch twin; None: the right one."""
         if self.is_of_data:
             return None
-        right, distillation = losses.objective(labelled.task), getattr(labelled.task, "distillation", None)
-        if distillation is None:
+        right = losses.objective(labelled.task)
+        if labelled.task.distillation is None:
             return right._replace(loss=self.kind)
-        kind = self.kind or losses.OBJECTIVES[labelled.task.name].loss
-        usual = losses.PatientLoss if distillation.states else right.distilled
-        made = functools.partial(self.distilled or usual, kind=kind, distillation=distillation)
-        return right._replace(loss=made)
+        loss = functools.partial(self.distilled or right.loss.func, **right.loss.keywords)
+        return right._replace(loss=loss if self.kind is None else functools.partial(loss, kind=self.kind))
 
 
 # Faults of the targets.

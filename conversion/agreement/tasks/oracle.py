@@ -258,7 +258,6 @@ def one_label(labelled: Labelled, rows: list[Row], logits: list[torch.Tensor]) -
     names, found = [row.target for row in rows], []
     for number, (row, z) in enumerate(zip(rows, map(_of_sequence, logits))):
         label = labelled.task.labels.index(row.target)
-
         loss = -torch.softmax(z, 0)[label].log()
         weight = len(names) / (len(set(names)) * names.count(row.target)) if labelled.balanced else 1.0
         right = float(int(z.argmax()) == label)
