@@ -47,6 +47,7 @@ CONTENDERS = {
 # What takes long to compile and has tests of its own kind besides.
 FULL = (
     ("PyTorch compiled float32", "gradients"),
+    ("MindSpore PyNative float32", "gradients"),  # which its step takes
     ("MindSpore float16", "gradients"),
     ("MindSpore float16", "evaluation"),
     ("MindSpore float16", "overflow"),

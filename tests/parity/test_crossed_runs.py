@@ -87,6 +87,7 @@ def test_both_frameworks_leave_the_same_files(crossed, in_torch):
         assert described[0] == described[1] and len(described[0]) > 20
 
 
+@pytest.mark.full  # workers of it are killed in tests/faults/test_workers.py
 def test_a_killed_reference_run_resumes_to_the_same_bytes(without_dropout, in_torch, tmp_path):
     folder = tmp_path / "run"
     process = runs.start(*without_dropout, "--output", folder, package="pt_reference")
