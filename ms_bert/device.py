@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 
 from ms_bert.errors import UserError, missing
 from ms_bert.process import own_threads
@@ -84,3 +86,16 @@ def use_device(device: str, precision: str = "float32", recompute: bool = False,
         mindspore.set_context(runtime_num_threads=threads)
         if not native.why_not():
             native.set_threads(threads)
+
+
+@contextlib.contextmanager
+def without_graphs() -> Iterator[None]:
+    """Within it, MindSpore computes one operation after the other, and compiles nothing."""
+    import mindspore
+
+    mode = mindspore.get_context("mode")
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
+    try:
+        yield
+    finally:
+        mindspore.set_context(mode=mode)

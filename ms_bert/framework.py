@@ -121,3 +121,21 @@ class MindSpore:
             return found.asnumpy().astype(np.float32)
 
         return ByRows(logits, alone=architecture != "BertHiddenStates")
+
+    def attention(self, found, device: str, threads: int | None):
+        from ms_bert.device import use_device, without_graphs
+
+        use_device(device, threads=threads)
+        from mindspore import Tensor
+
+        from ms_bert.model import BertModel, Numerics
+        from ms_bert.pretrained import load
+
+        model = load(BertModel, found, Numerics(device))
+
+        def probabilities(ids: np.ndarray, types: np.ndarray) -> np.ndarray:
+            with without_graphs():  # each length of a text would be another graph
+                _, _, (_, layers) = model(Tensor(ids[None]), token_type_ids=Tensor(types[None]))
+            return np.stack([layer[0].asnumpy()[0] for layer in layers])
+
+        return probabilities

@@ -138,3 +138,31 @@ class SimilarityOptions(VectorOptions):
 
     def __post_init__(self):
         check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionOptions:
+    """Whose attention is shown, and where it goes."""
+
+    model: Positional[Path]
+    """A model: the folder of a run, one of Hugging Face, or a checkpoint of any format."""
+    texts: Positional[tuple[str, ...]] = ()
+    """A text, or the two texts of a pair."""
+    layers: tuple[int, ...] = ()
+    """Of which layers: 1 is the first, -1 the last one. (default: all)"""
+    heads: tuple[int, ...] = ()
+    """Of which heads of each layer, counted in the same way. (default: all)"""
+    output: Optional[Path] = None
+    """Write the attention to this file instead of the terminal."""
+    format: Optional[Literal["text", "png", "npz"]] = None
+    """Format of the attention (default: text, which shows to which token each token attends most, or the one that the
+    name of --output ends with). png is a picture; npz has the numbers and the tokens."""
+    device: Literal["CPU", "GPU", "Ascend"] = "CPU"
+    """Device to compute on."""
+    threads: Annotated[Optional[int], Range(1, 10**6)] = None
+    """Threads to compute with (default: as many as the processor has)."""
+
+    def __post_init__(self):
+        check(self)
+        if not 1 <= len(self.texts) <= 2:
+            raise UserError(f"{len(self.texts) or 'no'} texts were given; write one, or the two of a pair.")

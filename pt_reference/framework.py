@@ -98,3 +98,23 @@ class PyTorch:
             return found.float().cpu().numpy()
 
         return ByRows(logits, alone=architecture != "BertHiddenStates")
+
+    def attention(self, found, device: str, threads: int | None):
+        from pt_reference.device import torch_device, use_device
+
+        use_device(device, threads=threads)
+        import torch
+
+        from pt_reference.model import BertModel, Numerics
+        from pt_reference.pretrained import load
+
+        where = torch_device(device)
+        model = load(BertModel, found, Numerics(probabilities=True)).to(where)
+
+        @torch.no_grad()
+        def probabilities(ids: np.ndarray, types: np.ndarray) -> np.ndarray:
+            ids, types = (torch.from_numpy(given[None]).to(where) for given in (ids, types))
+            _, _, (_, layers) = model(ids, token_type_ids=types)
+            return np.stack([layer[0].cpu().numpy()[0] for layer in layers])
+
+        return probabilities

@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from ms_bert.data.files import opened_atomically
 from ms_bert.errors import UserError, shown
-from ms_bert.prediction_options import AskOptions
 from ms_bert.process import output_is_closed
 
 INTERRUPTED = "interrupted; no file was written."
@@ -24,22 +23,22 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
-def form(options: AskOptions, endings: Mapping[str, str]) -> str:
+def form(output: Path | None, asked: str | None, endings: Mapping[str, str]) -> str:
     """The format that is asked for, or that the name of the file ends with, or text.
 
     Args:
+        output, asked: the file and the format that the user names, if any.
         endings: the formats by the endings of names. Besides, there is text, whose files end in .txt or in nothing.
 
     Raises:
         UserError: the file is a folder, or its ending tells no format; or there is none and standard output is closed.
     """
-    output = options.output
     if output is None and output_is_closed():
         raise UserError("the answers go to standard output, which is closed; name a file with --output.")
     if output is not None and output.is_dir():
         raise UserError(f"--output {output} is a folder; name a file.")
-    if options.format is not None or output is None:
-        return options.format or "text"
+    if asked is not None or output is None:
+        return asked or "text"
     ending, known = output.suffix.lower(), {**endings, ".txt": "text", "": "text"}
     of_a_file = output.is_file() or not output.exists()  # not of a device or a pipe, such as /dev/fd/63
     if of_a_file and ending not in known:

@@ -242,7 +242,7 @@ def embed(framework: Framework, options: EmbedOptions) -> int:
     """Write the vectors of the texts of the options; returns the exit code."""
     training.check_threads(options.threads)
     per_token = options.pooling == TOKENS
-    form = delivery.form(options, ENDINGS)
+    form = delivery.form(options.output, options.format, ENDINGS)
     if form == "text" and per_token:
         form = "jsonl"
     if per_token and form not in ("jsonl", "npz"):

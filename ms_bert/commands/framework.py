@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -78,6 +78,12 @@ class Framework(Protocol):
         Args:
             arguments: of its class, besides config and numerics.
         """
+
+    def attention(
+        self, found: Pretrained, device: str, threads: int | None
+    ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        """The model of a checkpoint as a function of a sequence's ids and token types, both (S,) int32, to the
+        attention probabilities of all layers (L, heads, S, S), float32."""
 
     def kernels(self, options: TrainerOptions) -> str:
         """What computes the operations, in words that stand after "by"."""

@@ -63,8 +63,7 @@ class Inference:
         threads: int | None = None,
         arguments: Mapping[str, Any] | None = None,
     ):
-        if threads is not None and threads < 1:
-            raise UserError(f"threads is {threads}; expected at least 1, or None for as many as the processor has.")
+        check_threads(threads)
         self.vocabulary = vocabulary_of(found)
         if missing := [part for part in needed if part not in found.checkpoint.parts]:
             heads = " and ".join(_HEADS.get(part, part) for part in missing)
@@ -91,20 +90,36 @@ class Inference:
         Raises:
             UserError: some are not finite, or a token is none of the model's.
         """
-        if sequences.ids.max(initial=0) >= self._ids:
-            token = self.vocabulary.tokenizer.id_to_token(int(sequences.ids.max()))
-            raise UserError(
-                f"{shown(token)} is the token {sequences.ids.max()} of the vocabulary, but {self._path} has word "
-                f"embeddings up to {self._ids - 1}; restore the vocabulary that the model was trained with."
-            )
+        check_ids(sequences.ids, self.vocabulary, self._path, self._ids)
         found = self._compute.logits(sequences, per_token)
-        if not np.isfinite(found).all():
-            raise UserError(
-                f"{self._path} computes numbers that are not finite; name a model that was trained with success, or "
-                "choose --precision float32.",
-                exit_code=1,
-            )
+        check_finite(found, self._path)
         return found
+
+
+def check_ids(ids: np.ndarray, vocabulary: tokenizer.Vocabulary, path: Path, words: int) -> None:
+    """Raise UserError if a token is none of a model's, which has so many word embeddings."""
+    if ids.max(initial=0) >= words:
+        token = vocabulary.tokenizer.id_to_token(int(ids.max()))
+        raise UserError(
+            f"{shown(token)} is the token {ids.max()} of the vocabulary, but {path} has word embeddings up to "
+            f"{words - 1}; restore the vocabulary that the model was trained with."
+        )
+
+
+def check_finite(found: np.ndarray, path: Path) -> None:
+    """Raise UserError if a model computes NaN or infinities."""
+    if not np.isfinite(found).all():
+        raise UserError(
+            f"{path} computes numbers that are not finite; name a model that was trained with success, or choose "
+            "--precision float32.",
+            exit_code=1,
+        )
+
+
+def check_threads(threads: int | None) -> None:
+    """Raise UserError if threads is no number of them."""
+    if threads is not None and threads < 1:
+        raise UserError(f"threads is {threads}; expected at least 1, or None for as many as the processor has.")
 
 
 def vocabulary_of(found: Pretrained) -> tokenizer.Vocabulary:

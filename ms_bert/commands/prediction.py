@@ -292,7 +292,7 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> PredictOp
 def predict(framework: Framework, options: PredictOptions) -> int:
     """Answer about the texts of the options; returns the exit code."""
     training.check_threads(options.threads)
-    form = delivery.form(options, ENDINGS)
+    form = delivery.form(options.output, options.format, ENDINGS)
     computing = (options.device, options.precision, options.threads)
     model: Model
     if options.fill_mask:

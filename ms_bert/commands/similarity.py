@@ -70,7 +70,7 @@ def parse(program: str, description: str, arguments: Sequence[str]) -> Similarit
 def similarity(framework: Framework, options: SimilarityOptions) -> int:
     """Write the similarities that the options ask for; returns the exit code."""
     training.check_threads(options.threads)
-    form = delivery.form(options, ENDINGS)
+    form = delivery.form(options.output, options.format, ENDINGS)
     if options.top and not options.texts:
         raise UserError("--top is for a text that is compared with others, not for pairs of --input; leave it out.")
     pairs, scores = _asked(options)

@@ -1,4 +1,4 @@
-"""Pictures of what a model says of labelled data, each drawn into axes of matplotlib, and one file of several."""
+"""Pictures of what a model says of data, each drawn into axes of matplotlib, and one file of several."""
 
 from __future__ import annotations
 
@@ -25,17 +25,23 @@ _FONTS = (
 )
 
 
-def drawn(drawings: Sequence[Drawing]) -> bytes:
-    """The drawings side by side, as a PNG file; at least one."""
+def drawn(drawings: Sequence[Drawing], columns: int | None = None, size: tuple[float, float] = (5.5, 4.6)) -> bytes:
+    """The drawings side by side, as a PNG file; at least one.
+
+    Args:
+        columns: so many in a row; None: all. size: width and height of each, inches.
+    """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     # A name with two dollar signs is no formula.
     with rc_context({"font.family": list(_fonts()), "text.parse_math": False}):
-        figure = Figure(figsize=(5.5 * len(drawings), 4.6), layout="constrained")
+        columns = columns or len(drawings)
+        rows = -(-len(drawings) // columns)
+        figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
         FigureCanvasAgg(figure)
-        for axes, drawing in zip(figure.subplots(1, len(drawings), squeeze=False)[0], drawings):
+        for axes, drawing in zip(figure.subplots(rows, columns, squeeze=False).flat, drawings):
             drawing(axes)
         picture = io.BytesIO()
         figure.savefig(picture, format="png", dpi=110)
@@ -92,6 +98,25 @@ def confusion(counts: np.ndarray, names: Sequence[str]) -> Drawing:
             for (row, column), count in np.ndenumerate(counts):
                 color = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, f"{count:,}", ha="center", va="center", color=color, fontsize=9)
+
+    return draw
+
+
+def attention(probabilities: np.ndarray, names: Sequence[str], title: str, beside: str, below: str = "") -> Drawing:
+    """How much the token of a row attends to that of a column.
+
+    Args:
+        probabilities: (S, S). names: of the S tokens, or none. title, beside, below: what stands there.
+    """
+
+    def draw(axes) -> None:
+        axes.imshow(probabilities, cmap="Blues", vmin=0, vmax=1)
+        axes.set_title(title, fontsize=9)
+        short = [_shown(name, 16) for name in names]
+        axes.set_xticks(range(len(names)), short, fontsize=8, rotation=90)
+        axes.set_yticks(range(len(names)), short, fontsize=8)
+        axes.set_ylabel(beside, fontsize=9)
+        axes.set_xlabel(below, fontsize=9)
 
     return draw
 

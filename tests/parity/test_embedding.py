@@ -16,14 +16,13 @@ import transformers
 from conversion import checkpoint
 from conversion.convert import convert
 from conversion.formats import safetensors_file
-from conversion.parameters import ARCHITECTURES, BACKBONE, shapes
 from conversion.tensors import Tensor
 from ms_bert.commands import embedding, prediction, similarity
 from ms_bert.config import BertConfig
 from ms_bert.errors import UserError
 from ms_bert.kernels import native
 from pt_reference.framework import PyTorch
-from tests.unit.bert import random_weights
+from tests.unit.bert import write_random
 
 pytestmark = pytest.mark.slow
 PACKAGES = ("ms_bert", "pt_reference")
@@ -43,16 +42,7 @@ LONG = "the module of a class " * 20
 def folder(vocabulary, tmp_path_factory) -> Path:
     """A random BERT with both pre-training heads."""
     home = tmp_path_factory.mktemp("bert")
-    parts = (*BACKBONE, *ARCHITECTURES["BertForPreTraining"].parts)
-    weights = random_weights(shapes(CONFIG, parts))
-    fields = CONFIG.to_dict() | {"architectures": ["BertForPreTraining"]}
-    (home / "config.json").write_text(json.dumps(fields))
-    (home / "tokenizer.json").write_text(vocabulary.to_json())
-    (home / "vocab.txt").write_text(vocabulary.to_vocab_txt())
-    (home / "tokenizer_config.json").write_text(json.dumps(vocabulary.clean_up()))
-    safetensors_file.write(
-        home / "model.safetensors", {name: Tensor.of(value) for name, value in weights.items()}, {"format": "pt"}
-    )
+    write_random(home, CONFIG, vocabulary)
     return home
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import learning
 from conversion import __main__ as conversion
-from ms_bert.commands import embedding, finetuning, prediction, pretraining, similarity
+from ms_bert.commands import attention, embedding, finetuning, prediction, pretraining, similarity
 from ms_bert.framework import MindSpore
 from ms_bert.options import Options
 from ms_bert.tasks.answer_selection import AnswerSelection
@@ -38,7 +38,7 @@ USES = [
     line.split(" | ")[-1]
     for text in (README, PAGES)
     for line in text.splitlines()
-    if re.search(r"^(cat \S+ \| )?python -m (ms_bert|pt_reference)\.(finetune|predict|embed|similarity) ", line)
+    if re.search(r"^(cat \S+ \| )?python -m (ms_bert|pt_reference)\.(?!pretrain|tokenize)\w+ ", line)
 ]
 CONVERSIONS = [line for line in LINES if line.startswith("python -m conversion")]
 
@@ -99,7 +99,8 @@ def test_every_fine_tuning_and_prediction_is_understood(line):
     if ".finetune " in line:
         assert finetuning.parse(PyTorch(), "", "", arguments).data.train
     else:
-        command = {"predict": prediction, "embed": embedding, "similarity": similarity}[line.split()[2].split(".")[1]]
+        commands = {"predict": prediction, "embed": embedding, "similarity": similarity, "attention": attention}
+        command = commands[line.split()[2].split(".")[1]]
         assert command.parse("", "", arguments).model
 
 

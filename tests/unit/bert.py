@@ -1,8 +1,15 @@
 """A small BERT and inputs that expose faults, shared by the tests of both models."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 
+from conversion.formats import safetensors_file
+from conversion.parameters import ARCHITECTURES, BACKBONE, shapes
+from conversion.tensors import Tensor
 from ms_bert.config import BertConfig
+from ms_bert.data.tokenizer import Vocabulary
 
 # Sizes pairwise different, so that no transposed or exchanged tensor can pass for the right one.
 CONFIG = BertConfig(
@@ -37,3 +44,15 @@ def random_weights(shapes: dict[str, tuple]) -> dict[str, np.ndarray]:
     """Every parameter random, biases and LayerNorm too: their usual first values hide mistakes. float32."""
     rng = np.random.default_rng(7)
     return {name: rng.normal(0.0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def write_random(home: Path, config: BertConfig, vocabulary: Vocabulary, architecture: str = "BertForPreTraining"):
+    """The folder of a random BERT, as Hugging Face writes one."""
+    weights = random_weights(shapes(config, (*BACKBONE, *ARCHITECTURES[architecture].parts)))
+    (home / "config.json").write_text(json.dumps(config.to_dict() | {"architectures": [architecture]}))
+    (home / "tokenizer.json").write_text(vocabulary.to_json())
+    (home / "vocab.txt").write_text(vocabulary.to_vocab_txt())
+    (home / "tokenizer_config.json").write_text(json.dumps(vocabulary.clean_up()))
+    safetensors_file.write(
+        home / "model.safetensors", {name: Tensor.of(value) for name, value in weights.items()}, {"format": "pt"}
+    )

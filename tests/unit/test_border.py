@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 # The commands of each framework, and it as they see it; they import it when it is needed.
-ENTRIES = ("framework.py", "pretrain.py", "finetune.py", "predict.py", "embed.py", "similarity.py")
+ENTRIES = ("framework.py", "pretrain.py", "finetune.py", "predict.py", "embed.py", "similarity.py", "attention.py")
 # The C++ library and what computes by it alone: on ms_bert's side, but without MindSpore.
 NATIVE = ("kernels/__init__.py", "kernels/operations.py", "kernels/native", "native_model.py")
 # What is MindSpore's and what is PyTorch's; everything else imports neither.

@@ -1,0 +1,30 @@
+"""Attention of a BERT in MindSpore: `python -m ms_bert.attention`, `--help` for the options.
+
+from ms_bert.attention import load
+
+(found,) = load("runs/base")(["The file is closed."])
+found["attention"]  # (L, heads, S, S) float32
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ms_bert.commands import attention
+from ms_bert.framework import MindSpore
+
+DESCRIPTION = """Show how much each token of a text attends to each other one, with a BERT in MindSpore."""
+
+
+def load(path: str | Path, device: str = "CPU", threads: int | None = None) -> attention.Attention:
+    """A model as a function from texts to their attention; see `ms_bert.commands.attention.Attention`."""
+    return attention.Attention(path, MindSpore(), device, threads)
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "python -m ms_bert.attention") -> int:
+    """Run the command with its arguments, by default those of the process; returns the exit code."""
+    return attention.main(MindSpore(), program, DESCRIPTION, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
