@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 
 from ms_bert.errors import UserError, missing
@@ -26,8 +27,13 @@ PRECISIONS = {
 
 
 def quiet_logs() -> None:
-    """Keep MindSpore, before it is imported, from warning in pages about plugins for devices that are not there."""
+    """Keep MindSpore, before it is imported, from warning in pages about plugins for devices that are not there.
+
+    And from leaving `rank_0/om` in the working directory, with the graph that it was compiling when a signal came.
+    """
     os.environ.setdefault("GLOG_v", "3")
+    user = getattr(os, "getuid", os.getpid)()
+    os.environ.setdefault("MS_OM_PATH", os.path.join(tempfile.gettempdir(), f"mindspore-{user}"))
 
 
 def use_device(device: str, precision: str = "float32", recompute: bool = False, threads: int | None = None) -> None:

@@ -1,6 +1,7 @@
 """The nn.Cell BERT computes what transformers computes on the same weights, and names what is inside it."""
 
 import math
+import tempfile
 
 import mindspore as ms
 import numpy as np
@@ -454,3 +455,22 @@ def test_bias_correction_is_exact_from_the_first_step_to_the_millionth():
         for t in (1, 2, 3, 10, 500, 5000, 10**6):
             found = float(one_minus_power(beta, Tensor(t, ms.float32)).asnumpy())
             assert found == pytest.approx(-math.expm1(t * math.log(beta)) if beta else 1.0, rel=1e-6), (beta, t)
+
+
+def test_what_mindspore_cannot_compile_it_leaves_among_temporary_files(tmp_path, monkeypatch):
+    """Also what it was compiling when a signal came."""
+    here, temporary = tmp_path / "here", tmp_path / "temporary"
+    here.mkdir()
+    temporary.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.delenv("MS_OM_PATH", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    use_device("CPU")
+
+    class Wrong(nn.Cell):
+        def construct(self, x):
+            return x.there_is_no_such_thing()
+
+    with pytest.raises(AttributeError, match="there_is_no_such_thing"):
+        Wrong()(Tensor(np.zeros(1, np.float32)))
+    assert list(here.iterdir()) == [] and len(list(temporary.rglob("*.ir"))) == 1
