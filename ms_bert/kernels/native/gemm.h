@@ -38,6 +38,11 @@ inline Workspace &workspace() {
   return *own;
 }
 
+// With embedded broadcasts, which AVX-512 has, the product with a number needs no instruction that loads it. Where
+// virtual processors share a core, instructions are what limits a product; but of some rows the number is loaded once
+// for both vectors, for all rows by themselves would be more loads than a core can do.
+constexpr bool by_itself(int row) { return W == 16 && row % 3 > 0; }
+
 // C (ROWS, NR) = or += A (ROWS, depth) B (depth, NR), depth in units; unit (i, k) of A at a[i * ROW + k * COLUMN]. As
 // much as B takes is fetched from `next` on meanwhile, if FETCHES. (`ahead` is no copy: one would wait until C of the
 // tile before has left the processor.)
@@ -50,7 +55,25 @@ inline __attribute__((noinline)) void tile(int depth, const typename P::Unit *a,
   Sums sum[ROWS][2];
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; i++) sum[i][0] = sum[i][1] = Sums{};
-  const int group = (depth + GROUPS - 1) / GROUPS, count = ahead.count;
+  const typename P::Unit *again = a;
+  __asm__("" : "+r"(again));  // else the compiler would see that both are the same, and load a number once
+  const auto one = [&](int k) __attribute__((always_inline)) {
+    const auto b0 = load(b + k * NR), b1 = load(b + k * NR + W);
+    if (FETCHES)
+      for (int i = 0; i < NR; i += 16) __builtin_prefetch(next + k * NR + i, 0, 2);
+#pragma GCC unroll 16
+    for (int i = 0; i < ROWS; i++) {
+      const auto x = all(a[i * ROW + k * COLUMN]);
+      sum[i][0] = P::add(sum[i][0], x, b0);
+      sum[i][1] = P::add(sum[i][1], by_itself(i) ? all(again[i * ROW + k * COLUMN]) : x, b1);
+    }
+  };
+  const auto step = [&](int k) __attribute__((always_inline)) {
+    a += k * COLUMN, again += k * COLUMN, b += k * NR;
+    if (FETCHES) next += k * NR;
+  };
+  // Two units at a time, for the loop's own instructions count as well.
+  const int group = (depth + 2 * GROUPS - 1) / (2 * GROUPS) * 2, count = ahead.count;
   const int64_t between = ahead.between;
   Address lines = ahead.lines, next_c = ahead.c ? ahead.c : address(c);
   for (int k = 0; k < depth;) {
@@ -58,19 +81,8 @@ inline __attribute__((noinline)) void tile(int depth, const typename P::Unit *a,
     for (int64_t i = 0; i < NR * SIZE; i += LINE) fetch<3>(next_c + i);
     lines += ahead.step;
     next_c += ldc * SIZE;
-    for (const int end = std::min(depth, k + group); k < end; k++, a += COLUMN, b += NR) {
-      const auto b0 = load(b), b1 = load(b + W);
-      if (FETCHES) {
-        for (int i = 0; i < NR; i += 16) __builtin_prefetch(next + i, 0, 2);
-        next += NR;
-      }
-#pragma GCC unroll 16
-      for (int i = 0; i < ROWS; i++) {
-        const auto x = all(a[i * ROW]);
-        sum[i][0] = P::add(sum[i][0], x, b0);
-        sum[i][1] = P::add(sum[i][1], x, b1);
-      }
-    }
+    for (const int end = std::min(depth, k + group) - 1; k < end; k += 2, step(2)) one(0), one(1);
+    if (k == depth - 1) one(0), k++;
   }
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; i++, c += ldc) {
