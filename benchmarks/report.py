@@ -852,7 +852,8 @@ def _by_contender(works: list[dict]) -> str:
     titles = [f"{work['rows']} x {work['tokens'] or work.get('texts', 'mixed')}" for work in works]
     rows = [["", *titles], ["---"] * (len(works) + 1)]
     for name in works[0]["contenders"]:
-        rows.append([name, *(f"{work['contenders'][name]['seconds']['median'] * 1e3:.3g}" for work in works)])
+        times = (work["contenders"][name]["seconds"]["median"] * 1e3 for work in works)
+        rows.append([name, *(f"{time:,.0f}" if time >= 1000 else f"{time:.3g}" for time in times)])
     return _rows(rows)
 
 
