@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -132,14 +131,9 @@ def _as_text(tokens: Sequence[str], attention: np.ndarray, layers: Sequence[int]
     rows = [["layer", "head", *tokens]]
     for (layer, head), found in zip(np.ndindex(most.shape[:2]), most.reshape(-1, len(tokens))):
         rows.append([str(layers[layer]), str(heads[head]), *(tokens[token] for token in found)])
-    widths = [max(map(_width, column)) for column in zip(*rows)]
-    lines = ("  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths)) for row in rows)
+    widths = [max(map(pictures.width, column)) for column in zip(*rows)]
+    lines = ("  ".join(cell + " " * (width - pictures.width(cell)) for cell, width in zip(row, widths)) for row in rows)
     return "".join(f"{line.rstrip()}\n" for line in lines)
-
-
-def _width(text: str) -> int:
-    """In columns of a terminal, where a Chinese character takes two."""
-    return sum(2 if unicodedata.east_asian_width(letter) in "FW" else 1 for letter in text)
 
 
 def _as_png(tokens: Sequence[str], attention: np.ndarray, layers: Sequence[int], heads: Sequence[int]) -> bytes:

@@ -92,7 +92,7 @@ class Inference:
         """
         check_ids(sequences.ids, self.vocabulary, self._path, self._ids)
         found = self._compute.logits(sequences, per_token)
-        check_finite(found, self._path)
+        check_finite(found, self._path, ", or choose --precision float32")
         return found
 
 
@@ -106,12 +106,11 @@ def check_ids(ids: np.ndarray, vocabulary: tokenizer.Vocabulary, path: Path, wor
         )
 
 
-def check_finite(found: np.ndarray, path: Path) -> None:
-    """Raise UserError if a model computes NaN or infinities."""
+def check_finite(found: np.ndarray, path: Path, otherwise: str = "") -> None:
+    """Raise UserError if a model computes NaN or infinities; `otherwise`: what else may help."""
     if not np.isfinite(found).all():
         raise UserError(
-            f"{path} computes numbers that are not finite; name a model that was trained with success, or choose "
-            "--precision float32.",
+            f"{path} computes numbers that are not finite; name a model that was trained with success{otherwise}.",
             exit_code=1,
         )
 

@@ -71,11 +71,15 @@ def _shown(name: str, longest: int = 24) -> str:
         else letter.encode("unicode_escape").decode()
         for letter in name
     ]
-    # Chinese letters are as wide as two others.
-    ends = np.cumsum([2 if unicodedata.east_asian_width(part[0]) in "FW" else len(part) for part in parts])
+    ends = np.cumsum([width(part) for part in parts])
     if not len(ends) or ends[-1] <= longest:
         return "".join(parts)
     return "".join(parts[: int(np.searchsorted(ends, longest - 1, "right"))]) + "…"
+
+
+def width(text: str) -> int:
+    """How many Latin letters are as wide: Chinese ones are as wide as two."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "FW" else 1 for letter in text)
 
 
 def confusion(counts: np.ndarray, names: Sequence[str]) -> Drawing:

@@ -228,15 +228,16 @@ def test_a_full_disk_is_one_message_and_the_last_checkpoint_stays(undisturbed, t
     assert not list((folder / "checkpoints").glob(".*"))
 
 
-def test_a_vanished_output_folder_is_one_message(options, tmp_path):
+@pytest.mark.parametrize("package", some(["ms_bert", "pt_reference"], "pt_reference"))
+def test_a_vanished_output_folder_is_one_message(options, tmp_path, package):
     folder = tmp_path / "run"
-    process = runs.start(*options, "--steps", "4000", "--output", folder, package="pt_reference")
+    process = runs.start(*options, "--steps", "4000", "--output", folder, package=package)
     wait_for(lambda: (folder / "metrics.jsonl").exists(), process)
     os.rename(folder, tmp_path / "elsewhere")
     _, err = process.communicate()
     assert process.returncode == 1 and "Traceback" not in err
     assert f"writing the run folder {folder} failed" in err and not folder.exists()
-    assert runs.run("--resume", tmp_path / "elsewhere", "--steps", 8, package="pt_reference").returncode == 0
+    assert runs.run("--resume", tmp_path / "elsewhere", "--steps", 8, package=package).returncode == 0
 
 
 def test_a_loss_that_is_not_finite_stops_before_anything_is_overwritten(options, tmp_path):

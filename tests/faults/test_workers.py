@@ -96,7 +96,8 @@ def test_a_worker_that_is_stopped_costs_no_byte(options, alone, tmp_path):
     assert left_of(folder) == {}
 
 
-def test_a_signal_stops_all_after_the_same_step_and_one_worker_goes_on(options, alone, tmp_path):
+@pytest.mark.parametrize("count", some([1, 4], 1))
+def test_a_signal_stops_all_after_the_same_step_and_other_numbers_of_workers_go_on(options, alone, tmp_path, count):
     folder = tmp_path / "run"
     process = runs.start(*options, *SHARED, "--workers", 2, "--output", folder, package="pt_reference")
     begun(process, folder)
@@ -105,7 +106,7 @@ def test_a_signal_stops_all_after_the_same_step_and_one_worker_goes_on(options, 
     assert process.returncode == 128 + signal.SIGTERM, "\n".join(said)
     (step,) = re.findall(r"stopped by a signal after step (\d+) and saved", said[0])
     assert (folder / "checkpoints" / f"step-{int(step):08d}").is_dir() and left_of(folder) == {}
-    done = runs.run("--resume", folder, "--workers", 1, package="pt_reference", env=dict(os.environ))
+    done = runs.run("--resume", folder, "--workers", count, package="pt_reference", env=dict(os.environ))
     assert done.returncode == 0, done.stderr
     assert runs.content(folder) == alone("pt_reference")
 

@@ -264,3 +264,12 @@ def test_a_kept_step_computes_the_same(tmp_path, corpus_file, accumulate):
         contents.append(runs.content(tmp_path / str(number)))
         assert len(list(graphs.rglob("*.mindir"))) == accumulate  # of a step in parts, the part and the update
     assert contents[1] == contents[2] != contents[0]
+
+
+@pytest.mark.full
+def test_steps_of_two_shapes_are_kept_beside_each_other(tmp_path, corpus_file):
+    command = runs.small_run(corpus_file, tmp_path / "cache", runs.write_config(tmp_path))
+    for number, more in enumerate(([], ["--seq-length", 24]), 1):
+        done = runs.run(*command, *more, "--output", tmp_path / str(number), env=dict(os.environ))
+        assert done.returncode == 0, done.stderr
+        assert len(names(tmp_path / "cache" / "graphs")) == number
