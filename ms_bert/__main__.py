@@ -54,7 +54,7 @@ COMMANDS = {
     "embed-torch": Command("pt_reference.embed", "the same in PyTorch"),
     "similarity": Command("ms_bert.similarity", "say how alike texts are, with a BERT in MindSpore"),
     "similarity-torch": Command("pt_reference.similarity", "the same in PyTorch"),
-    "attention": Command("ms_bert.attention", "show what the tokens of a text attend to, with a BERT in MindSpore"),
+    "attention": Command("ms_bert.attention", "show what tokens attend to, with a BERT in MindSpore"),
     "attention-torch": Command("pt_reference.attention", "the same in PyTorch"),
     "convert": Command("conversion.__main__", "write a checkpoint in another format, without loss", one_of_many=True),
     "inspect": Command("conversion.__main__", "print what a checkpoint holds", one_of_many=True),
