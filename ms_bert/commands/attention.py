@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
 from conversion import pretrained
 from ms_bert.commands import command, delivery, training
@@ -86,17 +85,8 @@ class Attention(Loaded):
 
 def main(framework: Framework, program: str, description: str, arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-
-    def run(arguments: Sequence[str]) -> int:
-        return attention(framework, parse(program, description, arguments))
-
-    return command.main(run, program, arguments, interrupted=delivery.INTERRUPTED)
-
-
-def parse(program: str, description: str, arguments: Sequence[str]) -> AttentionOptions:
-    """Options from the command line."""
-    plain = (tyro.conf.OmitArgPrefixes,)
-    return tyro.cli(AttentionOptions, prog=program, description=description, args=arguments, config=plain)
+    run = functools.partial(attention, framework)
+    return command.main_with(AttentionOptions, run, program, description, arguments, delivery.INTERRUPTED)
 
 
 def attention(framework: Framework, options: AttentionOptions) -> int:

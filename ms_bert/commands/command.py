@@ -6,9 +6,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import tyro
 
 from ms_bert.errors import UserError
 from ms_bert.process import handle_signals, open_streams
+
+Options = TypeVar("Options")
 
 
 def main(
@@ -40,6 +45,24 @@ def main(
         return 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
     finally:
         handle_signals(before)
+
+
+def main_with(
+    kind: type[Options],
+    run: Callable[[Options], int],
+    program: str,
+    description: str,
+    arguments: Sequence[str] | None,
+    interrupted: str,
+) -> int:
+    """`main` of a command whose line holds the options of one class and nothing else."""
+    return main(lambda line: run(parsed(kind, program, description, line)), program, arguments, interrupted)
+
+
+def parsed(kind: type[Options], program: str, description: str, arguments: Sequence[str]) -> Options:
+    """The options of a class, a dataclass, from a command line."""
+    plain = (tyro.conf.OmitArgPrefixes,)
+    return tyro.cli(kind, prog=program, description=description, args=arguments, config=plain)
 
 
 class _Terminated(KeyboardInterrupt):

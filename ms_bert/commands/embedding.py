@@ -1,8 +1,9 @@
-"""The vectors of texts, and how alike texts are, for the commands and for one's own code."""
+"""The vectors of texts, for the command and for one's own code."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import json
 import logging
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from tokenizers import normalizers
 
 from conversion import pretrained
@@ -225,17 +225,8 @@ def arguments_of(options: VectorOptions) -> dict[str, Any]:
 
 def main(framework: Framework, program: str, description: str, arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-
-    def run(arguments: Sequence[str]) -> int:
-        return embed(framework, parse(program, description, arguments))
-
-    return command.main(run, program, arguments, interrupted=delivery.INTERRUPTED)
-
-
-def parse(program: str, description: str, arguments: Sequence[str]) -> EmbedOptions:
-    """Options from the command line."""
-    plain = (tyro.conf.OmitArgPrefixes,)
-    return tyro.cli(EmbedOptions, prog=program, description=description, args=arguments, config=plain)
+    run = functools.partial(embed, framework)
+    return command.main_with(EmbedOptions, run, program, description, arguments, delivery.INTERRUPTED)
 
 
 def embed(framework: Framework, options: EmbedOptions) -> int:

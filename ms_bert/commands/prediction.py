@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import tyro
 
 from conversion import pretrained
 from conversion.parameters import ARCHITECTURES
@@ -276,17 +276,8 @@ def _task(path: Path, found: Pretrained) -> DownstreamTask:
 
 def main(framework: Framework, program: str, description: str, arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-
-    def run(arguments: Sequence[str]) -> int:
-        return predict(framework, parse(program, description, arguments))
-
-    return command.main(run, program, arguments, interrupted=delivery.INTERRUPTED)
-
-
-def parse(program: str, description: str, arguments: Sequence[str]) -> PredictOptions:
-    """Options from the command line."""
-    plain = (tyro.conf.OmitArgPrefixes,)
-    return tyro.cli(PredictOptions, prog=program, description=description, args=arguments, config=plain)
+    run = functools.partial(predict, framework)
+    return command.main_with(PredictOptions, run, program, description, arguments, delivery.INTERRUPTED)
 
 
 def predict(framework: Framework, options: PredictOptions) -> int:

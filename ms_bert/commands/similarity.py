@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import tyro
 
 from ms_bert.commands import command, delivery, training
 from ms_bert.commands.embedding import CHUNK, Embedder, arguments_of, whole
@@ -54,17 +54,8 @@ class Similarity:
 
 def main(framework: Framework, program: str, description: str, arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-
-    def run(arguments: Sequence[str]) -> int:
-        return similarity(framework, parse(program, description, arguments))
-
-    return command.main(run, program, arguments, interrupted=delivery.INTERRUPTED)
-
-
-def parse(program: str, description: str, arguments: Sequence[str]) -> SimilarityOptions:
-    """Options from the command line."""
-    plain = (tyro.conf.OmitArgPrefixes,)
-    return tyro.cli(SimilarityOptions, prog=program, description=description, args=arguments, config=plain)
+    run = functools.partial(similarity, framework)
+    return command.main_with(SimilarityOptions, run, program, description, arguments, delivery.INTERRUPTED)
 
 
 def similarity(framework: Framework, options: SimilarityOptions) -> int:

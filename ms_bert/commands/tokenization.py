@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-import tyro
-
 from ms_bert.commands import command, preparation
 from ms_bert.data import tokenizer
 from ms_bert.data.corpus import Corpus
@@ -19,18 +17,8 @@ from ms_bert.run.progress import Progress
 
 def main(program: str, description: str, arguments: Sequence[str] | None) -> int:
     """Run the command; returns the exit code."""
-    return command.main(
-        lambda given: tokenize(parse(program, description, given)),
-        program,
-        arguments,
-        interrupted="interrupted; no store was written.",
-    )
-
-
-def parse(program: str, description: str, arguments: Sequence[str]) -> TokenizeOptions:
-    """Options from the command line."""
-    plain = (tyro.conf.OmitArgPrefixes,)
-    return tyro.cli(TokenizeOptions, prog=program, description=description, args=arguments, config=plain)
+    stopped = "interrupted; no store was written."
+    return command.main_with(TokenizeOptions, tokenize, program, description, arguments, stopped)
 
 
 def tokenize(options: TokenizeOptions) -> int:

@@ -13,9 +13,10 @@ import pytest
 
 from benchmarks import learning
 from conversion import __main__ as conversion
-from ms_bert.commands import attention, embedding, finetuning, prediction, pretraining, similarity
+from ms_bert.commands import command, finetuning, pretraining
 from ms_bert.framework import MindSpore
 from ms_bert.options import Options
+from ms_bert.prediction_options import AttentionOptions, EmbedOptions, PredictOptions, SimilarityOptions
 from ms_bert.tasks.answer_selection import AnswerSelection
 from ms_bert.tasks.classification import Classification
 from ms_bert.tasks.multiple_choice import MultipleChoice
@@ -99,9 +100,13 @@ def test_every_fine_tuning_and_prediction_is_understood(line):
     if ".finetune " in line:
         assert finetuning.parse(PyTorch(), "", "", arguments).data.train
     else:
-        commands = {"predict": prediction, "embed": embedding, "similarity": similarity, "attention": attention}
-        command = commands[line.split()[2].split(".")[1]]
-        assert command.parse("", "", arguments).model
+        kinds = {
+            "predict": PredictOptions,
+            "embed": EmbedOptions,
+            "similarity": SimilarityOptions,
+            "attention": AttentionOptions,
+        }
+        assert command.parsed(kinds[line.split()[2].split(".")[1]], "", "", arguments).model
 
 
 @pytest.mark.parametrize("line", CONVERSIONS)
