@@ -10,8 +10,12 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.communication import create_group, get_group_size, get_rank, init, release
 
+from ms_bert.errors import UserError
+
 BACKENDS = {"CPU": "mccl", "GPU": "nccl", "Ascend": "hccl"}
-WAIT = "1800"  # seconds for another worker, which may write a checkpoint or compile meanwhile; MindSpore waits 30
+# For another worker, which may write a checkpoint or compile meanwhile; MindSpore waits 30 s, HCCL 120.
+WAIT = "1800"  # seconds
+TIMEOUTS = ("MS_CPU_COMM_OP_TIMEOUT", "HCCL_CONNECT_TIMEOUT")
 
 
 class MindSporeWorkers:
@@ -22,8 +26,9 @@ class MindSporeWorkers:
     """
 
     def __init__(self, device: str):
-        os.environ.setdefault("MS_CPU_COMM_OP_TIMEOUT", WAIT)
-        init(BACKENDS[device])
+        for name in TIMEOUTS:
+            os.environ.setdefault(name, WAIT)
+        _join(device)
         self.rank, self.count = get_rank(), get_group_size()
         self.pairs: list[str] = []
         for level in range(self.count.bit_length() - 1):
@@ -47,6 +52,23 @@ class MindSporeWorkers:
         release()
 
 
+def _join(device: str) -> None:
+    """Let MindSpore start the backend of a device.
+
+    Raises:
+        UserError: Ascend's is not installed.
+    """
+    try:
+        init(BACKENDS[device])
+    except RuntimeError as error:
+        if '"hccl" wheel' not in str(error):
+            raise
+        raise UserError(
+            "workers on Ascend need the Python package hccl, which CANN brings; install it with `pip install "
+            "/usr/local/Ascend/ascend-toolkit/latest/lib64/hccl-*.whl`."
+        ) from error
+
+
 def _end_quietly() -> None:
     """As the process ends, MindSpore's network logs what GLOG_v leaves out, to the standard error."""
     sys.stderr.flush()
@@ -64,6 +86,6 @@ class _Gather(nn.Cell):
 
 def schedule(device: str) -> None:
     """Let the workers find each other, until all are done."""
-    init(BACKENDS[device])
+    _join(device)
     atexit.register(_end_quietly)
     release()

@@ -13,9 +13,10 @@ from ms_bert.process import own_threads
 
 _MISSING = {
     "Ascend": "MindSpore found no usable Ascend NPU: CANN (its libge_runner.so) is not on the library path; install "
-    "CANN, run `source /usr/local/Ascend/ascend-toolkit/set_env.sh`, and check with `npu-smi info`.",
-    "GPU": "MindSpore found no usable GPU: its plugin needs CUDA 11 with cuDNN, and CUDA_HOME pointing to it; check "
-    "with `nvidia-smi` and `$CUDA_HOME/bin/nvcc --version`.",
+    "CANN, its toolkit and its kernels, run `source /usr/local/Ascend/ascend-toolkit/set_env.sh`, and check with "
+    "`npu-smi info`.",
+    "GPU": "MindSpore found no usable GPU: its plugin needs CUDA 11.1 or 11.6 with cuDNN 8, and CUDA_HOME pointing to "
+    "it; check with `nvidia-smi` and `$CUDA_HOME/bin/nvcc --version`.",
 }
 
 # Of bfloat16 MindSpore 2.10 has products on the NPU only, and none for CPU or GPU; on the CPU the fused kernels have.
@@ -84,6 +85,15 @@ def use_device(device: str, precision: str = "float32", recompute: bool = False,
             ) from error
     finally:
         logging.disable(level)
+    if device == "Ascend" and precision != "float32" and _is_first_ascend():
+        raise UserError(
+            f"--precision {precision} needs an Ascend 910B or later, and this is a 910: MindSpore's fused attention is "
+            "not on it, and an overflow in float16 is not seen there; use --precision float32."
+        )
+    if device != "CPU":
+        # A resumed run is to write the same bytes. On the CPU MindSpore always gives the same, elsewhere if told to.
+        with contextlib.suppress(RuntimeError):  # it has been told before, by this function or by the user
+            mindspore.set_deterministic(True)
     mindspore.set_context(mode=mindspore.GRAPH_MODE)
     threads = own_threads(threads)
     if threads is not None:
@@ -92,6 +102,13 @@ def use_device(device: str, precision: str = "float32", recompute: bool = False,
         mindspore.set_context(runtime_num_threads=threads)
         if not native.why_not():
             native.set_threads(threads)
+
+
+def _is_first_ascend() -> bool:
+    """Whether the NPU is of Ascend's first generation for training, which saturates where others give infinity."""
+    from mindspore._c_expression import MSContext
+
+    return MSContext.get_instance().get_ascend_soc_version() == "ascend910"
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import numpy as np
 
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import Batch
-from ms_bert.data.packing import ByRows
+from ms_bert.data.packing import ROW, ByRows
 from ms_bert.errors import UserError
 from ms_bert.options import TrainerOptions
 from ms_bert.run.workers import ALONE, Workers
@@ -92,7 +92,7 @@ class MindSpore:
         arguments: Mapping[str, Any],
     ):
         from ms_bert import native_model
-        from ms_bert.kernels import native, products
+        from ms_bert.kernels import check, native, products
 
         reason = "it is on the CPU only" if device != "CPU" else native.why_not()
         if reason is None and precision in native.PRECISIONS:
@@ -106,6 +106,7 @@ class MindSpore:
         from ms_bert.device import use_device
 
         use_device(device, precision, threads=threads)
+        check(device, precision, found.config.head_size, ROW)
         from mindspore import Tensor
 
         from ms_bert.heads import named
@@ -120,7 +121,7 @@ class MindSpore:
                 return np.stack([part.asnumpy().astype(np.float32) for part in found], -1)
             return found.asnumpy().astype(np.float32)
 
-        return ByRows(logits, alone=architecture != "BertHiddenStates")
+        return ByRows(logits, device, head=architecture != "BertHiddenStates")
 
     def attention(self, found, device: str, threads: int | None):
         from ms_bert.device import use_device, without_graphs

@@ -97,7 +97,7 @@ class PyTorch:
                 found = torch.stack(found, -1)
             return found.float().cpu().numpy()
 
-        return ByRows(logits, alone=architecture != "BertHiddenStates")
+        return ByRows(logits, device, head=architecture != "BertHiddenStates")
 
     def attention(self, found, device: str, threads: int | None):
         from pt_reference.device import torch_device, use_device

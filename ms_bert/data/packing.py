@@ -24,6 +24,7 @@ ROW = 16  # tokens of a row are a multiple of this, as Ascend's attention needs 
 SHORTEST_ROW = 64  # tokens: shorter rows leave more of them empty
 ROWS_ALONE = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # tokens
 TOKENS_ALONE = 64  # of a batch of such rows, at least: one text costs no more than these, many cost little more
+TOKENS_ELSEWHERE = 4096  # as TOKENS_ALONE, on devices that are slower to begin a batch than to compute it
 INPUTS = ("input_ids", "sequence_ids", "token_type_ids", "position_ids", "cls_positions")
 NUMBERS = "sequence_numbers"  # (B, N) int32 of a batch: which sequence it is, -1 where there is none
 WEIGHTS = "weights"
@@ -199,12 +200,11 @@ class RowBatches:
     So what a model gives for one does not depend on which others there are: matrix products round by their shape.
 
     Args:
-        alone: give each a batch of its own, too. oneDNN rounds a product with 2 or 3 columns, as that of a head on
-            tokens, also by the place of the row.
+        tokens: of a batch, if a row has not more; with 1, each sequence has a batch of its own, too.
     """
 
-    def __init__(self, sequences: Sequences, alone: bool = False):
-        self.sequences, self._most = sequences, 1 if alone else TOKENS_ALONE
+    def __init__(self, sequences: Sequences, tokens: int = TOKENS_ALONE):
+        self.sequences, self._most = sequences, tokens
         by_length: dict[int, list[int]] = {}
         for number, length in enumerate(sequences.lengths.tolist()):
             by_length.setdefault(_row_alone(length), []).append(number)
@@ -333,11 +333,13 @@ class ByRows:
     """A model of packed batches that rounds by their shape, as one that gives the same whatever stands beside.
 
     Args:
-        compute: the model, of a batch: (B * N, C), or of tokens (B, S, C). alone: see `RowBatches`, where of tokens.
+        compute: the model, of a batch: (B * N, C), or of tokens (B, S, C). device: that it computes on.
+        head: whether it has one. On the CPU, oneDNN rounds a product with 2 or 3 columns, as that of a head on tokens,
+            also by the place of the row: then each sequence has a batch of its own.
     """
 
-    def __init__(self, compute: Callable[[Batch], np.ndarray], alone: bool):
-        self._compute, self._alone = compute, alone
+    def __init__(self, compute: Callable[[Batch], np.ndarray], device: str, head: bool):
+        self._compute, self._device, self._head = compute, device, head
 
     def __call__(self, batch: Batch) -> np.ndarray:
         """As `compute`."""
@@ -345,7 +347,10 @@ class ByRows:
 
     def logits(self, sequences: Sequences, per_token: bool) -> np.ndarray:
         """(n, C) of n sequences, or (T, C) of their tokens."""
-        batches, made = RowBatches(sequences, self._alone and per_token), Unpacked(sequences, per_token)
+        tokens = TOKENS_ALONE if self._device == "CPU" else TOKENS_ELSEWHERE
+        if self._device == "CPU" and self._head and per_token:
+            tokens = 1
+        batches, made = RowBatches(sequences, tokens), Unpacked(sequences, per_token)
         for number in range(len(batches)):
             batch = batches(number)
             found = self._compute(batch)

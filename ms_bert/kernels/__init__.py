@@ -50,8 +50,8 @@ def operations(device: str = "CPU", dtype: str = "float32", kind: str = "stock")
             "--precision bfloat16 on the CPU needs the fused kernels, for MindSpore has no products in bfloat16 there; "
             "leave out --kernels stock, or use --precision float32."
         )
-    of_ascend = device == "Ascend" and dtype in ascend.ATTENTION_DTYPES
-    own = ascend.operations(dtype) if of_ascend else stock.composed("float32" if only_fused(device, dtype) else dtype)
+    own_dtype = "float32" if only_fused(device, dtype) else dtype
+    own = ascend.operations(dtype) if device == "Ascend" else stock.composed(own_dtype)
     if kind == "stock":
         return own
     if reason := why_not_fused(device, dtype):
@@ -72,8 +72,8 @@ def check(device: str, dtype: str, head_size: int, tokens: int) -> None:
     multiple = ascend.ATTENTION_MULTIPLE
     if operations(device, dtype, "fused").own_dropout and (head_size % multiple or tokens % multiple):
         raise UserError(
-            f"Ascend's fused attention in {dtype} needs head size and --seq-length to be multiples of "
-            f"{multiple}, found {head_size} and {tokens}; change them, or use --precision float32."
+            f"Ascend's fused attention in {dtype} needs head size and tokens of a row (--seq-length) to be multiples "
+            f"of {multiple}, found {head_size} and {tokens}; change them, or use --precision float32."
         )
 
 

@@ -1,4 +1,4 @@
-"""What the Ascend NPU has a fused operation for: attention."""
+"""What the Ascend NPU computes by other operations: attention, and the embeddings of token types."""
 
 import mindspore as ms
 from mindspore import ops
@@ -17,7 +17,8 @@ def attention(query, key, value, sequence_ids, heads, rate, row_keys, column_key
     """`stock.attention` as one `flash_attention_score`; the probabilities are never formed, so () stands for them.
 
     The NPU draws its dropout bits itself, from a seed and an offset taken from the keys: they are as repeatable
-    as the stock form's, though not the same.
+    as the stock form's, though not the same. MindSpore reads both on the host, so that each such layer waits for all
+    before it.
     """
     b, s = sequence_ids.shape
     width = query.shape[-1]
@@ -44,7 +45,18 @@ def attention(query, key, value, sequence_ids, heads, rate, row_keys, column_key
     return ops.reshape(context, (b * s, width)), ()
 
 
+def rows_of_few(table, numbers):
+    """`stock.rows` as a product with a one-hot matrix, as in Google's BERT: its gradient is a product, too, where that
+    of a gather adds all tokens of a step to the same few rows, one after the other."""
+    few = ops.arange(0, table.shape[0], 1, dtype=ms.int32)
+    return ops.matmul(ops.cast(ops.equal(ops.reshape(numbers, (-1, 1)), few), table.dtype), table)
+
+
 def operations(dtype: str) -> Operations:
-    """The stock operations with the NPU's attention."""
+    """The stock operations with the NPU's attention, which float32 has not."""
+    if dtype not in ATTENTION_DTYPES:
+        return stock.composed(dtype, rows_of_few=rows_of_few)
     name = "stock kernels, its fused attention among them"
-    return stock.composed(dtype, attention=attention, name=name, probabilities=False, own_dropout=True)
+    return stock.composed(
+        dtype, rows_of_few=rows_of_few, attention=attention, name=name, probabilities=False, own_dropout=True
+    )

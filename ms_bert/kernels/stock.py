@@ -6,8 +6,10 @@ element.
 """
 
 import mindspore as ms
-from mindspore import ops
+import numpy as np
+from mindspore import Tensor, ops
 
+from ms_bert.errors import UserError
 from ms_bert.kernels.operations import Operations
 from ms_bert.tiles import bounds
 
@@ -86,6 +88,22 @@ def dropout(x, rate, row_keys, column_keys):
 def dropout_threshold(rate):
     """The least product of keys with which an element is kept."""
     return int(-(2**31) + rate * 2**32)
+
+
+def check_dropout(device: str) -> None:
+    """Raise UserError where the device drops other units than `dropout` says.
+
+    Products of int32 wrap modulo 2^32 on the CPU; where they saturate, half of all units would be dropped.
+    """
+    rate = 0.1
+    rows, columns = np.random.default_rng(0).integers(-(2**31), 2**31, (2, 256), np.int64).astype(np.int32) | 1
+    kept = rows[:, None] * columns >= dropout_threshold(rate)
+    found = dropout(Tensor(np.ones_like(kept, np.float32)), rate, Tensor(rows[:, None]), Tensor(columns))
+    if not np.array_equal(found.asnumpy() > 0.0, kept):
+        raise UserError(
+            f"MindSpore on {device} drops other units than the CPU, because products of int32 do not wrap there; use "
+            "--dropout 0."
+        )
 
 
 def attended(sequence_ids, causal=False):
@@ -248,11 +266,17 @@ def trust_ratio(norms):
 ACTIVATIONS = {"gelu": gelu, "gelu_new": gelu_new, "relu": relu}
 
 
+def rows(table, numbers):
+    """(V, H), int32 of any shape -> the rows of these numbers (N, H)."""
+    return ops.gather(table, ops.reshape(numbers, (-1,)), 0)
+
+
 def composed(
     dtype: str,
     linear=linear,
     layer_norm=layer_norm,
     dropout=dropout,
+    rows_of_few=rows,
     attention=attention,
     activations=ACTIVATIONS,
     scores=linear,
@@ -261,18 +285,16 @@ def composed(
     """The stock operations, the larger ones composed of these smaller ones.
 
     Args:
-        dtype: of the activations. linear, layer_norm, dropout, scores: as the fields of Operations. attention: as
-        `stock.attention`, which takes the number of heads. activations: by name, each x -> x.
+        dtype: of the activations. linear, layer_norm, dropout, scores: as the fields of Operations. rows_of_few: as
+        `stock.rows`, of a table with few. attention: as `stock.attention`, which takes the number of heads.
+        activations: by name, each x -> x.
         others: further fields of Operations.
     """
     dtype = getattr(ms, dtype)
 
     def embed(input_ids, token_type_ids, position_ids, word, token_type, position, gamma, beta, epsilon, *drawn):
-        rows = (-1,)
         summed = (
-            ops.gather(word, ops.reshape(input_ids, rows), 0)
-            + ops.gather(token_type, ops.reshape(token_type_ids, rows), 0)
-            + ops.gather(position, ops.reshape(position_ids, rows), 0)
+            rows(word, input_ids) + rows_of_few(token_type, token_type_ids) + rows(position, position_ids)
         )  # (B * S, H) float32
         return dropout(ops.cast(layer_norm(summed, gamma, beta, epsilon), dtype), *drawn)
 

@@ -14,6 +14,7 @@ from mindspore import Parameter, Tensor, ops
 from ms_bert import kernels
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import Batch
+from ms_bert.kernels.stock import check_dropout
 from ms_bert.model import Numerics, initialize
 from ms_bert.options import TrainerOptions
 from ms_bert.randomness import DropoutColumns
@@ -61,6 +62,8 @@ class MindSporeTrainer:
         for tokens in options.row_lengths:
             kernels.check(options.run.device, training.precision, config.head_size, tokens)
         device, kind = options.run.device, options.mindspore.kernels
+        if device != "CPU" and (config.hidden_dropout_prob or config.attention_probs_dropout_prob):
+            check_dropout(device)
         numerics = numerics or Numerics(device, training.precision, training.recompute, kind)
         self.model = objective.model(config, numerics)
         initialize(self.model, config, training.seed, options.truncated_normal)
@@ -139,7 +142,7 @@ class MindSporeTrainer:
         for part in cut(batch, self.training):
             _, part_sums, part_outputs = self.evaluation(*[Tensor(part[name]) for name in self.task.fields], *ones)
             sums = sums + part_sums.asnumpy().astype(np.float64)
-            outputs.append([output.asnumpy() for output in part_outputs])
+            outputs.append([_on_host(output) for output in part_outputs])
         return dict(zip(self.task.sums, sums.tolist())), tuple(map(np.concatenate, zip(*outputs)))
 
     def state(self) -> tuple[Arrays, Arrays, dict]:
@@ -175,6 +178,11 @@ class MindSporeTrainer:
         if self.workers.count > 1:
             exchange = self.update.exchange
             _set(exchange.pieces, exchange.own(_arrays(self.model.get_parameters())))
+
+
+def _on_host(output) -> np.ndarray:
+    """NumPy's own dtypes: bfloat16, which it lacks, becomes float32."""
+    return (ops.cast(output, ms.float32) if output.dtype == ms.bfloat16 else output).asnumpy()
 
 
 def _arrays(parameters) -> Arrays:

@@ -154,7 +154,7 @@ def test_a_sequence_gives_the_same_bytes_alone_in_any_batch_and_by_any_threads(a
         for number in range(len(packed)):
             batch = packed(number)
             found = made(batch).reshape(*batch["input_ids" if per_token else "cls_positions"].shape, -1)
-            expected = ByRows(made, alone=True).logits(sequences, per_token)
+            expected = ByRows(made, "CPU", head=True).logits(sequences, per_token)
             assert expected.tobytes() == together.tobytes() and np.isin(found[found != 0], together).all()
 
 
