@@ -531,8 +531,15 @@ class TokenizeOptions:
         return number, count
 
 
-# What may be changed when a run is resumed: it leaves the examples and the formula of a step as they were.
+# What may be changed when a run is resumed: it leaves the examples and the formula of a step as they were. Files may
+# have moved: what they hold is compared with what the run began with.
 RESUMABLE = {
+    "corpus",
+    "vocab",
+    "dictionary",
+    "train",
+    "dev",
+    "test",
     "steps",
     "schedule",
     "cooldown_steps",

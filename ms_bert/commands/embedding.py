@@ -75,7 +75,7 @@ class Embedder(Loaded):
         path: str | Path,
         framework: Framework,
         pooling: str | None = None,
-        layers: Sequence[int] = (),
+        layers: int | Sequence[int] = (),
         special_tokens: bool = True,
         normalize: bool = False,
         prompt: str | None = None,
@@ -84,7 +84,7 @@ class Embedder(Loaded):
         precision: str = "float32",
         threads: int | None = None,
     ):
-        path = Path(path)
+        path, layers = Path(path), (layers,) if isinstance(layers, int) else layers
         folder = sentence_transformers.read(path) if sentence_transformers.is_one(path) else None
         found = pretrained.read(path if folder is None else folder.model)
         config, positions = found.config, found.config.max_position_embeddings

@@ -131,7 +131,7 @@ def _finetune(framework: Framework, options: FinetuneOptions, workers: Workers =
             (path / RESULTS).unlink(missing_ok=True)
         if stopped := training.train(loop, framework, options):
             return stopped
-    elif (path / RESULTS).exists():
+    elif (scored := _scored(path)) and set(options.data.test) <= scored.get("test", {}).keys():
         ended = {"more --steps": loop.step >= loop.training.steps, "a larger --patience": loop.stalled}
         remedies = " and ".join(name for name, so in ended.items() if so)
         progress.say(f"{path} is complete at step {loop.step}; give {remedies} to continue.")
@@ -276,6 +276,7 @@ def _divided(task: DownstreamTask, examples: list[Any], share: float) -> tuple[l
     """(train, dev): a random share is kept out, the same one whatever the seed of the run is.
 
     All examples about a passage are in the same part: otherwise the scores would be those of passages that were seen.
+    An example with a label that no other has is trained on.
     """
     if len(examples) < 2:
         raise UserError("there is only one example to train on; name more data.")
@@ -286,9 +287,12 @@ def _divided(task: DownstreamTask, examples: list[Any], share: float) -> tuple[l
         passages = {i: [i] for i in range(len(examples))}
     order = permuted(np.arange(len(passages)), len(passages), 0, ORDER + HELD_OUT, np.zeros(len(passages), np.int64))
     groups, number, held = list(passages.values()), max(1, round(share * len(examples))), set[int]()
+    left = Counter(name for example in examples for name in task.names_of(example))
     for group in order:
-        if len(held) + len(groups[group]) <= number:
+        taken = Counter(name for i in groups[group] for name in task.names_of(examples[i]))
+        if len(held) + len(groups[group]) <= number and all(left[name] > count for name, count in taken.items()):
             held.update(groups[group])
+            left -= taken
     if not held:
         smallest: list[int] = min(groups, key=len)
         held = set(smallest)
@@ -362,8 +366,8 @@ def _top(layers: int, count: int) -> Callable[[str], bool]:
 def _check_data(path: Path, description: dict, made: Run) -> None:
     """Raise UserError unless the data is that of the run."""
     begun = description.get("data", {})
-    for name, part in made.data["data"].items():
-        if begun.get(name, {}).get("sha256") != part["sha256"]:
+    for name in ("train", "dev"):  # no batch is made of what --test names
+        if begun.get(name, {}).get("sha256") != made.data["data"][name]["sha256"]:
             raise UserError(
                 f"the {name} data is not what {path} began with, so its next batch cannot be made; restore it, or "
                 "begin a new run."
@@ -399,12 +403,14 @@ def _conclude(loop: Loop, tests: Mapping[str, EvaluationBatches]) -> None:
     if drawings := task.drawings(evaluation.sequences, evaluation.logits):
         folder.write(EVALUATION, drawn(drawings))
     results = {"step": step, **_results(task, evaluation)}
-    told = [("dev", results)]
+    told, of_tests = [("dev", results)], dict(_scored(folder.path).get("test", {}))  # those of a complete run stay
     for source, held_out in tests.items():
         tested = _evaluated(loop, task, held_out)
         folder.write(f"predictions-{Path(source).stem}.jsonl", _predictions(task, tested))
-        results.setdefault("test", {})[source] = _results(task, tested)
-        told.append((f"--test {source}", results["test"][source]))
+        of_tests[source] = _results(task, tested)
+        told.append((f"--test {source}", of_tests[source]))
+    if of_tests:
+        results["test"] = of_tests
     folder.write(RESULTS, (json.dumps(results, indent=2) + "\n").encode())
     for name, one in told:
         for metric, result in one["metrics"].items():
@@ -412,6 +418,14 @@ def _conclude(loop: Loop, tests: Mapping[str, EvaluationBatches]) -> None:
                 f"{name} {metric} {result['value']:.4f} (95% interval {result['low']:.4f} to {result['high']:.4f}) of "
                 f"{one['examples']:,} examples at step {step}"
             )
+
+
+def _scored(path: Path) -> dict[str, Any]:
+    """The results.json of a complete run; {} where there is none that can be read."""
+    try:
+        return json.loads((path / RESULTS).read_bytes())
+    except (OSError, ValueError):
+        return {}
 
 
 def _evaluated(loop: Loop, task: DownstreamTask, held_out: EvaluationBatches) -> Collected:

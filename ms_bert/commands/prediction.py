@@ -20,7 +20,7 @@ from ms_bert.commands.inference import Inference, Loaded
 from ms_bert.data import tokenizer
 from ms_bert.data.packing import INPUTS
 from ms_bert.data.sequences import Sequences, encoded
-from ms_bert.errors import UserError, shown
+from ms_bert.errors import UserError, listed, shown
 from ms_bert.prediction_options import PredictOptions
 from ms_bert.run.folder import TASK
 from ms_bert.tasks import asked, masked_words, next_sentence
@@ -151,6 +151,10 @@ class MaskFiller(Loaded):
         threads: int | None = None,
     ):
         path = Path(path)
+        for name, number in (("top", top), ("pieces", pieces)):
+            if number < 1:
+                raise UserError(f"{name} is {number}; choose a number from 1 on.")
+        candidates = asked.several_texts(candidates)
         found = pretrained.read(path)
         _check_both_sides(path, found)
         kind, fields = masked_words.ARCHITECTURE, (*INPUTS, masked_words.POSITIONS)
@@ -243,10 +247,16 @@ def _check_both_sides(path: Path, found: Pretrained) -> None:
 def _task(path: Path, found: Pretrained) -> DownstreamTask:
     """That of the task.json beside it, or what the config of a classifier from elsewhere says."""
     home = found.checkpoint.source.home
-    if (home / TASK).exists():
-        return training.read_task(home)
     config = found.config
     labels = tuple((config.id2label or {str(i): f"LABEL_{i}" for i in range(config.num_labels)}).values())
+    if (home / TASK).exists():
+        task = training.read_task(home)
+        if task.labels and task.labels != labels:  # another tool has saved another head there
+            raise UserError(
+                f"{home / TASK} has the labels {listed(task.labels)}, but the config.json beside it has "
+                f"{listed(labels)}; remove {TASK} if config.json is right, or restore config.json."
+            )
+        return task
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise UserError(
             f"the config.json of {path} gives the name {shown(twice[0])} to two labels; give each a name of its own in "

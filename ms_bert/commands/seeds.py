@@ -13,7 +13,7 @@ from typing import Any
 from ms_bert.commands.training import free_folder
 from ms_bert.errors import UserError
 from ms_bert.finetuning_options import FinetuneOptions
-from ms_bert.run.folder import RESULTS, RUN, RunFolder, check_free
+from ms_bert.run.folder import RESULTS, RUN, RunFolder, check_free, read_description
 from ms_bert.run.progress import Progress
 from ms_bert.tasks import registry
 
@@ -55,6 +55,10 @@ def finetune(options: FinetuneOptions, once: Callable[[FinetuneOptions], int], p
                 f"{source} {name} {of_all['mean']:.4f} on average over {len(runs)} seeds, standard deviation "
                 f"{of_all['standard_deviation']:.4f}, from {of_all['least']:.4f} to {of_all['greatest']:.4f}"
             )
+    trainings = [{**read_description(path)["options"]["training"], "seed": first} for path in runs.values()]
+    if differing := [name for name, value in trainings[0].items() if any(one.get(name) != value for one in trainings)]:
+        options_named = " and ".join(f"--{name.replace('_', '-')}" for name in differing)
+        progress.say(f"the runs of the seeds differ in {options_named}, so that their scores are not of one recipe")
     progress.say(f"the run of the median is {folder.path / results['median_run']}")
     return 0
 

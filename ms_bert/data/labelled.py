@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ms_bert.data import hub
-from ms_bert.data.reading import COMPRESSED, endings, open_bytes, open_text, told_to_the_user
+from ms_bert.data.reading import COMPRESSED, WrongRecord, endings, open_bytes, open_text, told_to_the_user
 from ms_bert.data.records import an_object, json_records, parquet_class_names, parquet_rows
 from ms_bert.errors import UserError, listed, shown
 
@@ -100,7 +100,12 @@ def of_pipe(file: IO[bytes], unfold: Unfold | None = None) -> list[Row]:
     """
     source = "the pipe"
     with told_to_the_user(Path(source)):
-        rows = list(_json_rows(source, io.TextIOWrapper(file, encoding="utf-8-sig"), False, unfold))
+        try:
+            rows = list(_json_rows(source, io.TextIOWrapper(file, encoding="utf-8-sig"), False, unfold))
+        except (UnicodeDecodeError, WrongRecord):
+            raise
+        except ValueError as error:
+            raise UserError(f"{source} holds no JSON ({error}); write an object of JSON a line to it.") from None
     _require(rows, source, "holds no rows", "write an object of JSON a line to it")
     return rows
 
@@ -199,8 +204,8 @@ def _require(fulfilled: Any, source: str, found: str, expected: str) -> None:
 
 
 def _separator(path: Path, kind: str) -> str:
-    """What stands between fields: of .csv what its first line sets, such as `sep=;`, or else a semicolon if that line
-    has one and no comma, but in quotes. Excel writes both, where the comma is the decimal sign."""
+    """What stands between fields: of .csv what its first line sets, such as `sep=;`, or else a semicolon or a tab if
+    that line has one and no comma, but in quotes. Excel writes the first two, where the comma is the decimal sign."""
     if kind != ".csv":
         return _SEPARATORS[kind]
     with open_text(path) as file:
@@ -208,7 +213,7 @@ def _separator(path: Path, kind: str) -> str:
         first = re.sub('"[^"]*"', "", next(lines, ""))
     if setting := _SETTING.fullmatch(first):
         return setting[1]
-    return ";" if ";" in first and "," not in first else ","
+    return next((separator for separator in ",;\t" if separator in first), ",")
 
 
 def _separated(

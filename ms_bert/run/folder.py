@@ -221,7 +221,7 @@ def check_free(path: Path) -> None:
     if (path / RUN).exists():
         raise UserError(f"{path} already holds a run; continue it with --resume {path}, or choose another --output.")
     # A process killed while it made the folder leaves these; there is nothing in them to lose.
-    if path.exists() and (not path.is_dir() or not all(map(_is_a_beginning, path.iterdir()))):
+    if os.path.lexists(path) and (not path.is_dir() or not all(map(_is_a_beginning, path.iterdir()))):
         raise UserError(f"{path} is not an empty folder; choose another --output.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -107,6 +108,9 @@ class SentenceTask(DownstreamTask):
 
     def config(self) -> dict[str, Any]:
         return {**super().config(), "problem_type": self.problem_type}
+
+    def passage(self, example: Example) -> Any:
+        return example.texts  # some data have a text twice
 
     def sequences(self, examples: Sequence[Example], vocabulary: Vocabulary, labelled: bool = True) -> Sequences:
         made = encoded([example.texts for example in examples], vocabulary, self.longest)
@@ -241,6 +245,9 @@ class Classification(SentenceTask):
     def names(cls, examples: Sequence[Example]) -> set[str]:
         return enough({str(example.label) for example in examples}, 2)
 
+    def names_of(self, example: Example) -> set[str]:
+        return {str(example.label)}
+
     def targets(self, examples: Sequence[Example]) -> np.ndarray:
         """(n,) int32."""
         numbers = {name: number for number, name in enumerate(self.labels)}
@@ -295,7 +302,7 @@ class Classification(SentenceTask):
         return f"{answer['label']} {answer['probabilities'][answer['label']]:.1%}"
 
     def header(self) -> list[str]:
-        return ["label", *self.labels]
+        return ["label", *_columns(self.labels, "label")]
 
     def cells(self, answer: dict[str, Any]) -> list[Any]:
         return [answer["label"], *answer["probabilities"].values()]
@@ -323,6 +330,14 @@ class Regression(SentenceTask):
 
     def shown(self, metrics: Metrics) -> str:
         return f"loss {metrics['loss']:.3f}"
+
+    def check_scored(self, examples: Sequence[Example]) -> None:
+        super().check_scored(examples)
+        if len({example.label for example in examples}) == 1:
+            raise UserError(
+                f"all {len(examples)} of the examples from {examples[0].place} on have the number {examples[0].label}, "
+                "but a correlation needs at least two numbers; name other data, or give a larger --dev-share."
+            )
 
     def targets(self, examples: Sequence[Example]) -> np.ndarray:
         """(n,) float32."""
@@ -379,6 +394,17 @@ class MultiLabel(SentenceTask):
     def named(cls, label: str) -> set[str]:
         return set(label_columns(label))
 
+    def names_of(self, example: Example) -> set[str]:
+        return set(example.label)  # type: ignore[arg-type]
+
+    def check_scored(self, examples: Sequence[Example]) -> None:
+        super().check_scored(examples)
+        if not any(example.label for example in examples):
+            raise UserError(
+                f"none of the {len(examples)} examples from {examples[0].place} on has a label, so there is no F1; "
+                "name other data, or give a larger --dev-share."
+            )
+
     def targets(self, examples: Sequence[Example]) -> np.ndarray:
         """(n, C) float32, 0 or 1."""
         made = np.zeros((len(examples), len(self.labels)), np.float32)
@@ -418,13 +444,20 @@ class MultiLabel(SentenceTask):
         return ", ".join(f"{name} {answer['probabilities'][name]:.1%}" for name in answer["labels"]) or "none"
 
     def header(self) -> list[str]:
-        return ["labels", *self.labels]
+        return ["labels", *_columns(self.labels, "labels")]
 
     def cells(self, answer: dict[str, Any]) -> list[Any]:
-        return ["|".join(answer["labels"]), *answer["probabilities"].values()]
+        # As JSON, which --train reads whatever the labels' names are.
+        return [json.dumps(answer["labels"], ensure_ascii=False), *answer["probabilities"].values()]
 
     def gold(self, example: Example) -> list[str]:
         return list(example.label)  # type: ignore[arg-type]
+
+
+def _columns(labels: Sequence[str], answer: str) -> list[str]:
+    """The names of the columns of the labels' probabilities, of which none is that of another column."""
+    taken = {"text", "text2", answer}
+    return [f"probability of {label}" if label in taken else label for label in labels]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -170,7 +170,11 @@ class DownstreamTask:
         """
         raise NotImplementedError
 
-    def passage(self, example: Any) -> str:
+    def names_of(self, example: Any) -> set[str]:
+        """The names of the labels of an example, each of which must be learned of some; none of numbers."""
+        return set()
+
+    def passage(self, example: Any) -> Any:
         """What an example is about, if others may be about it too; empty: it stands alone.
 
         Examples about one passage are trained on together or kept out together.

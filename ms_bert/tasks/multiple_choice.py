@@ -374,7 +374,7 @@ def _choices(row: labelled.Row, columns: Columns) -> tuple[list[str], list[str]]
     if len(columns.choices) == 1:
         (value,) = value
         if isinstance(value, str) and value.lstrip().startswith("["):
-            value = _json(value)
+            value = _list_of_json(value)
         if isinstance(value, dict) and isinstance(value.get("text"), list) and isinstance(value.get("label"), list):
             value, names = value["text"], [str(name) for name in value["label"]]
         if not isinstance(value, list):
@@ -433,11 +433,12 @@ def _dialogue(record: Any, place: str) -> list[labelled.Row]:
     ]
 
 
-def _json(text: str) -> Any:
+def _list_of_json(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        return None
+        found = f"has as its choices {shown(text)}, which is no list of JSON"
+        raise Unfit("no list of choices", found, 'write ["a", "b"]') from None
 
 
 def _told(columns: Columns) -> str:

@@ -256,8 +256,54 @@ def test_several_seeds_are_runs_of_their_own_and_a_summary(command, tmp_path, ca
     assert finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder)]) == 0
     assert (folder / "seed-5/predictions.jsonl").read_bytes() == kept
     assert (folder / "results.json").read_bytes() == before
+    capsys.readouterr()
+    assert finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder / "seed-4"), "--steps", "8"]) == 0
+    assert finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder)]) == 0
+    assert "the runs of the seeds differ in --steps, so that their scores" in capsys.readouterr().out
     wrong = [*few[:-1], str(tmp_path / "wrong"), "--columns", "text=review"]
     assert finetuning.main(PyTorch(), "finetune", "", wrong) == 2 and not (tmp_path / "wrong").exists()
+
+
+def test_a_run_goes_on_with_data_that_have_moved_but_not_with_others(command, data, tmp_path, capsys):
+    folder, moved = tmp_path / "run", tmp_path / "moved"
+    given = [str(part).replace(str(data), str(moved)) for part in command]
+    shutil.copytree(data, moved)
+    assert finetuning.main(PyTorch(), "finetune", "", [*given, "--steps", "3", "--output", str(folder)]) == 0
+    moved.rename(tmp_path / "there")
+    again = ["--resume", str(folder), "--steps", "4"]
+    assert finetuning.main(PyTorch(), "finetune", "", again) == 2
+    assert "there is no file" in capsys.readouterr().err
+    other = ["--train", str(tmp_path / "there/other.tsv"), "--dev", str(tmp_path / "there/dev.tsv")]
+    assert finetuning.main(PyTorch(), "finetune", "", [*again, *other]) == 2
+    assert "the train data is not what" in capsys.readouterr().err
+    there = ["--train", str(tmp_path / "there/train.tsv"), "--dev", str(tmp_path / "there/dev.tsv")]
+    assert finetuning.main(PyTorch(), "finetune", "", [*again, *there]) == 0
+    # A complete run is scored on further files, and keeps the scores that it has.
+    tests = [str(tmp_path / "there/other.tsv"), str(tmp_path / "there/dev.tsv")]
+    for test in tests:
+        assert finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder), "--test", test]) == 0
+    results = json.loads((folder / "results.json").read_text())
+    assert list(results["test"]) == tests and results["test"][tests[1]]["metrics"] == results["metrics"]
+    capsys.readouterr()
+    assert finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder), "--test", tests[0]]) == 0
+    assert "is complete at step 4" in capsys.readouterr().out
+
+
+def test_labels_of_another_head_are_not_those_of_the_task(tuned, tmp_path):
+    """Another tool has saved its model into a copy of the folder, where the old task.json stays."""
+    for name, labels in (("swapped", ["good", "bad"]), ("three", ["bad", "good", "mixed"])):
+        shutil.copytree(tuned["pt_reference"], tmp_path / name, ignore=shutil.ignore_patterns("checkpoints"))
+        transformers.AutoModelForSequenceClassification.from_pretrained(
+            tuned["pt_reference"],
+            num_labels=len(labels),
+            id2label=dict(enumerate(labels)),
+            label2id={label: number for number, label in enumerate(labels)},
+            ignore_mismatched_sizes=True,
+        ).save_pretrained(tmp_path / name)
+        with pytest.raises(UserError, match=f"task.json has the labels bad, good, but .* has {', '.join(labels)}; rem"):
+            predict.load(tmp_path / name)
+        (tmp_path / name / "task.json").unlink()
+        assert predict.load(tmp_path / name).task.labels == tuple(labels)
 
 
 def test_a_converted_run_predicts_as_before_and_goes_on(tuned, tmp_path):
@@ -340,7 +386,12 @@ MASKED = [
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_masked_words_are_guessed_as_by_transformers(package, undisturbed):
-    fill = __import__(f"{package}.predict", fromlist=["load_mask_filler"]).load_mask_filler(undisturbed, top=3)
+    load = __import__(f"{package}.predict", fromlist=["load_mask_filler"]).load_mask_filler
+    with pytest.raises(UserError, match="a list is expected, not the text 'dog'"):
+        load(undisturbed, candidates="dog")
+    with pytest.raises(UserError, match="top is 0; choose a number from 1 on"):
+        load(undisturbed, top=0)
+    fill = load(undisturbed, top=3)
     answers = fill(MASKED)
     model = transformers.AutoModelForMaskedLM.from_pretrained(undisturbed).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(undisturbed)

@@ -348,5 +348,8 @@ def test_a_run_that_was_killed_while_its_folder_was_made_is_begun_anew(tmp_path)
         (tmp_path / name).write_bytes(b"")
     check_free(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="link is not an empty folder"):
+        check_free(tmp_path / "link")
     with pytest.raises(UserError, match="is not an empty folder"):
         check_free(tmp_path)

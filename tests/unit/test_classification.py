@@ -13,7 +13,7 @@ from ms_bert.finetuning_options import DataOptions
 from ms_bert.tasks import glue
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression
 from ms_bert.tasks.downstream import in_order_of_names
-from ms_bert.tasks.examples import Example
+from ms_bert.tasks.examples import Example, class_names
 from ms_bert.tasks.registry import KINDS
 
 LABELS = ("no", "yes", "perhaps")
@@ -131,6 +131,31 @@ def test_the_guess_is_what_has_the_highest_probability():
     logits = np.random.default_rng(1).normal(size=(50, 3)).astype(np.float32) * 30
     for answer in ONE.answers(None, logits):
         assert answer["label"] == max(answer["probabilities"], key=answer["probabilities"].get)
+
+
+def test_numbers_that_are_all_alike_are_not_scored():
+    alike = [Example(("a",), 3.0, "dev.csv, line 2"), Example(("b",), 3.0, "dev.csv, line 3")]
+    with pytest.raises(UserError, match="all 2 of the examples from dev.csv, line 2 on have the number 3.0, but"):
+        NUMBER.check_scored(alike)
+    NUMBER.check_scored([*alike, Example(("c",), 4.0, "dev.csv, line 4")])
+
+
+def test_several_labels_are_scored_where_there_is_one():
+    none = [Example(("a",), (), "dev.csv, line 2")]
+    with pytest.raises(UserError, match="none of the 1 examples from dev.csv, line 2 on has a label, so there"):
+        MANY.check_scored(none)
+    MANY.check_scored([*none, Example(("b",), ("yes",), "dev.csv, line 3")])
+
+
+def test_a_file_of_several_labels_is_read_back():
+    labels = ("a|b", 'c, "d"', "text", "labels")
+    task = dataclasses.replace(MANY, labels=labels)
+    (answer,) = task.of_logits(np.array([[1.0, 1.0, -1.0, 1.0]], np.float32))
+    header, row = task.table([Example(("x",), (), "")], [answer])
+    assert header == ["text", "labels", "a|b", 'c, "d"', "probability of text", "probability of labels"]
+    assert class_names(row[1]) == ("a|b", 'c, "d"', "labels")
+    one = dataclasses.replace(ONE, labels=("label", "other"))
+    assert one.table([], [])[0] == ["text", "label", "probability of label", "other"]
 
 
 def test_balanced_weights_let_all_labels_weigh_alike(vocabulary):

@@ -69,6 +69,7 @@ def test_universal_dependencies_are_known_by_their_columns(write):
     path = write(UNIVERSAL, "es.conllu")
     assert read(path) == [(("Vamos", "nos"), ("VERB", "PRON"))]
     assert read(path, named={"label": "LEMMA"}) == [(("Vamos", "nos"), ("ir", "nosotros"))]
+    assert read(write(UNIVERSAL, "es.conllx")) == read(path) == read(write(UNIVERSAL, "es.txt"))
     plus = write("# global.columns = FORM NER\n" + "Jim\tB-PER\n")
     assert read(plus, named={"label": "NER"}) == [(("Jim",), ("B-PER",))]
 

@@ -118,6 +118,8 @@ def test_a_text_is_no_list_of_texts():
     for ask in (prediction.Predictor.__call__, prediction.MaskFiller.__call__, prediction.NextSentence.__call__):
         with pytest.raises(UserError, match="a list is expected, not the text 'dreadful'; write \\[text\\]"):
             ask(types.SimpleNamespace(answers=None), "dreadful")
+        with pytest.raises(UserError, match="a list is expected, not a NoneType"):
+            ask(types.SimpleNamespace(answers=None), None)
 
 
 def test_a_link_stays_and_a_pipe_takes_what_comes(predict, tmp_path):

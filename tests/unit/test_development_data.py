@@ -45,6 +45,23 @@ def test_a_passage_of_most_questions_is_trained_on(task, tmp_path):
     assert len(dev) == 1 and dev[0].context != "word 0"
 
 
+def test_a_label_that_stands_once_is_learned(tmp_path):
+    for rare in range(0, 40, 3):
+        rows = [{"text": f"text {i}", "label": "c" if i == rare else "ab"[i % 2]} for i in range(40)]
+        train, dev = divided("classification", rows, tmp_path / "data.jsonl", share=0.5)
+        assert {one.label for one in train} == {"a", "b", "c"} and len(dev) == 20
+        rows = [{"text": f"text {i}", "labels": ["c", "a"] if i == rare else ["b", "a"]} for i in range(40)]
+        train, dev = divided("multi-label", rows, tmp_path / "data.jsonl", share=0.5)
+        assert {name for one in train for name in one.label} == {"a", "b", "c"} and len(dev) == 20
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_a_text_that_stands_twice_is_learned_or_kept_out(task, tmp_path):
+    rows = [{"text": f"text {i % 30}", "label": i % 2} for i in range(90)]
+    train, dev = divided(task, rows, tmp_path / "data.jsonl")
+    assert len(dev) == 18 and not {one.texts for one in train} & {one.texts for one in dev}
+
+
 def test_files_to_test_take_no_other_ones_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, count in (("train", 6), ("dev", 4), ("more", 2)):

@@ -267,6 +267,8 @@ def test_files_of_spreadsheets(tmp_path):
     (tmp_path / "set.csv").write_text("sep=;\r\ntext;label\r\na, b;1\r\n")
     (row,) = labelled.read(str(tmp_path / "set.csv"))
     assert (row.values, row.place[-6:]) == ({"text": "a, b", "label": "1"}, "line 3")
+    (tmp_path / "tabs.csv").write_text("text\tlabel\na, b; c\t1\n")
+    assert [row.values for row in labelled.read(str(tmp_path / "tabs.csv"))] == [{"text": "a, b; c", "label": "1"}]
     (tmp_path / "commas.csv").write_text("text;more,label\na;b,1\n")
     assert [row.values for row in labelled.read(str(tmp_path / "commas.csv"))] == [{"text;more": "a;b", "label": "1"}]
 

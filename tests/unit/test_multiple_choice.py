@@ -155,6 +155,7 @@ GOOD = {"question": "q", "choices": ["x", "y"], "label": 0}
         ({"choices": ["x", 5]}, "has in choice 1 no text but a number"),
         ({"choices": "x or y"}, "has a string as its choices; expected a list of texts"),
         ({"choices": None}, "has null as its choices"),
+        ({"choices": "['x','y']"}, 'has as its choices "[\'x\',\'y\']", which is no list of JSON; write ["a", "b"]'),
         ({"question": " "}, "has neither a context nor a question"),
         ({"question": 7}, "has in 'question' no text but a number"),
     ],
