@@ -289,10 +289,12 @@ def _divided(task: DownstreamTask, examples: list[Any], share: float) -> tuple[l
     groups, number, held = list(passages.values()), max(1, round(share * len(examples))), set[int]()
     left = Counter(name for example in examples for name in task.names_of(example))
     for group in order:
+        if len(held) + len(groups[group]) > number:
+            continue
         taken = Counter(name for i in groups[group] for name in task.names_of(examples[i]))
-        if len(held) + len(groups[group]) <= number and all(left[name] > count for name, count in taken.items()):
+        if all(left[name] > count for name, count in taken.items()):
             held.update(groups[group])
-            left -= taken
+            left.subtract(taken)
     if not held:
         smallest: list[int] = min(groups, key=len)
         held = set(smallest)
