@@ -535,8 +535,6 @@ class TokenizeOptions:
 # have moved: what they hold is compared with what the run began with.
 RESUMABLE = {
     "corpus",
-    "vocab",
-    "dictionary",
     "train",
     "dev",
     "test",

@@ -7,6 +7,7 @@ import functools
 import io
 import json
 import logging
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ class Embedder(Loaded):
         path: str | Path,
         framework: Framework,
         pooling: str | None = None,
-        layers: int | Sequence[int] = (),
+        layers: int | Sequence[int] | None = (),
         special_tokens: bool = True,
         normalize: bool = False,
         prompt: str | None = None,
@@ -84,7 +85,7 @@ class Embedder(Loaded):
         precision: str = "float32",
         threads: int | None = None,
     ):
-        path, layers = Path(path), (layers,) if isinstance(layers, int) else layers
+        path, layers = Path(path), _several(layers)
         folder = sentence_transformers.read(path) if sentence_transformers.is_one(path) else None
         found = pretrained.read(path if folder is None else folder.model)
         config, positions = found.config, found.config.max_position_embeddings
@@ -197,6 +198,14 @@ def _check(path: Path, strategies: tuple[str, ...], layers: Sequence[int], speci
         raise UserError(
             f"--layers: {error} of {path}, which has {count}; choose from 0 to {count}, or from -1 to {-count - 1}."
         ) from None
+
+
+def _several(layers: int | Sequence[int] | None) -> tuple[int, ...]:
+    """Of one layer, which Python and NumPy write in their ways, or of several."""
+    try:
+        return () if layers is None else (operator.index(layers),)  # type: ignore[arg-type]
+    except TypeError:
+        return tuple(layers)  # type: ignore[arg-type]
 
 
 def _prompt(path: Path, folder: sentence_transformers.Folder | None, name: str | None) -> str:

@@ -128,13 +128,15 @@ def _finetune(framework: Framework, options: FinetuneOptions, workers: Workers =
     if not loop.finished:
         if loop.leads:
             # Those of a run that was shorter; without them it is evaluated at its end.
-            (path / RESULTS).unlink(missing_ok=True)
+            for name in [RESULTS, *map(_predictions_of, _scored(path).get("test", {}))]:
+                (path / name).unlink(missing_ok=True)
         if stopped := training.train(loop, framework, options):
             return stopped
-    elif (scored := _scored(path)) and set(options.data.test) <= scored.get("test", {}).keys():
+    elif (scored := _scored(path)) and all(_is_of(scored, source, of) for source, of in tests.items()):
         ended = {"more --steps": loop.step >= loop.training.steps, "a larger --patience": loop.stalled}
         remedies = " and ".join(name for name, so in ended.items() if so)
-        progress.say(f"{path} is complete at step {loop.step}; give {remedies} to continue.")
+        so_far = " and has scored these files" if tests else ""
+        progress.say(f"{path} is complete at step {loop.step}{so_far}; give {remedies} to continue.")
         return 0
     _conclude(loop, tests)
     progress.say(f"done in {time.perf_counter() - began:.0f} s: {path}/{checkpoints.MODEL}, {path}/{PREDICTIONS}")
@@ -296,7 +298,10 @@ def _divided(task: DownstreamTask, examples: list[Any], share: float) -> tuple[l
             held.update(groups[group])
             left.subtract(taken)
     if not held:
-        smallest: list[int] = min(groups, key=len)
+        # Rather more examples than the only one of a label.
+        names = [Counter(name for i in group for name in task.names_of(examples[i])) for group in groups]
+        kept = [group for group, of in zip(groups, names) if all(left[name] > count for name, count in of.items())]
+        smallest: list[int] = min(kept or groups, key=len)
         held = set(smallest)
     return [e for i, e in enumerate(examples) if i not in held], [e for i, e in enumerate(examples) if i in held]
 
@@ -408,8 +413,10 @@ def _conclude(loop: Loop, tests: Mapping[str, EvaluationBatches]) -> None:
     told, of_tests = [("dev", results)], dict(_scored(folder.path).get("test", {}))  # those of a complete run stay
     for source, held_out in tests.items():
         tested = _evaluated(loop, task, held_out)
-        folder.write(f"predictions-{Path(source).stem}.jsonl", _predictions(task, tested))
-        of_tests[source] = _results(task, tested)
+        for other in [name for name in of_tests if _predictions_of(name) == _predictions_of(source)]:
+            del of_tests[other]  # its predictions are written over
+        folder.write(_predictions_of(source), _predictions(task, tested))
+        of_tests[source] = {"sha256": _hash(held_out.sequences), **_results(task, tested)}
         told.append((f"--test {source}", of_tests[source]))
     if of_tests:
         results["test"] = of_tests
@@ -425,9 +432,21 @@ def _conclude(loop: Loop, tests: Mapping[str, EvaluationBatches]) -> None:
 def _scored(path: Path) -> dict[str, Any]:
     """The results.json of a complete run; {} where there is none that can be read."""
     try:
-        return json.loads((path / RESULTS).read_bytes())
-    except (OSError, ValueError):
+        found = json.loads((path / RESULTS).read_bytes())
+    except (OSError, ValueError, RecursionError):
         return {}
+    return found if isinstance(found, dict) and isinstance(found.get("test", {}), dict) else {}
+
+
+def _is_of(scored: Mapping[str, Any], source: str, held_out: EvaluationBatches) -> bool:
+    """Whether results have the scores of a file as it is now; older ones do not say of what content they are."""
+    of_test, content = scored.get("test", {}).get(source), _hash(held_out.sequences)
+    return isinstance(of_test, dict) and of_test.get("sha256", content) == content
+
+
+def _predictions_of(source: str) -> str:
+    """The name of the file with the predictions about a file of --test."""
+    return f"predictions-{Path(source).stem}.jsonl"
 
 
 def _evaluated(loop: Loop, task: DownstreamTask, held_out: EvaluationBatches) -> Collected:

@@ -20,7 +20,7 @@ from ms_bert.commands.inference import Inference, Loaded
 from ms_bert.data import tokenizer
 from ms_bert.data.packing import INPUTS
 from ms_bert.data.sequences import Sequences, encoded
-from ms_bert.errors import UserError, listed, shown
+from ms_bert.errors import UserError, shown
 from ms_bert.prediction_options import PredictOptions
 from ms_bert.run.folder import TASK
 from ms_bert.tasks import asked, masked_words, next_sentence
@@ -251,11 +251,7 @@ def _task(path: Path, found: Pretrained) -> DownstreamTask:
     labels = tuple((config.id2label or {str(i): f"LABEL_{i}" for i in range(config.num_labels)}).values())
     if (home / TASK).exists():
         task = training.read_task(home)
-        if task.labels and task.labels != labels:  # another tool has saved another head there
-            raise UserError(
-                f"{home / TASK} has the labels {listed(task.labels)}, but the config.json beside it has "
-                f"{listed(labels)}; remove {TASK} if config.json is right, or restore config.json."
-            )
+        _check_labels(home / TASK, task, labels)
         return task
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise UserError(
@@ -282,6 +278,25 @@ def _task(path: Path, found: Pretrained) -> DownstreamTask:
     if config.problem_type == Regression.problem_type or len(labels) == 1:
         return Regression((), ("spearman",), longest)
     return Classification(labels, ("accuracy",), longest)
+
+
+def _check_labels(file: Path, task: DownstreamTask, found: Sequence[str]) -> None:
+    """Raise UserError where a task.json is of another head than the config beside it: another tool has saved one there.
+
+    Args:
+        found: the names of the labels in the config; those that say nothing stand where a format has none.
+    """
+    told = tuple(task.config().get("id2label") or ())
+    remedy = f"remove {TASK} if the config is right, else restore the config"
+    if told and len(told) != len(found):
+        raise UserError(f"{file} is of {len(told)} labels, but the config beside it of {len(found)}; {remedy}.")
+    if not task.labels or tuple(found) == tuple(f"LABEL_{i}" for i in range(len(found))):
+        return
+    for number, (own, other) in enumerate(zip(task.labels, found)):
+        if own != other:
+            raise UserError(
+                f"{file} calls label {number} {shown(own)}, but the config beside it {shown(other)}; {remedy}."
+            )
 
 
 def main(framework: Framework, program: str, description: str, arguments: Sequence[str] | None = None) -> int:

@@ -55,10 +55,12 @@ def finetune(options: FinetuneOptions, once: Callable[[FinetuneOptions], int], p
                 f"{source} {name} {of_all['mean']:.4f} on average over {len(runs)} seeds, standard deviation "
                 f"{of_all['standard_deviation']:.4f}, from {of_all['least']:.4f} to {of_all['greatest']:.4f}"
             )
-    trainings = [{**read_description(path)["options"]["training"], "seed": first} for path in runs.values()]
-    if differing := [name for name, value in trainings[0].items() if any(one.get(name) != value for one in trainings)]:
-        options_named = " and ".join(f"--{name.replace('_', '-')}" for name in differing)
-        progress.say(f"the runs of the seeds differ in {options_named}, so that their scores are not of one recipe")
+    steps = [read_description(path)["options"]["training"]["steps"] for path in runs.values()]
+    if len(set(steps)) > 1:
+        progress.say(
+            f"the seeds were trained for {' and '.join(map(str, steps))} steps, by which their scores differ, too; "
+            f"give --steps {max(steps)} to --resume {folder.path}"
+        )
     progress.say(f"the run of the median is {folder.path / results['median_run']}")
     return 0
 
@@ -92,13 +94,14 @@ def summary(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     Args:
         results: results.json by seed, at least two.
     """
-    first, *_ = results.values()
     values = _by_seed({seed: one["metrics"] for seed, one in results.items()})
     of_first = next(iter(values.values()))
     by_value = sorted(results, key=lambda seed: (of_first[seed], seed))
+    tested = [one.get("test", {}) for one in results.values()]
     tests = {
         source: _by_seed({seed: one["test"][source]["metrics"] for seed, one in results.items()})
-        for source in first.get("test", {})
+        for source in tested[0]
+        if all(source in of_one for of_one in tested)
     }
     return {
         "seeds": list(results),

@@ -118,7 +118,14 @@ def _remembered(
         for field in fields
         for name, of in sequences.items()
     }
-    if {key: len(values) for key, values in found.items()} != expected:
+    lengths = {key: len(values) for key, values in found.items()}
+    if lengths != expected:
+        learned = [_key(field, TRAIN) for field in fields]
+        if all(lengths.get(key) == expected[key] for key in learned):
+            raise UserError(
+                f"{options.run.resume} learns from a teacher, who was asked about its data when it began; leave out "
+                "--test, or name the files that it began with."
+            )
         return None
     return {field: {name: found[_key(field, name)] for name in sequences} for field in fields}
 

@@ -20,7 +20,7 @@ _WORDS = ("word", "words", "token", "tokens", "form", "text")  # of a row of nam
 _TAGS = ("tag", "tags", "label", "labels", "ner", "ner_tag", "ner_tags", "pos", "pos_tag", "pos_tags", "upos")
 _SPACE = re.compile(r"[ \t]+")  # no other: a no-break space may be a word
 _ENDS = " \t\r\n"  # what is no part of a line
-_NUMBER = re.compile(r"\d+([-.]\d+)?")  # of a word, or as the next one
+_FIRST = re.compile(r"1(-\d+)?|0\.1")  # of the first row of a sentence
 _NO_WORD = re.compile(r"\d+[-.]\d+")  # the number of several words written as one (2-3) or of one left out (2.1)
 
 
@@ -49,9 +49,9 @@ def read(
 
     Columns are separated by a tab, or by spaces in a file whose first row has no tab. Lines that begin with # and are
     no row of as many columns are comments; -DOCSTART- begins a document. In a .conllu, in others whose first row has
-    its ten columns and begins with a number, and in files that begin with `# global.columns = ...`, columns have names,
-    and words that are parts of others or left out (2-3, 2.1) are passed over. A first row of names, such as word and
-    tag, gives names too.
+    its ten columns, of which the first counts words, and in files that begin with `# global.columns = ...`, columns
+    have names, and words that are parts of others or left out (2-3, 2.1) are passed over. A first row of names, such as
+    word and tag, gives names too.
 
     Args:
         source: what the user calls the file. named: columns by role, text and label: a number, from 1, or a name where
@@ -142,7 +142,7 @@ def _layout(source: str, path: Path, named: Mapping[str, str], labels: bool) -> 
     tabs = "\t" in line
     fields = _Layout(tabs, 0, (), 0, None).fields(line)
     count = len(fields)
-    if not names and tabs and count == len(_UNIVERSAL) and _NUMBER.fullmatch(fields[0]):
+    if not names and tabs and count == len(_UNIVERSAL) and _FIRST.fullmatch(fields[0]) and named.get("text") != "1":
         names = _UNIVERSAL  # CoNLL-U has other endings, too
     place = f"{source}, line {number}"
     word, tag = _named_by(fields)

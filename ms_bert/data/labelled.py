@@ -105,7 +105,9 @@ def of_pipe(file: IO[bytes], unfold: Unfold | None = None) -> list[Row]:
         except (UnicodeDecodeError, WrongRecord):
             raise
         except ValueError as error:
-            raise UserError(f"{source} holds no JSON ({error}); write an object of JSON a line to it.") from None
+            raise UserError(
+                f"{source} cannot be read as JSON ({error}); write an object of JSON a line to it."
+            ) from None
     _require(rows, source, "holds no rows", "write an object of JSON a line to it")
     return rows
 

@@ -72,8 +72,8 @@ def check(device: str, dtype: str, head_size: int, tokens: int) -> None:
     multiple = ascend.ATTENTION_MULTIPLE
     if operations(device, dtype, "fused").own_dropout and (head_size % multiple or tokens % multiple):
         raise UserError(
-            f"Ascend's fused attention in {dtype} needs head size and tokens of a row (--seq-length) to be multiples "
-            f"of {multiple}, found {head_size} and {tokens}; change them, or use --precision float32."
+            f"Ascend's fused attention in {dtype} needs head size and tokens of a row to be multiples of {multiple}, "
+            f"found {head_size} and {tokens}; choose another model or --seq-length, or --precision float32."
         )
 
 

@@ -30,7 +30,7 @@ def several(given: Iterable[Any]) -> list[Any]:
     if isinstance(given, str):
         raise UserError(f"a list is expected, not the text {shown(given)}; write [text].")
     if not isinstance(given, Iterable):
-        raise UserError(f"a list is expected, not a {type(given).__name__}.")
+        raise UserError(f"a list is expected, not {type(given).__name__}; give a list of texts.")
     if isinstance(given, Mapping) or hasattr(given, "columns"):
         raise UserError(f"a list is expected, not a {type(given).__name__}; give the texts alone, such as one column.")
     found = [one.tolist() if isinstance(one, np.ndarray) else one for one in given]

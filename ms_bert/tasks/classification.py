@@ -302,7 +302,7 @@ class Classification(SentenceTask):
         return f"{answer['label']} {answer['probabilities'][answer['label']]:.1%}"
 
     def header(self) -> list[str]:
-        return ["label", *_columns(self.labels, "label")]
+        return ["label", *map(_column, self.labels)]
 
     def cells(self, answer: dict[str, Any]) -> list[Any]:
         return [answer["label"], *answer["probabilities"].values()]
@@ -335,8 +335,9 @@ class Regression(SentenceTask):
         super().check_scored(examples)
         if len({example.label for example in examples}) == 1:
             raise UserError(
-                f"all {len(examples)} of the examples from {examples[0].place} on have the number {examples[0].label}, "
-                "but a correlation needs at least two numbers; name other data, or give a larger --dev-share."
+                f"the data from {examples[0].place} on have no other number than {examples[0].label}, but a "
+                "correlation needs at least two; name other data, or, where there is no --dev, give a larger "
+                "--dev-share."
             )
 
     def targets(self, examples: Sequence[Example]) -> np.ndarray:
@@ -401,8 +402,8 @@ class MultiLabel(SentenceTask):
         super().check_scored(examples)
         if not any(example.label for example in examples):
             raise UserError(
-                f"none of the {len(examples)} examples from {examples[0].place} on has a label, so there is no F1; "
-                "name other data, or give a larger --dev-share."
+                f"the data from {examples[0].place} on have no label in any example, so there is no F1; name other "
+                "data, or, where there is no --dev, give a larger --dev-share."
             )
 
     def targets(self, examples: Sequence[Example]) -> np.ndarray:
@@ -444,7 +445,7 @@ class MultiLabel(SentenceTask):
         return ", ".join(f"{name} {answer['probabilities'][name]:.1%}" for name in answer["labels"]) or "none"
 
     def header(self) -> list[str]:
-        return ["labels", *_columns(self.labels, "labels")]
+        return ["labels", *map(_column, self.labels)]
 
     def cells(self, answer: dict[str, Any]) -> list[Any]:
         # As JSON, which --train reads whatever the labels' names are.
@@ -454,10 +455,9 @@ class MultiLabel(SentenceTask):
         return list(example.label)  # type: ignore[arg-type]
 
 
-def _columns(labels: Sequence[str], answer: str) -> list[str]:
-    """The names of the columns of the labels' probabilities, of which none is that of another column."""
-    taken = {"text", "text2", answer}
-    return [f"probability of {label}" if label in taken else label for label in labels]
+def _column(label: str) -> str:
+    """The name of the column of a label's probability, which who reads the file takes for no text and no label."""
+    return f"probability of {label}"
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

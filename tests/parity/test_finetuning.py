@@ -187,7 +187,7 @@ def test_the_command_predicts_from_arguments_files_and_a_pipe(tuned, data, tmp_p
     assert [answer["label"] for answer in answers] == ["good", "bad"] and answers[0]["texts"] == ["the class works"]
     assert predict("--input", data / "dev.tsv", "--output", tmp_path / "answers.csv").returncode == 0
     lines = (tmp_path / "answers.csv").read_text().splitlines()
-    assert lines[0] == "text,label,bad,good" and len(lines) == 41
+    assert lines[0] == "text,label,probability of bad,probability of good" and len(lines) == 41
 
 
 @pytest.mark.parametrize(
@@ -257,9 +257,11 @@ def test_several_seeds_are_runs_of_their_own_and_a_summary(command, tmp_path, ca
     assert (folder / "seed-5/predictions.jsonl").read_bytes() == kept
     assert (folder / "results.json").read_bytes() == before
     capsys.readouterr()
-    assert finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder / "seed-4"), "--steps", "8"]) == 0
+    longer = ["--steps", "8", "--test", *(str(Path(test).with_name(name)) for name in ("other.tsv", "train.tsv"))]
+    assert finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder / "seed-4"), *longer]) == 0
     assert finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder)]) == 0
-    assert "the runs of the seeds differ in --steps, so that their scores" in capsys.readouterr().out
+    assert "the seeds were trained for 8 and 6 steps, by which their scores differ" in capsys.readouterr().out
+    assert list(json.loads((folder / "results.json").read_text())["test"]) == [test]
     wrong = [*few[:-1], str(tmp_path / "wrong"), "--columns", "text=review"]
     assert finetuning.main(PyTorch(), "finetune", "", wrong) == 2 and not (tmp_path / "wrong").exists()
 
@@ -286,7 +288,25 @@ def test_a_run_goes_on_with_data_that_have_moved_but_not_with_others(command, da
     assert list(results["test"]) == tests and results["test"][tests[1]]["metrics"] == results["metrics"]
     capsys.readouterr()
     assert finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder), "--test", tests[0]]) == 0
-    assert "is complete at step 4" in capsys.readouterr().out
+    assert "is complete at step 4 and has scored these files" in capsys.readouterr().out
+    # Not so another text in its place; and of two files of a name the predictions can be of one only.
+    shutil.copy(tests[1], tests[0])
+    assert finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder), "--test", tests[0]]) == 0
+    results = json.loads((folder / "results.json").read_text())
+    assert results["test"][tests[0]] == results["test"][tests[1]]
+    (tmp_path / "twice").mkdir()
+    again = shutil.copy(tests[0], str(tmp_path / "twice/other.tsv"))
+    assert finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder), "--test", again]) == 0
+    assert list(json.loads((folder / "results.json").read_text())["test"]) == [tests[1], again]
+    for damaged in ("[1]", '{"test": null}', "{", "[" * 100_000):
+        (folder / "results.json").write_text(damaged)
+        assert finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder)]) == 0
+        assert json.loads((folder / "results.json").read_text())["step"] > 0
+    # What was found by the model of fewer steps goes with it.
+    assert finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder), "--test", again]) == 0
+    assert finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder), "--steps", "5"]) == 0
+    assert "test" not in json.loads((folder / "results.json").read_text())
+    assert not (folder / "predictions-other.jsonl").exists()
 
 
 def test_labels_of_another_head_are_not_those_of_the_task(tuned, tmp_path):
@@ -300,7 +320,10 @@ def test_labels_of_another_head_are_not_those_of_the_task(tuned, tmp_path):
             label2id={label: number for number, label in enumerate(labels)},
             ignore_mismatched_sizes=True,
         ).save_pretrained(tmp_path / name)
-        with pytest.raises(UserError, match=f"task.json has the labels bad, good, but .* has {', '.join(labels)}; rem"):
+        words = (
+            "calls label 0 'bad', but .* 'good'; remove" if name == "swapped" else "is of 2 labels, but .* of 3; rem"
+        )
+        with pytest.raises(UserError, match=f"task.json {words}"):
             predict.load(tmp_path / name)
         (tmp_path / name / "task.json").unlink()
         assert predict.load(tmp_path / name).task.labels == tuple(labels)
@@ -312,6 +335,8 @@ def test_a_converted_run_predicts_as_before_and_goes_on(tuned, tmp_path):
     texts = ["the class works", "the class fails"]
     assert predict.load(new)(texts) == predict.load(there)(texts)
     assert predict.load(new / MODEL).task == predict.load(there).task  # which stands beside the file
+    google = str(tmp_path / "google/bert_model.ckpt.index")  # whose config has no names of labels
+    assert convert(["convert", str(there), google]) == 0 and predict.load(google)(texts) == predict.load(there)(texts)
     finetune("--resume", new, package="pt_reference")
     assert json.loads((new / "results.json").read_text())["metrics"] == json.loads(
         (there / "results.json").read_text()

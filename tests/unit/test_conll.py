@@ -70,6 +70,10 @@ def test_universal_dependencies_are_known_by_their_columns(write):
     assert read(path) == [(("Vamos", "nos"), ("VERB", "PRON"))]
     assert read(path, named={"label": "LEMMA"}) == [(("Vamos", "nos"), ("ir", "nosotros"))]
     assert read(write(UNIVERSAL, "es.conllx")) == read(path) == read(write(UNIVERSAL, "es.txt"))
+    counted = "2026\t" * 9 + "O\n"  # words, not their numbers
+    assert read(write(counted, "a.txt")) == [(("2026",), ("O",))]
+    firsts = read(write(UNIVERSAL.replace("_\n", "O\n"), "a.txt"), named={"text": "1", "label": "10"})
+    assert firsts == [(("1-2", "1", "2", "3.1"), ("O",) * 4)]
     plus = write("# global.columns = FORM NER\n" + "Jim\tB-PER\n")
     assert read(plus, named={"label": "NER"}) == [(("Jim",), ("B-PER",))]
 

@@ -118,7 +118,7 @@ def test_a_text_is_no_list_of_texts():
     for ask in (prediction.Predictor.__call__, prediction.MaskFiller.__call__, prediction.NextSentence.__call__):
         with pytest.raises(UserError, match="a list is expected, not the text 'dreadful'; write \\[text\\]"):
             ask(types.SimpleNamespace(answers=None), "dreadful")
-        with pytest.raises(UserError, match="a list is expected, not a NoneType"):
+        with pytest.raises(UserError, match="a list is expected, not NoneType; give a list of texts"):
             ask(types.SimpleNamespace(answers=None), None)
 
 

@@ -55,6 +55,12 @@ def test_a_label_that_stands_once_is_learned(tmp_path):
         assert {name for one in train for name in one.label} == {"a", "b", "c"} and len(dev) == 20
 
 
+def test_rather_more_are_kept_out_than_the_only_one_of_a_label(tmp_path):
+    rows = [{"text": f"text {i % 3}", "label": "ab"[i % 2]} for i in range(30)] + [{"text": "rare", "label": "c"}]
+    train, dev = divided("classification", rows, tmp_path / "data.jsonl", share=0.1)
+    assert len(dev) == 10 and {one.label for one in train} == {"a", "b", "c"}
+
+
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_a_text_that_stands_twice_is_learned_or_kept_out(task, tmp_path):
     rows = [{"text": f"text {i % 30}", "label": i % 2} for i in range(90)]

@@ -204,7 +204,7 @@ def test_a_pipe_gives_questions_with_their_passages(tmp_path, monkeypatch):
     found = TASK.asked(options(tmp_path, input="-"))
     assert [(e.question, e.context) for e in found] == [("Who?", "She."), ("When?", "In 1905.")]
     monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(b"Who?\n")))
-    with pytest.raises(UserError, match="the pipe holds no JSON .*; write an object of JSON a line to it"):
+    with pytest.raises(UserError, match="the pipe cannot be read as JSON .*; write an object of JSON a line to it"):
         TASK.asked(options(tmp_path, input="-"))
     with pytest.raises(UserError, match="'-'"):  # a run could not read it again
         squad.read("-")
