@@ -202,6 +202,8 @@ def test_a_killed_run_goes_on_without_its_teacher_to_the_same_bytes(learned, com
     finetune("--resume", folder, package=package)
     for name in ("metrics.jsonl", MODEL, "predictions.jsonl", "results.json", "config.json", "task.json", FILE):
         assert (folder / name).read_bytes() == (learned[package] / name).read_bytes(), name
+    further = runs.run("--resume", folder, "--test", line[line.index("--dev") + 1], package=package, command="finetune")
+    assert further.returncode == 2 and "learns from a teacher, who was asked about its data" in further.stderr
 
 
 def test_a_model_that_is_its_own_teacher_is_at_no_distance_from_it(command, model, tmp_path):
