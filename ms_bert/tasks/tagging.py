@@ -111,6 +111,9 @@ class Tagging(DownstreamTask):
         """loss and accuracy (0..1) of words; 0 if the vocabulary leaves nothing of any."""
         return super().metrics({**sums, "count": max(sums["count"], 1.0)})
 
+    def names_of(self, example: Sentence) -> set[str]:
+        return set(example.tags or ())
+
     def sequences(self, examples: Sequence[Sentence], vocabulary: Vocabulary, labelled: bool = True) -> WordSequences:
         """See `word_windows`. A word's label is that of its first piece in one of the windows; other tokens have the
         weight 0."""

@@ -53,6 +53,9 @@ def test_a_label_that_stands_once_is_learned(tmp_path):
         rows = [{"text": f"text {i}", "labels": ["c", "a"] if i == rare else ["b", "a"]} for i in range(40)]
         train, dev = divided("multi-label", rows, tmp_path / "data.jsonl", share=0.5)
         assert {name for one in train for name in one.label} == {"a", "b", "c"} and len(dev) == 20
+        rows = [{"tokens": ["x", str(i)], "tags": ["O", "B-C" if i == rare else "B-A"]} for i in range(40)]
+        train, dev = divided("tagging", rows, tmp_path / "data.jsonl", share=0.5)
+        assert {tag for one in train for tag in one.tags} == {"O", "B-A", "B-C"} and len(dev) == 20
 
 
 def test_rather_more_are_kept_out_than_the_only_one_of_a_label(tmp_path):
