@@ -27,7 +27,7 @@ from conversion.parameters import (
 )
 from conversion.sources import Source, open_source
 from conversion.tensors import FLOATS, Tensor, Tensors, same_bytes
-from ms_bert.config import BertConfig
+from ms_bert.config import BertConfig, default_labels
 from ms_bert.errors import UserError
 
 # Scalars of training that may lie beside the weights, and what they are where nothing is said.
@@ -356,8 +356,7 @@ class _Mapping:
         # A label costs memory: a row of another width, of none even, is no label.
         fits = classifier is not None and classifier.shape[1:] == (config.hidden_size,)
         if fits and config.id2label is None:
-            labels = classifier.shape[0]  # what Hugging Face calls them by default
-            config = config.replace(id2label={str(i): f"LABEL_{i}" for i in range(labels)})
+            config = config.replace(id2label=default_labels(classifier.shape[0]))
             self.config = config if self.config else None
         if config.num_hidden_layers != self.layers:
             found = f": found {self.layers} layers, the config says {config.num_hidden_layers}"

@@ -13,7 +13,7 @@ from conversion import checkpoint
 from conversion.checkpoint import Checkpoint
 from conversion.parameters import ARCHITECTURES, BACKBONE, MODULES, parameters, shapes
 from conversion.tensors import Tensor, Tensors
-from ms_bert.config import BertConfig
+from ms_bert.config import BertConfig, default_labels
 from ms_bert.errors import UserError, listed
 from ms_bert.randomness import initial_weights
 
@@ -188,5 +188,5 @@ def read(
     if num_labels is not None and num_labels < 1:
         raise UserError(f"num_labels is {num_labels}; a classifier needs at least 1.")
     if num_labels is not None and num_labels != made.num_labels:
-        made = made.replace(id2label={str(i): f"LABEL_{i}" for i in range(num_labels)}, label2id=None)
+        made = made.replace(id2label=default_labels(num_labels), label2id=None)
     return Pretrained(found, made)

@@ -338,6 +338,11 @@ def _misspelt_or_missing(fields: dict) -> list[str]:
     return told
 
 
+def default_labels(count: int) -> dict[str, str]:
+    """What Hugging Face calls labels that have no names, as `id2label`."""
+    return {str(number): f"LABEL_{number}" for number in range(count)}
+
+
 def _are_numbered(id2label: dict) -> bool:
     return id2label.keys() == {str(i) for i in range(len(id2label))}
 
@@ -373,7 +378,7 @@ def _labels(fields: dict) -> _Labels:
                 f"num_labels {number} is used, not the number of names in id2label ({len(id2label)}), as in "
                 "transformers 5: the labels are LABEL_0, LABEL_1, ..."
             )
-        id2label = {str(i): f"LABEL_{i}" for i in range(number)}
+        id2label = default_labels(number)
     if fields.get("label2id") is not None and id2label is None:
         told.append("label2id was left out, because it has no effect without id2label, as in transformers")
     elif fields.get("label2id") is not None and isinstance(id2label, dict):

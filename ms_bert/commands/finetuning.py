@@ -8,7 +8,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -289,19 +289,22 @@ def _divided(task: DownstreamTask, examples: list[Any], share: float) -> tuple[l
         passages = {i: [i] for i in range(len(examples))}
     order = permuted(np.arange(len(passages)), len(passages), 0, ORDER + HELD_OUT, np.zeros(len(passages), np.int64))
     groups, number, held = list(passages.values()), max(1, round(share * len(examples))), set[int]()
-    left = Counter(name for example in examples for name in task.names_of(example))
-    for group in order:
-        if len(held) + len(groups[group]) > number:
-            continue
-        taken = Counter(name for i in groups[group] for name in task.names_of(examples[i]))
-        if all(left[name] > count for name, count in taken.items()):
-            held.update(groups[group])
-            left.subtract(taken)
-    if not held:
-        # Rather more examples than the only one of a label.
-        names = [Counter(name for i in group for name in task.names_of(examples[i])) for group in groups]
-        kept = [group for group, of in zip(groups, names) if all(left[name] > count for name, count in of.items())]
-        smallest: list[int] = min(kept or groups, key=len)
+
+    def names(group: Iterable[int]) -> Counter[str]:
+        return Counter(name for i in group for name in task.names_of(examples[i]))
+
+    left = names(range(len(examples)))
+
+    def can_go(group: list[int]) -> bool:
+        """Whether each of its labels still has an example then."""
+        return all(left[name] > count for name, count in names(group).items())
+
+    for group in (groups[place] for place in order):
+        if len(held) + len(group) <= number and can_go(group):
+            held.update(group)
+            left.subtract(names(group))
+    if not held:  # rather more examples than the only one of a label
+        smallest: list[int] = min([*filter(can_go, groups)] or groups, key=len)
         held = set(smallest)
     return [e for i, e in enumerate(examples) if i not in held], [e for i, e in enumerate(examples) if i in held]
 

@@ -57,9 +57,10 @@ def finetune(options: FinetuneOptions, once: Callable[[FinetuneOptions], int], p
             )
     steps = [read_description(path)["options"]["training"]["steps"] for path in runs.values()]
     if len(set(steps)) > 1:
+        numbers = " and ".join(map(str, dict.fromkeys(steps)))
         progress.say(
-            f"the seeds were trained for {' and '.join(map(str, steps))} steps, by which their scores differ, too; "
-            f"give --steps {max(steps)} to --resume {folder.path}"
+            f"the seeds were trained for {numbers} steps, by which their scores differ, too; give --steps {max(steps)} "
+            f"to --resume {folder.path}"
         )
     progress.say(f"the run of the median is {folder.path / results['median_run']}")
     return 0

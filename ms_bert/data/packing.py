@@ -347,9 +347,8 @@ class ByRows:
 
     def logits(self, sequences: Sequences, per_token: bool) -> np.ndarray:
         """(n, C) of n sequences, or (T, C) of their tokens."""
-        tokens = TOKENS_ALONE if self._device == "CPU" else TOKENS_ELSEWHERE
-        if self._device == "CPU" and self._head and per_token:
-            tokens = 1
+        on_cpu = 1 if self._head and per_token else TOKENS_ALONE
+        tokens = on_cpu if self._device == "CPU" else TOKENS_ELSEWHERE
         batches, made = RowBatches(sequences, tokens), Unpacked(sequences, per_token)
         for number in range(len(batches)):
             batch = batches(number)

@@ -355,14 +355,20 @@ def _with_a_column_of_each_label(source: str, rows: list[labelled.Row], label: s
 def _list_of(text: str, separator: str) -> list:
     if text.strip()[:1] + text.strip()[-1:] != "[]":
         return [part for part in text.split(separator) if part.strip()]
+    return list_of_json(text, "labels", f"write them as a, b with {separator!r} between them")
+
+
+def list_of_json(text: str, what: str, remedy: str) -> Any:
+    """A list that a cell holds as JSON, of labels or choices.
+
+    Raises:
+        Unfit: it is no JSON; remedy: what to do then.
+    """
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise Unfit(
-            "no list of labels",
-            f"has as its labels {shown(text)}, which is no list of JSON",
-            f"write them as a, b with {separator!r} between them",
-        ) from None
+        found = f"has as its {what} {shown(text)}, which is no list of JSON"
+        raise Unfit(f"no list of {what}", found, remedy) from None
 
 
 def _text(row: labelled.Row, name: str) -> str:

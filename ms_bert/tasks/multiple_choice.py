@@ -8,7 +8,6 @@ a question gives the probabilities of its choices.
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -24,7 +23,7 @@ from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError, listed, shown
 from ms_bert.tasks import Metrics, pictures
 from ms_bert.tasks.downstream import DownstreamTask, Read, of_owners
-from ms_bert.tasks.examples import Unfit, by_role, class_name, fitting, named_columns
+from ms_bert.tasks.examples import Unfit, by_role, class_name, fitting, list_of_json, named_columns
 from ms_bert.tasks.metrics import METRICS, calibration, interval
 from ms_bert.tasks.pictures import Drawing
 
@@ -374,7 +373,7 @@ def _choices(row: labelled.Row, columns: Columns) -> tuple[list[str], list[str]]
     if len(columns.choices) == 1:
         (value,) = value
         if isinstance(value, str) and value.lstrip().startswith("["):
-            value = _list_of_json(value)
+            value = list_of_json(value, "choices", 'write ["a", "b"]')
         if isinstance(value, dict) and isinstance(value.get("text"), list) and isinstance(value.get("label"), list):
             value, names = value["text"], [str(name) for name in value["label"]]
         if not isinstance(value, list):
@@ -431,14 +430,6 @@ def _dialogue(record: Any, place: str) -> list[labelled.Row]:
         for number, asked in enumerate(record[1], 1)
         if isinstance(asked, dict)
     ]
-
-
-def _list_of_json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        found = f"has as its choices {shown(text)}, which is no list of JSON"
-        raise Unfit("no list of choices", found, 'write ["a", "b"]') from None
 
 
 def _told(columns: Columns) -> str:
