@@ -464,4 +464,5 @@ def test_numbers_that_are_not_finite_are_no_answer(folder, tmp_path):
     safetensors_file.write(broken / "model.safetensors", made, {"format": "pt"})
     with pytest.raises(UserError, match="numbers that are not finite"):
         embedding.Embedder(broken, PyTorch())(["a"])
-    assert np.isfinite(embedding.Embedder(broken, PyTorch(), layers=1)(["a"])).all()  # deeper layers play no part
+    for layers in ([1], 1, np.int64(1)):  # deeper layers play no part
+        assert np.isfinite(embedding.Embedder(broken, PyTorch(), layers=layers)(["a"])).all()

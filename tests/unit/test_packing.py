@@ -176,6 +176,7 @@ def test_the_shape_of_a_row_alone_follows_from_its_length_only(most):
     assert len(set(shapes.values())) < 12
     assert all(rows * tokens <= max(most, 16, 2 * length) for length, (rows, tokens) in shapes.items())
     assert all((rows + 1) * tokens > most for rows, tokens in shapes.values())
+    assert most > 1 or all(rows == 1 for rows, _ in shapes.values())
 
 
 def test_rows_hold_what_fits():
