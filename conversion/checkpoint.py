@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +50,7 @@ class Checkpoint:
         config: None where nothing beside the checkpoint says it.
         left_out: (name, why) of what is in the file and is no weight.
         notes: what else is to be known of how it was read, and of the config.
+        carried: fields of the config that only other libraries read; see `conversion.configs.Described`.
     """
 
     source: Source
@@ -61,6 +63,7 @@ class Checkpoint:
     config: BertConfig | None
     left_out: tuple[tuple[str, str], ...]
     notes: tuple[str, ...] = ()
+    carried: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def tokenizer(self) -> list[Path]:
@@ -224,7 +227,11 @@ class _Mapping:
             kinds = f"{tensor.dtype.name}, but {original}, which it is tied to, is {other.dtype.name}"
             self.faults.append(Fault("wrong", name, f": found {kinds}"))
         else:
-            self.untied = Fault("wrong", name, f": differs from {original}, although this model ties the two")
+            said = self.described is not None and self.described.untied
+            why = (
+                "and the config says that tie_word_embeddings is false" if said else "although this model ties the two"
+            )
+            self.untied = Fault("wrong", name, f": differs from {original}, {why}")
 
     def _add_weight(self, name: str, tensor: Tensor) -> None:
         layout = self.spelling.layout(self.canonical[name])
@@ -286,6 +293,7 @@ class _Mapping:
             self.config,
             tuple(self.left_out),
             tuple(self.notes),
+            self.described.carried if self.described else {},
         )
 
     def _without_an_untied_head(self, named: str | None, part_of: dict[str, str], any_heads: bool) -> str | None:

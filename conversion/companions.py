@@ -15,6 +15,8 @@ from ms_bert.errors import UserError
 from ms_bert.run.folder import GUESSES, RUN, TASK, TEACHER
 
 _OF_A_RUN = (RUN, TEACHER, GUESSES)  # what a run goes on with
+# With these transformers' Trainer goes on.
+_OF_TRAINER = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json", "training_args.bin")
 NAMES = {configs.HUGGING_FACE, configs.GOOGLE, *TOKENIZER, TASK, *_OF_A_RUN}
 # Of a folder of sentence-transformers: what its model is made of, how texts are prepared, and how long they may be,
 # which was named by the kind of model when the library still told them apart.
@@ -41,8 +43,10 @@ def write(source: Checkpoint, folder: Path, config: str, dtypes: set[str], with_
         return ["no config was found beside the source, so none was written; name one with --config"]
     if config == configs.GOOGLE:
         text, left_out = configs.google(source.config)
+        left_out += source.carried
     else:
-        text, left_out = configs.hugging_face(source.config, source.architecture, dtypes), []
+        text = configs.hugging_face(source.config, source.architecture, dtypes, source.carried)
+        left_out = []
     write_atomically(folder / config, text)
     return [f"left out {name} from the config: {config} has no place for it" for name in left_out]
 
@@ -117,6 +121,13 @@ def tokenizer_notes(source: Checkpoint) -> list[str]:
     if lines and entries and lines != entries:
         notes.append(f"vocab.txt has ids up to {lines - 1}, but tokenizer.json up to {entries - 1}")
     return notes
+
+
+def trainer_notes(source: Checkpoint) -> list[str]:
+    """That the state of transformers' Trainer beside the source stays where it is: nothing but the Trainer reads it."""
+    home = source.source.home
+    found = sorted(file.name for pattern in _OF_TRAINER for file in home.glob(pattern))
+    return [f"left out the state of transformers' Trainer: {', '.join(found)}"] if found else []
 
 
 def _vocabulary_size(file: Path) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ms_bert.config import BertConfig, is_untied, read_fields, remarks, unknown_fields
 from ms_bert.errors import UserError, listed, shown
@@ -33,15 +35,19 @@ class Described:
 
     Attributes:
         architecture: the first of `architectures`, or None. notes: sentences, on what is not kept and what was not
-        understood. untied: whether the MLM head has a matrix of its own, not the word embeddings.
+        understood. untied: whether the MLM head has a matrix of its own, not the word embeddings. carried: fields that
+        other libraries read and that change what they compute, by name, as the file has them.
     """
 
     config: BertConfig
     architecture: str | None
     notes: tuple[str, ...]
     untied: bool = False
+    carried: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+# What sentence-transformers' CrossEncoder makes of the logits, by its new and its old name.
+_CARRIED = ("sentence_transformers", "sbert_ce_default_activation_function")
 # Fields that every config.json written here has again.
 _WRITTEN_AGAIN = {"architectures", "model_type", "position_embedding_type", "num_labels", "dtype", "torch_dtype"}
 
@@ -57,10 +63,11 @@ def read(path: Path) -> Described:
     config = BertConfig.from_dict(fields, source=str(path), untied=True)
     named = fields.get("architectures")
     first = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else None
+    carried = {name: fields[name] for name in _CARRIED if name in fields}
     kept = {field.name for field in dataclasses.fields(BertConfig)} | _WRITTEN_AGAIN | set(unknown_fields(fields))
-    left_out = [name for name in fields if name not in kept]
+    left_out = [name for name in fields if name not in kept and name not in carried]
     notes = [f"left out of the config, without effect on the results: {listed(left_out)}"] if left_out else []
-    return Described(config, first, (*notes, *remarks(fields)), is_untied(fields))
+    return Described(config, first, (*notes, *remarks(fields)), is_untied(fields), carried)
 
 
 def find(folder: Path) -> Path | None:
@@ -68,9 +75,13 @@ def find(folder: Path) -> Path | None:
     return next((folder / name for name in (HUGGING_FACE, GOOGLE) if os.path.lexists(folder / name)), None)
 
 
-def hugging_face(config: BertConfig, architecture: str, dtypes: set[str]) -> bytes:
-    """The text of a config.json for weights of these dtypes; where they are several, none is named."""
-    fields = {"architectures": [architecture], **config.to_dict()}
+def hugging_face(config: BertConfig, architecture: str, dtypes: set[str], carried: Mapping[str, Any]) -> bytes:
+    """The text of a config.json for weights of these dtypes; where they are several, none is named.
+
+    Args:
+        carried: see `Described`.
+    """
+    fields = {"architectures": [architecture], **config.to_dict(), **carried}
     if len(dtypes) == 1 and dtypes != {"float32"}:
         fields["dtype"] = min(dtypes)
     return (json.dumps(fields, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -32,7 +32,7 @@ def convert(source: Checkpoint, path: Path, kind: str | None = None, settings: S
     for name in _OPTIONS:
         if getattr(settings, name) != getattr(Settings, name) and name not in target.options:
             raise UserError(f"--{name.replace('_', '-')} has no effect on a {kind} target; leave it out.")
-    notes = [*companions.tokenizer_notes(source), *source.notes]
+    notes = [*companions.tokenizer_notes(source), *companions.trainer_notes(source), *source.notes]
     notes += [f"left out {name}: {why}" for name, why in source.left_out]
     for family in dict.fromkeys((source.spelling.family, target.family)):
         if FAMILIES[family].computes:

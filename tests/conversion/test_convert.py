@@ -813,6 +813,34 @@ def test_a_checkpoint_can_be_converted_within_its_own_folder(tmp_path):
     assert "left out of the config, without effect on the results: transformers_version" in notes
 
 
+def test_what_other_libraries_read_of_a_config_travels_along(tmp_path):
+    """The activation with which sentence-transformers' CrossEncoder makes a score of a logit, by both its names."""
+    identity = "torch.nn.modules.linear.Identity"
+    said = {
+        "sentence_transformers": {"activation_fn": identity},
+        "sbert_ce_default_activation_function": identity,
+    }
+    folder = write_folder(tmp_path / "source", random_weights())
+    config = folder / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **said}))
+    notes = convert(checkpoint.read(folder), tmp_path / "there").notes
+    convert(checkpoint.read(tmp_path / "there"), tmp_path / "a" / "bert.ckpt")
+    for found in (tmp_path / "there", tmp_path / "a"):
+        assert json.loads((found / "config.json").read_text()).items() >= said.items()
+    assert not any("sbert_ce" in note for note in notes)
+    notes = convert(checkpoint.read(folder), tmp_path / "b" / "bert", "tensorflow").notes
+    assert any("left out sentence_transformers from the config" in note for note in notes)
+
+
+def test_the_state_of_a_trainer_is_told_to_stay_behind(tmp_path):
+    folder = write_folder(tmp_path / "checkpoint-2", random_weights())
+    assert not any("Trainer" in note for note in convert(checkpoint.read(folder), tmp_path / "a").notes)
+    for name in ("optimizer.pt", "rng_state_0.pth", "trainer_state.json"):
+        (folder / name).write_bytes(b"of the Trainer")
+    told = "left out the state of transformers' Trainer: optimizer.pt, rng_state_0.pth, trainer_state.json"
+    assert told in convert(checkpoint.read(folder), tmp_path / "b").notes
+
+
 def test_overwriting_leaves_no_stale_part_of_the_old_checkpoint(tmp_path):
     source = checkpoint.read(write_folder(tmp_path / "source", random_weights()))
     convert(source, tmp_path / "t" / "a", "tensorflow")
