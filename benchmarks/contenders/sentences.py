@@ -31,7 +31,9 @@ def _sequences(work: Work) -> Sequences:
     return Sequences(ids, np.zeros_like(ids), starts, cut, of_sequences={"labels": labels})
 
 
-def _twin(framework: Callable):
+def _twin(framework: Callable, compile: bool = False):
+    """compile: by torch.compile; MindSpore always compiles."""
+
     def make(work: Work) -> Callable[[], float]:
         import dataclasses
 
@@ -40,7 +42,7 @@ def _twin(framework: Callable):
         from ms_bert.data.batches import prefetched
         from ms_bert.data.packing import TrainingBatches
         from ms_bert.finetuning_options import FinetuneOptions, FinetuningOptions, FinetuningRun
-        from ms_bert.options import MindSporeOptions
+        from ms_bert.options import MindSporeOptions, PyTorchOptions
         from ms_bert.run.recipe import learning_rate
         from ms_bert.tasks.classification import Classification
 
@@ -52,7 +54,10 @@ def _twin(framework: Callable):
             batch_size=work.rows, epochs=EPOCHS, learning_rate=RATE, warmup_share=WARMUP, seed=SEED
         ).resolved(batches.steps_per_epoch)
         options = FinetuneOptions(
-            training=training, run=FinetuningRun(threads=THREADS), mindspore=MindSporeOptions(graph_cache=False)
+            training=training,
+            run=FinetuningRun(threads=THREADS),
+            mindspore=MindSporeOptions(graph_cache=False),
+            pytorch=PyTorchOptions(compile=compile),
         )
         options = dataclasses.replace(options, data=dataclasses.replace(options.data, longest=work.tokens))
         twin = framework()
@@ -174,6 +179,7 @@ def _turns():
 MAKERS = {
     "ms_bert fused": _twin(_mindspore),
     "pt_reference": _twin(_pytorch),
+    "pt_reference --compile": _twin(_pytorch, compile=True),
     FULL: _transformers(by_length=False),
     SORTED: _transformers(by_length=True),
 }
