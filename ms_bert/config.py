@@ -8,7 +8,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -341,6 +341,17 @@ def _misspelt_or_missing(fields: dict) -> list[str]:
 def default_labels(count: int) -> dict[str, str]:
     """What Hugging Face calls labels that have no names, as `id2label`."""
     return {str(number): f"LABEL_{number}" for number in range(count)}
+
+
+def ordered_as(labels: Sequence[str], theirs: Sequence[str]) -> tuple[str, ...] | None:
+    """The labels of data in the order of a model's, None if the model has others. Those of a model without names,
+    LABEL_0, LABEL_1 and so on, are the data's 0, 1 and so on."""
+    for names in (tuple(theirs), tuple(map(str, range(len(theirs))))):
+        if sorted(names) == sorted(labels):
+            return names
+        if list(theirs) != list(default_labels(len(theirs)).values()):
+            break
+    return None
 
 
 def _are_numbered(id2label: dict) -> bool:

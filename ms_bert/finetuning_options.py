@@ -9,7 +9,6 @@ from typing import Annotated, Literal, Optional
 
 from tyro.conf import Suppress
 
-from ms_bert.data.packing import row_length
 from ms_bert.fields import Range
 from ms_bert.options import (
     STEPS,
@@ -24,7 +23,6 @@ from ms_bert.options import (
     require,
     require_effect,
 )
-from ms_bert.tasks import registry
 
 OF_ONE_TASK = {  # options that other tasks have no use for
     "separator": "multi-label",
@@ -100,7 +98,8 @@ class DataOptions:
     longest_answer: Annotated[int, Range(1, 2**16)] = 30
     """Question answering: most tokens of an answer that the model gives."""
     stride: Annotated[int, Range(1, 2**16)] = 128
-    """Question answering: tokens from the beginning of a window on a long passage to that of the next one."""
+    """Question answering: tokens from the beginning of a window on a long passage to that of the next one; fewer
+    where windows would not share as many tokens as an answer may have."""
     skip_bad: bool = False
     """Leave out rows that cannot be used, and count them, instead of stopping at the first."""
     cache: Path = dataclasses.field(default_factory=cache_folder)
@@ -267,12 +266,6 @@ class FinetuneOptions(Groups):
     run: FinetuningRun = dataclasses.field(default_factory=FinetuningRun)
     mindspore: MindSporeOptions = dataclasses.field(default_factory=MindSporeOptions)
     pytorch: PyTorchOptions = dataclasses.field(default_factory=PyTorchOptions)
-
-    @property
-    def row_lengths(self) -> tuple[int, ...]:
-        """S, the most tokens of a row."""
-        longest = self.data.longest or registry.kind(self.data.task).usual_longest
-        return (row_length(longest, longest),)
 
     @property
     def truncated_normal(self) -> bool:

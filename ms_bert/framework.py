@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -63,9 +63,19 @@ class MindSpore:
 
         return MindSporeWorkers(options.run.device)
 
-    def trainer(self, config: BertConfig, options: TrainerOptions, task: Task, workers: Workers = ALONE):
+    def trainer(
+        self,
+        config: BertConfig,
+        options: TrainerOptions,
+        task: Task,
+        workers: Workers = ALONE,
+        row_lengths: Collection[int] = (),
+    ):
+        from ms_bert import kernels
         from ms_bert.training.trainer import MindSporeTrainer
 
+        for tokens in row_lengths:
+            kernels.check(options.run.device, options.training.precision, config.head_size, tokens)
         # A graph that exchanges something belongs to the groups of its process.
         kept = options.mindspore.graph_cache and workers.count == 1
         return MindSporeTrainer(config, options, task, options.cache / "graphs" if kept else None, workers=workers)

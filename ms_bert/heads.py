@@ -58,7 +58,7 @@ class BertWithHead(nn.Cell):
 class _HeadDropout(nn.Cell):
     """Dropout of the input of a head, (B * K, H): K = S tokens or N sequences a row of `tokens` = S.
 
-    Row by row the first K keys of its tokens: a batch that is computed in parts drops the very same units.
+    Row by row the first K keys of its tokens: the same rows, computed in parts, drop the very same units.
     """
 
     def __init__(self, config: BertConfig, numerics: Numerics):

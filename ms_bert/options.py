@@ -208,7 +208,8 @@ class TrainingOptions:
     1, 2, 4, ... --workers, up to as many as there are leaves, write the same bytes.
     Leaves of fewer tokens take longer (default: as many, up to 64, as have 4,096 tokens or more each)."""
     accumulate: Annotated[int, Range(1, 2**20)] = 1
-    """Compute each leaf of a batch in this many parts, one after the other: less memory, the same gradient."""
+    """Compute each leaf of a batch in this many parts, one after the other: less memory, the same gradient.
+    When fine-tuned with dropout, other units are dropped, for each part packs its own texts."""
     reduction: Literal["tree", "vendor"] = "tree"
     """How gradients are summed over --workers: in the order of --leaves, so that any number of them writes the same
     bytes, or by the all-reduce of the library, in its own order, which may be faster."""
@@ -409,8 +410,7 @@ class TrainerOptions(Protocol):
     """What a trainer needs of the options of a command.
 
     Attributes:
-        row_lengths: S, tokens of a row, of each shape of batch. truncated_normal: how weights are drawn.
-        cache: folder of compiled graphs.
+        truncated_normal: how weights are drawn. cache: folder of compiled graphs.
     """
 
     @property
@@ -424,9 +424,6 @@ class TrainerOptions(Protocol):
 
     @property
     def pytorch(self) -> PyTorchOptions: ...
-
-    @property
-    def row_lengths(self) -> tuple[int, ...]: ...
 
     @property
     def truncated_normal(self) -> bool: ...

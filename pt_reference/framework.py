@@ -1,7 +1,7 @@
 """PyTorch, as the commands see it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,14 @@ class PyTorch:
 
         return TorchWorkers(torch_device(options.run.device))
 
-    def trainer(self, config: BertConfig, options: TrainerOptions, task: Task, workers: Workers = ALONE):
+    def trainer(
+        self,
+        config: BertConfig,
+        options: TrainerOptions,
+        task: Task,
+        workers: Workers = ALONE,
+        row_lengths: Collection[int] = (),
+    ):
         from pt_reference.training.trainer import TorchTrainer
 
         return TorchTrainer(config, options, task, workers=workers)

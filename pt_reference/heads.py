@@ -59,7 +59,7 @@ class BertWithHead(nn.Module):
 class _HeadDropout(nn.Module):
     """Dropout of the input of a head, (B * K, H): K = S tokens or N sequences a row of `tokens` = S.
 
-    Row by row the first K keys of its tokens: a batch that is computed in parts drops the very same units.
+    Row by row the first K keys of its tokens: the same rows, computed in parts, drop the very same units.
     """
 
     def __init__(self, config: BertConfig, numerics: Numerics):

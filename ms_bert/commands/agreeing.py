@@ -17,7 +17,9 @@ from ms_bert.errors import UserError
 from ms_bert.options import TrainerOptions
 from ms_bert.run.workers import Workers
 
-OWN = ("run", "text.cache", "text.processes", "data.cache")  # options in which workers may differ
+# Options in which workers may differ, and those of a group of them that decide when workers send what.
+OWN = ("run", "text.cache", "text.processes", "data.cache")
+SHARED = ("run.device", "run.eval_every", "run.eval_sequences", "run.checkpoint_every", "run.patience")
 REMEDIES = {
     "code": "install the same version on all machines",
     "libraries": "install the same versions on all machines",
@@ -87,4 +89,5 @@ def _code(package: str) -> str:
 def _shared(options: dict[str, dict]) -> dict[str, Any]:
     """Those that all workers must have alike."""
     flat = {f"{group}.{name}": value for group, values in options.items() for name, value in values.items()}
-    return {name: value for name, value in flat.items() if name.partition(".")[0] not in OWN and name not in OWN}
+    own = {name for name in flat if {name, name.partition(".")[0]} & {*OWN}} - {*SHARED}
+    return {name: value for name, value in flat.items() if name not in own}

@@ -13,7 +13,7 @@ import numpy as np
 from conversion import pretrained
 from ms_bert.commands import command, delivery, training
 from ms_bert.commands.framework import Framework
-from ms_bert.commands.inference import Loaded, check_finite, check_ids, check_threads, vocabulary_of
+from ms_bert.commands.inference import Loaded, check_finite, check_inputs, check_threads, vocabulary_of
 from ms_bert.data.sequences import encoded
 from ms_bert.errors import UserError, shown
 from ms_bert.prediction_options import AttentionOptions
@@ -69,12 +69,7 @@ class Attention(Loaded):
                 f"the text {shown(texts[0])} has {len(ids)} tokens, but {self._path} takes at most {longest}; "
                 "shorten it."
             )
-        if types.any() and self.config.type_vocab_size < 2:
-            raise UserError(
-                f"a pair was given, but the type_vocab_size of {self._path} is 1; give single texts, or name another "
-                "model."
-            )
-        check_ids(ids, self.vocabulary, self._path, self.config.vocab_size)
+        check_inputs(sequences, self.vocabulary, self._path, self.config)
         found = self._probabilities(ids, types)
         check_finite(found, self._path)
         return {"tokens": [self.vocabulary.tokenizer.id_to_token(token) for token in ids.tolist()], "attention": found}

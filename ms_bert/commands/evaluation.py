@@ -31,7 +31,8 @@ def evaluate_checkpoint(framework: Framework, options: Options, workers: Workers
     store, batch_size, seed = prepared.store, options.training.batch_size, options.training.seed
     split = store.held_out if options.text.held_out else store.train
     make = BatchMaker(split, prepared.vocabulary, options.examples.of_held_out, batch_size, seed, held_out=True)
-    trainer = framework.trainer(prepared.config, options, task)
+    config = prepared.config.with_dropout(0.0)  # which no evaluation has
+    trainer = framework.trainer(config, options, task, row_lengths=(options.examples.seq_length,))
     if prepared.fit is None:
         raise ValueError("no checkpoint was named")
     trainer.load_weights(prepared.fit.values(seed))

@@ -23,7 +23,7 @@ from ms_bert.commands.augmenting import Augmenter
 from ms_bert.commands.framework import Framework
 from ms_bert.commands.teaching import taught
 from ms_bert.commands.training import Run
-from ms_bert.config import BertConfig
+from ms_bert.config import BertConfig, default_labels, ordered_as
 from ms_bert.data import tokenizer
 from ms_bert.data.packing import EvaluationBatches, TrainingBatches
 from ms_bert.data.sequences import Sequences
@@ -127,8 +127,8 @@ def _finetune(framework: Framework, options: FinetuneOptions, workers: Workers =
     path = loop.folder.path
     if not loop.finished:
         if loop.leads:
-            # Those of a run that was shorter; without them it is evaluated at its end.
-            for name in [RESULTS, *map(_predictions_of, _scored(path).get("test", {}))]:
+            # Those of a run that was shorter; without them it is evaluated at its end. The last one names the others.
+            for name in [*map(_predictions_of, _scored(path).get("test", {})), RESULTS]:
                 (path / name).unlink(missing_ok=True)
         if stopped := training.train(loop, framework, options):
             return stopped
@@ -161,9 +161,10 @@ def _run(
     augmenter = Augmenter(options, initial, vocabulary)
     task, found = read(data, progress)
     if initial is not None:
-        task = _with_labels_of(task, initial)
+        task, same_labels = _with_labels_of(task, initial)
         config = initial.config.replace(**task.config()).with_dropout(start.dropout)
-        same_labels = config.id2label == initial.config.id2label or ARCHITECTURES[task.architecture].choices
+        if same_labels and not task.labels:  # the one of a regression keeps its name
+            config = config.replace(id2label=initial.config.id2label, label2id=initial.config.label2id)
     else:
         assert resume is not None
         task = _remembered(resume, task)
@@ -199,7 +200,13 @@ def _run(
         training=options.training.resolved(batches.steps_per_epoch),
         run=options.run.resolved(batches.steps_per_epoch),
     )
-    trainer = framework.trainer(config, resolved, task, workers)
+    held_out, *tests = (
+        EvaluationBatches(part.sequences, positions, in_parts, together=task.together)
+        for part in parts.values()
+        if part is not train
+    )
+    row_lengths = {batches.tokens, held_out.tokens, *(of.tokens for of in tests)}
+    trainer = framework.trainer(config, resolved, task, workers, row_lengths)
     if initial is not None:
         parameters = shapes(config, (*BACKBONE, *ARCHITECTURES[task.architecture].parts))
         fit = initial.fit(parameters, task.architecture, same_labels)
@@ -207,11 +214,6 @@ def _run(
             fit = fit.without(_top(config.num_hidden_layers, start.reinitialized_layers), "the pooler and top layers")
         progress.say(training.origin(initial, fit, kept))
         trainer.load_weights(fit.values(seed))
-    held_out, *tests = (
-        EvaluationBatches(part.sequences, positions, in_parts, together=task.together)
-        for part in parts.values()
-        if part is not train
-    )
     whole = Run(
         task,
         config,
@@ -309,10 +311,16 @@ def _divided(task: DownstreamTask, examples: list[Any], share: float) -> tuple[l
     return [e for i, e in enumerate(examples) if i not in held], [e for i, e in enumerate(examples) if i in held]
 
 
-def _with_labels_of(task: DownstreamTask, initial: Pretrained) -> DownstreamTask:
-    """The task with its labels in the order of the model's, where they are the same: its head goes on then."""
-    names = tuple((initial.config.id2label or {}).values())
-    return dataclasses.replace(task, labels=names) if set(names) == set(task.labels) else task
+def _with_labels_of(task: DownstreamTask, initial: Pretrained) -> tuple[DownstreamTask, bool]:
+    """The task with its labels in the order of the model's, and whether they are the same: its head goes on then."""
+    own = task.config().get("id2label")
+    if own is None or ARCHITECTURES[task.architecture].choices:  # the head has no labels
+        return task, True
+    names = [*(initial.config.id2label or default_labels(initial.config.num_labels)).values()]
+    if not task.labels:
+        return task, len(names) == len(own)
+    labels = ordered_as(task.labels, names)
+    return (task, False) if labels is None else (dataclasses.replace(task, labels=labels), True)
 
 
 def _remembered(path: Path, task: DownstreamTask) -> DownstreamTask:

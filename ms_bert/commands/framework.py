@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -57,8 +57,22 @@ class Framework(Protocol):
     def workers(self, options: TrainerOptions) -> Workers:
         """Those that this process is one of, as its environment says; it has met the others then."""
 
-    def trainer(self, config: BertConfig, options: TrainerOptions, task: Task, workers: Workers = ALONE) -> Trainer:
-        """A freshly initialised trainer."""
+    def trainer(
+        self,
+        config: BertConfig,
+        options: TrainerOptions,
+        task: Task,
+        workers: Workers = ALONE,
+        row_lengths: Collection[int] = (),
+    ) -> Trainer:
+        """A freshly initialised trainer.
+
+        Args:
+            row_lengths: S, the tokens of a row, of all batches.
+
+        Raises:
+            UserError: the device has no operations for rows of so many tokens.
+        """
 
     def versions(self) -> dict[str, str]:
         """Of the framework."""

@@ -11,10 +11,12 @@ import numpy as np
 
 from conversion.pretrained import Pretrained
 from ms_bert.commands.framework import Compute, Framework
+from ms_bert.config import BertConfig
 from ms_bert.data import tokenizer
 from ms_bert.data.packing import INPUTS
 from ms_bert.data.sequences import Sequences
 from ms_bert.errors import UserError, shown
+from ms_bert.run.folder import TASK
 
 _HEADS = {"mlm": "head of masked words (MLM)", "nsp": "head of next sentences (NSP)"}  # that pre-training trains
 
@@ -74,7 +76,7 @@ class Inference:
                 f"{path} has no {heads}{reason}, which this prediction needs; name a model that has it, or {remedy} "
                 "first."
             )
-        self._path, self._ids = path, found.config.vocab_size
+        self._path, self._config = path, found.config
         self._make = functools.partial(
             framework.compute, architecture, found, device, precision, threads, fields, arguments or {}
         )
@@ -88,21 +90,32 @@ class Inference:
         """(n, C) float32 of the sequences, or (T, C) of their tokens; whatever the other sequences are.
 
         Raises:
-            UserError: some are not finite, or a token is none of the model's.
+            UserError: some are not finite, or the model has no embedding for a token, a second text or a position.
         """
-        check_ids(sequences.ids, self.vocabulary, self._path, self._ids)
+        check_inputs(sequences, self.vocabulary, self._path, self._config)
         found = self._compute.logits(sequences, per_token)
         check_finite(found, self._path, ", or choose --precision float32")
         return found
 
 
-def check_ids(ids: np.ndarray, vocabulary: tokenizer.Vocabulary, path: Path, words: int) -> None:
-    """Raise UserError if a token is none of a model's, which has so many word embeddings."""
-    if ids.max(initial=0) >= words:
-        token = vocabulary.tokenizer.id_to_token(int(ids.max()))
+def check_inputs(sequences: Sequences, vocabulary: tokenizer.Vocabulary, path: Path, config: BertConfig) -> None:
+    """Raise UserError where a model has no embedding for what sequences consist of: the kernels would take zeros."""
+    most = int(sequences.ids.max(initial=0))
+    if most >= config.vocab_size:
         raise UserError(
-            f"{shown(token)} is the token {ids.max()} of the vocabulary, but {path} has word embeddings up to "
-            f"{words - 1}; restore the vocabulary that the model was trained with."
+            f"{shown(vocabulary.tokenizer.id_to_token(most))} is the token {most} of the vocabulary, but {path} has "
+            f"word embeddings up to {config.vocab_size - 1}; restore the vocabulary that the model was trained with."
+        )
+    if sequences.types.max(initial=0) >= config.type_vocab_size:
+        raise UserError(
+            f"a pair was given, but the type_vocab_size of {path} is {config.type_vocab_size}; give single texts, or "
+            "name another model."
+        )
+    if sequences.lengths.max(initial=0) > config.max_position_embeddings:
+        raise UserError(
+            f"{sequences.lengths.max()} tokens are to be read at once, but {path} has only "
+            f"{config.max_position_embeddings} positions; restore the config.json or the {TASK} that the model was "
+            "trained with."
         )
 
 

@@ -85,7 +85,8 @@ def _run(framework: Framework, options: Options, progress: Progress, begun: bool
     prepared = prepare(options, progress, begun=begun)
     store, vocabulary, seed = prepared.store, prepared.vocabulary, options.training.seed
     task = PreTraining(store.unigram_entropy, options.examples.objective)
-    trainer = framework.trainer(prepared.config.with_dropout(options.model.dropout), options, task, workers)
+    config = prepared.config.with_dropout(options.model.dropout)
+    trainer = framework.trainer(config, options, task, workers, options.row_lengths)
     if prepared.fit is not None:
         trainer.load_weights(prepared.fit.values(seed, options.model.truncated_normal))
 

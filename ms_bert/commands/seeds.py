@@ -26,21 +26,21 @@ def finetune(options: FinetuneOptions, once: Callable[[FinetuneOptions], int], p
     Args:
         once: fine-tunes with one seed; returns the exit code, 0 if it is done.
     """
-    folder = _folder(options)
+    folder, before = _folder(options)
     first = options.training.seed
     runs = {seed: folder.path / f"seed-{seed}" for seed in range(first, first + options.run.seeds)}
     for seed, path in runs.items():
         folder.check()
         training = dataclasses.replace(options.training, seed=seed)
-        begun = (path / RUN).exists()
+        begun = _content(path)
         where = {"resume": path, "output": None} if begun else {"resume": None, "output": path}
         run = dataclasses.replace(options.run, seeds=1, **where)  # type: ignore[arg-type]
         progress.say(f"seed {seed}:")
         try:
             stopped = once(dataclasses.replace(options, training=training, run=run))
         except UserError:
-            if not any((path / RUN).exists() for path in runs.values()):  # nothing has begun: as if it was not tried
-                folder.remove()
+            if seed == first and _content(path) == begun:  # nothing has begun or gone on: as if it was not tried
+                folder.describe(before) if before else folder.remove()
             raise
         if stopped:
             progress.say(f"stopped; continue all with --resume {folder.path}")
@@ -66,18 +66,27 @@ def finetune(options: FinetuneOptions, once: Callable[[FinetuneOptions], int], p
     return 0
 
 
-def _folder(options: FinetuneOptions) -> RunFolder:
-    """That of all runs: the one to resume, or a new one."""
+def _folder(options: FinetuneOptions) -> tuple[RunFolder, dict[str, Any]]:
+    """That of all runs, the one to resume or a new one, with these options; and its run.json before, none of a new one.
+
+    Each run has a full record of its own; this one says how to go on, whichever run is stopped.
+    """
+    before: dict[str, Any] = {}
     if options.run.resume is not None:
-        return RunFolder(options.run.resume)
-    path = options.run.output or free_folder(options.data.task)
-    check_free(path)
-    path.mkdir(parents=True, exist_ok=True)
-    folder = RunFolder(path)
-    # Each run has a full record of its own; this one says how to go on.
-    description = {"task": registry.kind(options.data.task).name, "options": options.to_dict(), "trained_by": []}
-    folder.describe(description)
-    return folder
+        folder, before = RunFolder(options.run.resume), read_description(options.run.resume)
+    else:
+        path = options.run.output or free_folder(options.data.task)
+        check_free(path)
+        path.mkdir(parents=True, exist_ok=True)
+        folder = RunFolder(path)
+    new = {"task": registry.kind(options.data.task).name, "trained_by": []}
+    folder.describe({**(before or new), "options": options.to_dict()})
+    return folder, before
+
+
+def _content(path: Path) -> bytes:
+    """Of the run.json of a run; none before it has begun."""
+    return (path / RUN).read_bytes() if (path / RUN).exists() else b""
 
 
 def _results(path: Path) -> dict[str, Any]:

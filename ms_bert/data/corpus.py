@@ -239,7 +239,10 @@ def _record_lines(texts: Iterable[str | None]) -> Iterator[str | None]:
 def _parts(line: str) -> Iterator[str]:
     """A line, or its parts if it is too long: cut at the last white space before the bound, if there is any."""
     while len(line) > LONGEST_LINE:
-        end = len(line[:LONGEST_LINE].rsplit(None, 1)[0])
+        head = line[:LONGEST_LINE]
+        words = head.rsplit(None, 1)
+        # Of a single word, or of none, all goes on.
+        end = len(head.rstrip()) - len(words[1]) if len(words) > 1 else LONGEST_LINE
         yield line[:end].strip()
         line = line[end:]
     yield line

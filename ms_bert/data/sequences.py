@@ -20,9 +20,10 @@ class Sequences:
     """n sequences of T tokens in all, each `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]`.
 
     Attributes:
-        ids: (T,) int32. types: (T,) int32, 1 in B and its [SEP]. starts: (n + 1,) int64, where each begins and the last
-            one ends. pad: the id of [PAD]. of_sequences, of_tokens: what is to be learned of each sequence (n, ...) or
-            token (T, ...), by field of a batch. cut: (n,) bool, which of them lost tokens because they were too long.
+        ids: (T,) int32. types: (T,) int32, of B and its [SEP] the vocabulary's `second_type`, usually 1, else 0.
+        starts: (n + 1,) int64, where each begins and the last one ends. pad: the id of [PAD].
+        of_sequences, of_tokens: what is to be learned of each sequence (n, ...) or token (T, ...), by field of a batch.
+        cut: (n,) bool, which of them lost tokens because they were too long.
         examples: what they were made of. owners: (n,) int64, the number of each one's example, which may have several.
     """
 
@@ -62,9 +63,10 @@ class Sequences:
 def encoded(texts: Sequence[tuple[str, ...]], vocabulary: Vocabulary, longest: int) -> Sequences:
     """Texts, each one or a pair, as sequences of at most `longest` tokens.
 
-    Of what is too long, tokens are taken away from the end of the longer text until both are equally long, then from
-    both ("longest first"; of an odd number the longer text keeps one more, or B, as in Hugging Face's tokenizers). A
-    pair whose second text is empty is a text alone, as in Google's code and Hugging Face's.
+    Of what is too long, tokens are taken away from the end of the longer text (from its beginning if the vocabulary
+    `cuts_left`) until both are equally long, then from both ("longest first"; of an odd number the longer text keeps
+    one more, or B, as in Hugging Face's tokenizers). A pair whose second text is empty is a text alone, as in Google's
+    code and Hugging Face's.
 
     Args:
         longest: at least 3, the special tokens of a pair and nothing else.
@@ -78,7 +80,9 @@ def encoded(texts: Sequence[tuple[str, ...]], vocabulary: Vocabulary, longest: i
             for pair in chunk:
                 parts = [next(encodings).ids for _ in pair]
                 sizes = _longest_first([len(part) for part in parts], longest - 1 - len(parts))
-                yield [part[:size] for part, size in zip(parts, sizes)], sum(map(len, parts)) > sum(sizes)
+                begins = [len(part) - size if vocabulary.cuts_left else 0 for part, size in zip(parts, sizes)]
+                left = [part[begin : begin + size] for part, begin, size in zip(parts, begins, sizes)]
+                yield left, sum(map(len, parts)) > sum(sizes)
 
     return _joined(kept(), vocabulary)
 
@@ -123,7 +127,7 @@ def _joined(kept: Iterable[tuple[list[list[int]], bool]], vocabulary: Vocabulary
         starts.append(len(ids))
     types = np.zeros(len(ids), np.int32)
     for first, last in second:
-        types[first:last] = 1
+        types[first:last] = vocabulary.second_type
     ends = np.array(starts, np.int64)
     owners = np.arange(len(cut))
     return Sequences(np.array(ids, np.int32), types, ends, np.array(cut, bool), vocabulary.pad, owners=owners)

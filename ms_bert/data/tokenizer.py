@@ -6,6 +6,7 @@ import collections
 import hashlib
 import itertools
 import json
+import math
 import re
 import sys
 from collections.abc import Collection, Iterator
@@ -24,6 +25,7 @@ CONTINUATION = "##"
 CONFIG = "tokenizer_config.json"
 _CLASS = "BertTokenizer"  # of transformers; its "Fast" is the same
 _CLASSES = (_CLASS, "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer")  # that clean text up as it does
+_GENERAL = "PreTrainedTokenizerFast"  # which does what a tokenizer.json says
 _ADDED = "added_tokens.json"  # beside a vocab.txt
 FORMAT = 2  # of a trained vocabulary in the cache
 LARGEST_FILE = 100_000_000  # bytes; that of a vocabulary of half a million entries has 20 million
@@ -40,13 +42,15 @@ class Vocabulary:
         size: number of ids, gaps included.
         pad, cls, sep, mask: ids of the special tokens.
         continues_word: (size,) bool, which ids are continuations (`##...`).
+        second_type: the token type of the second text of a pair, 0 where a folder does not tell the two apart.
+        cuts_left: whether what is too long loses its beginning, not its end.
 
     Raises:
         UserError: it is not WordPiece, or a special token is missing, or an id is out of all proportion.
     """
 
-    def __init__(self, tokenizer: Tokenizer, source: str):
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, source: str, second_type: int = 1, cuts_left: bool = False):
+        self.tokenizer, self.second_type, self.cuts_left = tokenizer, second_type, cuts_left
         model = tokenizer.model
         if not isinstance(model, models.WordPiece):
             raise UserError(
@@ -80,17 +84,22 @@ class Vocabulary:
         entries = {i: token for token, i in self.tokenizer.get_vocab(with_added_tokens=True).items()}
         return "".join(f"{entries.get(i, f'[unused-gap-{i}]')}\n" for i in range(self.size))
 
-    def clean_up(self) -> dict:
-        """How text is cleaned up, in the words of tokenizer_config.json.
+    def description(self) -> dict:
+        """How text is cleaned up, and what a model is given of it, in the words of tokenizer_config.json.
 
         transformers' BertTokenizer reads these and not tokenizer.json; for a clean-up that is not BERT's there is a
-        class that reads tokenizer.json.
+        class that reads tokenizer.json, which gives token types only where they are named.
         """
+        types = ("token_type_ids",) if self.second_type else ()
+        given: dict = {"model_input_names": ["input_ids", *types, "attention_mask"]}
+        if self.cuts_left:
+            given["truncation_side"] = "left"
         normalizer = self.tokenizer.normalizer
         if not isinstance(normalizer, normalizers.BertNormalizer):
-            return {"tokenizer_class": "PreTrainedTokenizerFast"}
+            return {"tokenizer_class": _GENERAL, **given}
         lowercase, strip = normalizer.lowercase, normalizer.strip_accents
         return {
+            **given,
             "tokenizer_class": _CLASS,
             "do_lower_case": lowercase,
             "strip_accents": lowercase if strip is None else strip,
@@ -142,7 +151,8 @@ def load(path: Path, cased: bool = False) -> Vocabulary:
     come, it lowercases unless the vocabulary has capitals. With `cased` it does not lowercase, whatever stands there.
 
     Raises:
-        UserError: there is none, or it is damaged, or not WordPiece, or a special token is missing.
+        UserError: there is none, or it is damaged, or not WordPiece, or a special token is missing, or it cuts text
+            into words or puts special tokens around it otherwise than BERT.
     """
     if path.is_dir():
         found = [path / name for name in ("tokenizer.json", "vocab.txt") if (path / name).exists()]
@@ -163,9 +173,14 @@ def load(path: Path, cased: bool = False) -> Vocabulary:
         # Some files also say how to cut and pad (sentence-transformers' do); the store is to hold whole sentences.
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        beside = path.with_name(CONFIG)
+        try:
+            said = _config(beside) if beside.exists() else {}
+        except UserError:  # the tokenizer.json is whole, and a run writes the other anew
+            said = {}
         if isinstance(tokenizer.normalizer, normalizers.BertNormalizer):
-            tokenizer.normalizer = _as_described(path.with_name(CONFIG), tokenizer.normalizer)
-        return Vocabulary(tokenizer, str(path))
+            tokenizer.normalizer = _as_described(said, beside, tokenizer.normalizer)
+        return Vocabulary(tokenizer, str(path), _second_type(tokenizer, said, path), _cuts_left(said))
     try:
         # Not splitlines(): bert-base-chinese has U+2028 as an entry, which would move all ids after it.
         tokens = path.read_text(encoding="utf-8-sig").split("\n")
@@ -176,38 +191,86 @@ def load(path: Path, cased: bool = False) -> Vocabulary:
     entries = {token: i for i, token in enumerate(tokens) if token}
     if UNK not in entries:
         raise UserError(f"{path} has no {UNK}; a BERT vocabulary needs {' '.join(SPECIAL_TOKENS)}.")
-    clean_up = _clean_up(lowercase=False) if cased else _described_clean_up(path.with_name(CONFIG), entries)
+    beside = path.with_name(CONFIG)
+    fields = _config(beside) if beside.exists() else None
+    clean_up = _clean_up(lowercase=False) if cased else _described_clean_up(fields, beside, entries)
     tokenizer = _with_special_tokens(_bert_tokenizer(_word_piece(entries), clean_up))
     _add_tokens(tokenizer, path)
-    return Vocabulary(tokenizer, str(path))
+    said = fields or {}
+    return Vocabulary(tokenizer, str(path), 0 if _without_types(said) else 1, _cuts_left(said))
 
 
-def _described_clean_up(path: Path, entries: Collection[str]) -> normalizers.BertNormalizer:
+def _second_type(tokenizer: Tokenizer, said: dict, path: Path) -> int:
+    """The token type of a second text, by a tokenizer.json and what the tokenizer_config.json beside it says.
+
+    Raises:
+        UserError: other special tokens stand around texts than around BERT's.
+    """
+    if _without_types(said):
+        return 0
+    if _is_berts(said) or tokenizer.post_processor is None:  # BERT's classes do as BERT whatever tokenizer.json says
+        return 1
+    a, b = (tokenizer.encode(text, add_special_tokens=False).ids for text in "ab")
+    cls, sep = (tokenizer.token_to_id(token) for token in (CLS, SEP))
+    single, pair = tokenizer.encode("a"), tokenizer.encode("a", "b")
+    if (single.ids, pair.ids) != ([cls, *a, sep], [cls, *a, sep, *b, sep]):
+        raise UserError(
+            f"{path} makes {' '.join(pair.tokens)} of the texts a and b, but BERT reads {CLS} A {SEP} B {SEP}; name "
+            "another tokenizer."
+        )
+    return max(pair.type_ids)
+
+
+def _without_types(said: dict) -> bool:
+    """Whether a tokenizer_config.json names what a model is given, and token types are not among it."""
+    names = said.get("model_input_names")
+    return isinstance(names, list) and "token_type_ids" not in names
+
+
+def _cuts_left(said: dict) -> bool:
+    return said.get("truncation_side") == "left"
+
+
+def _is_berts(said: dict) -> bool:
+    """Whether a tokenizer_config.json is that of a class which does as BERT's; it may name none."""
+    return str(said.get("tokenizer_class") or _CLASS).removesuffix("Fast") in _CLASSES
+
+
+def _described_clean_up(said: dict | None, path: Path, entries: Collection[str]) -> normalizers.BertNormalizer:
     """The clean-up that a tokenizer_config.json describes, by the defaults of transformers' BertTokenizer; without one
-    that of which the entries of a vocabulary are made."""
-    if not path.exists():
+    that of which the entries of a vocabulary are made.
+
+    Raises:
+        UserError: it is of a class that cuts text into words otherwise.
+    """
+    if said is None:
         # Of Google's cased vocabularies a third is capitalised; of others a few entries may be.
         capitalised = sum(
             entry != entry.lower() for entry in entries if entry[:1] != "["
         )  # [CLS], [unused0], [UNUSED0]
         return _clean_up(lowercase=capitalised < max(MOST_CAPITALISED, MOST_CAPITALISED_SHARE * len(entries)))
-    said = _said_of_clean_up(_config(path), path)
+    named = said.get("tokenizer_class")
+    if not _is_berts(said) and named != _GENERAL or said.get("word_tokenizer_type"):
+        raise UserError(
+            f"{path} says that the tokenizer is a {shown(named)}, which cuts text into words otherwise than BERT's; "
+            "name a tokenizer.json, or remove what is not true from this file."
+        )
+    of = _said_of_clean_up(said, path)
     return _clean_up(
-        lowercase=said["do_lower_case"] is not False,
-        strip_accents=said["strip_accents"],
-        chinese=said["tokenize_chinese_chars"] is not False,
+        lowercase=of["do_lower_case"] is not False,
+        strip_accents=of["strip_accents"],
+        chinese=of["tokenize_chinese_chars"] is not False,
     )
 
 
-def _as_described(path: Path, normalizer: normalizers.BertNormalizer) -> normalizers.BertNormalizer:
+def _as_described(fields: dict, path: Path, normalizer: normalizers.BertNormalizer) -> normalizers.BertNormalizer:
     """The clean-up of a tokenizer.json, with what a tokenizer_config.json says of it; of a class that is not BERT's, or
-    damaged, it says nothing: the tokenizer.json is whole, and a run writes the other anew."""
+    with other values than true and false, it says nothing."""
     try:
-        fields = _config(path) if path.exists() else {}
         said = _said_of_clean_up(fields, path)
     except UserError:
         return normalizer
-    if str(fields.get("tokenizer_class") or _CLASS).removesuffix("Fast") not in _CLASSES:
+    if not _is_berts(fields):
         return normalizer
     # Where nothing is said of accents, they go with the capitals.
     accents = normalizer.strip_accents if said["do_lower_case"] is None else None
@@ -272,8 +335,9 @@ def longest_of(folder: Path) -> int | None:
     """The tokens that a model takes by the model_max_length of a tokenizer_config.json; None: it says none. A number
     that no text reaches is how transformers says that there is no limit."""
     path = folder / CONFIG
-    value = _config(path).get("model_max_length") if path.exists() else None
-    return value if isinstance(value, int) and value > 2 else None
+    said = _config(path) if path.exists() else {}
+    value = said.get("model_max_length", said.get("max_len"))  # its name in older files
+    return int(value) if isinstance(value, int | float) and 2 < value < math.inf else None
 
 
 def _config(path: Path) -> dict:

@@ -48,6 +48,7 @@ def windows(
     longest: int,
     longest_question: int,
     stride: int,
+    shared: int = 0,
 ) -> Windows:
     """Questions with their passages as sequences of at most `longest` tokens.
 
@@ -57,7 +58,8 @@ def windows(
     Args:
         pairs: (question, passage), each of any length, also empty. longest: more than longest_question + 3.
         longest_question: tokens of a question that are kept. stride: tokens from the beginning of a window to that of
-            the next one; at most as many as a window shows.
+            the next one, if windows share as many tokens as `shared` then, or half of what they show if that is less;
+            fewer otherwise. So what is no longer than that lies whole in some window.
     """
     plain = without_special_tokens(vocabulary.tokenizer)
     questions, numbers = _distinct(question for question, _ in pairs)
@@ -71,13 +73,14 @@ def windows(
         question, tokens = question_ids[number], tokenized[passage][0]
         kept = question[:longest_question]
         room = longest - 3 - len(kept)
-        for first in _beginnings(len(tokens), room, stride):
+        for first in _beginnings(len(tokens), room, min(stride, room - min(shared, room // 2))):
             part = tokens[first : first + room]
             ids += [cls, kept, sep, part, sep]
             made.append((owner, passage, first, len(kept) + 2, len(part), len(kept) < len(question)))
     owners, of, begins, before, sizes, cut = np.array(made, np.int64).reshape(-1, 6).T
     starts = np.concatenate([[0], np.cumsum(before + sizes + 1)])
-    types = np.concatenate([np.zeros(0, np.int32), *(np.repeat(_TYPES, (b, s + 1)) for b, s in zip(before, sizes))])
+    of_parts = np.array([0, vocabulary.second_type], np.int32)
+    types = np.concatenate([np.zeros(0, np.int32), *(np.repeat(of_parts, (b, s + 1)) for b, s in zip(before, sizes))])
     return Windows(
         np.concatenate(ids) if ids else np.zeros(0, np.int32),
         types,
@@ -91,9 +94,6 @@ def windows(
         first=begins,
         before=before,
     )
-
-
-_TYPES = np.array([0, 1], np.int32)
 
 
 def most_context(first: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
@@ -127,9 +127,8 @@ def tokens_of(offsets: np.ndarray, begin: int, end: int) -> tuple[int, int] | No
     return (int(touched[0]), int(touched[-1])) if len(touched) else None
 
 
-def _beginnings(tokens: int, room: int, stride: int) -> range:
+def _beginnings(tokens: int, room: int, step: int) -> range:
     """The first tokens of the windows on a passage, each of which shows `room` tokens."""
-    step = min(stride, room)
     return range(0, max(tokens - room, 0) + step, step)
 
 

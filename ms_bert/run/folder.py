@@ -234,7 +234,7 @@ def _is_a_beginning(path: Path) -> bool:
 def _tokenizer_files(vocabulary: Vocabulary, longest: int) -> dict[str, bytes]:
     """What Hugging Face expects beside a model, by file name."""
     config = {
-        **vocabulary.clean_up(),
+        **vocabulary.description(),
         "model_max_length": longest,
         "cls_token": "[CLS]",
         "sep_token": "[SEP]",

@@ -24,8 +24,8 @@ class Part:
     """What is computed at once: a leaf, or one of the --accumulate parts of it.
 
     Attributes:
-        batch: the rows of this part. totals: for each of the task's weights its sum over the whole step, at least 1,
-        which each part's losses are divided by. row_keys (rows * S, 1), column_keys (columns,): for dropout.
+        batch: the rows of this part. totals: for each of the task's weights its sum over the whole step, 1 where that
+        is 0, which each part's losses are divided by. row_keys (rows * S, 1), column_keys (columns,): for dropout.
     """
 
     batch: Batch
@@ -70,12 +70,12 @@ def leaves(
     count, size = own_leaves(options, workers), options.accumulate
     divided = _cut(own, count)
     sums = added([np.array([leaf[name].sum() for name in weights]) for leaf in divided], workers)
-    totals = tuple(np.float32(max(total, 1.0)) for total in sums)
+    totals = tuple(np.float32(total if total > 0.0 else 1.0) for total in sums)
     drawn = options.seed, step, rows // count * tokens
     _, column_keys = dropout_keys(*drawn, columns.total)
     made = []
     for number, leaf in enumerate(divided, workers.rank * count):
-        # The keys are those of the whole leaf, so that a leaf in parts drops the very same units.
+        # The keys are those of the whole leaf, so that its rows, computed in parts, drop the very same units.
         row_keys, _ = dropout_keys(*drawn, 0, number)
         parts = zip(_cut(leaf, size), np.split(row_keys, size))
         made.append([Part(part, totals, keys, column_keys) for part, keys in parts])

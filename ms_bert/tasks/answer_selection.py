@@ -238,10 +238,6 @@ class AnswerSelection(DownstreamTask):
 
     def _of_questions(self, sequences: Sequences, logits: np.ndarray) -> dict[str, np.ndarray]:
         """Of each question that is scored its average precision and its reciprocal rank."""
-        if not np.isfinite(logits).all():
-            raise UserError(
-                "a prediction is not a finite number; train again, with a lower learning rate.", exit_code=1
-            )
         found = [
             (average_precision(margins, relevant), reciprocal_rank(margins, relevant))
             for question, margins in zip(sequences.examples, of_owners(sequences, self._margins(logits)))

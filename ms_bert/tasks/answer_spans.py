@@ -8,7 +8,6 @@ import unicodedata
 import numpy as np
 
 from ms_bert.data.windows import Windows, most_context
-from ms_bert.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,12 +52,7 @@ def spans(windows: Windows, logits: np.ndarray, count: int, most: int, longest: 
     Args:
         logits: (T, 2) of the tokens of all windows: start, end. count: how many questions there are. most: how many
             answers are told of each, at least 1.
-
-    Raises:
-        UserError: a logit is not finite.
     """
-    if not np.isfinite(logits).all():
-        raise UserError("a prediction is not a finite number; train again, with a lower learning rate.", exit_code=1)
     logits = logits.astype(np.float64)
     bounds = np.searchsorted(windows.owners, np.arange(count + 1))
     return [_spans(windows, logits, range(*bounds[i : i + 2]), most, longest) for i in range(count)]

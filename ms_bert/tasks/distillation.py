@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ms_bert.config import ordered_as
 from ms_bert.errors import UserError, listed
 from ms_bert.tasks.embedding import Normalize
 
@@ -40,12 +41,13 @@ def in_order_of(labels: Sequence[str], theirs: Sequence[str], logits: np.ndarray
     Raises:
         UserError: the labels are others.
     """
-    if set(labels) != set(theirs):
+    order = ordered_as(labels, theirs)
+    if order is None:
         raise UserError(
             f"the labels of --teacher are {listed(theirs)}, but those of the training data are {listed(labels)}; name "
             "a model that was fine-tuned for the same labels."
         )
-    return logits[:, [theirs.index(name) for name in labels]] if labels else logits
+    return logits[:, [order.index(name) for name in labels]] if labels else logits
 
 
 def matched_layers(student: int, teacher: int) -> tuple[int, ...]:

@@ -287,7 +287,8 @@ class Collected:
     """The evaluation of these tasks: their scores are those of all sequences together, not means over batches.
 
     Attributes:
-        sequences: that are evaluated. logits: (n, C) of them or (T, C) of their tokens, in their order.
+        sequences: that are evaluated. logits: (n, C) of them or (T, C) of their tokens, in their order; UserError
+            unless all are finite, for the greatest of NaN is an answer, too.
     """
 
     def __init__(self, task: DownstreamTask, sequences: Sequences):
@@ -301,7 +302,12 @@ class Collected:
 
     @property
     def logits(self) -> np.ndarray:
-        return self._logits.values
+        values = self._logits.values
+        if not np.isfinite(values).all():
+            raise UserError(
+                "a prediction is not a finite number; train again, with a lower learning rate.", exit_code=1
+            )
+        return values
 
     def metrics(self) -> Metrics:
         """loss, and the task's scores."""

@@ -17,25 +17,17 @@ ARCHITECTURE = "BertHiddenStates"
 TOKENS, POOLER = "tokens", "pooler"  # a vector for each token; what the model's own pooler makes of [CLS]
 
 
-def _mean(states: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    return states.sum(0) / max(1, len(states))
-
-
-def _max(states: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    return states.max(0) if len(states) else np.zeros(states.shape[1])
-
-
 def _weighted(states: np.ndarray, positions: np.ndarray) -> np.ndarray:
     weights = positions + 1.0
     return (states * weights[:, None]).sum(0) / weights.sum()
 
 
-# From the hidden states (S, D) of a text's tokens and their positions (S,) to (D,). The last three only a folder of
-# sentence-transformers asks for, by these names.
+# From the hidden states (S, D) of a text's tokens, at least one, and their positions (S,) to (D,). The last three only
+# a folder of sentence-transformers asks for, by these names.
 STRATEGIES: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "cls": lambda states, positions: states[0],
-    "mean": _mean,
-    "max": _max,
+    "mean": lambda states, positions: states.mean(0),
+    "max": lambda states, positions: states.max(0),
     "mean_sqrt_len_tokens": lambda states, positions: states.sum(0) / np.sqrt(len(states)),
     "weightedmean": _weighted,
     "lasttoken": lambda states, positions: states[-1],
@@ -65,6 +57,8 @@ class Pooling:
         chosen, positions = states[begin:end].astype(np.float64), np.arange(begin, end)
         if self.strategies == (TOKENS,):
             return chosen
+        if not len(chosen):
+            return np.zeros(len(self.strategies) * states.shape[1])
         return np.concatenate([STRATEGIES[name](chosen, positions) for name in self.strategies])
 
     def kept(self, count: int) -> tuple[int, int]:

@@ -118,7 +118,7 @@ def guesses(
             extended = []
             for begun, table in zip(beams, _told(places, beams, count, logits, vocabulary)):
                 totals = table + np.array([guess.score for guess in begun])[:, None]
-                if words is not None and count > 1:
+                if words is not None and count > 1 and begun:
                     totals[~np.stack([words.continuing(guess.pieces) for guess in begun])] = -np.inf
                 best = np.argsort(-totals, axis=None, kind="stable")[: top if count == 1 else BEAM]
                 numbers, ids = np.unravel_index(best, totals.shape)
@@ -192,7 +192,8 @@ def answers(
             more = {"pieces": tokens} if told else {}
             mask.append({"token": word, "probability": float(np.exp(guess.mean)), **more})
         made[place.text]["masks"].append(mask)
-        made[place.text]["text"] = _filled(made[place.text]["text"], mask[0]["token"])
+    for one in made:
+        one["text"] = _filled(one["text"], [mask[0]["token"] for mask in one["masks"]])
     return made
 
 
@@ -255,9 +256,13 @@ class _Words:
         return self._chinese if self._chinese[pieces[-1]] else self._continues
 
 
-def _filled(text: str, token: str) -> str:
-    """The text with a token in place of its first [MASK]; a continuation is joined to the word before."""
-    before, _, after = text.partition(MASK)
-    if token.startswith(CONTINUATION):
-        before, token = before.rstrip(), token.removeprefix(CONTINUATION)
-    return before + token + after
+def _filled(text: str, tokens: Sequence[str]) -> str:
+    """The text with tokens in the places of its [MASK]s; a continuation is joined to the word before."""
+    filled, rest = "", text
+    for token in tokens:  # which may be [MASK] itself
+        before, _, rest = rest.partition(MASK)
+        filled += before
+        if token.startswith(CONTINUATION):
+            filled, token = filled.rstrip(), token.removeprefix(CONTINUATION)
+        filled += token
+    return filled + rest

@@ -20,7 +20,7 @@ from ms_bert.data.packing import INPUTS
 from ms_bert.data.records import kind as kind_of
 from ms_bert.data.sequences import Sequences, encoded_choices
 from ms_bert.data.tokenizer import Vocabulary
-from ms_bert.errors import UserError, listed, shown
+from ms_bert.errors import UserError, listed, one_line, shown
 from ms_bert.tasks import Metrics, pictures
 from ms_bert.tasks.downstream import DownstreamTask, Read, of_owners
 from ms_bert.tasks.examples import Unfit, by_role, class_name, fitting, list_of_json, named_columns
@@ -177,7 +177,7 @@ class MultipleChoice(DownstreamTask):
 
     def plain(self, example: Question, answer: dict[str, Any]) -> str:
         share = answer["probabilities"][answer["answer"]]
-        return f"{answer['text']} {share:.1%}\t{_one_line(example.question or example.context)}"
+        return f"{one_line(answer['text'])} {share:.1%}\t{one_line(example.question or example.context)}"
 
     def table(self, examples: Sequence[Question], answers: Sequence[dict[str, Any]]) -> list[list[Any]]:
         rows = [
@@ -436,7 +436,3 @@ def _told(columns: Columns) -> str:
     roles = {"context": columns.context, "question": columns.question, "answers": columns.label}
     told = [f"{role} from {name}" for role, name in roles.items() if name is not None]
     return ", ".join((*told, f"choices from {' '.join(columns.choices)}"))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -125,7 +125,7 @@ class QuestionAnswering(DownstreamTask):
         shows none of them wholly is to choose [CLS], as there.
         """
         pairs = [(example.question, example.context) for example in examples]
-        made = windows(pairs, vocabulary, self.longest, self.longest_question, self.stride)
+        made = windows(pairs, vocabulary, self.longest, self.longest_question, self.stride, shared=self.longest_answer)
         if labelled:
             starts, ends = (np.zeros(len(made.ids), np.float32) for _ in range(2))
             for window in range(len(made)):

@@ -234,8 +234,6 @@ class Tagging(DownstreamTask):
 
     def _gold_and_guessed(self, sequences: Sequences, logits: np.ndarray) -> tuple[tag_scores.Tags, tag_scores.Tags]:
         assert isinstance(sequences, WordSequences)
-        if not np.isfinite(logits).all():
-            raise UserError("a score is not a finite number; train again, with a lower learning rate.", exit_code=1)
         return [sentence.tags for sentence in sequences.examples], self._tags(sequences, logits)[0]
 
     def _tags(self, sequences: WordSequences, logits: np.ndarray) -> tuple[list[list[str]], list[list[float]]]:

@@ -25,7 +25,7 @@ import mindspore
 import ms_bert
 from ms_bert.config import BertConfig
 from ms_bert.data.files import file_hash
-from ms_bert.kernels import native
+from ms_bert.kernels import native, operations
 from ms_bert.options import TrainerOptions
 from ms_bert.tasks import Task
 
@@ -63,13 +63,15 @@ def key(config: BertConfig, options: TrainerOptions, task: Task, shapes: Sequenc
     package = Path(ms_bert.__file__).parent
     sources = [path for path in sorted(package.rglob("*.py")) if path.is_file()]
     library = [native.LIBRARY] if not native.why_not() else []
+    device, precision = options.run.device, options.training.precision
     whole = {
         "config": config.to_dict(),
         "training": training,
-        "kernels": options.mindspore.kernels,
+        # Those that compute here: whether products in bfloat16 are a gain is timed, on each machine.
+        "kernels": operations(device, precision, options.mindspore.kernels).name,
         "task": [task.name, task.architecture],
         "shapes": shapes,
-        "device": options.run.device,
+        "device": device,
         "versions": [mindspore.__version__, sys.version],
         # Whole paths, for a graph holds that of the library.
         "sources": [[str(path), file_hash(path)] for path in (*sources, *library)],

@@ -1,8 +1,8 @@
 """What tasks train: the losses, cells that hold a model.
 
-Each takes the fields of its task's batch, then for each of the task's weights its sum over the whole step, () float32
-and at least 1, then the loss scale () float32 and dropout_keys as BertModel's. Dividing by the sums of the whole step,
-not of the part at hand, makes accumulated gradients those of the whole batch.
+Each takes the fields of its task's batch, then for each of the task's weights its sum over the whole step, () float32,
+1 where that is 0, then the loss scale () float32 and dropout_keys as BertModel's. Dividing by the sums of the whole
+step, not of the part at hand, makes accumulated gradients those of the whole batch.
 
 Each returns the scaled loss (), the sums (K,) of the task, and a tuple of outputs, each with the batch's rows first.
 """

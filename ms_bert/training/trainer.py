@@ -11,7 +11,6 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, ops
 
-from ms_bert import kernels
 from ms_bert.config import BertConfig
 from ms_bert.data.batches import Batch
 from ms_bert.kernels.stock import check_dropout
@@ -59,8 +58,6 @@ class MindSporeTrainer:
         self.config, self.options, self.training, self.task, self.graphs = config, options, training, task, graphs
         self.workers = workers
         objective = objective or losses.objective(task)
-        for tokens in options.row_lengths:
-            kernels.check(options.run.device, training.precision, config.head_size, tokens)
         device, kind = options.run.device, options.mindspore.kernels
         if device != "CPU" and (config.hidden_dropout_prob or config.attention_probs_dropout_prob):
             check_dropout(device)

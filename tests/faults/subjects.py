@@ -56,7 +56,7 @@ def _vocabulary() -> None:
     Path("model/vocab.txt").write_text("".join(f"{entry}\n" for entry in entries))
     read = tokenizer.load(Path("model/vocab.txt"))
     Path("model/tokenizer.json").write_text(read.to_json())
-    Path("model/tokenizer_config.json").write_text(json.dumps(read.clean_up()))
+    Path("model/tokenizer_config.json").write_text(json.dumps(read.description()))
 
 
 def _make_folder() -> None:
@@ -355,7 +355,7 @@ class _ToFirstStep(PyTorch):
     def environments(self, count):
         raise _Begun  # workers would be started
 
-    def trainer(self, config, options, task, workers):
+    def trainer(self, config, options, task, workers, row_lengths):
         trainer = super().trainer(config, options, task)
 
         def begin(*arguments):
@@ -591,7 +591,7 @@ class _NoFramework:
     def environments(self, count: int):
         raise _Begun  # workers would be started
 
-    def trainer(self, config, options, task, workers):
+    def trainer(self, config, options, task, workers, row_lengths):
         self.config = config
         return self
 

@@ -365,6 +365,14 @@ def test_a_long_line_comes_in_parts_that_are_cut_at_white_space(tmp_path, monkey
     assert list(itertools.chain(*outcome(tmp_path / "cache", tmp_path / "a.txt", documents="line"))) == lines
 
 
+def test_white_space_longer_than_a_line_may_be_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LONGEST_LINE", 10)
+    for text in ("a" + " " * 35 + "b", " " * 12 + "a b", " " * 8 + "abcdefg b", "\t" * 10 + "a" + " " * 10):
+        (tmp_path / "a.txt").write_text(text + "\nnext line\n")
+        found = list(itertools.chain(*outcome(tmp_path / "cache", tmp_path / "a.txt")))
+        assert "".join(found).replace(" ", "") == "".join(text.split()) + "nextline", text
+
+
 def test_a_record_that_no_memory_holds_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "LONGEST_RECORD", 10_000)
     monkeypatch.setattr(records, "_BLOCK", 64)

@@ -13,6 +13,7 @@ import pytest
 
 from ms_bert.commands import agreeing, pretraining
 from ms_bert.errors import UserError
+from ms_bert.finetuning_options import FinetuneOptions, FinetuningRun
 from ms_bert.framework import MindSpore
 from ms_bert.options import Options
 from ms_bert.process import own_threads
@@ -348,5 +349,8 @@ def test_numbers_that_change_on_their_way_are_seen():
 def test_the_options_of_the_run_alone_may_differ_between_workers():
     one, other = Options(), Options.from_dict({"run": {"threads": 1}, "text": {"cache": "elsewhere"}}, "run.json")
     assert agreeing._shared(one.to_dict()) == agreeing._shared(other.to_dict())
-    third = Options.from_dict({"training": {"seed": 2}}, "run.json")
-    assert agreeing._shared(one.to_dict()) != agreeing._shared(third.to_dict())
+    for others in ({"training": {"seed": 2}}, {"run": {"eval_every": 7}}, {"run": {"checkpoint_every": 3}}):
+        third = Options.from_dict(others, "run.json")  # seed of the data, or when something is sent
+        assert agreeing._shared(one.to_dict()) != agreeing._shared(third.to_dict())
+    patient = FinetuneOptions(run=FinetuningRun(patience=3)).to_dict()
+    assert agreeing._shared(patient) != agreeing._shared(FinetuneOptions().to_dict())

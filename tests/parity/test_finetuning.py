@@ -1,12 +1,14 @@
 """Fine-tuning and prediction: the frameworks agree, and nothing is lost by a kill."""
 
 import json
+import os
 import random
 import shutil
 import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -266,6 +268,28 @@ def test_several_seeds_are_runs_of_their_own_and_a_summary(command, tmp_path, ca
     assert finetuning.main(PyTorch(), "finetune", "", wrong) == 2 and not (tmp_path / "wrong").exists()
 
 
+def test_several_seeds_go_on_as_they_were_last_told_to(command, tmp_path, monkeypatch, capsys):
+    folder, few = tmp_path / "runs", ["--steps", "3", "--seeds", "2", "--seed", "1", "--output"]
+    assert finetuning.main(PyTorch(), "finetune", "", [*map(str, command), *few, str(folder)]) == 0
+    begun = (folder / "run.json").read_bytes()
+    missing = ["--resume", str(folder), "--steps", "9", "--train", str(tmp_path / "no.tsv")]
+    assert finetuning.main(PyTorch(), "finetune", "", missing) == 2
+    assert (folder / "run.json").read_bytes() == begun
+    train_step = TorchTrainer.train_step
+
+    def interrupted(self, batch, step, rate):
+        if self.training.seed == 2 and step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(self, batch, step, rate)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TorchTrainer, "train_step", interrupted)
+        assert finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder), "--steps", "6"]) == 143
+    assert "continue all with --resume" in capsys.readouterr().out
+    assert finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder)]) == 0
+    assert [metrics(folder / f"seed-{seed}")[-1]["step"] for seed in (1, 2)] == [6, 6]
+
+
 def test_a_run_goes_on_with_data_that_have_moved_but_not_with_others(command, data, tmp_path, capsys):
     folder, moved = tmp_path / "run", tmp_path / "moved"
     given = [str(part).replace(str(data), str(moved)) for part in command]
@@ -368,12 +392,40 @@ def test_the_head_goes_on_only_where_the_labels_are_the_same(command, tuned, tmp
     assert finetuning.main(PyTorch(), "finetune", "", [*arguments, "--output", str(tmp_path / "same")]) == 0
     assert "initialised at random" not in capsys.readouterr().out
     assert metrics(tmp_path / "same")[0]["held_out_accuracy"] > 0.9
-    for name in ("train", "dev"):
-        content = (arguments[arguments.index(f"--{name}") + 1], tmp_path / f"{name}.tsv")
-        content[1].write_text(Path(content[0]).read_text().replace("\tgood", "\twell").replace("\tbad", "\till"))
-        arguments[arguments.index(f"--{name}") + 1] = str(content[1])
-    assert finetuning.main(PyTorch(), "finetune", "", [*arguments, "--output", str(tmp_path / "other")]) == 0
+
+    def renamed(good: str, bad: str) -> list[str]:
+        """The command with other names for the labels in the data."""
+        changed = list(arguments)
+        for name in ("train", "dev"):
+            place, written = changed.index(f"--{name}") + 1, tmp_path / f"{good}-{name}.tsv"
+            text = Path(changed[place]).read_text()
+            written.write_text(text.replace("\tgood", f"\t{good}").replace("\tbad", f"\t{bad}"))
+            changed[place] = str(written)
+        return changed
+
+    other = renamed("well", "ill")
+    assert finetuning.main(PyTorch(), "finetune", "", [*other, "--output", str(tmp_path / "other")]) == 0
     assert "because the checkpoint has them for other labels or another task: classifier" in capsys.readouterr().out
+    # transformers' Trainer calls the labels 0 and 1 of data LABEL_0 and LABEL_1, if nobody names them.
+    shutil.copytree(tuned["ms_bert"], tmp_path / "unnamed", ignore=shutil.ignore_patterns("run.json", "task.json"))
+    config = json.loads((tmp_path / "unnamed/config.json").read_text())
+    numbers = {name: number for number, name in config["id2label"].items()}
+    del config["label2id"]
+    config["id2label"] = {number: f"LABEL_{number}" for number in config["id2label"]}
+    (tmp_path / "unnamed/config.json").write_text(json.dumps(config))
+    numbered = renamed(numbers["good"], numbers["bad"])
+    numbered[numbered.index(str(tuned["ms_bert"]))] = str(tmp_path / "unnamed")
+    assert finetuning.main(PyTorch(), "finetune", "", [*numbered, "--output", str(tmp_path / "numbered")]) == 0
+    assert "initialised at random" not in capsys.readouterr().out
+    assert metrics(tmp_path / "numbered")[0]["held_out_accuracy"] > 0.9
+
+
+def test_the_head_of_a_regression_goes_on_whatever_its_output_is_called():
+    regression, texts = Regression((), ("pearson",), 32), Classification(("score",), ("accuracy",), 32)
+    named = SimpleNamespace(config=BertConfig(id2label={"0": "score"}, label2id={"score": 0}))
+    assert finetuning._with_labels_of(regression, named) == (regression, True)
+    assert finetuning._with_labels_of(texts, named) == (texts, True)
+    assert finetuning._with_labels_of(regression, SimpleNamespace(config=BertConfig())) == (regression, False)
 
 
 def test_a_label_that_was_not_trained_is_named_with_its_line(command, tmp_path, capsys):
@@ -443,8 +495,9 @@ def test_the_command_fills_masks(undisturbed):
 
 
 def test_a_guess_that_continues_a_word_is_joined_to_it():
-    assert masked_words._filled("play [MASK] and [MASK]", "##ing") == "playing and [MASK]"
-    assert masked_words._filled("[MASK] and [MASK]", "one") == "one and [MASK]"
+    assert masked_words._filled("play [MASK] and [MASK]", ["##ing"]) == "playing and [MASK]"
+    assert masked_words._filled("[MASK] and [MASK]", ["one"]) == "one and [MASK]"
+    assert masked_words._filled("x [MASK] y [MASK].", ["[MASK]", "##s"]) == "x [MASK] ys."
 
 
 # The losses
@@ -483,6 +536,9 @@ def test_a_teachers_logits_are_in_the_order_of_the_students_labels():
     assert in_order_of(("a", "b", "c"), ("c", "a", "b"), logits).tolist() == [[2.0, 3.0, 1.0]]
     with pytest.raises(UserError, match="labels of --teacher are c, d"):
         in_order_of(("a", "b"), ("c", "d"), logits)
+    assert in_order_of(("1", "0", "2"), ("LABEL_0", "LABEL_1", "LABEL_2"), logits).tolist() == [[2.0, 1.0, 3.0]]
+    with pytest.raises(UserError, match="labels of --teacher are LABEL_0"):
+        in_order_of(("1", "2", "3"), ("LABEL_0", "LABEL_1", "LABEL_2"), logits)
 
 
 def test_a_student_goes_on_without_its_teacher(command, tuned, tmp_path):

@@ -20,11 +20,12 @@ from unittest import mock
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from tokenizers import normalizers
+from tokenizers import normalizers, processors
 
 from ms_bert.config import BertConfig
 from ms_bert.data import tokenizer
 from ms_bert.data.corpus import Corpus
+from ms_bert.data.sequences import encoded
 from ms_bert.data.store import open_store
 from ms_bert.errors import UserError
 from ms_bert.options import TextOptions
@@ -407,6 +408,92 @@ def test_a_run_on_a_given_tokenizer_json_tells_transformers_how_it_cleans_up(sma
     expected = [encoding.ids for encoding in given.encode_batch(TEXTS)]
     loaded = transformers.AutoTokenizer.from_pretrained(tmp_path / "run")
     assert disagreeing(TEXTS, loaded(TEXTS)["input_ids"], expected) == []
+    assert same_inputs(loaded, vocabulary, 512)
+
+
+def same_inputs(loaded, vocabulary, longest) -> bool:
+    """Whether a model is given the same of pairs of texts: their ids, and token types, 0 if there are none."""
+    pairs = [*zip(TEXTS[::2], TEXTS[1::2]), *((text,) for text in TEXTS)]
+    mine = encoded(pairs, vocabulary, longest)
+    for number, pair in enumerate(pairs):
+        theirs = loaded(*pair, truncation=True, max_length=longest)
+        span = slice(mine.starts[number], mine.starts[number + 1])
+        if mine.ids[span].tolist() != theirs["input_ids"]:
+            return False
+        if mine.types[span].tolist() != theirs.get("token_type_ids", [0] * len(theirs["input_ids"])):
+            return False
+    return True
+
+
+def hub(folder, small, said, pair=None):
+    """A folder of a hub with a tokenizer.json and a tokenizer_config.json; pair: how special tokens frame one."""
+    vocabulary = tokenizer.load(small)
+    given = vocabulary.tokenizer
+    if pair is not None:
+        ids = [("[CLS]", vocabulary.cls), ("[SEP]", vocabulary.sep)]
+        given.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", pair, ids)
+    given.save(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    (folder / "tokenizer_config.json").write_text(json.dumps({**SPECIAL, **said}))
+    return folder
+
+
+SPECIAL = {f"{name}_token": f"[{name.upper()}]" for name in ("cls", "sep", "pad", "unk", "mask")}
+WITHOUT_TYPES = ["input_ids", "attention_mask"]
+
+
+@pytest.mark.parametrize(
+    "said, pair",
+    [
+        ({"tokenizer_class": "BertTokenizer"}, None),
+        ({"tokenizer_class": "BertTokenizer", "model_input_names": WITHOUT_TYPES}, None),
+        ({"tokenizer_class": "BertTokenizer", "truncation_side": "left"}, None),
+        ({"tokenizer_class": "BertTokenizer"}, "[CLS] $A [SEP] $B"),  # which no class of BERT's reads
+        ({"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": WITHOUT_TYPES}, None),
+        (
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+            },
+            "[CLS]:0 $A:0 [SEP]:0 $B:0 [SEP]:0",
+        ),
+    ],
+)
+def test_a_model_is_given_of_pairs_what_its_folder_says(small, tmp_path, said, pair):
+    folder = hub(tmp_path, small, said, pair)
+    vocabulary = tokenizer.load(folder)
+    for longest in (8, 512):
+        assert same_inputs(transformers.AutoTokenizer.from_pretrained(folder), vocabulary, longest)
+    RunFolder.create(tmp_path / "run", {}, "BertForPreTraining", BertConfig(vocab_size=vocabulary.size), vocabulary)
+    for again in (tmp_path / "run", folder):
+        assert same_inputs(transformers.AutoTokenizer.from_pretrained(again), tokenizer.load(again), 8)
+
+
+def test_a_tokenizer_that_frames_texts_otherwise_than_bert_is_refused(small, tmp_path):
+    hub(tmp_path, small, {"tokenizer_class": "PreTrainedTokenizerFast"}, "[CLS] $A [SEP] $B")
+    with pytest.raises(UserError, match=r"makes \[CLS\] .* but BERT reads \[CLS\] A \[SEP\] B \[SEP\]"):
+        tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("said", [{"max_len": 20}, {"model_max_length": 20.0}, {"model_max_length": 20, "max_len": 9}])
+def test_how_many_tokens_a_model_takes_is_what_transformers_reads(small, tmp_path, said):
+    hub(tmp_path, small, said)
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path).model_max_length == 20
+    assert tokenizer.longest_of(tmp_path) == 20
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "mecab"},
+        {"word_tokenizer_type": "basic", "subword_tokenizer_type": "character"},
+    ],
+)
+def test_a_vocab_txt_of_another_way_to_find_words_is_refused(small, tmp_path, said):
+    (tmp_path / "vocab.txt").write_bytes(Path(small).read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    with pytest.raises(UserError, match="cuts text into words otherwise than BERT's"):
+        tokenizer.load(tmp_path)
 
 
 def test_a_trained_chinese_vocabulary_has_every_character_of_its_text_and_loses_none(trained_chinese):

@@ -52,7 +52,7 @@ def write_random(home: Path, config: BertConfig, vocabulary: Vocabulary, archite
     (home / "config.json").write_text(json.dumps(config.to_dict() | {"architectures": [architecture]}))
     (home / "tokenizer.json").write_text(vocabulary.to_json())
     (home / "vocab.txt").write_text(vocabulary.to_vocab_txt())
-    (home / "tokenizer_config.json").write_text(json.dumps(vocabulary.clean_up()))
+    (home / "tokenizer_config.json").write_text(json.dumps(vocabulary.description()))
     safetensors_file.write(
         home / "model.safetensors", {name: Tensor.of(value) for name, value in weights.items()}, {"format": "pt"}
     )

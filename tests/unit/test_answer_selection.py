@@ -211,11 +211,6 @@ def test_intervals_are_of_questions(scored):
     assert low == pytest.approx(1 / 2) and high == pytest.approx((1 + 2 / 3) / 2)  # there are two
 
 
-def test_a_prediction_that_is_no_number_is_told(scored):
-    with pytest.raises(UserError, match="not a finite number"):
-        TASK.scores(scored, logits([np.nan, *MARGINS[1:]]))
-
-
 def test_candidates_are_ranked_also_where_probabilities_are_all_1(scored):
     first, _, third, _ = TASK.answers(scored, logits([50.0, 70.0, 60.0, 0.0, 0.0, -900.0, np.log(3), 0.0]))
     assert [one["candidate"] for one in first["ranking"]] == [1, 2, 0]

@@ -29,8 +29,10 @@ def test_each_strategy_pools_what_its_name_says(strategies, expected):
 def test_special_tokens_are_left_out_where_asked_for():
     assert Pooling(("mean",), special_tokens=False)(STATES) == pytest.approx(STATES[1:4].mean(0), abs=1e-6)
     assert Pooling(("tokens",), special_tokens=False)(STATES) == pytest.approx(STATES[1:4])
-    for strategies in (("mean",), ("max",), ("mean", "max")):
-        assert not Pooling(strategies, special_tokens=False)(STATES[:2]).any()  # of an empty text
+    others = ("mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+    for strategies in (("mean",), ("max",), ("mean", "max"), *((name,) for name in others)):
+        of_nothing = Pooling(strategies, special_tokens=False)(STATES[:2])  # of an empty text
+        assert not of_nothing.any() and of_nothing.shape == (len(strategies) * STATES.shape[1],)
 
 
 def test_a_prompt_is_left_out_with_the_cls_before_it():

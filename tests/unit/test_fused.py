@@ -235,7 +235,7 @@ def test_where_products_in_bfloat16_are_no_gain_those_in_float32_are_used_and_it
     else:
         monkeypatch.setattr(native, "instructions", lambda precision="float32": f"those of {precision}")
         monkeypatch.setattr(native, "gain", lambda precision: gain)
-        why = "products in bfloat16 are 0.5 times as fast as in float32 on this processor"
+        why = "products in bfloat16 are 0.50 times as fast as in float32 on this processor"
     try:
         told = framework.MindSpore().kernels(options("fused", precision="bfloat16"))
         assert told == f"fused kernels ({native.instructions()}) (with products in float32: {why})"

@@ -11,6 +11,7 @@ import pytest
 
 from ms_bert.config import PRESETS
 from ms_bert.finetuning_options import FinetuneOptions, FinetuningOptions
+from ms_bert.kernels import native
 from ms_bert.options import MindSporeOptions, Options
 from ms_bert.tasks.classification import Classification
 from ms_bert.tasks.pretraining import PRETRAINING
@@ -87,6 +88,16 @@ def test_another_source_or_library_has_another_name(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(graph_cache, "file_hash", lambda path: "x" if Path(path).name == changed else whole(path))
             assert name(CONFIG, BEGUN) != before, changed
+
+
+def test_a_machine_where_products_in_bfloat16_are_no_gain_has_another_name(monkeypatch):
+    in_bfloat16, names = with_training(precision="bfloat16"), set()
+    of_products = {"float32": "avx512", "bfloat16": "avx512_bf16"}
+    monkeypatch.setattr(native, "instructions", lambda precision="float32": of_products[precision])
+    for gain in (1.18, 1.19, 1.21):
+        monkeypatch.setattr(native, "gain", lambda precision, gain=gain: gain)
+        names.add(name(CONFIG, in_bfloat16))
+    assert len(names) == 2
 
 
 def compile_in(root: Path, name: str = "a", content: bytes = b"graph") -> bool:

@@ -80,6 +80,13 @@ def at(rank: int, count: int):
     return workers
 
 
+def test_losses_are_divided_by_the_weights_there_are_also_where_those_are_small():
+    for weight, total in ((0.1, 0.4), (1.0, 4.0), (0.0, 1.0)):
+        batch = {"input_ids": np.zeros((4, 8), np.int32), "weights": np.full((4, 1), weight, np.float32)}
+        given = ("weights",), TrainingOptions(batch_size=4, leaves=1), 0, DropoutColumns(BertConfig()), ALONE
+        assert leaves(batch, *given)[0][0].totals == (pytest.approx(total),)
+
+
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 def test_each_worker_has_leaves_that_are_neighbours(count):
     options, batch = TrainingOptions(batch_size=32, leaves=8), {"x": np.arange(64).reshape(32, 2)}

@@ -68,6 +68,14 @@ def test_words_of_several_pieces_are_found_as_by_trying_all(vocabulary):
         assert {guess.pieces for guess in guesses} >= set(single)
 
 
+def test_where_no_word_has_so_many_pieces_shorter_ones_are_guessed(vocabulary):
+    entries = (*SPECIAL_TOKENS, "play", "good")
+    plain = Vocabulary(Tokenizer(models.WordPiece(dict(zip(entries, range(99))), unk_token="[UNK]")), "test")
+    places = masked_words.places(["[MASK]"], plain, 10, 3)
+    (guesses,) = masked_words.guesses(places, logits, plain, top=20, pieces=3)
+    assert {guess.pieces for guess in guesses} == {(i,) for i in range(len(entries))}
+
+
 def test_a_single_piece_may_be_any_token(vocabulary):
     (place,) = masked_words.places(["good [MASK]"], vocabulary, 10)
     (guesses,) = masked_words.guesses([place], logits, vocabulary, top=4)

@@ -14,9 +14,11 @@ from ms_bert.config import BertConfig
 from ms_bert.data.batches import FIELDS, BatchMaker
 from ms_bert.device import use_device
 from ms_bert.errors import UserError
+from ms_bert.framework import MindSpore
 from ms_bert.options import ExampleOptions, ModelOptions, Options, RunOptions, TrainingOptions
 from ms_bert.run.leaves import own_rows
 from ms_bert.run.recipe import is_decayed, learning_rate
+from ms_bert.tasks.pretraining import PRETRAINING
 from ms_bert.training.exchange import Whole
 from ms_bert.training.optimizers import OPTIMIZERS
 from ms_bert.training.trainer import MindSporeTrainer
@@ -449,5 +451,7 @@ def test_ascend_in_float32_falls_back_to_stock_attention():
 
 def test_sizes_that_ascends_attention_lacks_are_refused():
     ascend = dataclasses.replace(options(precision="float16"), run=RunOptions(device="Ascend"))
-    with pytest.raises(UserError, match="multiples of 16, found 8 and 32"):
-        MindSporeTrainer(CONFIG.replace(num_attention_heads=4), ascend)
+    for heads, rows, found in ((4, (32,), "8 and 32"), (2, (112, 100), "16 and 100")):
+        config = CONFIG.replace(num_attention_heads=heads)
+        with pytest.raises(UserError, match=f"multiples of 16, found {found}"):
+            MindSpore().trainer(config, ascend, PRETRAINING, row_lengths=rows)

@@ -45,6 +45,16 @@ def test_windows_are_those_of_hugging_face_with_the_overlap_that_the_stride_leav
         assert made.part(number) == slice(span.start + asked + 2, span.stop - 1)
 
 
+def test_what_is_no_longer_than_windows_share_lies_whole_in_one(vocabulary):
+    for longest in (16, 24, 40):
+        made = windows([("name", PASSAGE)], vocabulary, longest, 8, 100, shared=6)
+        ends = made.first + made.sizes
+        for first in range(len(made.offsets[0]) - 5):
+            assert ((made.first <= first) & (first + min(6, int(made.sizes[0]) // 2) <= ends)).any()
+    # A stride that leaves as much is taken as it is.
+    assert np.diff(windows([("name", PASSAGE)], vocabulary, 24, 8, 3, shared=6).first).tolist()[0] == 3
+
+
 def test_every_token_of_a_passage_is_seen_whatever_the_lengths(vocabulary):
     for longest in range(12, 40):
         for stride in (1, 4, 50):

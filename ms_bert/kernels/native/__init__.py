@@ -52,7 +52,7 @@ def why_not(precision: str = "float32") -> str | None:
             needed = " or ".join(name for name in INSTRUCTIONS[precision] if name not in BY_HAND)
             return f"this processor, or the compiler that built them, has no products in {precision} ({needed})"
         if gain(precision) < GAIN:
-            return f"products in {precision} are {gain(precision):.1f} times as fast as in float32 on this processor"
+            return f"products in {precision} are {gain(precision):.2f} times as fast as in float32 on this processor"
     return None
 
 
