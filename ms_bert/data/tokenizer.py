@@ -180,6 +180,7 @@ def load(path: Path, cased: bool = False) -> Vocabulary:
             said = {}
         if isinstance(tokenizer.normalizer, normalizers.BertNormalizer):
             tokenizer.normalizer = _as_described(said, beside, tokenizer.normalizer)
+        _add_tokens(tokenizer, path, said)
         return Vocabulary(tokenizer, str(path), _second_type(tokenizer, said, path), _cuts_left(said))
     try:
         # Not splitlines(): bert-base-chinese has U+2028 as an entry, which would move all ids after it.
@@ -194,9 +195,9 @@ def load(path: Path, cased: bool = False) -> Vocabulary:
     beside = path.with_name(CONFIG)
     fields = _config(beside) if beside.exists() else None
     clean_up = _clean_up(lowercase=False) if cased else _described_clean_up(fields, beside, entries)
-    tokenizer = _with_special_tokens(_bert_tokenizer(_word_piece(entries), clean_up))
-    _add_tokens(tokenizer, path)
     said = fields or {}
+    tokenizer = _with_special_tokens(_bert_tokenizer(_word_piece(entries), clean_up))
+    _add_tokens(tokenizer, path, said)
     return Vocabulary(tokenizer, str(path), 0 if _without_types(said) else 1, _cuts_left(said))
 
 
@@ -284,15 +285,14 @@ def _as_described(fields: dict, path: Path, normalizer: normalizers.BertNormaliz
     )
 
 
-def _add_tokens(tokenizer: Tokenizer, path: Path) -> None:
-    """Add the tokens that transformers keeps beside a vocab.txt, in added_tokens.json or tokenizer_config.json; entries
-    that these or special_tokens_map.json call special are not split.
+def _add_tokens(tokenizer: Tokenizer, path: Path, said: dict) -> None:
+    """Add the tokens that transformers keeps beside a vocabulary, in added_tokens.json or tokenizer_config.json, of
+    which the latter is `said`; entries that these or special_tokens_map.json call special are not split.
 
     Raises:
         UserError: their ids do not follow those of the vocabulary.
     """
     config, beside, named = (path.with_name(name) for name in (CONFIG, _ADDED, "special_tokens_map.json"))
-    said = _config(config) if config.exists() else {}
     lists = [said.get("additional_special_tokens"), said.get("extra_special_tokens")]
     if named.exists():
         lists.append(_config(named).get("additional_special_tokens"))
@@ -322,7 +322,8 @@ def _add_tokens(tokenizer: Tokenizer, path: Path) -> None:
             entries[token.content], following = number, number + 1
         made.append(token)
     made += [AddedToken(one, special=True, normalized=False) for one in sorted(special & entries.keys())]
-    tokenizer.add_tokens(made)
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    tokenizer.add_tokens([token for token in made if token.content not in known])
 
 
 def _content(token: object) -> str:

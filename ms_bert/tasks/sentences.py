@@ -13,6 +13,7 @@ from ms_bert.errors import UserError, shown
 from ms_bert.tasks.examples import SKIP_BAD, Unfit, class_name
 
 CONLL, RECORDS, TABLE = "CoNLL", "records", "table"  # forms of files
+NO_TAG = "-100"  # with which transformers' losses leave tokens out
 _RECORDS = (".jsonl", ".json", ".parquet")
 _TEXTS = ("text", "sentence")  # usual names of columns; the first is taken
 _WORDS = ("tokens", "words", "token", "word", *_TEXTS)
@@ -124,6 +125,12 @@ def _sentence(row: labelled.Row, text: str, label: str | None) -> Sentence:
     if label is None:
         return Sentence(tuple(words), None, row.place)
     tags = tuple(class_name(tag) for tag in _list(row, label, "tags"))
+    if NO_TAG in tags:
+        raise Unfit(
+            f"the tag {NO_TAG}",
+            f"has the tag {NO_TAG}, by which transformers leaves tokens out",
+            "give words and their tags, not tokens",
+        )
     if len(tags) != len(words):
         raise Unfit(
             "another number of tags than of words",

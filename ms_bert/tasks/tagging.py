@@ -95,7 +95,9 @@ class Tagging(DownstreamTask):
         """That of a model from elsewhere, of which the labels alone are known."""
         # A part of speech may look like a tag of spans (I, M); beside tags of spans may stand [PAD], [CLS] or X.
         inside = [is_of_span(label) for label in labels if label not in (OUTSIDE, "X") and label[:1] != "["]
-        scheme = scheme_of([label] for label in labels) if 2 * sum(inside) > len(inside) else NONE
+        scheme = "io" if OUTSIDE in labels and not any(inside) else NONE  # types such as PER, as transformers reads them
+        if 2 * sum(inside) > len(inside):
+            scheme = scheme_of([label] for label in labels)
         task = cls.made(set(labels), scheme, labels[0], longest)
         blank = OUTSIDE if OUTSIDE in labels else labels[0]
         return dataclasses.replace(task, labels=tuple(labels), blank=blank)

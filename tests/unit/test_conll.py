@@ -161,6 +161,7 @@ def test_records_have_a_list_of_words_and_a_list_of_tags(write):
     "record, reason, words",
     [
         ('{"tokens": ["a", "b"], "tags": ["O"]}', "another number of tags than of words", "has 2 words and 1 tags"),
+        ('{"tokens": ["a", "b"], "tags": [1, -100]}', "the tag -100", "has the tag -100, by which transformers leaves"),
         ('{"tokens": "a b", "tags": ["O"]}', "no list of words", "has in 'tokens' no list of words but a string"),
         ('{"tokens": ["a"], "tags": null}', "no list of tags", "has in 'tags' no list of tags but null"),
         ('{"tokens": ["a"], "tags": [null]}', "no label", "has no label"),

@@ -133,6 +133,7 @@ def test_a_model_from_elsewhere_is_known_by_its_labels():
         ["O", "B-Disease", "I-Disease", "X", "[CLS]", "[SEP]"],
     ):
         assert Tagging.of_labels(labels, 512).scheme == "bio"
+    assert Tagging.of_labels(["O", "PER", "LOC"], 512).scheme == "io"  # as transformers reads them
     assert Tagging.of_labels(["A", "Caa", "I", "Na", "VA"], 512).scheme == "none"  # parts of speech, CKIP's
     assert Tagging.of_labels(["AD", "M", "NN", "VV", "O"], 512).scheme == "none"  # and those of the Chinese Treebank
     assert Tagging.of_labels(["B-PER", "I-PER"], 512).blank == "B-PER"  # it cannot say that a word is outside

@@ -107,7 +107,7 @@ ADDED = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": F
         ({}, {"additional_special_tokens": ["[unused0]", {"__type": "AddedToken", "content": "believ"}]}),
     ],
 )
-def test_tokens_that_were_added_to_a_vocab_txt_are_known(vocab_txt, beside, said):
+def test_tokens_that_were_added_to_a_vocab_txt_are_known(vocab_txt, beside, said, tmp_path):
     transformers = pytest.importorskip("transformers")
     folder = vocab_txt.parent
     if beside:
@@ -115,9 +115,17 @@ def test_tokens_that_were_added_to_a_vocab_txt_are_known(vocab_txt, beside, said
     (folder / "config.json").write_text('{"model_type": "bert"}')
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer", **said}))
     theirs, ours = transformers.AutoTokenizer.from_pretrained(folder), tokenizer.load(folder)
-    for text in ("the [E1] cat [E2] sat", "the newword sat", "The NEWWORD", "[unused0] sat"):
+    texts = ("the [E1] cat [E2] sat", "the newword sat", "The NEWWORD", "[unused0] sat")
+    for text in texts:
         assert tokens(ours, text) == theirs.tokenize(text)
         assert ours.tokenizer.encode(text).ids == theirs(text)["input_ids"]
+    # A tokenizer.json need not have them.
+    (tmp_path / "plain").mkdir()
+    plain = tokenizer.load(vocab_txt.rename(tmp_path / "plain" / "vocab.txt"))
+    (folder / "tokenizer.json").write_text(plain.to_json(), encoding="utf-8")
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(folder), tokenizer.load(folder)
+    for text in texts:
+        assert tokens(ours, text) == theirs.tokenize(text)
 
 
 def test_a_special_token_that_has_no_id_is_left_alone(vocab_txt):
