@@ -1,8 +1,8 @@
 """`python -m benchmarks QUESTION ...`: measure, print, and keep the result with machine, versions and commit.
 
 The last result of another processor is kept in machines/. `python -m benchmarks report` draws the charts and the tables
-of the README and of docs/results.md from the results on file; with another --output, it draws there and prints the
-tables. `python -m benchmarks.real_tasks` measures how well models do that are fine-tuned on real data.
+of the README, of docs/results.md and docs/speed.md from the results on file; with another --output, it draws there and
+prints the tables. `python -m benchmarks.real_tasks` measures how well models do that are fine-tuned on real data.
 """
 
 import argparse

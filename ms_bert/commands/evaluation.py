@@ -37,6 +37,7 @@ def evaluate_checkpoint(framework: Framework, options: Options, workers: Workers
         raise ValueError("no checkpoint was named")
     trainer.load_weights(prepared.fit.values(seed))
     found = evaluate(task, trainer, FirstRows(make, options.run.eval_sequences, task.weights), workers).metrics()
-    text = "held-out" if options.text.held_out else "all"
-    progress.say(f"{path} on {text} text of {' '.join(options.text.corpus)}: {task.told(found)}")
+    text = "held-out " if options.text.held_out else ""
+    corpus = " ".join(options.text.corpus)
+    progress.say(f"{path} on {options.run.eval_sequences:,} {text}sequences of {corpus}: {task.told(found)}")
     return 0

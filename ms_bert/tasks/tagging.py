@@ -95,7 +95,8 @@ class Tagging(DownstreamTask):
         """That of a model from elsewhere, of which the labels alone are known."""
         # A part of speech may look like a tag of spans (I, M); beside tags of spans may stand [PAD], [CLS] or X.
         inside = [is_of_span(label) for label in labels if label not in (OUTSIDE, "X") and label[:1] != "["]
-        scheme = "io" if OUTSIDE in labels and not any(inside) else NONE  # types such as PER, as transformers reads them
+        # Types such as PER beside O are spans, as transformers reads them.
+        scheme = "io" if OUTSIDE in labels and not any(inside) else NONE
         if 2 * sum(inside) > len(inside):
             scheme = scheme_of([label] for label in labels)
         task = cls.made(set(labels), scheme, labels[0], longest)
