@@ -289,9 +289,10 @@ def _inference(results: Path) -> str:
     fewer = load(results, "fewer_bits")
     parts = [
         _paragraph(
-            f"The encoder of all-MiniLM-L6-v2, on {_machine(results, 'inference')}: milliseconds with the fused kernels,",
-            "and how many times as long the others take. ms_bert stock and pt_reference also compute the pooler. Of",
-            "texts of many lengths (mixed: 32 of SST-2's), all but the fused kernels pad them to the longest.",
+            f"The encoder of all-MiniLM-L6-v2, on {_machine(results, 'inference')}: milliseconds with the fused",
+            "kernels, and how many times as long the others take. ms_bert stock and pt_reference also compute the",
+            "pooler. Of texts of many lengths (mixed: 32 of SST-2's), all but the fused kernels pad them to the",
+            "longest.",
         ),
         _by_contender(load(results, "inference")),
         *_on_others(results, ("inference",), _by_contender),

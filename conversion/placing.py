@@ -22,12 +22,11 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import warnings
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from ms_bert.data.files import sync_folder, write_atomically
+from ms_bert.data.files import remove, sync_folder, write_atomically
 from ms_bert.errors import UserError
 
 # Of the C library, <fcntl.h> and <stdio.h> of Linux.
@@ -136,7 +135,7 @@ class Workplace:
         if main in placed:  # it was put there last: the new checkpoint is whole
             return ""
         for name in placed:
-            _remove(home / name)
+            remove(home / name)
         old = sorted(os.listdir(self._old), key=lambda name: (name == main, name)) if self._old.exists() else []
         for name in old:
             if os.path.lexists(home / name):
@@ -169,7 +168,7 @@ class Workplace:
         self._journal.unlink(missing_ok=True)
         for path in sorted(self.folder.iterdir()):
             if path != self._lock:
-                _remove(path)
+                remove(path)
 
 
 def folder_of(target: Path) -> Path:
@@ -214,13 +213,6 @@ def _same_file(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
         return False
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _in_one_step(path: Path, target: Path, replaces: bool) -> bool:

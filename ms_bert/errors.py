@@ -30,6 +30,13 @@ def missing(package: str, needed_by: str) -> UserError:
     return UserError(f"{needed_by} needs {package}, which is not installed; pip install 'ms-bert[{extra}]'.")
 
 
+def not_utf8(what: str, error: UnicodeDecodeError) -> UserError:
+    """That a text is in another encoding."""
+    return UserError(
+        f"{what} is not UTF-8 text ({error.reason} at byte {error.start}); convert it, for example with iconv."
+    )
+
+
 def shown(value) -> str:
     """A value as a message quotes it: at most some 100 characters of a string, without control characters."""
     text = _SHORT.repr(value)

@@ -86,7 +86,7 @@ def main(framework: Framework, program: str, description: str, arguments: Sequen
 
 def attention(framework: Framework, options: AttentionOptions) -> int:
     """Write the attention that the options ask for; returns the exit code."""
-    training.check_threads(options.threads)
+    training.check_processors(options.threads)
     form = delivery.form(options.output, options.format, ENDINGS)
     if form != "text" and options.output is None:
         raise UserError(f"--format {form} is for a file; name one with --output.")

@@ -240,7 +240,7 @@ def main(framework: Framework, program: str, description: str, arguments: Sequen
 
 def embed(framework: Framework, options: EmbedOptions) -> int:
     """Write the vectors of the texts of the options; returns the exit code."""
-    training.check_threads(options.threads)
+    training.check_processors(options.threads)
     per_token = options.pooling == TOKENS
     form = delivery.form(options.output, options.format, ENDINGS)
     if form == "text" and per_token:

@@ -308,7 +308,7 @@ def main(framework: Framework, program: str, description: str, arguments: Sequen
 
 def predict(framework: Framework, options: PredictOptions) -> int:
     """Answer about the texts of the options; returns the exit code."""
-    training.check_threads(options.threads)
+    training.check_processors(options.threads)
     form = delivery.form(options.output, options.format, ENDINGS)
     computing = (options.device, options.precision, options.threads)
     model: Model

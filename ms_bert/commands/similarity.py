@@ -60,7 +60,7 @@ def main(framework: Framework, program: str, description: str, arguments: Sequen
 
 def similarity(framework: Framework, options: SimilarityOptions) -> int:
     """Write the similarities that the options ask for; returns the exit code."""
-    training.check_threads(options.threads)
+    training.check_processors(options.threads)
     form = delivery.form(options.output, options.format, ENDINGS)
     if options.top and not options.texts:
         raise UserError("--top is for a text that is compared with others, not for pairs of --input; leave it out.")

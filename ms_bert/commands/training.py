@@ -129,7 +129,7 @@ def described(path: Path, tasks: Collection[str]) -> dict:
     return description
 
 
-def check_threads(threads: int | None) -> None:
+def check_processors(threads: int | None) -> None:
     """Raise UserError unless this process may use so many processors."""
     # Not where options are made: a resumed run's may have been chosen on a larger machine, and be overridden here.
     most = processors()
@@ -150,7 +150,7 @@ def together(framework: Framework, options: TrainerOptions) -> Iterator[Workers]
     Raises:
         UserError: it cannot; or a batch has no leaves for so many workers.
     """
-    check_threads(options.run.threads)
+    check_processors(options.run.threads)
     framework.check(options)
     if not framework.shares():
         yield ALONE
@@ -203,7 +203,7 @@ def _supervised(
 ) -> int:
     """Start the workers on this machine and watch them; see `by_workers`."""
     count, given = options.run.workers, options.run
-    check_threads(given.threads)
+    check_processors(given.threads)
     check_leaves(options, count)
     path = given.resume or given.output or free_folder(name)
     more = [] if given.resume or given.output or given.evaluate else ["--output", str(path)]

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -64,6 +65,14 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     """The content of a regular file; see `open_regular`."""
     with open_regular(path) as file:
         return file.read()
+
+
+def remove(path: Path) -> None:
+    """Remove a folder with all that is in it, or whatever else is in its place; nothing there is no error."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def file_hash(path: str | os.PathLike) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from ms_bert.data.files import read_bytes
 from ms_bert.data.sequences import without_special_tokens
 from ms_bert.data.tokenizer import UNK, Vocabulary
-from ms_bert.errors import UserError
+from ms_bert.errors import UserError, not_utf8
 from ms_bert.options import ExampleOptions
 
 # The blocks of Chinese characters that BERT's tokenizer sets apart (Google's tokenization.py, _is_chinese_char).
@@ -64,10 +64,7 @@ class Words:
         try:
             lines = read_bytes(path).decode("utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
-            raise UserError(
-                f"--dictionary {path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it, for "
-                "example with iconv."
-            ) from None
+            raise not_utf8(f"--dictionary {path}", error) from None
         except OSError as error:
             raise UserError(f"--dictionary {path} cannot be read ({error}); name a file with a term a line.") from None
         terms = list(dict.fromkeys(line.strip() for line in lines if line.strip()))

@@ -21,7 +21,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ms_bert.data.files import file_hash, read_bytes, sync_folder, umask
+from ms_bert.data.files import file_hash, read_bytes, remove, sync_folder, umask
 from ms_bert.errors import UserError
 
 Arrays = dict[str, np.ndarray]
@@ -61,7 +61,7 @@ def save(run_folder: Path, state: TrainingState) -> Path:
         write_state(beside, state.step, state.scalars, state.position, state.metrics)
         sync_folder(beside)
         if os.path.lexists(folder):  # the same step, saved once more after a resume
-            _remove(folder)
+            remove(folder)
         os.rename(beside, folder)
         sync_folder(folder.parent)
     finally:
@@ -167,7 +167,7 @@ def set_aside(run_folder: Path, step: int) -> None:
         if later > step:
             folder = folder_of(run_folder, later)
             aside = folder.with_name(f"damaged-{folder.name}")
-            _remove(aside)
+            remove(aside)
             os.rename(folder, aside)
 
 
@@ -179,14 +179,14 @@ def prune(run_folder: Path, keep: int, keep_every: int, shown: int) -> None:
             folder = folder_of(run_folder, step)
             hidden = folder.with_name(f".{folder.name}.removing")  # so that a kill leaves no half of a checkpoint
             os.rename(folder, hidden)
-            _remove(hidden)
+            remove(hidden)
 
 
 def sweep(run_folder: Path) -> None:
     """Remove what a killed process left half written or half removed."""
     (run_folder / f".{MODEL}.writing").unlink(missing_ok=True)
     for left in (run_folder / FOLDER).glob(".step-*"):
-        _remove(left)
+        remove(left)
 
 
 def folder_of(run_folder: Path, step: int) -> Path:
@@ -227,14 +227,6 @@ def _odd(state: dict) -> str | None:
     if metrics is not None and not (isinstance(metrics, dict) and type(metrics.get("bytes")) is int):
         return "its metrics is not the size and hash of a file"
     return None
-
-
-def _remove(path: Path) -> None:
-    """Remove a folder with all that is in it, or whatever else is in its place; nothing there is no error."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _own_hash(description: dict) -> str:

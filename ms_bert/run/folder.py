@@ -203,6 +203,9 @@ class Elsewhere(RunFolder):
     def check(self) -> None:
         pass
 
+    def remove(self) -> None:
+        pass
+
     def write(self, name: str, content: bytes) -> None:
         pass
 

@@ -22,7 +22,7 @@ from ms_bert.data.packing import INPUTS, WEIGHTS, EvaluationBatches, Unpacked
 from ms_bert.data.reading import endings, open_bytes, told_to_the_user
 from ms_bert.data.sequences import Sequences
 from ms_bert.data.tokenizer import Vocabulary
-from ms_bert.errors import UserError, listed, shown
+from ms_bert.errors import UserError, listed, not_utf8, shown
 from ms_bert.prediction_options import AskOptions, PredictOptions
 from ms_bert.tasks import Curve, Metrics, Panel, Sums
 from ms_bert.tasks.distillation import Distillation
@@ -375,7 +375,4 @@ def lines(options: AskOptions) -> list[str] | None:
             raise nul_byte(f"--input {options.input}", content[: content.index(b"\0")].count(b"\n") + 1)
         return found if found[-1] else found[:-1]
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"--input {options.input} is not UTF-8 text ({error.reason} at byte {error.start}); convert it, for "
-            "example with iconv."
-        ) from None
+        raise not_utf8(f"--input {options.input}", error) from None

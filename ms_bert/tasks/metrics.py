@@ -32,7 +32,6 @@ class Metric:
 
     Attributes:
         kinds: of tasks that it is for; two_classes: only where there are two classes, of which the second is positive.
-        greater_is_better: whether the best model has the greatest value.
         score: by scikit-learn or SciPy. draws: the same formula for many samples of the rows at once.
     """
 
@@ -40,7 +39,6 @@ class Metric:
     score: Callable[[np.ndarray, np.ndarray], float]
     draws: Callable[[np.ndarray, np.ndarray], OfDraws]
     two_classes: bool = False
-    greater_is_better: bool = True
 
     def __call__(self, labels: np.ndarray, predictions: np.ndarray) -> float:
         """The score.
@@ -214,23 +212,12 @@ def _spearman(labels, predictions):
     return spearmanr(labels, predictions).statistic
 
 
-def _mse(labels, predictions):
-    from sklearn.metrics import mean_squared_error
-
-    return mean_squared_error(_float64(labels), _float64(predictions))
-
-
 # The same of many draws: all but Spearman's are functions of sums over the rows, so those of all draws are one product.
 
 
 def _accuracy_of_draws(labels, predictions) -> OfDraws:
     right = (labels == predictions).reshape(len(labels), -1).all(axis=1)
     return lambda counts: counts @ right / len(right)
-
-
-def _mse_of_draws(labels, predictions) -> OfDraws:
-    squares = (_float64(labels) - _float64(predictions)) ** 2
-    return lambda counts: counts @ squares / len(squares)
 
 
 def _f1_of_draws(labels, predictions) -> OfDraws:
@@ -325,5 +312,4 @@ METRICS = {
     "subset_accuracy": Metric(("multi-label",), _accuracy, _accuracy_of_draws),
     "pearson": Metric(("regression",), _pearson, _pearson_of_draws),
     "spearman": Metric(("regression",), _spearman, _spearman_of_draws),
-    "mse": Metric(("regression",), _mse, _mse_of_draws, greater_is_better=False),
 }

@@ -16,7 +16,7 @@ from ms_bert.data.packing import INPUTS, WEIGHTS
 from ms_bert.data.sequences import Sequences
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.data.windows import Windows, tokens_of, windows
-from ms_bert.errors import UserError, one_line, shown
+from ms_bert.errors import UserError, not_utf8, one_line, shown
 from ms_bert.tasks import Metrics, pictures, squad
 from ms_bert.tasks.answer_scores import By, best_threshold, compared_by, exact_match, f1
 from ms_bert.tasks.answer_spans import Span, Spans, spans
@@ -319,10 +319,7 @@ def _context(options: PredictOptions) -> str | None:
     try:
         return read_bytes(options.context_file).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"--context-file {options.context_file} is not UTF-8 text ({error.reason} at byte {error.start}); convert "
-            "it, for example with iconv."
-        ) from None
+        raise not_utf8(f"--context-file {options.context_file}", error) from None
     except OSError as error:
         raise UserError(
             f"--context-file {options.context_file} cannot be read ({error.strerror}); check the path."

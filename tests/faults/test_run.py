@@ -422,7 +422,7 @@ def test_a_checkpoint_is_evaluated_on_another_corpus_and_needs_its_heads(options
     other.write_text("\n\n".join(f"A sentence of document {i}. And a second one.\nA third." for i in range(40)))
     given = ("--evaluate", undisturbed, "--corpus", other)
     whole = runs.run(*given, "--held-out", "0", package="pt_reference")
-    assert f"on 512 sequences of {other}: " in whole.stdout and "MLM loss" in whole.stdout, whole.stderr
+    assert f"on 8 sequences of {other}: " in whole.stdout and "MLM loss" in whole.stdout, whole.stderr
     classifier = {"classifier.weight": np.zeros((2, 32), np.float32), "classifier.bias": np.zeros(2, np.float32)}
     below = {n: v for n, v in load_file(undisturbed / "model.safetensors").items() if n.startswith("bert.")}
     home = tmp_path / "classifier"
