@@ -58,6 +58,12 @@ def of_goldens(contender: suite.Contender, oracle: goldens.Goldens) -> list[Find
     return found
 
 
+def of_library(device: str) -> list[str]:
+    """The precisions of the C++ library that is compared by itself: those in which PyTorch's own errors are known."""
+    known = [precision for precision in native.PRECISIONS if precision in goldens.PRECISIONS]
+    return [precision for precision in known if device == "CPU" and not native.why_not(precision)]
+
+
 def everything(device: str, tell: Tell = print) -> Report:
     """All frameworks, modes and precisions of this machine, the preset sizes, the planted faults, a training run."""
     check_installed("mindspore", "torch", "onnx", "onnxruntime")
@@ -91,9 +97,7 @@ def everything(device: str, tell: Tell = print) -> Report:
             problem = cases.activation_problem(act)
             found += findings(contender, problem, Reference(problem), ("forward", "gradients"))
         tell(f"{contender.name} in {contender.precision}: {_told(found[before:])}")
-    libraries = [
-        Native(precision) for precision in native.PRECISIONS if device == "CPU" and not native.why_not(precision)
-    ]
+    libraries = [Native(precision) for precision in of_library(device)]
     for contender in (*libraries, OnnxRuntime(), OnnxRuntime(fused=True)):
         problem = small[0] if contender in libraries else cases.unpacked_only(small[0])
         of_graph = findings(contender, problem, small[1], ("forward",))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import calibration
-from conversion.agreement import cases, suite
+from conversion.agreement import cases, full, suite
 from conversion.agreement.findings import Finding
 from conversion.agreement.in_mindspore import MindSpore
 from conversion.agreement.in_native import Native
@@ -84,6 +84,12 @@ def test_every_tensor_agrees_with_the_oracle(name, group, small, quiet):
             findings = suite.findings(contender, problem, reference, [group])
             assert findings or (group == "overflow" and contender.precision != "float16")
             assert_agree(findings)
+
+
+def test_the_library_is_compared_in_those_precisions_that_pytorch_has(monkeypatch):
+    monkeypatch.setattr(native, "why_not", lambda precision="float32": None)  # as on a processor that has all
+    assert full.of_library("CPU") == ["float32", "bfloat16"] and full.of_library("Ascend") == []
+    assert all(f"C++ library, fused {precision}" in CONTENDERS for precision in full.of_library("CPU"))
 
 
 @pytest.mark.parametrize("fused", [False, True])
