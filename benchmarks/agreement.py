@@ -12,6 +12,7 @@ from ms_bert.device import quiet_logs
 def measure(output):
     quiet_logs()
     report = full.everything("CPU")
+    assert report.trajectory is not None
     for name, figure in (
         ("trajectory", figures.trajectory(report.trajectory)),
         ("faults", figures.faults(report.faults)),

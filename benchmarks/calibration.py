@@ -31,7 +31,7 @@ from conversion.sources import Source
 from conversion.tensors import Tensor
 from ms_bert.config import PRESETS, BertConfig
 from ms_bert.kernels import native
-from ms_bert.options import ModelOptions, Options, RunOptions, TrainingOptions
+from ms_bert.options import Options, TrainingOptions
 from ms_bert.randomness import initial_weights
 
 
@@ -150,7 +150,7 @@ def _trained(steps: int, rate: float) -> Initialiser:
         from pt_reference.training.trainer import TorchTrainer
 
         training = TrainingOptions(steps=steps, batch_size=4, learning_rate=rate, seed=seed)
-        trainer = TorchTrainer(config, Options(ModelOptions(), training=training, run=RunOptions()))
+        trainer = TorchTrainer(config, Options(training=training))
         tokens = min(config.max_position_embeddings, 64)
         for step in range(steps):
             lengths = tuple((tokens - row,) for row in range(4))
@@ -232,8 +232,9 @@ _OF_TORCH = {"avx512": "avx512", "avx2": "avx2", "baseline": "default"}  # PyTor
 
 
 def measure(output):
-    widest = native.INSTRUCTIONS.index(native.instructions())
-    first, second = native.INSTRUCTIONS[widest : widest + 2]
+    known = native.INSTRUCTIONS["float32"]
+    widest = known.index(native.instructions())
+    first, second = known[widest : widest + 2]
     shapes_of = {first: MODELS, second: AGAIN}
     parts = [(name, shape) for name, models in shapes_of.items() for shape in dict.fromkeys(m.shape for m in models)]
     # The largest first: what the machine has no memory for fails at once.
@@ -349,6 +350,7 @@ def _planted_in_models() -> dict:
     found: dict[str, dict] = {}
     for model in SPOILED:
         sound = model.checkpoint()
+        assert sound.config is not None
         arrays = {name: tensor.read() for name, tensor in sound.weights.items()}
         for name, fault in faults.FAULTS.items():
             if fault.weights is faults.FAULTS["tanh-gelu"].weights:  # not one of the weights

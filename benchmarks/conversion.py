@@ -79,7 +79,7 @@ def _write_large(folder: Path) -> int:
     config, rng = PRESETS["large"], np.random.default_rng(1)
     named = shapes(config, {*BACKBONE, *ARCHITECTURES["BertForPreTraining"].parts})
     folder.mkdir()
-    (folder / configs.HUGGING_FACE).write_bytes(configs.hugging_face(config, "BertForPreTraining", {"float32"}))
+    (folder / configs.HUGGING_FACE).write_bytes(configs.hugging_face(config, "BertForPreTraining", {"float32"}, {}))
     weights = {name: Tensor.of(rng.standard_normal(shape, np.float32)) for name, shape in named.items()}
     safetensors_file.write(folder / "model.safetensors", weights, {"format": "pt"})
     return os.path.getsize(folder / "model.safetensors")

@@ -13,6 +13,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ class Variant:
     rows: int
     tokens: int
     sequences: int
-    precision: str
+    precision: Any
     compiled: bool
     dropout: float = 0.0
 
@@ -164,7 +165,7 @@ def _agreement(contender: PyTorch) -> dict:
     return {"checks": len(found), "largest_share_of_limit": max(one.share for one in found), "beyond": beyond[:20]}
 
 
-def _step(device: str, variant: Variant, peak: float) -> dict:
+def _step(device: Any, variant: Variant, peak: float) -> dict:
     """Seconds of a step, the share of the peak that its products reach, and what it needs."""
     import torch
 

@@ -29,7 +29,7 @@ def measure(output):
         shutil.copyfile(run / CURVES, output / "learning.png")
         description = json.loads(_portable((run / RUN).read_text(), folder))
         metrics, throughput = read_log(run, METRICS), read_log(run, THROUGHPUT)
-        ask = [sys.executable, "-m", "ms_bert.predict", run, "--fill-mask", *MASKED]
+        ask = [sys.executable, "-m", "ms_bert.predict", str(run), "--fill-mask", *MASKED]
         guesses = subprocess.run(ask, check=True, capture_output=True, text=True).stdout.splitlines()
     throughput = [line for line in throughput if "seconds" in line]  # another line tells what compiled
     training = sum(line["seconds"] for line in throughput)

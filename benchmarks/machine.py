@@ -76,7 +76,8 @@ def run_pretraining(*arguments, watch: str | None = None, package: str = "ms_ber
     Args:
         watch: the beginning of a line of output; `watched_seconds` is when it appeared.
     """
-    begun, watched, lines = time.perf_counter(), None, []
+    watched: float | None = None
+    begun, lines = time.perf_counter(), []
     process = subprocess.Popen(
         [sys.executable, "-m", f"{package}.pretrain", *map(str, arguments)],
         text=True,
@@ -95,6 +96,6 @@ def run_pretraining(*arguments, watch: str | None = None, package: str = "ms_ber
         "seconds": round(time.perf_counter() - begun, 2),
         "peak_memory_gb": round(usage.ru_maxrss * 1024 / 1e9, 2),
     }
-    if watch is not None:
+    if watched is not None:
         result["watched_seconds"] = round(watched, 2)
     return {**result, "lines": lines}

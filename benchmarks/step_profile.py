@@ -139,7 +139,7 @@ def kernels_of(work: Work) -> Iterator[tuple[str, int, float, Callable[[], None]
     yield "adam, all parameters", 1, 0, update
 
 
-def _timed(run: Callable[[], None]) -> float:
+def _timed(run: Callable[[], object]) -> float:
     begun = time.perf_counter()
     run()
     return time.perf_counter() - begun

@@ -19,8 +19,7 @@ def main(name: str, work: str) -> None:
     def tell(seconds: float, **more) -> None:
         print(json.dumps({"seconds": seconds, "peak_memory_gb": peak_memory_gb(), **more}), flush=True)
 
-    work = Work(**json.loads(work))
-    once = made(name, work)
+    once = made(name, Work(**json.loads(work)))
     begun = time.perf_counter()
     loss = once()
     tell(time.perf_counter() - begun, loss=round(loss, 5))

@@ -21,6 +21,7 @@ from torch import nn
 from ms_bert.commands import finetuning
 from ms_bert.config import BertConfig
 from ms_bert.errors import UserError
+from ms_bert.finetuning_options import FinetuningOptions
 from ms_bert.options import TrainerOptions
 from ms_bert.randomness import initial_weights
 from ms_bert.run.checkpoints import Arrays
@@ -132,6 +133,7 @@ class Trainer(TorchTrainer):
             last = config.num_hidden_layers
             raise UserError(f"--features: {error} of the model; choose from 0 to {last}, or from -1.") from None
         if top.features:
+            assert isinstance(options.training, FinetuningOptions)
             training = dataclasses.replace(options.training, frozen_layers=config.num_hidden_layers)
             options = dataclasses.replace(options, training=training)
         super().__init__(config, options, task, objective._replace(model=functools.partial(BertWithBiLSTM, top=top)))

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
+from ms_bert.collectives import MindSporeWorkers
 from ms_bert.framework import MindSpore
 from ms_bert.options import Options
-from ms_bert.run.workers import Workers
 from ms_bert.training.exchange import Sharded
 
 ROW = 2**10  # values
@@ -25,7 +25,7 @@ ROW = 2**10  # values
 class Exchange(nn.Cell):
     """The sums of gradients, then the parameters that were updated: all that is exchanged in a step but norms."""
 
-    def __init__(self, values: int, workers: Workers):
+    def __init__(self, values: int, workers: MindSporeWorkers):
         super().__init__(auto_prefix=False)
         self.parameters = [Parameter(Tensor(half), name=f"half.{n}.{values}") for n, half in enumerate(halves(values))]
         self.exchange = Sharded(self.parameters, workers)
@@ -45,6 +45,7 @@ def main(times: int, sizes: list[int]) -> None:
         return
     framework.check(options)
     workers = framework.workers(options)
+    assert isinstance(workers, MindSporeWorkers)
     said = []
     for values in sizes:
         cell, gradients = Exchange(values, workers), list(map(Tensor, halves(values)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ def batch_of(work: Work) -> dict[str, np.ndarray]:
     }
 
 
-def options_of(work: Work, kernels: str = "fused", compile: bool = False, **training):
+def options_of(work: Work, kernels: Any = "fused", compile: bool = False, **training):
     from ms_bert.options import ExampleOptions, MindSporeOptions, Options, PyTorchOptions, RunOptions, TrainingOptions
 
     return Options(

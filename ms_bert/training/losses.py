@@ -428,7 +428,7 @@ class Objective(NamedTuple):
     """What trains a task: the model, made of (config, numerics), and the loss, made of the model; and what is learned
     where there is a teacher, made of (model, loss, distillation)."""
 
-    model: type[nn.Cell]
+    model: Callable[..., nn.Cell]
     loss: Callable[..., nn.Cell]
     distilled: Callable[..., nn.Cell] = DistilledLoss
 

@@ -427,7 +427,7 @@ class Objective(NamedTuple):
     """What trains a task: the model, made of (config, numerics), and the loss, made of the model; and what is learned
     where there is a teacher, made of (model, loss, distillation)."""
 
-    model: type[nn.Module]
+    model: Callable[..., nn.Module]
     loss: Callable[..., nn.Module]
     distilled: Callable[..., nn.Module] = DistilledLoss
 

@@ -99,7 +99,7 @@ def test_the_tables_have_the_papers_numbers_beside_ours(data, ran, tmp_path):
     ran.append([])
     result = list(ablations.measure(tmp_path, data, SIZE, tmp_path / "work"))
     machine = {"cores": 2, "cpu": "processor"}
-    (tmp_path / "ablations.json").write_text(json.dumps({"machine": machine, "result": result}))
+    (tmp_path / "ablations.json").write_text(json.dumps({"date": "2026-11-29", "machine": machine, "result": result}))
     lines = report._ablations(tmp_path).splitlines()
     ours = "80.0 ± 0.0 (2)"
     assert f"| no NSP | MLM 3.000 | cls | {ours} | 86.5 | {ours} | 92.6 | {ours} | 83.9 | 84.9 | 87.9 |" in lines

@@ -104,7 +104,9 @@ def test_what_cannot_be_planned_is_said(more, words, capsys):
 def test_the_page_says_what_was_foretold_and_assumed(measured):
     found = scale_plan.measure(measured)
     machine = {"cores": 2, "cpu": "processor"}
-    (measured / "scale_plan.json").write_text(json.dumps({"commit": "abc", "machine": machine, "result": found}))
+    (measured / "scale_plan.json").write_text(
+        json.dumps({"date": "2026-11-29", "commit": "abc", "machine": machine, "result": found})
+    )
     text = report._scale_plan(measured)
     assert "| mini | 256 in 8 |" in text and "512" in text and "a model, not a measurement" in " ".join(text.split())
     assert math.isclose(found["foretold"][0]["foretold_to_measured"], 1.0, abs_tol=0.001)

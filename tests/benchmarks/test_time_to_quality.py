@@ -58,7 +58,9 @@ def test_all_is_trained_as_it_says(data, tmp_path, in_this_process):
     }
 
     machine = {"cores": 2, "cpu": "processor"}
-    (tmp_path / "time_to_quality.json").write_text(json.dumps({"machine": machine, "result": found}))
+    (tmp_path / "time_to_quality.json").write_text(
+        json.dumps({"date": "2026-11-29", "machine": machine, "result": found})
+    )
     rows = report._time_to_quality(tmp_path).splitlines()[4:]
     assert [row.split(" | ")[0] for row in rows] == [f"| {recipe}" for recipe in recipes]
     assert all(f" | {loss:.3f} | " in row for row, loss in zip(rows, (paper, without)))
