@@ -231,7 +231,9 @@ class FinetuningRun(RunOptions):
     seeds: Annotated[int, Range(1, 1000)] = 1
     """Train this many times, with --seed and the seeds after it, and report the mean and the spread of the scores.
     Each run has a folder of its own in the run folder."""
-    evaluate: Suppress[Optional[Path]] = None
+    evaluate: Optional[Path] = None
+    """Only score this fine-tuned model, of any format, on the data of --test, and print the scores; train nothing.
+    If it is a run folder, its options become the defaults. With --output, predictions are written, too."""
     eval_every: Annotated[int, STEPS_OR_NONE] = 0
     """Steps between evaluations on the development data. 0: one at the end of each epoch."""
     eval_sequences: Suppress[Annotated[int, STEPS]] = 512

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 import time
 from collections import Counter
@@ -18,7 +17,7 @@ from safetensors.numpy import load_file
 from conversion import configs, pretrained
 from conversion.parameters import ARCHITECTURES, BACKBONE, shapes
 from conversion.pretrained import Pretrained
-from ms_bert.commands import command, seeds, training
+from ms_bert.commands import command, scoring, seeds, training
 from ms_bert.commands.augmenting import Augmenter
 from ms_bert.commands.framework import Framework
 from ms_bert.commands.teaching import taught
@@ -32,15 +31,13 @@ from ms_bert.errors import UserError
 from ms_bert.finetuning_options import DataOptions, FinetuneOptions, StartOptions, depth
 from ms_bert.randomness import HELD_OUT, ORDER, permuted
 from ms_bert.run import checkpoints
-from ms_bert.run.folder import EVALUATION, PREDICTIONS, RESULTS, TASK
+from ms_bert.run.folder import EVALUATION, PREDICTIONS, RESULTS, RUN, TASK
 from ms_bert.run.loop import Loop, evaluate
 from ms_bert.run.progress import Progress
 from ms_bert.run.workers import ALONE, Workers
 from ms_bert.tasks import registry
 from ms_bert.tasks.downstream import Collected, DownstreamTask, Read
 from ms_bert.tasks.pictures import drawn
-
-MOST_PROBABILITIES = 20  # of an answer in predictions.jsonl
 
 
 def main(framework: Framework, program: str, description: str, arguments: Sequence[str] | None = None) -> int:
@@ -65,17 +62,45 @@ def parse(framework: Framework, program: str, description: str, arguments: Seque
     """
     line = (program, description, arguments)
     given = training.command_line(framework, *line, default=FinetuneOptions())
-    options = training.taken_over(framework, given, tuple(registry.KINDS), *line)
-    if options.start.model is None:
-        raise UserError("--model is missing; name a checkpoint to begin with, such as a run's folder or one of a hub.")
-    if options.data.train is None:
-        raise UserError("--train is missing; name labelled data to train on.")
+    if given.run.evaluate is not None:
+        options = _to_evaluate(framework, given, *line)
+    else:
+        options = training.taken_over(framework, given, tuple(registry.KINDS), *line)
+        if options.start.model is None:
+            raise UserError(
+                "--model is missing; name a checkpoint to begin with, such as a run's folder or one of a hub."
+            )
+        if options.data.train is None:
+            raise UserError("--train is missing; name labelled data to train on.")
     stems = [Path(source).stem for source in options.data.test]
     if len(set(stems)) < len(stems):
         raise UserError(
             f"--test names two files called {_first_twice(stems)}; rename one, for their predictions' files."
         )
     return options
+
+
+def _to_evaluate(
+    framework: Framework, given: FinetuneOptions, program: str, description: str, arguments: Sequence[str]
+) -> FinetuneOptions:
+    """The options of --evaluate; where it names a run, the other ones of that run, as far as not given."""
+    run, data = given.run, given.data
+    named = (run.resume, run.repeat, given.start.model, data.train, data.dev, given.training.teacher)
+    if any(one is not None for one in named) or run.seeds > 1 or run.workers > 1:
+        raise UserError(
+            "--evaluate trains nothing; leave out --model, --train, --dev, --teacher, --resume, --repeat, --seeds and "
+            "--workers."
+        )
+    if not data.test:
+        raise UserError("--evaluate scores a model on labelled data; name them with --test.")
+    assert run.evaluate is not None
+    if not (run.evaluate / RUN).is_file():
+        return given
+    begun = training.saved(run.evaluate, FinetuneOptions, tuple(registry.KINDS))
+    # It may have been trained by several workers, on a larger machine.
+    own = dataclasses.replace(begun.run, seeds=1, workers=1, threads=None)
+    begun = dataclasses.replace(begun, data=dataclasses.replace(begun.data, test=()), run=own)
+    return training.command_line(framework, program, description, arguments, default=begun)
 
 
 def _first_twice(names: Sequence[str]) -> str:
@@ -100,12 +125,14 @@ class Labelled:
             "tokens": len(self.sequences.ids),
             "truncated": self.sequences.truncated,
             "skipped": dict(self.skipped),
-            "sha256": _hash(self.sequences),
+            "sha256": scoring.content_hash(self.sequences),
         }
 
 
 def finetune(framework: Framework, options: FinetuneOptions, workers: Workers) -> int:
-    """Fine-tune as the options say, once or with several seeds; returns the exit code."""
+    """Fine-tune as the options say, once or with several seeds, or only score a model; returns the exit code."""
+    if options.run.evaluate is not None:
+        return scoring.score(framework, options)
     if options.run.seeds > 1:
         return seeds.finetune(options, functools.partial(_finetune, framework), Progress())
     return _finetune(framework, options, workers)
@@ -128,7 +155,7 @@ def _finetune(framework: Framework, options: FinetuneOptions, workers: Workers =
     if not loop.finished:
         if loop.leads:
             # Those of a run that was shorter; without them it is evaluated at its end. The last one names the others.
-            for name in [*map(_predictions_of, _scored(path).get("test", {})), RESULTS]:
+            for name in [*map(scoring.predictions_name, _scored(path).get("test", {})), RESULTS]:
                 (path / name).unlink(missing_ok=True)
         if stopped := training.train(loop, framework, options):
             return stopped
@@ -183,7 +210,7 @@ def _run(
     if config.type_vocab_size < 2 and train.sequences.types.any():
         raise UserError("the model's type_vocab_size is 1; pairs of texts need 2, so choose another model.")
     for name, part in parts.items():
-        progress.say(f"{name}: {_told(part)}")
+        progress.say(f"{name}: {scoring.described(found[name], part.sequences)}")
     described = {"data": {name: part.described() for name, part in parts.items()}}
     examples = {name: read.examples for name, read in found.items()}
     sequences = {name: part.sequences for name, part in parts.items()}
@@ -392,21 +419,6 @@ def _check_data(path: Path, description: dict, made: Run) -> None:
             )
 
 
-def _hash(sequences: Sequences) -> str:
-    targets = (*sequences.of_sequences.values(), *sequences.of_tokens.values())
-    arrays = (sequences.ids, sequences.types, sequences.starts, *targets)
-    return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
-
-
-def _told(part: Labelled) -> str:
-    count = len(part.sequences.examples)
-    told = [f"{count:,} examples, {len(part.sequences.ids) / count:.1f} tokens each on average"]
-    if part.sequences.truncated:
-        told.append(f"{part.sequences.truncated:,} truncated")
-    told += [f"{number:,} left out: {reason}" for reason, number in part.skipped.items()]
-    return ", ".join(told)
-
-
 def _conclude(loop: Loop, tests: Mapping[str, EvaluationBatches]) -> None:
     """Evaluate the run's model once more: predictions.jsonl, evaluation.png and results.json, which comes last."""
     folder, trainer = loop.folder, loop.trainer
@@ -417,27 +429,25 @@ def _conclude(loop: Loop, tests: Mapping[str, EvaluationBatches]) -> None:
     evaluation = _evaluated(loop, loop.task, loop.held_out)
     task = evaluation.task = loop.task.tuned(evaluation.sequences, evaluation.logits)
     folder.write(TASK, _task_file(task))
-    folder.write(PREDICTIONS, _predictions(task, evaluation))
+    folder.write(PREDICTIONS, scoring.predictions(task, evaluation.sequences, evaluation.logits))
     if drawings := task.drawings(evaluation.sequences, evaluation.logits):
         folder.write(EVALUATION, drawn(drawings))
     results = {"step": step, **_results(task, evaluation)}
     told, of_tests = [("dev", results)], dict(_scored(folder.path).get("test", {}))  # those of a complete run stay
     for source, held_out in tests.items():
         tested = _evaluated(loop, task, held_out)
-        for other in [name for name in of_tests if _predictions_of(name) == _predictions_of(source)]:
+        predictions = scoring.predictions_name(source)
+        for other in [name for name in of_tests if scoring.predictions_name(name) == predictions]:
             del of_tests[other]  # its predictions are written over
-        folder.write(_predictions_of(source), _predictions(task, tested))
-        of_tests[source] = {"sha256": _hash(held_out.sequences), **_results(task, tested)}
+        folder.write(predictions, scoring.predictions(task, tested.sequences, tested.logits))
+        of_tests[source] = {"sha256": scoring.content_hash(held_out.sequences), **_results(task, tested)}
         told.append((f"--test {source}", of_tests[source]))
     if of_tests:
         results["test"] = of_tests
     folder.write(RESULTS, (json.dumps(results, indent=2) + "\n").encode())
     for name, one in told:
-        for metric, result in one["metrics"].items():
-            loop.progress.say(
-                f"{name} {metric} {result['value']:.4f} (95% interval {result['low']:.4f} to {result['high']:.4f}) of "
-                f"{one['examples']:,} examples at step {step}"
-            )
+        for line in scoring.told(name, one, f" at step {step}"):
+            loop.progress.say(line)
 
 
 def _scored(path: Path) -> dict[str, Any]:
@@ -451,13 +461,8 @@ def _scored(path: Path) -> dict[str, Any]:
 
 def _is_of(scored: Mapping[str, Any], source: str, held_out: EvaluationBatches) -> bool:
     """Whether results have the scores of a file as it is now; older ones do not say of what content they are."""
-    of_test, content = scored.get("test", {}).get(source), _hash(held_out.sequences)
+    of_test, content = scored.get("test", {}).get(source), scoring.content_hash(held_out.sequences)
     return isinstance(of_test, dict) and of_test.get("sha256", content) == content
-
-
-def _predictions_of(source: str) -> str:
-    """The name of the file with the predictions about a file of --test."""
-    return f"predictions-{Path(source).stem}.jsonl"
 
 
 def _evaluated(loop: Loop, task: DownstreamTask, held_out: EvaluationBatches) -> Collected:
@@ -468,30 +473,8 @@ def _evaluated(loop: Loop, task: DownstreamTask, held_out: EvaluationBatches) ->
 
 def _results(task: DownstreamTask, evaluation: Collected) -> dict[str, Any]:
     """What results.json says of labelled data."""
-    sequences, logits = evaluation.sequences, evaluation.logits
-    scores, intervals = evaluation.metrics(), task.intervals(sequences, logits)
-    metrics = {name: dict(zip(("value", "low", "high"), (scores[name], *intervals[name]))) for name in task.measures}
-    details = task.details(sequences, logits)
-    return {"examples": len(sequences.examples), "loss": scores["loss"], "metrics": metrics, **details}
-
-
-def _predictions(task: DownstreamTask, evaluation: Collected) -> bytes:
-    """A line of JSON for each example: what it is, its label and what the model says; of many labels the most probable
-    ones, or else the file would grow with examples times labels."""
-    sequences = evaluation.sequences
-    lines = [
-        json.dumps({**task.inputs(example), "gold": task.gold(example), **_short(answer)}, ensure_ascii=False)
-        for example, answer in zip(sequences.examples, task.answers(sequences, evaluation.logits), strict=True)
-    ]
-    return ("\n".join(lines) + "\n").encode()
-
-
-def _short(answer: dict[str, Any]) -> dict[str, Any]:
-    probabilities = answer.get("probabilities")
-    if not isinstance(probabilities, dict) or len(probabilities) <= MOST_PROBABILITIES:
-        return answer
-    first = sorted(probabilities.items(), key=lambda pair: -pair[1])[:MOST_PROBABILITIES]
-    return {**answer, "probabilities": dict(first)}
+    loss = evaluation.metrics()["loss"]
+    return scoring.results(task, evaluation.sequences, evaluation.logits, loss=loss)
 
 
 def _task_file(task: DownstreamTask) -> bytes:

@@ -98,7 +98,7 @@ class Predictor(Loaded):
         for begin in range(0, len(examples), CHUNK):
             chunk = examples[begin : begin + CHUNK]
             sequences = self.task.sequences(chunk, self._model.vocabulary, labelled=False)
-            told = self.task.answers(sequences, self._model.logits(sequences, self.task.per_token))
+            told = self.task.answers(sequences, self.outputs(sequences))
             for number in set(sequences.owners[sequences.cut].tolist()):
                 told[number]["truncated"] = True
             answers += told
@@ -110,7 +110,12 @@ class Predictor(Loaded):
 
     def logits(self, sequences: Sequences) -> np.ndarray:
         """Those of what the task labels, sequences (n, C) or tokens (T, C), float32."""
-        return self.task.pooled(sequences, self._model.logits(sequences, self.task.per_token))
+        return self.task.pooled(sequences, self.outputs(sequences))
+
+    def outputs(self, sequences: Sequences) -> np.ndarray:
+        """The logits that the model gives: of sequences (n, C), or of tokens (T, C) if the task is one of them,
+        float32."""
+        return self._model.logits(sequences, self.task.per_token)
 
     def asked(self, options: PredictOptions) -> list[Any]:
         if options.pairs and not isinstance(self.task, SentenceTask):

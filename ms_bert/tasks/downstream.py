@@ -302,17 +302,19 @@ class Collected:
 
     @property
     def logits(self) -> np.ndarray:
-        values = self._logits.values
-        if not np.isfinite(values).all():
-            raise UserError(
-                "a prediction is not a finite number; train again, with a lower learning rate.", exit_code=1
-            )
-        return values
+        check_finite(self._logits.values)
+        return self._logits.values
 
     def metrics(self) -> Metrics:
         """loss, and the task's scores."""
         scores = self.task.scores(self.sequences, self.logits)
         return {"loss": self.task.metrics(self._sums)["loss"], **scores}
+
+
+def check_finite(logits: np.ndarray) -> None:
+    """Raise UserError unless logits can be scored."""
+    if not np.isfinite(logits).all():
+        raise UserError("a prediction is not a finite number; train again, with a lower learning rate.", exit_code=1)
 
 
 def of_owners(sequences: Sequences, values: np.ndarray) -> list[np.ndarray]:

@@ -16,13 +16,13 @@ import transformers
 from safetensors.numpy import load
 
 from conversion.__main__ import main as convert
-from ms_bert.commands import finetuning, prediction
+from ms_bert.commands import finetuning, prediction, scoring
 from ms_bert.commands.augmenting import Augmenter
 from ms_bert.config import BertConfig
 from ms_bert.data.packing import TrainingBatches
 from ms_bert.device import use_device
 from ms_bert.errors import UserError
-from ms_bert.finetuning_options import FinetuneOptions, FinetuningOptions, FinetuningRun, StartOptions
+from ms_bert.finetuning_options import DataOptions, FinetuneOptions, FinetuningOptions, FinetuningRun, StartOptions
 from ms_bert.framework import MindSpore
 from ms_bert.run.checkpoints import MODEL
 from ms_bert.run.progress import Progress
@@ -365,6 +365,77 @@ def test_a_converted_run_predicts_as_before_and_goes_on(tuned, tmp_path):
     assert json.loads((new / "results.json").read_text())["metrics"] == json.loads(
         (there / "results.json").read_text()
     )["metrics"]  # fmt: skip
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_model_is_scored_without_training(package, command, tuned, tmp_path, capsys):
+    framework, dev = {"ms_bert": MindSpore, "pt_reference": PyTorch}[package](), command[[*command].index("--dev") + 1]
+    own = json.loads((tuned["ms_bert"] / "results.json").read_text())
+    arguments = ["--evaluate", str(tuned["ms_bert"]), "--test", str(dev), "--threads", "1"]
+    assert finetuning.main(framework, "finetune", "", [*arguments, "--output", str(tmp_path / "scores")]) == 0
+    assert f"{dev} accuracy {own['metrics']['accuracy']['value']:.4f} (95% interval" in capsys.readouterr().out
+    scored = json.loads((tmp_path / "scores/results.json").read_text())["test"][str(dev)]
+    assert scored["metrics"] == own["metrics"] and scored["examples"] == own["examples"]
+    name = f"predictions-{Path(dev).stem}.jsonl"
+    mine, theirs = (
+        [
+            {key: row[key] for key in ("texts", "gold", "label")}
+            for row in map(json.loads, file.read_text().splitlines())
+        ]
+        for file in (tmp_path / "scores" / name, tuned["ms_bert"] / "predictions.jsonl")
+    )
+    assert mine == theirs
+    # The same model from elsewhere: no options of a run, and labels in another spelling.
+    shutil.copytree(tuned["ms_bert"], tmp_path / "hub", ignore=shutil.ignore_patterns("run.json", "task.json"))
+    config = json.loads((tmp_path / "hub/config.json").read_text())
+    config["id2label"] = {number: label.upper() for number, label in config.pop("id2label").items()}
+    del config["label2id"]
+    (tmp_path / "hub/config.json").write_text(json.dumps(config))
+    other = ["--evaluate", str(tmp_path / "hub"), "--test", str(dev), "--threads", "1"]
+    assert finetuning.main(framework, "finetune", "", other) == 0
+    assert f"accuracy {own['metrics']['accuracy']['value']:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("--evaluate", "RUN"), "--evaluate scores a model on labelled data; name them with --test"),
+        (("--evaluate", "RUN", "--test", "DEV", "--train", "DEV"), "--evaluate trains nothing; leave out --model"),
+        (("--evaluate", "RUN", "--test", "DEV", "--seeds", "2"), "--evaluate trains nothing; leave out --model"),
+        (("--evaluate", "RUN", "--test", "DEV", "--task", "tagging"), "give --task classification, or name another"),
+        (("--evaluate", "RUN", "--test", "OTHER"), "has the labels bad, good, but the data have others"),
+        (("--evaluate", "RUN", "--test", "DEV", "--output", "RUN"), "already holds a run"),
+        (("--evaluate", "BASE", "--test", "DEV"), "is a run of pre-training, not of classification"),
+    ],
+)
+def test_what_cannot_be_scored_is_one_sentence(arguments, words, command, tuned, undisturbed, tmp_path, capsys):
+    dev = Path(command[[*command].index("--dev") + 1])
+    other = tmp_path / "other.tsv"
+    other.write_text(dev.read_text().replace("\tgood", "\tothers"))
+    places = {"RUN": tuned["pt_reference"], "DEV": dev, "OTHER": other, "BASE": undisturbed}
+    given = [str(places.get(one, one)) for one in arguments]
+    assert finetuning.main(PyTorch(), "finetune", "", given) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_a_models_labels_are_called_as_the_data_call_them():
+    def named(labels, task="classification", examples=()):
+        model = Classification(labels, ("accuracy",), 32)
+        return scoring.as_the_data_say(model, DataOptions(task=task), examples, Path("model"))
+
+    of_three = [Example(("a",), label, "") for label in "012"]
+    unnamed = tuple(f"LABEL_{number}" for number in range(3))
+    assert named(unnamed, examples=of_three).labels == ("0", "1", "2")
+    assert named(unnamed, examples=of_three).measures == ("accuracy", "f1_macro")
+    assert named(("2", "0", "1", "more"), examples=of_three).labels == ("2", "0", "1", "more")
+    found = named(("LABEL_0", "LABEL_1"), "mrpc")
+    assert found.labels == ("not_equivalent", "equivalent") and found.measures == ("f1", "accuracy")
+    assert named(("POSITIVE", "NEGATIVE"), "sst2").labels == ("positive", "negative")
+    with pytest.raises(UserError, match="name the labels in the model's config.json"):
+        named(unnamed, "mnli")  # whose classes each model orders as it likes
+    with pytest.raises(UserError, match="but the data have '3'"):
+        named(unnamed, examples=[Example(("a",), "3", "")])
 
 
 def test_a_longer_run_has_no_results_of_the_shorter_one(command, tmp_path):

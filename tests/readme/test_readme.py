@@ -98,7 +98,8 @@ def test_every_command_is_understood(line, tmp_path, monkeypatch):
 def test_every_fine_tuning_and_prediction_is_understood(line):
     arguments = shlex.split(line)[3:]
     if ".finetune " in line:
-        assert finetuning.parse(PyTorch(), "", "", arguments).data.train
+        options = finetuning.parse(PyTorch(), "", "", arguments)
+        assert options.data.train or (options.run.evaluate and options.data.test)
     else:
         kinds = {
             "predict": PredictOptions,
