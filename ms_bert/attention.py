@@ -17,7 +17,16 @@ DESCRIPTION = """Show how much each token of a text attends to each other one, w
 
 
 def load(path: str | Path, device: str = "CPU", threads: int | None = None) -> attention.Attention:
-    """A model as a function from texts to their attention; see `ms_bert.commands.attention.Attention`."""
+    """A model as a function: a list of n texts or pairs -> for each "tokens", a list of S strings, and "attention",
+    (layers, heads, S, S) float32: how much the token of a row attends to that of a column.
+
+    Args:
+        path: the folder of a run, one of Hugging Face, or a checkpoint of any format.
+        device: 'CPU', 'GPU' or 'Ascend'. threads: to compute with; None: as many as the processor has.
+
+    Raises:
+        UserError: the checkpoint cannot be read; the sentence says why.
+    """
     return attention.Attention(path, MindSpore(), device, threads)
 
 

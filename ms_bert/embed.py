@@ -17,7 +17,18 @@ DESCRIPTION = """Turn texts into vectors with a BERT in MindSpore."""
 
 
 def load(path: str | Path, pooling: str | None = None, **options) -> embedding.Embedder:
-    """A model as a function from texts to vectors; see `ms_bert.commands.embedding.Embedder` for the options."""
+    """A model as a function: a list of n texts -> their vectors, (n, D) float32, or with the pooling 'tokens' a list of
+    n arrays (tokens, D).
+
+    Args:
+        path: the folder of a run, of Hugging Face or of sentence-transformers, or a checkpoint of any format.
+        pooling: 'mean', 'cls', 'max', 'mean-max', 'pooler' or 'tokens'; None: what the folder says, or else 'mean'.
+        options: layers, special_tokens, normalize, prompt, longest, device, precision and threads, as the options of
+            the command; see `ms_bert.commands.embedding.Embedder`.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or cannot give such vectors; the sentence says why.
+    """
     return embedding.Embedder(path, MindSpore(), pooling, **options)
 
 

@@ -20,7 +20,20 @@ or whether a text follows another."""
 def load(
     path: str | Path, device: str = "CPU", precision: str = "float32", threads: int | None = None
 ) -> prediction.Predictor:
-    """A fine-tuned model as a function of texts; see `ms_bert.commands.prediction.Predictor`."""
+    """A fine-tuned model as a function: a list of n texts, or of pairs (text, text2), -> a list of n answers.
+
+    An answer is a dictionary, of a classifier {"label": str, "probabilities": {label: float}}; docs/fine_tuning.md has
+    the fields of each task. It does not depend on the other texts. A text that is too long is truncated, and its answer
+    has "truncated": True.
+
+    Args:
+        path: the folder of a run, one of Hugging Face, or a checkpoint of any format.
+        device: 'CPU', 'GPU' or 'Ascend'. precision: 'float32', 'float16' or 'bfloat16', on the CPU also 'int8'.
+        threads: to compute with; None: as many as the processor has.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or lacks what this needs; the sentence says which.
+    """
     return prediction.Predictor(path, MindSpore(), device, precision, threads)
 
 
@@ -33,14 +46,38 @@ def load_mask_filler(
     precision: str = "float32",
     threads: int | None = None,
 ) -> prediction.MaskFiller:
-    """A pre-trained model as a function of texts with [MASK]; see `ms_bert.commands.prediction.MaskFiller`."""
+    """A pre-trained model as a function: a list of n texts with [MASK] -> a list of n answers.
+
+    An answer is a dictionary: "text", with the best guesses in place, and "masks", for each [MASK] a list of
+    {"token": str, "probability": float}, the best first.
+
+    Args:
+        path: the folder of a run, one of Hugging Face, or a checkpoint of any format.
+        top: guesses for each mask. pieces: also words of 2, 3, ... up to so many pieces. candidates: words to guess
+            among; none: all.
+        device: 'CPU', 'GPU' or 'Ascend'. precision: 'float32', 'float16' or 'bfloat16', on the CPU also 'int8'.
+        threads: to compute with; None: as many as the processor has.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or lacks what this needs; the sentence says which.
+    """
     return prediction.MaskFiller(path, MindSpore(), top, pieces, candidates, device, precision, threads)
 
 
 def load_next_sentence(
     path: str | Path, device: str = "CPU", precision: str = "float32", threads: int | None = None
 ) -> prediction.NextSentence:
-    """A pre-trained model as a function of pairs of texts; see `ms_bert.commands.prediction.NextSentence`."""
+    """A pre-trained model as a function: a list of n pairs of texts -> a list of n answers, whether the second text
+    follows the first: {"label": "next" or "not next", "probabilities": {label: float}}.
+
+    Args:
+        path: the folder of a run, one of Hugging Face, or a checkpoint of any format.
+        device: 'CPU', 'GPU' or 'Ascend'. precision: 'float32', 'float16' or 'bfloat16', on the CPU also 'int8'.
+        threads: to compute with; None: as many as the processor has.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or lacks what this needs; the sentence says which.
+    """
     return prediction.NextSentence(path, MindSpore(), device, precision, threads)
 
 

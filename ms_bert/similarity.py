@@ -17,7 +17,16 @@ DESCRIPTION = """Say how alike texts are, by the cosines of their vectors, with 
 
 
 def load(path: str | Path, pooling: str | None = None, **options) -> similarity.Similarity:
-    """A model as a function from texts to similarities; see `ms_bert.commands.embedding.Embedder` for the options."""
+    """A model as a function: n texts and m others -> the cosines of their vectors, (n, m) float32, from -1 to 1.
+
+    Its method `pairs` takes a list of n pairs -> (n,) float32.
+
+    Args:
+        path, pooling, options: as `load` of the module `embed` takes them; the pooling 'tokens' is refused.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or cannot give such vectors; the sentence says why.
+    """
     return similarity.Similarity(path, MindSpore(), pooling=pooling, **options)
 
 

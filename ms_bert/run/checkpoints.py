@@ -1,8 +1,8 @@
 """Checkpoints: folders written beside, checksummed, fsynced and renamed, so that a kill at any moment loses nothing.
 
 checkpoints/step-00001000/
-  model.safetensors        weights by Hugging Face's names, float32
-  optimizer.safetensors    first and second moments as m.NAME and v.NAME, float32
+  model.safetensors        weights by Hugging Face's names, float32 (float64 of a run in that precision)
+  optimizer.safetensors    first and second moments as m.NAME and v.NAME, likewise
   state.json               step, the scalars of training, the loop's position, what metrics.jsonl was, SHA-256 of all
                            three files
 """
@@ -35,7 +35,7 @@ class TrainingState:
 
     Attributes:
         step: optimizer steps done. model, optimizer: arrays by name. scalars: of the trainer (updates, loss_scale,
-            good_steps). position: of the loop (sums since the last logged line).
+            good_steps). position: of the loop (sums since the last logged line, the best evaluation).
         metrics: what `RunFolder.sync_logs` returned; None where it is not known.
     """
 
