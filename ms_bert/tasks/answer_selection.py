@@ -21,7 +21,7 @@ from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError, shown
 from ms_bert.tasks import Metrics, pictures
 from ms_bert.tasks.downstream import DownstreamTask, Read, balanced, of_owners
-from ms_bert.tasks.examples import Unfit, by_role, class_name, fitting, named_columns
+from ms_bert.tasks.examples import Unfit, by_role, class_name, fitting, named_columns, whether
 from ms_bert.tasks.metrics import interval_of_mean
 from ms_bert.tasks.pictures import Drawing
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from ms_bert.prediction_options import PredictOptions
 
 IRRELEVANT, RELEVANT = "irrelevant", "relevant"
-_LABELS = {"0": False, "1": True, "false": False, "true": True}
 
 # By which names columns are known: those of WikiQA, TREC-QA, InsuranceQA and MS MARCO.
 _USUAL = {
@@ -315,10 +314,10 @@ def _text(value: Any, name: str) -> str:
 
 
 def _relevant(value: Any) -> bool:
-    name = class_name(value).lower()
-    if name not in _LABELS:
+    found = whether(class_name(value))
+    if found is None:
         raise Unfit("a label that is not 0 or 1", f"has the label {shown(value)}", "expected 0 or 1")
-    return _LABELS[name]
+    return found
 
 
 def _by_question(rows: Sequence[Question]) -> list[Question]:
