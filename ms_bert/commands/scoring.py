@@ -13,7 +13,7 @@ import numpy as np
 
 from ms_bert.commands.framework import Framework
 from ms_bert.commands.prediction import Predictor
-from ms_bert.config import ordered_as
+from ms_bert.config import default_labels
 from ms_bert.data.files import write_atomically
 from ms_bert.data.sequences import Sequences
 from ms_bert.errors import UserError, listed
@@ -79,8 +79,9 @@ def as_the_data_say(task: DownstreamTask, data: DataOptions, examples: Sequence[
         UserError: the data have labels that the model has not.
     """
     dataset = glue.DATASETS.get(data.task)
-    if dataset is not None:
-        task = dataclasses.replace(task, measures=(dataset.main, *(m for m in dataset.metrics if m != dataset.main)))
+    if dataset is not None and isinstance(task, SentenceTask):
+        of_it = registry.kind(data.task).of(data, examples)
+        task = dataclasses.replace(task, measures=of_it.measures, dataset=of_it.dataset, pairs=of_it.pairs)
     elif isinstance(task, SentenceTask) and not task.dataset:
         task = dataclasses.replace(task, measures=task.general_measures)
     if not task.labels:
@@ -88,15 +89,14 @@ def as_the_data_say(task: DownstreamTask, data: DataOptions, examples: Sequence[
     names = set().union(*map(task.names_of, examples)) if dataset is None else set(dataset.labels)
     if names <= set(task.labels):
         return task
-    # A model's own order of the classes of MNLI is any: there a number says nothing.
-    numbered = dataset.labels if dataset is not None and dataset.name != "mnli" else ()
-    for candidate in (numbered, tuple(map(str, range(len(task.labels)))) if dataset is None else ()):
-        plain = tuple(map(str, range(len(candidate))))
-        if len(candidate) == len(task.labels) and names <= set(candidate) and ordered_as(plain, task.labels) == plain:
-            return dataclasses.replace(task, labels=candidate)
-    by_case = {label.casefold(): label for label in names}
-    labels = tuple(by_case.get(label.casefold(), label) for label in task.labels)
-    if len(set(labels)) == len(labels) and names <= set(labels):
+    if list(task.labels) != [*default_labels(len(task.labels)).values()]:
+        spelled = {name.casefold(): name for name in names}
+        labels = tuple(spelled.get(label.casefold(), label) for label in task.labels)
+    elif dataset is None:
+        labels = tuple(map(str, range(len(task.labels))))
+    else:  # but each model orders the classes of MNLI as it likes
+        labels = dataset.labels if dataset.name != "mnli" else ()
+    if len(set(labels)) == len(task.labels) and names <= set(labels):
         return dataclasses.replace(task, labels=labels)
     raise UserError(
         f"{path} has the labels {listed(task.labels)}, but the data have {listed(sorted(names - set(task.labels)))}; "

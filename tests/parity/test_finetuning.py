@@ -432,6 +432,12 @@ def test_a_models_labels_are_called_as_the_data_call_them():
     found = named(("LABEL_0", "LABEL_1"), "mrpc")
     assert found.labels == ("not_equivalent", "equivalent") and found.measures == ("f1", "accuracy")
     assert named(("POSITIVE", "NEGATIVE"), "sst2").labels == ("positive", "negative")
+    assert named(("LABEL_0", "LABEL_1"), "mrpc").pairs and not named(("positive", "negative"), "sst2").pairs
+    # F1 is that of the pairs that are equivalent, whatever number the model gives them.
+    labels, guesses = np.array([0, 0, 1]), np.array([0, 1, 1])
+    of_first = named(("EQUIVALENT", "NOT_EQUIVALENT"), "mrpc").compared("f1", labels, guesses)
+    assert [one.tolist() for one in of_first] == [[1, 1, 0], [1, 0, 0]]
+    assert found.compared("f1", labels, guesses)[0].tolist() == labels.tolist()
     with pytest.raises(UserError, match="name the labels in the model's config.json"):
         named(unnamed, "mnli")  # whose classes each model orders as it likes
     with pytest.raises(UserError, match="but the data have '3'"):
