@@ -63,11 +63,20 @@ def read(path: Path) -> Described:
     config = BertConfig.from_dict(fields, source=str(path), untied=True)
     named = fields.get("architectures")
     first = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else None
-    carried = {name: fields[name] for name in _CARRIED if name in fields}
+    carried = {name: fields[name] for name in _CARRIED if name in fields and _is_json(fields[name])}
     kept = {field.name for field in dataclasses.fields(BertConfig)} | _WRITTEN_AGAIN | set(unknown_fields(fields))
     left_out = [name for name in fields if name not in kept and name not in carried]
     notes = [f"left out of the config, without effect on the results: {listed(left_out)}"] if left_out else []
     return Described(config, first, (*notes, *remarks(fields)), is_untied(fields), carried)
+
+
+def _is_json(value: Any) -> bool:
+    """Whether it can be written again: Python reads NaN, which JSON has not."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True
 
 
 def find(folder: Path) -> Path | None:

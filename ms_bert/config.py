@@ -346,12 +346,11 @@ def default_labels(count: int) -> dict[str, str]:
 def ordered_as(labels: Sequence[str], theirs: Sequence[str]) -> tuple[str, ...] | None:
     """The labels of data in the order of a model's, None if the model has others. Those of a model without names,
     LABEL_0, LABEL_1 and so on, are the data's 0, 1 and so on."""
-    for names in (tuple(theirs), tuple(map(str, range(len(theirs))))):
-        if sorted(names) == sorted(labels):
-            return names
-        if list(theirs) != list(default_labels(len(theirs)).values()):
-            break
-    return None
+    if sorted(theirs) == sorted(labels):
+        return tuple(theirs)
+    numbers = tuple(map(str, range(len(theirs))))
+    unnamed = list(theirs) == [*default_labels(len(theirs)).values()]
+    return numbers if unnamed and sorted(numbers) == sorted(labels) else None
 
 
 def _are_numbered(id2label: dict) -> bool:

@@ -29,6 +29,7 @@ from ms_bert.data.sequences import Sequences
 from ms_bert.data.tokenizer import Vocabulary
 from ms_bert.errors import UserError
 from ms_bert.finetuning_options import DataOptions, FinetuneOptions, StartOptions, depth
+from ms_bert.options import changed
 from ms_bert.randomness import HELD_OUT, ORDER, permuted
 from ms_bert.run import checkpoints
 from ms_bert.run.folder import EVALUATION, PREDICTIONS, RESULTS, RUN, TASK
@@ -38,6 +39,12 @@ from ms_bert.run.workers import ALONE, Workers
 from ms_bert.tasks import registry
 from ms_bert.tasks.downstream import Collected, DownstreamTask, Read
 from ms_bert.tasks.pictures import drawn
+
+# Options that say what --evaluate scores, how and where; all others are of training.
+OF_SCORES = (
+    *("task", "test", "columns", "quotes", "separator", "skip_bad", "scored_questions", "cache"),
+    *("longest", "longest_question", "longest_answer", "stride", "device", "precision", "threads"),
+)
 
 
 def main(framework: Framework, program: str, description: str, arguments: Sequence[str] | None = None) -> int:
@@ -84,21 +91,21 @@ def _to_evaluate(
     framework: Framework, given: FinetuneOptions, program: str, description: str, arguments: Sequence[str]
 ) -> FinetuneOptions:
     """The options of --evaluate; where it names a run, the other ones of that run, as far as not given."""
-    run, data = given.run, given.data
-    named = (run.resume, run.repeat, given.start.model, data.train, data.dev, given.training.teacher)
-    if any(one is not None for one in named) or run.seeds > 1 or run.workers > 1:
+    run = given.run
+    if run.resume is not None or run.repeat is not None:
+        raise UserError("--evaluate trains nothing; leave out --resume and --repeat.")
+    if idle := [name for name in changed(FinetuneOptions(), given) if name not in OF_SCORES]:
         raise UserError(
-            "--evaluate trains nothing; leave out --model, --train, --dev, --teacher, --resume, --repeat, --seeds and "
-            "--workers."
+            f"--{idle[0].replace('_', '-')} has no effect on --evaluate, which trains nothing; leave it out."
         )
-    if not data.test:
+    if not given.data.test:
         raise UserError("--evaluate scores a model on labelled data; name them with --test.")
     assert run.evaluate is not None
     if not (run.evaluate / RUN).is_file():
         return given
     begun = training.saved(run.evaluate, FinetuneOptions, tuple(registry.KINDS))
-    # It may have been trained by several workers, on a larger machine.
-    own = dataclasses.replace(begun.run, seeds=1, workers=1, threads=None)
+    # It may have been trained by several workers, on a larger machine and another device.
+    own = dataclasses.replace(begun.run, seeds=1, workers=1, threads=None, device=run.device, auto_resume=False)
     begun = dataclasses.replace(begun, data=dataclasses.replace(begun.data, test=()), run=own)
     return training.command_line(framework, program, description, arguments, default=begun)
 
@@ -207,7 +214,7 @@ def _run(
             task.check_scored(labelled.examples)
     parts = {name: Labelled(task.sequences(read.examples, vocabulary), read.skipped) for name, read in found.items()}
     train = parts["train"]
-    if config.type_vocab_size < 2 and train.sequences.types.any():
+    if max(part.sequences.types.max(initial=0) for part in parts.values()) >= config.type_vocab_size:
         raise UserError("the model's type_vocab_size is 1; pairs of texts need 2, so choose another model.")
     for name, part in parts.items():
         progress.say(f"{name}: {scoring.described(found[name], part.sequences)}")

@@ -21,8 +21,10 @@ from ms_bert.finetuning_options import DataOptions, FinetuneOptions
 from ms_bert.run.folder import RESULTS, check_free
 from ms_bert.run.progress import Progress
 from ms_bert.tasks import glue, registry
+from ms_bert.tasks.answer_selection import AnswerSelection
 from ms_bert.tasks.classification import SentenceTask
 from ms_bert.tasks.downstream import DownstreamTask, Read, check_finite
+from ms_bert.tasks.question_answering import QuestionAnswering
 
 MOST_PROBABILITIES = 20  # of an answer in the file of predictions
 
@@ -49,9 +51,9 @@ def score(framework: Framework, options: FinetuneOptions) -> int:
     found: dict[str, tuple[DownstreamTask, Sequences]] = {}
     for source in data.test:  # all of them before the first is computed, for one may be wrong
         read = kind.examples(data, source, "test")
-        if read.told:
-            progress.say(f"{source}: {read.told}")
-        task = as_the_data_say(model.task, data, read.examples, run.evaluate)
+        if said := read.told.partition(", scheme ")[0]:  # the scheme is the model's
+            progress.say(f"{source}: {said}")
+        task = as_the_data_say(_as_asked(model, data), data, read.examples, run.evaluate)
         task.check_scored(read.examples)
         found[source] = task, task.sequences(read.examples, model.vocabulary)
         progress.say(f"{source}: {described(read, found[source][1])}")
@@ -72,6 +74,29 @@ def score(framework: Framework, options: FinetuneOptions) -> int:
     return 0
 
 
+def _as_asked(model: Predictor, data: DataOptions) -> DownstreamTask:
+    """A model's task with the options that may be given anew: how long texts are, and what is scored.
+
+    Raises:
+        UserError: the model takes no texts that are so long.
+    """
+    task, positions = model.task, model.pretrained.config.max_position_embeddings
+    if data.longest is not None:
+        if data.longest > positions:
+            raise UserError(
+                f"--longest is {data.longest}, but the model has only {positions} positions; give {positions} or less."
+            )
+        task = dataclasses.replace(task, longest=data.longest)
+    if isinstance(task, QuestionAnswering):
+        usual = DataOptions(task="question-answering")
+        names = ("longest_question", "longest_answer", "stride")
+        given = {name: getattr(data, name) for name in names if getattr(data, name) != getattr(usual, name)}
+        task = dataclasses.replace(task, **given)
+    if isinstance(task, AnswerSelection):
+        task = dataclasses.replace(task, scored_questions=data.scored_questions)
+    return task
+
+
 def as_the_data_say(task: DownstreamTask, data: DataOptions, examples: Sequence[Any], path: Path) -> DownstreamTask:
     """A model's task with the names that the data have for its labels, and with the scores of the dataset.
 
@@ -82,8 +107,8 @@ def as_the_data_say(task: DownstreamTask, data: DataOptions, examples: Sequence[
     if dataset is not None and isinstance(task, SentenceTask):
         of_it = registry.kind(data.task).of(data, examples)
         task = dataclasses.replace(task, measures=of_it.measures, dataset=of_it.dataset, pairs=of_it.pairs)
-    elif isinstance(task, SentenceTask) and not task.dataset:
-        task = dataclasses.replace(task, measures=task.general_measures)
+    elif isinstance(task, SentenceTask):
+        task = dataclasses.replace(task, measures=task.general_measures, dataset="")
     if not task.labels:
         return task
     names = set().union(*map(task.names_of, examples)) if dataset is None else set(dataset.labels)
@@ -97,7 +122,7 @@ def as_the_data_say(task: DownstreamTask, data: DataOptions, examples: Sequence[
     else:  # but each model orders the classes of MNLI as it likes
         labels = dataset.labels if dataset.name != "mnli" else ()
     if len(set(labels)) == len(task.labels) and names <= set(labels):
-        return dataclasses.replace(task, labels=labels)
+        return task.renamed(labels)
     raise UserError(
         f"{path} has the labels {listed(task.labels)}, but the data have {listed(sorted(names - set(task.labels)))}; "
         "name the labels in the model's config.json (id2label) as the data do, or name other data."

@@ -29,23 +29,25 @@ def finetune(options: FinetuneOptions, once: Callable[[FinetuneOptions], int], p
     folder, before = _folder(options)
     first = options.training.seed
     runs = {seed: folder.path / f"seed-{seed}" for seed in range(first, first + options.run.seeds)}
+    contents = {path: _content(path) for path in runs.values()}
     for seed, path in runs.items():
         folder.check()
         training = dataclasses.replace(options.training, seed=seed)
-        begun = _content(path)
-        where = {"resume": path, "output": None} if begun else {"resume": None, "output": path}
+        where = {"resume": path, "output": None} if contents[path] else {"resume": None, "output": path}
         run = dataclasses.replace(options.run, seeds=1, **where)  # type: ignore[arg-type]
         progress.say(f"seed {seed}:")
         try:
             stopped = once(dataclasses.replace(options, training=training, run=run))
         except UserError:
-            if seed == first and _content(path) == begun:  # nothing has begun or gone on: as if it was not tried
+            if seed == first and _content(path) == contents[path]:  # nothing has gone on: as if it was not tried
                 folder.describe(before) if before else folder.remove()
             raise
         if stopped:
             progress.say(f"stopped; continue all with --resume {folder.path}")
             return stopped
         gc.collect()  # the model and its graphs, before there are others
+    if before and all(_content(path) == content for path, content in contents.items()):
+        folder.describe(before)  # nothing has gone on, so the record stays that of what is there
     results = summary({seed: _results(path) for seed, path in runs.items()})
     folder.write(RESULTS, (json.dumps(results, indent=2) + "\n").encode())
     tests = ((f"--test {source}", metrics) for source, metrics in results.get("test", {}).items())

@@ -108,7 +108,7 @@ class BatchMaker:
             input_ids[in_text] = self.split.tokens[place[in_text]]
             input_ids[there & (column == begin)] = vocabulary.cls
             input_ids[there & ((column == a_end) | (column == b_end))] = vocabulary.sep
-            made["token_type_ids"][inside & (column > a_end)] = 1
+            made["token_type_ids"][inside & (column > a_end)] = vocabulary.second_type
             made["sequence_ids"][inside] = number + 1
             made["position_ids"][inside] = (column - begin)[inside]
             made["cls_positions"][:, number] = np.where(there, begin, 0)[:, 0]

@@ -241,8 +241,7 @@ def _parts(line: str) -> Iterator[str]:
     while len(line) > LONGEST_LINE:
         head = line[:LONGEST_LINE]
         words = head.rsplit(None, 1)
-        # Of a single word, or of none, all goes on.
-        end = len(head.rstrip()) - len(words[1]) if len(words) > 1 else LONGEST_LINE
+        end = len(words[0]) if len(words) > 1 else LONGEST_LINE  # of a single word, or of none, all
         yield line[:end].strip()
         line = line[end:]
     yield line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import itertools
 import json
@@ -25,6 +26,7 @@ CONTINUATION = "##"
 CONFIG = "tokenizer_config.json"
 _CLASS = "BertTokenizer"  # of transformers; its "Fast" is the same
 _CLASSES = (_CLASS, "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer")  # that clean text up as it does
+_OTHERS = ("BertJapaneseTokenizer", "RoFormerTokenizer")  # that have a vocab.txt, too, and other words
 _GENERAL = "PreTrainedTokenizerFast"  # which does what a tokenizer.json says
 _ADDED = "added_tokens.json"  # beside a vocab.txt
 FORMAT = 2  # of a trained vocabulary in the cache
@@ -180,8 +182,9 @@ def load(path: Path, cased: bool = False) -> Vocabulary:
             said = {}
         if isinstance(tokenizer.normalizer, normalizers.BertNormalizer):
             tokenizer.normalizer = _as_described(said, beside, tokenizer.normalizer)
-        _add_tokens(tokenizer, path, said)
-        return Vocabulary(tokenizer, str(path), _second_type(tokenizer, said, path), _cuts_left(said))
+        with contextlib.suppress(UserError):  # what lies beside need not be of it
+            _add_tokens(tokenizer, path, said)
+        return Vocabulary(tokenizer, str(path), _framed(tokenizer, said, path), _cuts_left(said))
     try:
         # Not splitlines(): bert-base-chinese has U+2028 as an entry, which would move all ids after it.
         tokens = path.read_text(encoding="utf-8-sig").split("\n")
@@ -194,6 +197,13 @@ def load(path: Path, cased: bool = False) -> Vocabulary:
         raise UserError(f"{path} has no {UNK}; a BERT vocabulary needs {' '.join(SPECIAL_TOKENS)}.")
     beside = path.with_name(CONFIG)
     fields = _config(beside) if beside.exists() else None
+    for name in ("word_tokenizer_type", "subword_tokenizer_type", "tokenizer_class"):
+        value = (fields or {}).get(name)
+        if value is not None and (name != "tokenizer_class" or value in _OTHERS):
+            raise UserError(
+                f"{beside} says that the {name} is {shown(value)}, which cuts text into words otherwise than BERT's; "
+                "name a tokenizer.json, or remove what is not true from this file."
+            )
     clean_up = _clean_up(lowercase=False) if cased else _described_clean_up(fields, beside, entries)
     said = fields or {}
     tokenizer = _with_special_tokens(_bert_tokenizer(_word_piece(entries), clean_up))
@@ -201,25 +211,38 @@ def load(path: Path, cased: bool = False) -> Vocabulary:
     return Vocabulary(tokenizer, str(path), 0 if _without_types(said) else 1, _cuts_left(said))
 
 
-def _second_type(tokenizer: Tokenizer, said: dict, path: Path) -> int:
-    """The token type of a second text, by a tokenizer.json and what the tokenizer_config.json beside it says.
+def _framed(tokenizer: Tokenizer, said: dict, path: Path) -> int:
+    """The token type of a second text, by a tokenizer.json and what the tokenizer_config.json beside it says; the
+    tokenizer is given BERT's special tokens around texts where it is to have them and does not say so.
 
     Raises:
         UserError: other special tokens stand around texts than around BERT's.
     """
-    if _without_types(said):
-        return 0
-    if _is_berts(said) or tokenizer.post_processor is None:  # BERT's classes do as BERT whatever tokenizer.json says
-        return 1
-    a, b = (tokenizer.encode(text, add_special_tokens=False).ids for text in "ab")
-    cls, sep = (tokenizer.token_to_id(token) for token in (CLS, SEP))
-    single, pair = tokenizer.encode("a"), tokenizer.encode("a", "b")
-    if (single.ids, pair.ids) != ([cls, *a, sep], [cls, *a, sep, *b, sep]):
-        raise UserError(
-            f"{path} makes {' '.join(pair.tokens)} of the texts a and b, but BERT reads {CLS} A {SEP} B {SEP}; name "
-            "another tokenizer."
-        )
-    return max(pair.type_ids)
+    second = 1
+    if tokenizer.post_processor is not None:
+        a, b = (tokenizer.encode(text, add_special_tokens=False).ids for text in "ab")
+        cls, sep = (tokenizer.token_to_id(token) for token in (CLS, SEP))
+        single, pair = tokenizer.encode("a"), tokenizer.encode("a", "b")
+        second = pair.type_ids[-1]
+        types = [0] * (len(a) + 2) + [second] * (len(b) + 1)
+        framed = (single.ids, pair.ids, pair.type_ids) == ([cls, *a, sep], [cls, *a, sep, *b, sep], types)
+        # BERT's classes do as BERT whatever tokenizer.json says, and the library's own pairs are said by nobody.
+        unsaid = single.ids == [cls, *a, sep] and pair.ids == [*a, *b]
+        if _is_berts(said) or unsaid or _is_of_an_older_run(said, path):
+            if not framed or second != 1:
+                tokenizer.post_processor = processors.BertProcessing((SEP, sep), (CLS, cls))
+            second = 1
+        elif not framed or second > 1:
+            raise UserError(
+                f"{path} makes {' '.join(pair.tokens)} of the texts a and b, with the types {pair.type_ids}, but BERT "
+                f"reads {CLS} A {SEP} B {SEP}; name another tokenizer."
+            )
+    return 0 if _without_types(said) else second
+
+
+def _is_of_an_older_run(said: dict, path: Path) -> bool:
+    """Whether a run wrote the files before it said what a model is given: then that is what BERT is given."""
+    return "model_input_names" not in said and path.with_name("run.json").exists()
 
 
 def _without_types(said: dict) -> bool:
@@ -239,23 +262,13 @@ def _is_berts(said: dict) -> bool:
 
 def _described_clean_up(said: dict | None, path: Path, entries: Collection[str]) -> normalizers.BertNormalizer:
     """The clean-up that a tokenizer_config.json describes, by the defaults of transformers' BertTokenizer; without one
-    that of which the entries of a vocabulary are made.
-
-    Raises:
-        UserError: it is of a class that cuts text into words otherwise.
-    """
+    that of which the entries of a vocabulary are made."""
     if said is None:
         # Of Google's cased vocabularies a third is capitalised; of others a few entries may be.
         capitalised = sum(
             entry != entry.lower() for entry in entries if entry[:1] != "["
         )  # [CLS], [unused0], [UNUSED0]
         return _clean_up(lowercase=capitalised < max(MOST_CAPITALISED, MOST_CAPITALISED_SHARE * len(entries)))
-    named = said.get("tokenizer_class")
-    if not _is_berts(said) and named != _GENERAL or said.get("word_tokenizer_type"):
-        raise UserError(
-            f"{path} says that the tokenizer is a {shown(named)}, which cuts text into words otherwise than BERT's; "
-            "name a tokenizer.json, or remove what is not true from this file."
-        )
     of = _said_of_clean_up(said, path)
     return _clean_up(
         lowercase=of["do_lower_case"] is not False,

@@ -170,6 +170,10 @@ class DownstreamTask:
         """
         raise NotImplementedError
 
+    def renamed(self, labels: Sequence[str]):
+        """The task with other names for its labels."""
+        return dataclasses.replace(self, labels=tuple(labels))
+
     def names_of(self, example: Any) -> set[str]:
         """The names of the labels of an example, each of which must be learned of some; none of numbers."""
         return set()

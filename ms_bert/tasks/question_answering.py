@@ -40,8 +40,8 @@ class QuestionAnswering(DownstreamTask):
     Attributes:
         no_answer: whether there are questions without an answer. threshold: then there is none where the score of "no
             answer" is more than this above that of the best answer; `tuned` chooses it. longest_question: tokens of a
-            question that are kept. longest_answer: tokens of an answer. stride: see `windows`. by: how answers are
-            compared. top: how many answers are told.
+            question that are kept. longest_answer: tokens of an answer. stride, shared: see `windows`. by: how answers
+            are compared. top: how many answers are told.
     """
 
     longest: int = 384
@@ -50,6 +50,7 @@ class QuestionAnswering(DownstreamTask):
     longest_question: int = 64
     longest_answer: int = 30
     stride: int = 128
+    shared: int = 0
     by: By = "words"
     top: int = 5
 
@@ -99,6 +100,7 @@ class QuestionAnswering(DownstreamTask):
             longest_question=data.longest_question,
             longest_answer=data.longest_answer,
             stride=data.stride,
+            shared=data.longest_answer,
             by=compared_by(question.context for question in examples),
             columns=cls.input_columns(data),
         )
@@ -111,7 +113,8 @@ class QuestionAnswering(DownstreamTask):
             longest: tokens that the model takes.
         """
         longest = min(longest, cls.usual_longest)
-        return cls((), ("f1", "exact_match"), longest, longest_question=min(64, max(1, longest // 3)))
+        most = min(64, max(1, longest // 3))
+        return cls((), ("f1", "exact_match"), longest, longest_question=most, shared=cls.longest_answer)
 
     def passage(self, example: Question) -> str:
         return example.context
@@ -125,7 +128,7 @@ class QuestionAnswering(DownstreamTask):
         shows none of them wholly is to choose [CLS], as there.
         """
         pairs = [(example.question, example.context) for example in examples]
-        made = windows(pairs, vocabulary, self.longest, self.longest_question, self.stride, shared=self.longest_answer)
+        made = windows(pairs, vocabulary, self.longest, self.longest_question, self.stride, self.shared)
         if labelled:
             starts, ends = (np.zeros(len(made.ids), np.float32) for _ in range(2))
             for window in range(len(made)):

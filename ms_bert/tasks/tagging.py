@@ -114,6 +114,10 @@ class Tagging(DownstreamTask):
         """loss and accuracy (0..1) of words; 0 if the vocabulary leaves nothing of any."""
         return super().metrics({**sums, "count": max(sums["count"], 1.0)})
 
+    def renamed(self, labels: Sequence[str]) -> Tagging:
+        """By the names the scheme is known, and which tag stands outside of spans."""
+        return dataclasses.replace(self.of_labels(labels, self.longest), columns=self.columns)
+
     def names_of(self, example: Sentence) -> set[str]:
         return set(example.tags or ())
 

@@ -828,6 +828,11 @@ def test_what_other_libraries_read_of_a_config_travels_along(tmp_path):
     for found in (tmp_path / "there", tmp_path / "a"):
         assert json.loads((found / "config.json").read_text()).items() >= said.items()
     assert not any("sbert_ce" in note for note in notes)
+    config.write_text(config.read_text().replace(f'{{"activation_fn": "{identity}"}}', '{"version": NaN}'))  # no JSON
+    notes = convert(checkpoint.read(folder), tmp_path / "nan").notes
+    assert "sentence_transformers" not in json.loads((tmp_path / "nan" / "config.json").read_text())
+    assert any("left out of the config" in note and "sentence_transformers" in note for note in notes)
+    config.write_text(json.dumps({**json.loads(config.read_text()), **said}))
     notes = convert(checkpoint.read(folder), tmp_path / "b" / "bert", "tensorflow").notes
     assert any("left out sentence_transformers from the config" in note for note in notes)
 

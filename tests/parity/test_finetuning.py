@@ -1,5 +1,6 @@
 """Fine-tuning and prediction: the frameworks agree, and nothing is lost by a kill."""
 
+import dataclasses
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from conversion.__main__ import main as convert
 from ms_bert.commands import finetuning, prediction, scoring
 from ms_bert.commands.augmenting import Augmenter
 from ms_bert.config import BertConfig
+from ms_bert.data.conll import Sentence
 from ms_bert.data.packing import TrainingBatches
 from ms_bert.device import use_device
 from ms_bert.errors import UserError
@@ -30,6 +32,7 @@ from ms_bert.tasks import masked_words
 from ms_bert.tasks.classification import Classification, MultiLabel, Regression
 from ms_bert.tasks.distillation import in_order_of
 from ms_bert.tasks.examples import Example
+from ms_bert.tasks.tagging import Tagging
 from ms_bert.training.trainer import MindSporeTrainer
 from pt_reference import predict
 from pt_reference.framework import PyTorch
@@ -275,6 +278,9 @@ def test_several_seeds_go_on_as_they_were_last_told_to(command, tmp_path, monkey
     missing = ["--resume", str(folder), "--steps", "9", "--train", str(tmp_path / "no.tsv")]
     assert finetuning.main(PyTorch(), "finetune", "", missing) == 2
     assert (folder / "run.json").read_bytes() == begun
+    for shorter in (["--steps", "2"], ["--steps", "3"]):  # nothing is trained, so the record stays
+        assert finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder), *shorter]) == 0
+        assert (folder / "run.json").read_bytes() == begun
     train_step = TorchTrainer.train_step
 
     def interrupted(self, batch, step, rate):
@@ -400,8 +406,11 @@ def test_a_model_is_scored_without_training(package, command, tuned, tmp_path, c
     "arguments, words",
     [
         (("--evaluate", "RUN"), "--evaluate scores a model on labelled data; name them with --test"),
-        (("--evaluate", "RUN", "--test", "DEV", "--train", "DEV"), "--evaluate trains nothing; leave out --model"),
-        (("--evaluate", "RUN", "--test", "DEV", "--seeds", "2"), "--evaluate trains nothing; leave out --model"),
+        (("--evaluate", "RUN", "--test", "DEV", "--train", "DEV"), "--train has no effect on --evaluate, which trains"),
+        (("--evaluate", "RUN", "--test", "DEV", "--seeds", "2"), "--seeds has no effect on --evaluate, which trains"),
+        (("--evaluate", "RUN", "--test", "DEV", "--pooling", "mean"), "--pooling has no effect on --evaluate"),
+        (("--evaluate", "RUN", "--test", "DEV", "--repeat", "RUN"), "trains nothing; leave out --resume and --repeat"),
+        (("--evaluate", "RUN", "--test", "DEV", "--longest", "999"), "but the model has only"),
         (("--evaluate", "RUN", "--test", "DEV", "--task", "tagging"), "give --task classification, or name another"),
         (("--evaluate", "RUN", "--test", "OTHER"), "has the labels bad, good, but the data have others"),
         (("--evaluate", "RUN", "--test", "DEV", "--output", "RUN"), "already holds a run"),
@@ -438,6 +447,17 @@ def test_a_models_labels_are_called_as_the_data_call_them():
     of_first = named(("EQUIVALENT", "NOT_EQUIVALENT"), "mrpc").compared("f1", labels, guesses)
     assert [one.tolist() for one in of_first] == [[1, 1, 0], [1, 0, 0]]
     assert found.compared("f1", labels, guesses)[0].tolist() == labels.tolist()
+    tagger = Tagging.of_labels([f"LABEL_{number}" for number in range(3)], 32)
+    tags = [Sentence(("a", "b"), ("0", "2"))]
+    assert scoring.as_the_data_say(tagger, DataOptions(task="tagging"), tags, Path("model")).labels == ("0", "1", "2")
+    tagger = Tagging.of_labels(["o", "b-per", "i-per"], 32)
+    tags = [Sentence(("a", "b"), ("O", "B-PER", "I-PER"))]
+    spans = scoring.as_the_data_say(tagger, DataOptions(task="tagging"), tags, Path("model"))
+    assert (spans.labels, spans.blank, spans.scheme) == (("O", "B-PER", "I-PER"), "O", "bio")
+    run_of_mrpc = dataclasses.replace(found, labels=("Equivalent", "Not_equivalent"))
+    of_own = [Example(("a", "b"), "Equivalent", "")]
+    plain = scoring.as_the_data_say(run_of_mrpc, DataOptions(), of_own, Path("model"))
+    assert plain.measures == ("accuracy", "f1_macro") and not plain.dataset
     with pytest.raises(UserError, match="name the labels in the model's config.json"):
         named(unnamed, "mnli")  # whose classes each model orders as it likes
     with pytest.raises(UserError, match="but the data have '3'"):

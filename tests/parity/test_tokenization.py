@@ -20,7 +20,7 @@ from unittest import mock
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from tokenizers import normalizers, processors
+from tokenizers import Tokenizer, normalizers, processors
 
 from ms_bert.config import BertConfig
 from ms_bert.data import tokenizer
@@ -470,9 +470,44 @@ def test_a_model_is_given_of_pairs_what_its_folder_says(small, tmp_path, said, p
 
 
 def test_a_tokenizer_that_frames_texts_otherwise_than_bert_is_refused(small, tmp_path):
-    hub(tmp_path, small, {"tokenizer_class": "PreTrainedTokenizerFast"}, "[CLS] $A [SEP] $B")
-    with pytest.raises(UserError, match=r"makes \[CLS\] .* but BERT reads \[CLS\] A \[SEP\] B \[SEP\]"):
-        tokenizer.load(tmp_path)
+    for pair in ("[CLS] $A [SEP] $B", "[CLS]:1 $A [SEP] $B:1 [SEP]:1", "[CLS] $A [SEP] $B:2 [SEP]:2"):
+        hub(tmp_path, small, {"tokenizer_class": "PreTrainedTokenizerFast"}, pair)
+        with pytest.raises(UserError, match=r"makes \[CLS\] .* but BERT reads \[CLS\] A \[SEP\] B \[SEP\]"):
+            tokenizer.load(tmp_path)
+
+
+def test_pairs_that_nobody_framed_are_framed_as_berts_where_single_texts_are(small, tmp_path):
+    """As of a tokenizer that was trained with a template for single texts alone."""
+    hub(tmp_path, small, {"tokenizer_class": "PreTrainedTokenizerFast"}, "$A $B:1")
+    vocabulary = tokenizer.load(tmp_path)
+    RunFolder.create(tmp_path / "run", {}, "BertForPreTraining", BertConfig(vocab_size=vocabulary.size), vocabulary)
+    assert same_inputs(transformers.AutoTokenizer.from_pretrained(tmp_path / "run"), vocabulary, 32)
+
+
+@pytest.mark.parametrize("pair", ["[CLS] $A [SEP] $B:0 [SEP]:0", "[CLS] $A [SEP] $B"])
+def test_a_run_keeps_the_frame_that_it_was_trained_with(small, tmp_path, pair):
+    """Of a class of BERT's, which has BERT's frame, with a clean-up that is none of BERT's."""
+    folder = hub(tmp_path, small, {"tokenizer_class": "BertTokenizer"}, pair)
+    given = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    given.normalizer = normalizers.NFKC()
+    given.save(str(folder / "tokenizer.json"))
+    vocabulary = tokenizer.load(folder)
+    assert vocabulary.second_type == 1
+    RunFolder.create(tmp_path / "run", {}, "BertForPreTraining", BertConfig(vocab_size=vocabulary.size), vocabulary)
+    assert tokenizer.load(tmp_path / "run").second_type == 1
+    assert same_inputs(transformers.AutoTokenizer.from_pretrained(tmp_path / "run"), vocabulary, 32)
+    # A run that is older than this says nothing of what a model is given, and has the odd frame.
+    given.save(str(tmp_path / "run/tokenizer.json"))
+    (tmp_path / "run/tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    assert tokenizer.load(tmp_path / "run").second_type == 1
+
+
+def test_what_lies_beside_a_whole_tokenizer_json_need_not_be_of_it(small, tmp_path):
+    folder = hub(tmp_path, small, {"tokenizer_class": "BertTokenizer"})
+    size = tokenizer.load(folder).size
+    for content in ('{"<x>": 60000}', "[1", "{}"):
+        (folder / "added_tokens.json").write_text(content)
+        assert tokenizer.load(folder).size == size
 
 
 @pytest.mark.parametrize("said", [{"max_len": 20}, {"model_max_length": 20.0}, {"model_max_length": 20, "max_len": 9}])
@@ -487,13 +522,17 @@ def test_how_many_tokens_a_model_takes_is_what_transformers_reads(small, tmp_pat
     [
         {"tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "mecab"},
         {"word_tokenizer_type": "basic", "subword_tokenizer_type": "character"},
+        {"tokenizer_class": "RoFormerTokenizer"},
     ],
 )
 def test_a_vocab_txt_of_another_way_to_find_words_is_refused(small, tmp_path, said):
     (tmp_path / "vocab.txt").write_bytes(Path(small).read_bytes())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
-    with pytest.raises(UserError, match="cuts text into words otherwise than BERT's"):
-        tokenizer.load(tmp_path)
+    for cased in (False, True):
+        with pytest.raises(UserError, match="cuts text into words otherwise than BERT's"):
+            tokenizer.load(tmp_path, cased=cased)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "LayoutLMTokenizer"}')
+    assert tokenizer.load(tmp_path).size  # whose words are BERT's
 
 
 def test_a_trained_chinese_vocabulary_has_every_character_of_its_text_and_loses_none(trained_chinese):

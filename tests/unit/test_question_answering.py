@@ -171,7 +171,7 @@ def test_without_such_training_data_a_question_without_answer_is_wrong(vocabular
 def test_the_task_follows_from_its_data():
     data = DataOptions(task="question-answering", stride=50)
     task = QuestionAnswering.of(data, [question("a name")])
-    assert task == QuestionAnswering((), ("f1", "exact_match"), 384, stride=50)
+    assert task == QuestionAnswering((), ("f1", "exact_match"), 384, stride=50, shared=30)
     task = QuestionAnswering.of(data, [question("a name"), question()])
     assert task.no_answer and task.measures == ("best_f1", "f1", "exact_match")
     task = QuestionAnswering.of(data, [question("北京大学", context="他在北京大学学习。")])
