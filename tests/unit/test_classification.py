@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from ms_bert.commands import finetuning
+from ms_bert.commands import scoring
 from ms_bert.data.packing import EvaluationBatches
 from ms_bert.errors import UserError
 from ms_bert.finetuning_options import DataOptions
@@ -168,7 +168,7 @@ def test_balanced_weights_let_all_labels_weigh_alike(vocabulary):
 
 def test_predictions_tell_the_most_probable_of_many_labels():
     many = {str(number): float(number) for number in range(100)}
-    told = finetuning._short({"label": "99", "probabilities": many})
+    told = scoring._short({"label": "99", "probabilities": many})
     assert list(told["probabilities"]) == [str(number) for number in range(99, 79, -1)] and told["label"] == "99"
     for answer in ({"label": "a", "probabilities": {"a": 0.4, "b": 0.6}}, {"answer": 0, "probabilities": [0.1] * 50}):
-        assert finetuning._short(answer) == answer
+        assert scoring._short(answer) == answer
