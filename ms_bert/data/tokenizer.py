@@ -184,7 +184,9 @@ def load(path: Path, cased: bool = False) -> Vocabulary:
             tokenizer.normalizer = _as_described(said, beside, tokenizer.normalizer)
         with contextlib.suppress(UserError):  # what lies beside need not be of it
             _add_tokens(tokenizer, path, said)
-        return Vocabulary(tokenizer, str(path), _framed(tokenizer, said, path), _cuts_left(said))
+        vocabulary = Vocabulary(tokenizer, str(path), cuts_left=_cuts_left(said))
+        vocabulary.second_type = _framed(vocabulary, said, path)
+        return vocabulary
     try:
         # Not splitlines(): bert-base-chinese has U+2028 as an entry, which would move all ids after it.
         tokens = path.read_text(encoding="utf-8-sig").split("\n")
@@ -211,19 +213,18 @@ def load(path: Path, cased: bool = False) -> Vocabulary:
     return Vocabulary(tokenizer, str(path), 0 if _without_types(said) else 1, _cuts_left(said))
 
 
-def _framed(tokenizer: Tokenizer, said: dict, path: Path) -> int:
+def _framed(vocabulary: Vocabulary, said: dict, path: Path) -> int:
     """The token type of a second text, by a tokenizer.json and what the tokenizer_config.json beside it says; the
     tokenizer is given BERT's special tokens around texts where it is to have them and does not say so.
 
     Raises:
         UserError: other special tokens stand around texts than around BERT's.
     """
-    second = 1
+    tokenizer, cls, sep, second = vocabulary.tokenizer, vocabulary.cls, vocabulary.sep, 1
     if tokenizer.post_processor is not None:
         a, b = (tokenizer.encode(text, add_special_tokens=False).ids for text in "ab")
-        cls, sep = (tokenizer.token_to_id(token) for token in (CLS, SEP))
         single, pair = tokenizer.encode("a"), tokenizer.encode("a", "b")
-        second = pair.type_ids[-1]
+        second = max(pair.type_ids[-1:], default=1)
         types = [0] * (len(a) + 2) + [second] * (len(b) + 1)
         framed = (single.ids, pair.ids, pair.type_ids) == ([cls, *a, sep], [cls, *a, sep, *b, sep], types)
         # BERT's classes do as BERT whatever tokenizer.json says, and the library's own pairs are said by nobody.
@@ -246,7 +247,11 @@ def _is_of_an_older_run(said: dict, path: Path) -> bool:
 
 
 def _without_types(said: dict) -> bool:
-    """Whether a tokenizer_config.json names what a model is given, and token types are not among it."""
+    """Whether a tokenizer_config.json names what a model is given, and token types are not among it.
+
+    Where it names nothing, PreTrainedTokenizerFast of transformers 5 gives no types; in transformers 4, by which most
+    such models were trained, it gave those of the template, and so they are given here.
+    """
     names = said.get("model_input_names")
     return isinstance(names, list) and "token_type_ids" not in names
 

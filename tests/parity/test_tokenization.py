@@ -20,7 +20,7 @@ from unittest import mock
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from tokenizers import Tokenizer, normalizers, processors
+from tokenizers import Tokenizer, models, normalizers, processors
 
 from ms_bert.config import BertConfig
 from ms_bert.data import tokenizer
@@ -474,6 +474,15 @@ def test_a_tokenizer_that_frames_texts_otherwise_than_bert_is_refused(small, tmp
         hub(tmp_path, small, {"tokenizer_class": "PreTrainedTokenizerFast"}, pair)
         with pytest.raises(UserError, match=r"makes \[CLS\] .* but BERT reads \[CLS\] A \[SEP\] B \[SEP\]"):
             tokenizer.load(tmp_path)
+
+
+def test_a_tokenizer_of_another_kind_is_told_by_its_kind_not_by_its_frame(tmp_path):
+    given = Tokenizer(models.BPE({"a": 0, "<s>": 1, "</s>": 2}, []))
+    given.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 1))
+    given.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "RobertaTokenizer"}')
+    with pytest.raises(UserError, match="is a BPE tokenizer, but BERT uses WordPiece"):
+        tokenizer.load(tmp_path)
 
 
 def test_pairs_that_nobody_framed_are_framed_as_berts_where_single_texts_are(small, tmp_path):
