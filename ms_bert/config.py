@@ -153,6 +153,11 @@ class BertConfig:
         """Number of labels of a downstream head: that of `id2label`, or 2 as in Hugging Face."""
         return len(self.id2label) if self.id2label else 2
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of a downstream head's labels, by their numbers."""
+        return tuple((self.id2label or default_labels(self.num_labels)).values())
+
     def with_dropout(self, rate: float | None) -> BertConfig:
         """This config with the rate for hidden states and attention probabilities; None: with its own."""
         return self if rate is None else self.replace(hidden_dropout_prob=rate, attention_probs_dropout_prob=rate)
@@ -343,14 +348,18 @@ def default_labels(count: int) -> dict[str, str]:
     return {str(number): f"LABEL_{number}" for number in range(count)}
 
 
+def are_unnamed(labels: Sequence[str]) -> bool:
+    """Whether labels are called as `default_labels` calls them."""
+    return [*labels] == [*default_labels(len(labels)).values()]
+
+
 def ordered_as(labels: Sequence[str], theirs: Sequence[str]) -> tuple[str, ...] | None:
     """The labels of data in the order of a model's, None if the model has others. Those of a model without names,
     LABEL_0, LABEL_1 and so on, are the data's 0, 1 and so on."""
     if sorted(theirs) == sorted(labels):
         return tuple(theirs)
     numbers = tuple(map(str, range(len(theirs))))
-    unnamed = list(theirs) == [*default_labels(len(theirs)).values()]
-    return numbers if unnamed and sorted(numbers) == sorted(labels) else None
+    return numbers if are_unnamed(theirs) and sorted(numbers) == sorted(labels) else None
 
 
 def _are_numbered(id2label: dict) -> bool:

@@ -63,19 +63,15 @@ class MindSpore:
 
         return MindSporeWorkers(options.run.device)
 
-    def trainer(
-        self,
-        config: BertConfig,
-        options: TrainerOptions,
-        task: Task,
-        workers: Workers = ALONE,
-        row_lengths: Collection[int] = (),
-    ):
+    def check_rows(self, options: TrainerOptions, config: BertConfig, lengths: Collection[int]) -> None:
         from ms_bert import kernels
+
+        for tokens in lengths:
+            kernels.check(options.run.device, options.training.precision, config.head_size, tokens)
+
+    def trainer(self, config: BertConfig, options: TrainerOptions, task: Task, workers: Workers = ALONE):
         from ms_bert.training.trainer import MindSporeTrainer
 
-        for tokens in row_lengths:
-            kernels.check(options.run.device, options.training.precision, config.head_size, tokens)
         # A graph that exchanges something belongs to the groups of its process.
         kept = options.mindspore.graph_cache and workers.count == 1
         return MindSporeTrainer(config, options, task, options.cache / "graphs" if kept else None, workers=workers)

@@ -53,14 +53,10 @@ class PyTorch:
 
         return TorchWorkers(torch_device(options.run.device))
 
-    def trainer(
-        self,
-        config: BertConfig,
-        options: TrainerOptions,
-        task: Task,
-        workers: Workers = ALONE,
-        row_lengths: Collection[int] = (),
-    ):
+    def check_rows(self, options: TrainerOptions, config: BertConfig, lengths: Collection[int]) -> None:
+        """PyTorch has operations for rows of any length."""
+
+    def trainer(self, config: BertConfig, options: TrainerOptions, task: Task, workers: Workers = ALONE):
         from pt_reference.training.trainer import TorchTrainer
 
         return TorchTrainer(config, options, task, workers=workers)

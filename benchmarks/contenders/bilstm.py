@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import math
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -151,14 +151,7 @@ class WithBiLSTM(PyTorch):
     def __init__(self, top: Top):
         self.top = top
 
-    def trainer(
-        self,
-        config: BertConfig,
-        options: TrainerOptions,
-        task: Task,
-        workers: Workers = ALONE,
-        row_lengths: Collection[int] = (),
-    ) -> Trainer:
+    def trainer(self, config: BertConfig, options: TrainerOptions, task: Task, workers: Workers = ALONE) -> Trainer:
         return Trainer(config, options, task, self.top)
 
 

@@ -32,7 +32,8 @@ def evaluate_checkpoint(framework: Framework, options: Options, workers: Workers
     split = store.held_out if options.text.held_out else store.train
     make = BatchMaker(split, prepared.vocabulary, options.examples.of_held_out, batch_size, seed, held_out=True)
     config = prepared.config.with_dropout(0.0)  # which no evaluation has
-    trainer = framework.trainer(config, options, task, row_lengths=(options.examples.seq_length,))
+    framework.check_rows(options, config, [options.examples.seq_length])
+    trainer = framework.trainer(config, options, task)
     if prepared.fit is None:
         raise ValueError("no checkpoint was named")
     trainer.load_weights(prepared.fit.values(seed))

@@ -22,7 +22,7 @@ from ms_bert.commands.augmenting import Augmenter
 from ms_bert.commands.framework import Framework
 from ms_bert.commands.teaching import taught
 from ms_bert.commands.training import Run
-from ms_bert.config import BertConfig, default_labels, ordered_as
+from ms_bert.config import BertConfig, ordered_as
 from ms_bert.data import tokenizer
 from ms_bert.data.packing import EvaluationBatches, TrainingBatches
 from ms_bert.data.sequences import Sequences
@@ -239,8 +239,8 @@ def _run(
         for part in parts.values()
         if part is not train
     )
-    row_lengths = {batches.tokens, held_out.tokens, *(of.tokens for of in tests)}
-    trainer = framework.trainer(config, resolved, task, workers, row_lengths)
+    framework.check_rows(resolved, config, {batches.tokens, held_out.tokens, *(of.tokens for of in tests)})
+    trainer = framework.trainer(config, resolved, task, workers)
     if initial is not None:
         parameters = shapes(config, (*BACKBONE, *ARCHITECTURES[task.architecture].parts))
         fit = initial.fit(parameters, task.architecture, same_labels)
@@ -350,7 +350,7 @@ def _with_labels_of(task: DownstreamTask, initial: Pretrained) -> tuple[Downstre
     own = task.config().get("id2label")
     if own is None or ARCHITECTURES[task.architecture].choices:  # the head has no labels
         return task, True
-    names = [*(initial.config.id2label or default_labels(initial.config.num_labels)).values()]
+    names = initial.config.labels
     if not task.labels:
         return task, len(names) == len(own)
     labels = ordered_as(task.labels, names)
@@ -398,11 +398,7 @@ def _check_config(options: FinetuneOptions, config: BertConfig, vocabulary: Voca
             f"--frozen-layers {frozen} and --reinitialized-layers {drawn_anew} overlap in a model of {layers} layers, "
             "where random layers would never be trained; choose at most as many together."
         )
-    if config.max_position_embeddings < longest:
-        raise UserError(
-            f"the task takes up to {longest} tokens (--longest), but the model has only "
-            f"{config.max_position_embeddings} positions; give --longest {config.max_position_embeddings} or less."
-        )
+    training.check_longest(longest, config)
 
 
 def _top(layers: int, count: int) -> Callable[[str], bool]:
@@ -480,8 +476,7 @@ def _evaluated(loop: Loop, task: DownstreamTask, held_out: EvaluationBatches) ->
 
 def _results(task: DownstreamTask, evaluation: Collected) -> dict[str, Any]:
     """What results.json says of labelled data."""
-    loss = evaluation.metrics()["loss"]
-    return scoring.results(task, evaluation.sequences, evaluation.logits, loss=loss)
+    return scoring.results(task, evaluation.sequences, evaluation.logits, loss=evaluation.loss)
 
 
 def _task_file(task: DownstreamTask) -> bytes:

@@ -57,22 +57,11 @@ class Framework(Protocol):
     def workers(self, options: TrainerOptions) -> Workers:
         """Those that this process is one of, as its environment says; it has met the others then."""
 
-    def trainer(
-        self,
-        config: BertConfig,
-        options: TrainerOptions,
-        task: Task,
-        workers: Workers = ALONE,
-        row_lengths: Collection[int] = (),
-    ) -> Trainer:
-        """A freshly initialised trainer.
+    def check_rows(self, options: TrainerOptions, config: BertConfig, lengths: Collection[int]) -> None:
+        """Raise UserError unless the device can compute rows of so many tokens."""
 
-        Args:
-            row_lengths: S, the tokens of a row, of all batches.
-
-        Raises:
-            UserError: the device has no operations for rows of so many tokens.
-        """
+    def trainer(self, config: BertConfig, options: TrainerOptions, task: Task, workers: Workers = ALONE) -> Trainer:
+        """A freshly initialised trainer."""
 
     def versions(self) -> dict[str, str]:
         """Of the framework."""

@@ -17,7 +17,7 @@ from conversion.pretrained import Pretrained
 from ms_bert.commands import command, delivery, training
 from ms_bert.commands.framework import Framework
 from ms_bert.commands.inference import Inference, Loaded
-from ms_bert.config import default_labels
+from ms_bert.config import are_unnamed
 from ms_bert.data import tokenizer
 from ms_bert.data.packing import INPUTS
 from ms_bert.data.sequences import Sequences, encoded
@@ -254,7 +254,7 @@ def _task(path: Path, found: Pretrained) -> DownstreamTask:
     """That of the task.json beside it, or what the config of a classifier from elsewhere says."""
     home = found.checkpoint.source.home
     config = found.config
-    labels = tuple((config.id2label or default_labels(config.num_labels)).values())
+    labels = config.labels
     if (home / TASK).exists():
         task = training.read_task(home)
         _check_labels(home / TASK, task, labels)
@@ -296,7 +296,7 @@ def _check_labels(file: Path, task: DownstreamTask, found: Sequence[str]) -> Non
     remedy = f"remove {TASK} if the config is right, else restore the config"
     if told and len(told) != len(found):
         raise UserError(f"{file} is of {len(told)} labels, but the config beside it of {len(found)}; {remedy}.")
-    if not task.labels or [*found] == [*default_labels(len(found)).values()]:
+    if not task.labels or are_unnamed(found):
         return
     for number, (own, other) in enumerate(zip(task.labels, found)):
         if own != other:

@@ -86,7 +86,8 @@ def _run(framework: Framework, options: Options, progress: Progress, begun: bool
     store, vocabulary, seed = prepared.store, prepared.vocabulary, options.training.seed
     task = PreTraining(store.unigram_entropy, options.examples.objective)
     config = prepared.config.with_dropout(options.model.dropout)
-    trainer = framework.trainer(config, options, task, workers, options.row_lengths)
+    framework.check_rows(options, config, options.row_lengths)
+    trainer = framework.trainer(config, options, task, workers)
     if prepared.fit is not None:
         trainer.load_weights(prepared.fit.values(seed, options.model.truncated_normal))
 

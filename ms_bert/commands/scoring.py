@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from ms_bert.commands import training
 from ms_bert.commands.framework import Framework
 from ms_bert.commands.prediction import Predictor
-from ms_bert.config import default_labels
+from ms_bert.config import are_unnamed
 from ms_bert.data.files import write_atomically
 from ms_bert.data.sequences import Sequences
 from ms_bert.errors import UserError, listed
@@ -23,7 +24,7 @@ from ms_bert.run.progress import Progress
 from ms_bert.tasks import glue, registry
 from ms_bert.tasks.answer_selection import AnswerSelection
 from ms_bert.tasks.classification import SentenceTask
-from ms_bert.tasks.downstream import DownstreamTask, Read, check_finite
+from ms_bert.tasks.downstream import DownstreamTask, Read
 from ms_bert.tasks.question_answering import QuestionAnswering
 
 MOST_PROBABILITIES = 20  # of an answer in the file of predictions
@@ -60,7 +61,6 @@ def score(framework: Framework, options: FinetuneOptions) -> int:
     scored, predicted = {}, {}
     for source, (task, sequences) in found.items():
         logits = model.outputs(sequences)
-        check_finite(logits)
         scored[source] = {"sha256": content_hash(sequences), **results(task, sequences, logits)}
         predicted[predictions_name(source)] = predictions(task, sequences, logits)
         for line in told(source, scored[source]):
@@ -80,12 +80,9 @@ def _as_asked(model: Predictor, data: DataOptions) -> DownstreamTask:
     Raises:
         UserError: the model takes no texts that are so long.
     """
-    task, positions = model.task, model.pretrained.config.max_position_embeddings
+    task = model.task
     if data.longest is not None:
-        if data.longest > positions:
-            raise UserError(
-                f"--longest is {data.longest}, but the model has only {positions} positions; give {positions} or less."
-            )
+        training.check_longest(data.longest, model.pretrained.config)
         task = dataclasses.replace(task, longest=data.longest)
     if isinstance(task, QuestionAnswering):
         usual = DataOptions(task="question-answering")
@@ -114,7 +111,7 @@ def as_the_data_say(task: DownstreamTask, data: DataOptions, examples: Sequence[
     names = set().union(*map(task.names_of, examples)) if dataset is None else set(dataset.labels)
     if names <= set(task.labels):
         return task
-    if list(task.labels) != [*default_labels(len(task.labels)).values()]:
+    if not are_unnamed(task.labels):
         spelled = {name.casefold(): name for name in names}
         labels = tuple(spelled.get(label.casefold(), label) for label in task.labels)
     elif dataset is None:

@@ -140,6 +140,16 @@ def check_processors(threads: int | None) -> None:
         )
 
 
+def check_longest(longest: int, config: BertConfig) -> None:
+    """Raise UserError unless a model has so many positions."""
+    positions = config.max_position_embeddings
+    if positions < longest:
+        raise UserError(
+            f"the task takes up to {longest} tokens (--longest), but the model has only {positions} positions; give "
+            f"--longest {positions} or less."
+        )
+
+
 # Runs
 
 

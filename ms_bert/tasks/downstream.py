@@ -292,7 +292,7 @@ class Collected:
 
     Attributes:
         sequences: that are evaluated. logits: (n, C) of them or (T, C) of their tokens, in their order; UserError
-            unless all are finite, for the greatest of NaN is an answer, too.
+            unless all are finite, for the greatest of NaN is an answer, too. loss: the mean.
     """
 
     def __init__(self, task: DownstreamTask, sequences: Sequences):
@@ -306,19 +306,20 @@ class Collected:
 
     @property
     def logits(self) -> np.ndarray:
-        check_finite(self._logits.values)
-        return self._logits.values
+        values = self._logits.values
+        if not np.isfinite(values).all():
+            raise UserError(
+                "a prediction is not a finite number; train again, with a lower learning rate.", exit_code=1
+            )
+        return values
+
+    @property
+    def loss(self) -> float:
+        return self.task.metrics(self._sums)["loss"]
 
     def metrics(self) -> Metrics:
         """loss, and the task's scores."""
-        scores = self.task.scores(self.sequences, self.logits)
-        return {"loss": self.task.metrics(self._sums)["loss"], **scores}
-
-
-def check_finite(logits: np.ndarray) -> None:
-    """Raise UserError unless logits can be scored."""
-    if not np.isfinite(logits).all():
-        raise UserError("a prediction is not a finite number; train again, with a lower learning rate.", exit_code=1)
+        return {"loss": self.loss, **self.task.scores(self.sequences, self.logits)}
 
 
 def of_owners(sequences: Sequences, values: np.ndarray) -> list[np.ndarray]:

@@ -355,7 +355,7 @@ class _ToFirstStep(PyTorch):
     def environments(self, count):
         raise _Begun  # workers would be started
 
-    def trainer(self, config, options, task, workers, row_lengths):
+    def trainer(self, config, options, task, workers):
         trainer = super().trainer(config, options, task)
 
         def begin(*arguments):
@@ -591,7 +591,10 @@ class _NoFramework:
     def environments(self, count: int):
         raise _Begun  # workers would be started
 
-    def trainer(self, config, options, task, workers, row_lengths):
+    def check_rows(self, options, config, lengths) -> None:
+        pass
+
+    def trainer(self, config, options, task, workers):
         self.config = config
         return self
 

@@ -18,7 +18,6 @@ from ms_bert.framework import MindSpore
 from ms_bert.options import ExampleOptions, ModelOptions, Options, RunOptions, TrainingOptions
 from ms_bert.run.leaves import own_rows
 from ms_bert.run.recipe import is_decayed, learning_rate
-from ms_bert.tasks.pretraining import PRETRAINING
 from ms_bert.training.exchange import Whole
 from ms_bert.training.optimizers import OPTIMIZERS
 from ms_bert.training.trainer import MindSporeTrainer
@@ -454,4 +453,4 @@ def test_sizes_that_ascends_attention_lacks_are_refused():
     for heads, rows, found in ((4, (32,), "8 and 32"), (2, (112, 100), "16 and 100")):
         config = CONFIG.replace(num_attention_heads=heads)
         with pytest.raises(UserError, match=f"multiples of 16, found {found}"):
-            MindSpore().trainer(config, ascend, PRETRAINING, row_lengths=rows)
+            MindSpore().check_rows(ascend, config, rows)
