@@ -3,8 +3,8 @@
 all-MiniLM-L6-v2 is fine-tuned in float32 with batches of 32 sentences of at most 128 tokens, AdamW, dropout 0.1. The
 contenders are the twins, which pack, and transformers' own Trainer: padding to the full length, as its run_glue does,
 and padding each batch of sentences of about the same length to the longest of them (group_by_length with
-DataCollatorWithPadding). They take turns. Compilation and the first step do not count. The twins have huge pages, as
-their commands ask for them; transformers was no faster with them.
+DataCollatorWithPadding). They take turns. Compilation and the first step do not count. All have huge pages, as the
+twins' commands ask for them.
 """
 
 import contextlib

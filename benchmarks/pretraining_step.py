@@ -1,7 +1,8 @@
 """How long does a pre-training step take on the CPU, in each framework, and how near is it to the machine's peak?
 
-Float32, dropout 0.1, AdamW, clipping, rows without padding; contenders take turns. transformers scores every token, the
-others the masked ones only. BERT-base does not fit beside itself six times into 24 GB: it comes in two groups.
+Float32, dropout 0.1, AdamW, clipping, rows without padding; contenders take turns. transformers computes all tokens,
+the others in the MLM head and after the last attention those alone that are read. BERT-base does not fit beside itself
+six times into 24 GB: it comes in two groups.
 """
 
 from benchmarks.contenders import Work, all_measured

@@ -78,6 +78,18 @@ def kernels_of(work: Work) -> Iterator[tuple[str, int, float, Callable[[], None]
         outputs = [np.empty(shape, np.float32) for shape in shapes]
         return name, times, flops, lambda: native.call(name, inputs, outputs)
 
+    def in_layers(name, of):
+        """A kernel that follows the attention: of all tokens, and in the last layer of those that are read alone."""
+        _, _, flops, run = of(n)
+        _, _, fewer, run_last = of(work.rows * (work.slots + 1))
+
+        def run_all():
+            for _ in range(layers - 1):
+                run()
+            run_last()
+
+        return name, 1, (layers - 1) * flops + fewer, run_all
+
     x, wide, b, bi, settings = f(n, h), f(n, i), f(h), f(i), np.array([*dropout_settings(0.1), 1e-12], np.float32)
     square, up, down = f(h, h), f(i, h), f(h, i)
     drawn, scale = (k(n, 1), k(h)), np.abs(f(n))
@@ -93,14 +105,25 @@ def kernels_of(work: Work) -> Iterator[tuple[str, int, float, Callable[[], None]
     gradient = [x, x, x, x, ids, statistics_, *keys]
     yield kernel("attention_gradient", layers, 5 * scores, gradient, *[(n, h)] * 3)
     for name, y, w in (("attention output", x, square), ("feed-forward output", wide, down)):
-        inputs, flops, width = [y, w, b, x, b, b, *drawn, settings], 2 * n * w.size, y.shape[1]
-        _, *rest = kernel("linear_dropout_add_norm", layers, flops, inputs, (n, h), (n, h), (n,))
-        yield f"linear_dropout_add_norm, {name}", *rest
-        inputs, shapes = [x, x, scale, y, w, b, *drawn, settings], ((n, width), w.shape, (h,), (n, h), (h,), (h,))
-        _, *rest = kernel("linear_dropout_add_norm_gradient", layers, 2 * flops, inputs, *shapes)
-        yield f"linear_dropout_add_norm_gradient, {name}", *rest
-    yield kernel("linear_gelu", layers, 2 * n * h * i, [x, up, bi], (n, i), (n, i))
-    yield kernel("linear_gelu_gradient", layers, 4 * n * h * i, [wide, wide, x, up], (n, h), (i, h), (i,))
+
+        def forward(m, y=y, w=w):
+            inputs = [y[:m], w, b, x[:m], b, b, drawn[0][:m], drawn[1], settings]
+            return kernel("linear_dropout_add_norm", 1, 2 * m * w.size, inputs, (m, h), (m, h), (m,))
+
+        def backward(m, y=y, w=w):
+            inputs = [x[:m], x[:m], scale[:m], y[:m], w, b, drawn[0][:m], drawn[1], settings]
+            shapes = (m, y.shape[1]), w.shape, (h,), (m, h), (h,), (h,)
+            return kernel("linear_dropout_add_norm_gradient", 1, 4 * m * w.size, inputs, *shapes)
+
+        yield in_layers(f"linear_dropout_add_norm, {name}", forward)
+        yield in_layers(f"linear_dropout_add_norm_gradient, {name}", backward)
+    yield in_layers("linear_gelu", lambda m: kernel("linear_gelu", 1, 2 * m * h * i, [x[:m], up, bi], (m, i), (m, i)))
+    yield in_layers(
+        "linear_gelu_gradient",
+        lambda m: kernel(
+            "linear_gelu_gradient", 1, 4 * m * h * i, [wide[:m], wide[:m], x[:m], up], (m, h), (i, h), (i,)
+        ),
+    )
 
     tables = [f(v, h), f(c.type_vocab_size, h), f(c.max_position_embeddings, h)]
     numbers = [rng.integers(0, len(table), ids.shape).astype(np.int32) for table in tables]

@@ -1,7 +1,7 @@
 """Contenders of a benchmark, each in a process of its own, that take turns at the same work.
 
 A process sets its contender up, runs it once (compilation included) and waits; each round lets each contender run a
-few times, one after the other, so that a machine whose speed drifts hits all alike. Who begins changes from round to
+few times, one after the other, so that a machine whose speed drifts hits all alike. Their order is drawn anew in each
 round, and each turn waits until the threads of the one before are asleep: ONNX Runtime's and torch's look out for work
 for a while, on processors that are then the next one's. The modules of this package say who contends at which kind of
 work; `python -m benchmarks.contenders` is such a process, which reads lines from standard input and answers with a line
@@ -31,7 +31,7 @@ from ms_bert.commands import huge_pages
 THREADS = len(os.sched_getaffinity(0))
 FIRST = "ms_bert fused"  # whom all others are compared with
 FORWARD = ("inference", "embedding")  # kinds of work without gradients
-SCORES_ALL = "transformers"  # whose MLM head does not leave out the tokens that are not masked
+COMPUTES_ALL = "transformers"  # which leaves out no token of those that nothing reads
 REST = 0.1  # seconds between two turns
 TOGETHER = 6  # contenders that are held in memory at once, where the work does not say otherwise
 
@@ -71,20 +71,29 @@ class Work:
 
     @property
     def flops(self) -> float:
-        """Of the products: of a step three times those of its forward pass, with the MLM head on masked tokens only."""
-        return self._flops(self.slots)
+        """Of the products that the twins compute: of a step three times those of its forward pass.
+
+        Of a step the MLM head has the masked tokens only, and so has, with [CLS], what follows the attention of the
+        last layer: nothing else is read.
+        """
+        if self.kind in FORWARD:
+            return self._flops([0] * self.rows, self.lengths)
+        return 3 * self._flops([self.slots] * self.rows, [self.slots + 1] * self.rows)
 
     @property
-    def flops_scoring_all(self) -> float:
-        """The same with an MLM head that scores every token."""
-        return self._flops(self.tokens if self.slots else 0)
+    def flops_of_all_tokens(self) -> float:
+        """Of a step in which no token is left out, in the last layer or in the MLM head where there is one."""
+        return 3 * self._flops(self.lengths if self.slots else [0] * self.rows, self.lengths)
 
-    def _flops(self, scored: int) -> float:
+    def _flops(self, scored: Sequence[int], read: Sequence[int]) -> float:
+        """Of a forward pass. scored, read: of each row, tokens of the MLM head and those that the last layer gives."""
         c = self.config
         h, v, i = c.hidden_size, c.vocab_size, c.intermediate_size
-        forward = sum(c.num_hidden_layers * s * (8 * h * h + 4 * h * i + 4 * s * h) + 2 * h * h for s in self.lengths)
-        forward += self.rows * scored * (2 * h * h + 2 * h * v)
-        return float(forward * (1 if self.kind in FORWARD else 3))
+        attention = sum(s * (6 * h * h + 4 * s * h) for s in self.lengths)  # of a layer, with its projections
+        after_it = 2 * h * h + 4 * h * i  # of a token
+        whole = c.num_hidden_layers - 1
+        layers = (whole + 1) * attention + (whole * sum(self.lengths) + sum(read)) * after_it
+        return float(layers + self.rows * 2 * h * h + sum(scored) * (2 * h * h + 2 * h * v))
 
 
 def minilm() -> Path:
@@ -133,9 +142,8 @@ class Process:
 
     def __init__(self, name: str, work: Work, environment: dict[str, str] | None = None):
         self.name = name
-        # As the twins' commands start; transformers' Trainer, which keeps its memory, was no faster with huge pages.
-        twin = work.kind not in FORWARD and name.startswith(("ms_bert", "pt_reference"))
-        memory = huge_pages.environment() if twin else {}
+        # As the twins' commands that train start; who starts transformers has them by setting the same variable.
+        memory = {} if work.kind in FORWARD else huge_pages.environment()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.contenders", name, json.dumps(dataclasses.asdict(work))],
             text=True,
@@ -203,15 +211,15 @@ def started(stack: contextlib.ExitStack, work: Work, names: Iterable[str]) -> li
 
 
 def by_turns(processes: Sequence[Process], times: Sequence[int], rounds: int) -> list[tuple[float, ...]]:
-    """Seconds of a run in each round, by contender.
+    """Seconds of a run in each round, by contender. In each round they come in another order, drawn by chance.
 
     Args:
         times: runs a round, by contender.
     """
     seen = [[0.0] * len(processes) for _ in range(rounds)]
-    for number, row in enumerate(seen):
-        for turn in range(len(processes)):
-            place = (number + turn) % len(processes)
+    orders = np.random.default_rng(0)
+    for row in seen:
+        for place in orders.permutation(len(processes)):
             row[place] = processes[place].run(times[place])
     return list(zip(*seen))
 
@@ -239,7 +247,7 @@ def _take_turns(work: Work, names: list[str], rounds: int, seconds: float) -> di
 
 def flops_of(name: str, work: Work) -> float:
     """What a contender computes of the work."""
-    return work.flops_scoring_all if name.startswith(SCORES_ALL) and work.slots else work.flops
+    return work.flops_of_all_tokens if name.startswith(COMPUTES_ALL) and work.kind not in FORWARD else work.flops
 
 
 def spread(values) -> dict:
@@ -288,12 +296,12 @@ def measured(work: Work, rounds: int, together: int = TOGETHER) -> dict:
     peak = {name: max(before[name], value) for name, value in gemm_peak().items()}
     for one in found.values():
         one["share_of_gemm_peak"] = round(one["gflops_a_second"] / max(peak.values()), 3)
-    scoring_all = {"gflops_scoring_all": round(work.flops_scoring_all / 1e9, 2)} if work.slots else {}
+    all_tokens = {} if work.kind in FORWARD else {"gflops_of_all_tokens": round(work.flops_of_all_tokens / 1e9, 2)}
     return {
         **dataclasses.asdict(dataclasses.replace(work, file="")),
         "tokens_in_all": sum(work.lengths),
         "gflops": round(work.flops / 1e9, 2),
-        **scoring_all,
+        **all_tokens,
         "gemm_peak_gflops_a_second": peak,
         **({"gemm_peak_gflops_a_second_in_bfloat16": gemm_peak("bfloat16")} if multiplies_bfloat16() else {}),
         "contenders": found,

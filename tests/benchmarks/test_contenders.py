@@ -77,11 +77,42 @@ def test_bfloat16_contends_only_where_the_processor_multiplies_it(instructions, 
 
 
 def test_flops_are_those_of_the_literature():
-    base = Work("pretraining", "base", rows=1, tokens=128, slots=20)
-    assert base.flops / 1e9 == pytest.approx(69.9, abs=0.1)
-    assert Work("pretraining", "base", 1, 512, 76).flops / 1e9 == pytest.approx(300.9, abs=0.2)
+    short, long = (Work("pretraining", "base", 1, tokens, slots) for tokens, slots in ((128, 20), (512, 76)))
+    after_attention = 2 * 768 * 768 + 4 * 768 * 3072  # of the last layer, a token, which the twins compute of few
+    assert (short.flops + 3 * (128 - 21) * after_attention) / 1e9 == pytest.approx(69.9, abs=0.1)
+    assert (long.flops + 3 * (512 - 77) * after_attention) / 1e9 == pytest.approx(300.9, abs=0.2)
     encoder = Work("inference", "base", 1, 128).flops
-    assert base.flops - 3 * encoder == pytest.approx((base.flops_scoring_all - 3 * encoder) * 20 / 128)
+    head = 2 * 768 * 768 + 2 * 768 * 30522
+    assert short.flops_of_all_tokens == pytest.approx(3 * (encoder + 128 * head))
+    tuned = Work("finetuning", "base", 1, 128)
+    assert tuned.flops_of_all_tokens == 3 * encoder
+    assert tuned.flops == pytest.approx(3 * (encoder - 127 * after_attention))
+
+
+def test_what_a_contender_computes_is_what_its_rate_is_of():
+    step, encoder = Work("pretraining", "base", 8, 128, 20), Work("inference", "base", 8, 128)
+    assert contenders.flops_of(FIRST, step) == contenders.flops_of("pt_reference", step) == step.flops
+    assert contenders.flops_of("transformers autocast", step) == step.flops_of_all_tokens > step.flops
+    assert contenders.flops_of("transformers", encoder) == contenders.flops_of(FIRST, encoder) == encoder.flops
+
+
+def test_turns_come_in_another_order_in_each_round():
+    order: list[int] = []
+
+    class Counted:
+        def __init__(self, number):
+            self.number = number
+
+        def run(self, times):
+            order.append(self.number)
+            return float(self.number)
+
+    seconds = contenders.by_turns([Counted(number) for number in range(4)], [1] * 4, rounds=12)
+    assert seconds == [(float(number),) * 12 for number in range(4)]
+    rounds = [tuple(order[begin : begin + 4]) for begin in range(0, 48, 4)]
+    assert all(sorted(one) == [0, 1, 2, 3] for one in rounds)
+    before = {(first, second) for one in rounds for first, second in zip(one, one[1:])}
+    assert len(before) == 12  # each has come after each
 
 
 def test_a_contender_that_dies_between_its_turns_is_named():
