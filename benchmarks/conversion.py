@@ -93,7 +93,7 @@ def _run(*command) -> tuple[float, float]:
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"the measured command failed: {' '.join(map(str, command))}")
-    return time.perf_counter() - begun, usage.ru_maxrss / 1e3
+    return time.perf_counter() - begun, usage.ru_maxrss * 1024 / 1e6
 
 
 def _median(values) -> float:

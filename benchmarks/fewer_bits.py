@@ -69,8 +69,9 @@ def compared(found: Sequence[np.ndarray], exact: Sequence[np.ndarray]) -> dict[s
 def contenders() -> dict[str, States]:
     made = {f"ms_bert {name}": by_library(name) for name in native.PRECISIONS if not native.why_not(name)}
     made |= {"torch bfloat16": by_torch("bfloat16")}
-    with tempfile.TemporaryDirectory() as folder:
-        made |= {"ONNX Runtime int8": by_graph(onnx_session(Path(folder), int8=True))}
+    for name, fused in (("ONNX Runtime int8", False), ("ONNX Runtime fused int8", True)):
+        with tempfile.TemporaryDirectory() as folder:
+            made |= {name: by_graph(onnx_session(Path(folder), fused, int8=True))}
     if importlib.util.find_spec("openvino"):
         with tempfile.TemporaryDirectory() as folder:
             made |= {"OpenVINO bfloat16": by_graph(openvino_model(Path(folder), "bf16"))}

@@ -3,6 +3,8 @@ from the results on file."""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import json
 import re
 import textwrap
@@ -10,8 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, median, stdev
 
-from benchmarks.contenders import COMPUTES_ALL, FIRST
+from benchmarks.contenders import COMPUTES_ALL, FIRST, Work, all_makers, can_contend
 from benchmarks.contenders.sentences import FULL, SORTED
+from benchmarks.contenders.sentences import MAKERS as SENTENCE_MAKERS
 from benchmarks.real_tasks import CONTENDERS, RECIPES, TASKS
 from benchmarks.scale_plan import MOST_ERROR
 from ms_bert.data.files import write_atomically
@@ -23,6 +26,22 @@ SPEED, PROFILE = "speed.png", "step_profile.png"
 Makers = Mapping[str, Callable[[Path], str]]  # of the blocks of a page, by their names
 MACHINES = "machines"  # the folder of what other processors gave
 NOTHING = "Nothing is measured yet."
+ABOUT_STEPS = (
+    "Steps of training in float32, dropout on: milliseconds with the fused kernels, and how many times as long the",
+    "others take (medians of pairs; quartiles in the raw results). The last column is the rate at which the whole",
+    "fused step computes its matrix products, as a share of the fastest matrix product on the machine in the same",
+    "run.",
+)
+ABOUT_INFERENCE = (
+    "The encoder of all-MiniLM-L6-v2: milliseconds with the fused kernels, and how many times as long the others",
+    "take. 32 texts of many lengths the fused kernels take without padding, the others in the fastest of three",
+    "ways: all at once, padded to the longest, in groups of about the same length, or one by one.",
+)
+PADDED = "\n\nHere the others padded the texts of many lengths to the longest, all at once."
+COMPUTED = (
+    "`transformers` computes all tokens, the others in the MLM head and after the last attention those alone that are "
+    "read."
+)
 STEPS_OF = ("pretraining_step", "finetuning_step")  # the questions about a step of training
 STEPS = {
     "pretraining": "pre-training",
@@ -164,14 +183,14 @@ def _measured(results: Path) -> str:
     (small, large), base, larger = store["runs"], models["base"], models["large"]
     seconds, ratio = converted["median_seconds"], converted["times_a_copy"]
     others = ", ".join(str(seconds[kind]) for kind in ("MindSpore .ckpt", "TensorFlow", "ONNX"))
-    waited = load(results, "learning")["waited_for_batches_share"]
+    waited = f"{load(results, 'learning')['waited_for_batches_share']:.2%}"
     rows = [
         (
             "batches made by one core, S = 128",
-            f"{batches['sequences_per_second']['token']['median']:,} sequences/s; the default run waited for "
-            f"{waited:.2%} of its time",
+            f"{batches['sequences_per_second']['token']['median']:,} sequences/s",
             "batches",
         ),
+        ("what the default run waited for batches", f"{waited} of its time", "learning"),
         (
             "token store",
             f"{large['megabytes_per_minute']} MB of text a minute; {small['peak_memory_gb']:.2f} GB of memory for "
@@ -179,7 +198,7 @@ def _measured(results: Path) -> str:
             "token_store",
         ),
         (
-            "command to first training step, without an evaluation",
+            "from the command until the step is compiled, with the token store there and without an evaluation",
             f"{start['median']['to_first_step_seconds']:.1f} s",
             "start",
         ),
@@ -190,7 +209,8 @@ def _measured(results: Path) -> str:
         ),
         (
             "BERT-large, 1 x 128 tokens",
-            f"{median(larger['step_seconds']):.1f} s a step, {larger['peak_memory_gb']:.1f} GB at most",
+            f"{median(larger['step_seconds']):.1f} s in the one step that was timed, "
+            f"{larger['peak_memory_gb']:.1f} GB at most",
             "large_models",
         ),
         (
@@ -206,30 +226,14 @@ def _measured(results: Path) -> str:
 
 
 def _speed(results: Path) -> str:
-    """Steps on rows of 128, on each machine, and inference."""
+    """Steps on rows of 128, and inference, on two machines each."""
     return "\n\n".join(
         [
-            _paragraph(
-                *_about_steps(results),
-                "`transformers` scores every token for the MLM head, the others the masked ones only.",
-            ),
-            _of_short_rows([work for name in STEPS_OF for work in load(results, name)]),
-            *_on_others(results, STEPS_OF, _of_short_rows),
-            _paragraph(
-                f"The encoder of all-MiniLM-L6-v2, on {_machine(results, 'inference')}: milliseconds with the fused",
-                "kernels, and how many times as long the others take; mixed is 32 texts of SST-2:",
-            ),
-            _by_contender(load(results, "inference")),
+            _paragraph(*ABOUT_STEPS, COMPUTED),
+            *_of_machines(results, STEPS_OF, _of_short_rows, most=2),
+            _paragraph(*ABOUT_INFERENCE),
+            *_of_machines(results, ("inference",), _by_contender, most=2),
         ]
-    )
-
-
-def _about_steps(results: Path) -> tuple[str, ...]:
-    return (
-        f"Measured on {_machine(results, 'pretraining_step')}, float32, dropout on: milliseconds of a training step",
-        "with the fused kernels, and how many times as long the others take (medians of pairs; quartiles in the raw",
-        "results). The last column is the rate at which the whole fused step computes the model's matrix products, as",
-        "a share of the fastest matrix product on this machine in the same run.",
     )
 
 
@@ -247,19 +251,16 @@ def _steps(results: Path) -> str:
     stock = share["ms_bert stock"]
     memory = ", ".join(f"{name} {one['peak_memory_gb']:.1f}" for name, one in base["contenders"].items())
     parts = [
-        _paragraph(*_about_steps(results)),
-        _table([*pretraining, *finetuning]),
-        *_on_others(results, STEPS_OF, _table),
+        _paragraph(*ABOUT_STEPS),
+        *_of_machines(results, STEPS_OF, _table),
         _paragraph(
-            "`transformers` computes all tokens, the others in the MLM head and after the last attention those alone",
-            f"that are read; that is {_more(mini)} more products for mini and {_more(base)} for base, which explain",
-            "a part of its time:",
-            f"for mini it computes its products at {share[COMPUTES_ALL]:.0%} of the peak, pt_reference at",
-            f"{share['pt_reference']:.0%}. torch multiplies with AVX-512 on Intel's processors, not on AMD's:",
-            f"its fastest product and that of the fused kernels reach {_peaks(results)}.",
-            f"The stock operations reach {stock:.0%} of the peak for mini: three times as fast would be",
-            f"{3 * stock:.0%}, and the fused step reaches {share[FIRST]:.0%}. Where its time goes, at",
-            f"{profiled['step_milliseconds']:.0f} ms a step in this measurement:",
+            f"{COMPUTED} In the first of these tables that is {_more(mini)} more products for mini and {_more(base)}",
+            "for base, which explain a part of its time: for mini it computes its products at",
+            f"{share[COMPUTES_ALL]:.0%} of the peak, pt_reference at {share['pt_reference']:.0%}, the stock operations",
+            f"at {stock:.0%} and the fused kernels at {share[FIRST]:.0%}. The fastest products of torch and of the",
+            "fused kernels reach",
+            f"{_peaks(results)}. Where the time of a step goes, on {_machine(results, 'step_profile')}, at",
+            f"{profiled['step_milliseconds']:.0f} ms for mini in this measurement:",
         ),
         "![Milliseconds of each kernel, and what its products would take at the peak]"
         f"(../benchmarks/results/{PROFILE})",
@@ -277,9 +278,11 @@ def _bfloat16(results: Path) -> str:
         [
             _paragraph(
                 f"`--precision bfloat16` on {_machine(results, 'bfloat16_step')}, where the processor multiplies it:",
-                "milliseconds of a step in float32, and how many times as long the others take.",
+                "milliseconds of a step in float32, and how many times as long the others take; the last column is of",
+                "the step in float32.",
             ),
             _table(load(results, "bfloat16_step")),
+            *_not_measured(results, ("bfloat16_step",)),
             *_lamb(results),
         ]
     )
@@ -289,14 +292,8 @@ def _inference(results: Path) -> str:
     """The encoder, in all precisions, and what fewer bits cost."""
     fewer = load(results, "fewer_bits")
     parts = [
-        _paragraph(
-            f"The encoder of all-MiniLM-L6-v2, on {_machine(results, 'inference')}: milliseconds with the fused",
-            "kernels, and how many times as long the others take. ms_bert stock and pt_reference also compute the",
-            "pooler. Of texts of many lengths (mixed: 32 of SST-2's), all but the fused kernels pad them to the",
-            "longest.",
-        ),
-        _by_contender(load(results, "inference")),
-        *_on_others(results, ("inference",), _by_contender),
+        _paragraph(*ABOUT_INFERENCE),
+        *_of_machines(results, ("inference",), _by_contender),
         _paragraph(
             "What fewer bits cost: the cosine of each token's last hidden state to that in float32, on",
             f"{fewer['tokens']:,} tokens of SST-2 and MRPC. int8 needs no calibration: weights have scales by output,",
@@ -326,27 +323,54 @@ def _compiling(results: Path) -> str:
     warm = {name: times["warm"]["median"] for name, times in compiled[-1]["compile_seconds"].items()}
     parts = [
         _paragraph(
-            f"The training step of BERT-base compiles in {cold[FIRST]:.1f} s ({cold['ms_bert stock']:.1f} s with stock",
-            f"kernels; torch.compile takes {cold['pt_reference --compile']:.1f} s). When an earlier run of the same",
-            f"shape has kept it (`--graph-cache`, in `--cache`), it loads in {warm[FIRST]:.1f} s",
-            f"({warm['ms_bert stock']:.1f} s with stock kernels; torch.compile, which also keeps its code,",
-            f"{warm['pt_reference --compile']:.1f} s).",
+            f"On {_machine(results, 'compile_time')}, the training step of BERT-base compiles in {cold[FIRST]:.1f} s",
+            f"({cold['ms_bert stock']:.1f} s with stock kernels; torch.compile takes",
+            f"{cold['pt_reference --compile']:.1f} s). When an earlier run of the same shape has kept it",
+            f"(`--graph-cache`, in `--cache`), it loads in {warm[FIRST]:.1f} s ({warm['ms_bert stock']:.1f} s with",
+            f"stock kernels; torch.compile, which also keeps its code, {warm['pt_reference --compile']:.1f} s).",
         ),
         _paragraph(
-            f"With `--pack 4`, a step of BERT-mini on rows of {packing['tokens_a_row']} tokens",
-            f"processes {gain['median']:.2f} times as much text per second: {packed} of the rows is text, instead of",
-            f"{alone}.",
+            f"On {_machine(results, 'packing')}, with `--pack 4`, a step of BERT-mini on rows of",
+            f"{packing['tokens_a_row']} tokens processes {gain['median']:.2f} times as much text per second: {packed}",
+            f"of the rows is text, instead of {alone}.",
         ),
     ]
     return "\n\n".join(parts)
 
 
-def _on_others(results: Path, names: Sequence[str], table: Callable[[list[dict]], str]) -> Iterator[str]:
-    """For each other processor that has a result for the first of these questions, a table of those that it has."""
-    for other in of_others(results, names[0]):
-        works = [work for name in names if (other / f"{name}.json").exists() for work in load(other, name)]
-        yield f"On {_machine(other, names[0])}:"
+def _of_machines(
+    results: Path, names: Sequence[str], table: Callable[[list[dict]], str], most: int | None = None
+) -> Iterator[str]:
+    """For each processor that has a result for the first of these questions, a table of those that it has, and what of
+    them it has not. most: processors; None: all; the newest results of others come first."""
+    others = sorted(of_others(results, names[0]), key=lambda folder: load(folder, names[0], "date"), reverse=True)
+    for folder in (results, *others)[:most]:
+        works = [work for name in names if (folder / f"{name}.json").exists() for work in load(folder, name)]
+        yield f"On {_machine(folder, names[0])}:"
         yield table(works)
+        yield from _not_measured(folder, names)
+
+
+def _not_measured(results: Path, names: Sequence[str]) -> list[str]:
+    """What these questions measure today, but did not when they were asked on this processor, in a line."""
+    missing: list[str] = []
+    for name in names:
+        module = importlib.import_module(f"benchmarks.{name}")
+        there = load(results, name) if (results / f"{name}.json").exists() else []
+        titles = {_title(work) for work in there}
+        works = [dataclasses.asdict(_work(given)) for given in module.WORKS]
+        works += [{**works[0], "rows": 32, "tokens": 0, "texts": texts} for texts in getattr(module, "MIXES", ())]
+        missing += [title for title in map(_title, works) if title not in titles]
+        instructions = load(results, name, "machine").get("cpu_instructions", ()) if there else ()
+        for kind in dict.fromkeys(work["kind"] for work in there):
+            ran = {contender for work in there if work["kind"] == kind for contender in work["contenders"]}
+            missing += [one for one in all_makers(kind) if one not in ran and can_contend(one, instructions)]
+    return [_paragraph(f"Not measured there: {'; '.join(dict.fromkeys(missing))}.")] if missing else []
+
+
+def _work(given) -> Work:
+    """Of a work alone, or with how it is measured."""
+    return given if isinstance(given, Work) else given[0]
 
 
 def _peaks(results: Path) -> str:
@@ -410,23 +434,26 @@ def _finetuning_speed(results: Path) -> str:
     """Sentences a second, and how many times as many as the Trainer."""
     if not (results / "finetuning_speed.json").exists():
         return NOTHING
-    found = load(results, "finetuning_speed")
-    rows = [("", "sentences/s", "times as fast as full length", "times as fast as sorted"), ("---",) * 4]
-    for name, one in found["contenders"].items():
-        ratios = found["times_as_fast"].get(name, {})
-        cells = (f"{ratios[other]['median']:.2f}" if other in ratios else "" for other in (FULL, SORTED))
-        rows.append((name, f"{one['sentences_a_second']['median']:.4g}", *cells))
-    before, after = found["load_average_before_and_after"]
-    return "\n\n".join(
-        [
+    parts = []
+    for folder in (results, *of_others(results, "finetuning_speed")):
+        found = load(folder, "finetuning_speed")
+        rows = [("", "sentences/s", "times as fast as full length", "times as fast as sorted"), ("---",) * 4]
+        for name, one in found["contenders"].items():
+            ratios = found["times_as_fast"].get(name, {})
+            cells = (f"{ratios[other]['median']:.2f}" if other in ratios else "" for other in (FULL, SORTED))
+            rows.append((name, f"{one['sentences_a_second']['median']:.4g}", *cells))
+        before, after = found["load_average_before_and_after"]
+        missing = [name for name in SENTENCE_MAKERS if name not in found["contenders"]]
+        parts += [
             _paragraph(
-                f"On {_machine(results, 'finetuning_speed')}, with sentences of {found['tokens_on_average']:.1f}",
+                f"On {_machine(folder, 'finetuning_speed')}, with sentences of {found['tokens_on_average']:.1f}",
                 f"tokens on average; medians of {found['rounds']} rounds. The load average of the machine was {before}",
                 f"before and {after} after it.",
             ),
             _rows(rows),
+            *([f"Not measured there: {'; '.join(missing)}."] if missing else []),
         ]
-    )
+    return "\n\n".join(parts)
 
 
 # Of BERT-base, in percent: table 5, and the F1 of named entities in table 7, both of development data (Devlin et al.,
@@ -744,19 +771,29 @@ def _of_inference(results: Path) -> Iterator[tuple[str, str, str, bool]]:
     rivals = {
         FIRST: (("ONNX Runtime", "ONNX Runtime fused", "OpenVINO"), 1.1),
         f"{FIRST} bfloat16": (("OpenVINO bfloat16",), 1.1),
-        f"{FIRST} int8": (("ONNX Runtime int8",), 1.0),
+        f"{FIRST} int8": (("ONNX Runtime int8", "ONNX Runtime fused int8"), 1.0),
     }
     for work in load(results, "inference"):
-        times = {name: one["times_the_first"]["median"] for name, one in work["contenders"].items()}
-        times[FIRST] = 1.0
+        times = work["contenders"]
         for ours, (others, least) in rivals.items():
             if ours not in times:  # the processor does not multiply it
                 continue
-            measured = min(times[name] for name in others) / times[ours]
+            measured = min(_times(work, name, ours) for name in others if name in times)
             what = (
                 f"inference, {work['preset']}, {work['rows']} x {work['tokens'] or 'mixed'}: the fastest other / {ours}"
             )
             yield what, f"at least {least}", f"{measured:.2f}", measured >= least
+
+
+def _times(work: dict, name: str, ours: str) -> float:
+    """How many times as long as `ours` a contender takes: the median of pairs, if they took turns in one group.
+
+    Else it is the quotient of how long both take beside the first.
+    """
+    one, other = (work["contenders"][which] for which in (name, ours))
+    if one["seconds_of_the_first_by_round"] == other["seconds_of_the_first_by_round"]:
+        return median(a / b for a, b in zip(one["seconds_by_round"], other["seconds_by_round"]))
+    return one["times_the_first"]["median"] / other["times_the_first"]["median"]
 
 
 def _of_bfloat16(results: Path) -> Iterator[tuple[str, str, str, bool]]:
@@ -809,11 +846,19 @@ def load(results: Path, name: str, part: str = "result"):
 def _machine(results: Path, name: str) -> str:
     """On what a result was measured, and when, as far as it says."""
     machine, date = load(results, name, "machine"), load(results, name, "date")
-    model = ""
-    if machine.get("cpu_family") is not None:  # older results and other processors than x86 have none
+    model = "model not recorded, "  # by older results, and of other processors than x86
+    if machine.get("cpu_family") is not None:
         model = f"family {machine['cpu_family']}, model {machine['cpu_model']}, "
     cores = "1 core" if machine["cores"] == 1 else f"{machine['cores']} cores"
     return f"{cores} of an {machine['cpu']} ({model}{date})"
+
+
+def _short_machine(results: Path, name: str) -> str:
+    """The same where there is little room."""
+    machine, date = load(results, name, "machine"), load(results, name, "date")
+    model = f"family {machine['cpu_family']}, model {machine['cpu_model']}, " if machine.get("cpu_family") else ""
+    cpu = machine["cpu"].replace("(R)", "").replace(" Processor", "")
+    return f"{cpu}, {model}{date}"
 
 
 def find(works: list[dict], preset: str, tokens: int) -> dict:
@@ -863,7 +908,8 @@ def _by_contender(works: list[dict]) -> str:
         if name != FIRST:
             ratios = (work["contenders"][name]["times_the_first"]["median"] for work in works)
             rows.append([name, *(f"{ratio:.2f}" for ratio in ratios)])
-    return _rows(rows)
+    padded = any(not work["tokens"] and "others" not in work for work in works)  # older results
+    return _rows(rows) + PADDED * padded
 
 
 def _pyplot():
@@ -878,13 +924,14 @@ def _pyplot():
 def draw_speed(path: Path, results: Path = RESULTS) -> None:
     """How many times as long as the fused kernels each contender takes, with the quartiles."""
     pyplot = _pyplot()
-    works = [work for name in ("pretraining_step", "finetuning_step", "inference") for work in load(results, name)]
+    names = (*STEPS_OF, "inference")
+    works = [(work, _short_machine(results, name)) for name in names for work in load(results, name)]
     columns = 3
     lines = -(-len(works) // columns)
     figure, panels = pyplot.subplots(lines, columns, figsize=(13, 2.3 * lines), layout="constrained", squeeze=False)
     for panel in panels.flat[len(works) :]:
         panel.set_visible(False)
-    for panel, work in zip(panels.flat, works):
+    for panel, (work, machine) in zip(panels.flat, works):
         names = list(work["contenders"])[::-1]
         ratios = [work["contenders"][name]["times_the_first"] for name in names]
         medians = [ratio["median"] for ratio in ratios]
@@ -896,7 +943,7 @@ def draw_speed(path: Path, results: Path = RESULTS) -> None:
             panel.text(max(value, end), place, f"  {value:.2f}", va="center", fontsize=8)
         panel.axvline(1, color="#444444", linewidth=0.8)
         seconds = work["contenders"][FIRST]["seconds"]["median"]
-        panel.set_title(f"{_title(work)}: {seconds * 1e3:.4g} ms", fontsize=9)
+        panel.set_title(f"{_title(work)}: {seconds * 1e3:.4g} ms\n{machine}", fontsize=8)
         panel.set_xlim(0, 1.18 * max(*medians, *ends))
         panel.tick_params(labelsize=8)
         panel.spines[["top", "right"]].set_visible(False)

@@ -31,7 +31,9 @@ def with_files(data: Path | None, files: Iterable[str]) -> Path:
 
 def folder(question: str, work: Path | None) -> Path:
     """Of the runs of a question; None: one in the cache, of this commit."""
-    work = work or cache_folder() / "benchmarks" / f"{question}-{str(describe()['commit'])[:12]}"
+    commit = str(describe()["commit"]).split()
+    changed = "-changed" * (len(commit) > 1)  # what is in the folder may be of other changes: work is for trials then
+    work = work or cache_folder() / "benchmarks" / f"{question}-{commit[0][:12]}{changed}"
     work.mkdir(parents=True, exist_ok=True)
     return work
 
@@ -62,13 +64,17 @@ class Run:
         if not commit.exists():
             write_atomically(commit, str(describe()["commit"]).encode())
         begun, options = ["-m", self.module, *map(str, self.always)], list(map(str, self.options))
+        command = shlex.join(["python", *begun, *options])
+        for place, name in self.places.items():
+            command = command.replace(str(place), name)
+        kept = self.path.with_name(f"{self.path.name}.command")
+        if kept.exists() and kept.read_text() != command:
+            raise SystemExit(f"{self.path} was begun by {kept.read_text()}, not {command}; remove it, or name another.")
+        write_atomically(kept, command.encode())
         where = ["--resume"] if (self.path / RUN).is_file() else [*options, "--output"]
         if not (self.path / RESULTS).exists():
             if code := subprocess.run([sys.executable, *begun, *where, str(self.path)]).returncode:
                 raise SystemExit(f"{self.path} ended with exit code {code}; the next call goes on with it.")
-        command = shlex.join(["python", *begun, *options])
-        for place, name in self.places.items():
-            command = command.replace(str(place), name)
         seconds = sum(line.get("seconds", 0.0) for line in read_log(self.path, THROUGHPUT))
         return {"command": command, "training_seconds": round(seconds, 1), "commit": commit.read_text()}
 

@@ -46,7 +46,7 @@ class Size:
 
 
 FULL = Size(
-    throughput=(("mini", 256, 8, 4, 4), ("base", 128, 8, 2, 2)),
+    throughput=(("mini", 256, 8, 4, 4), ("base", 32, 2, 4, 3), ("base", 128, 8, 2, 2)),
     memory=("base", 32, (1, 2, 4)),
     exchange=((2**18, 2**20, 2**22, 2**24, 2**26), 9),
 )
@@ -87,7 +87,8 @@ class Watched:
         for worker in self.workers():
             with contextlib.suppress(OSError):
                 status = Path(f"/proc/{worker}/status").read_text().splitlines()
-                found[worker] = int(next(line.split()[1] for line in status if line.startswith("VmHWM"))) / 2**20
+                kilobytes = int(next(line.split()[1] for line in status if line.startswith("VmHWM")))
+                found[worker] = kilobytes * 1024 / 1e9
         return found
 
 

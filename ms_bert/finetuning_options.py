@@ -86,20 +86,21 @@ class DataOptions:
     scheme: Literal["auto", "none", "io", "iob1", "bio", "bioes", "bilou"] = "auto"
     """How spans such as named entities are written in tags; none: tags are no spans, as parts of speech are.
     By default it is found out from the training data."""
-    scored_questions: Literal["clean", "all"] = "clean"
+    scored_questions: Optional[Literal["clean", "all"]] = None
     """Questions of an answer selection that are scored: clean leaves out those of which all candidates are relevant or
-    none is, as in the clean version of TREC-QA; with all, a question without a relevant one scores 0."""
+    none is, as in the clean version of TREC-QA; with all, a question without a relevant one scores 0
+    (default: clean)."""
     longest: Annotated[Optional[int], Range(8, 2**16)] = None
     """Most tokens of a text or a pair, including [CLS] and [SEP]; longer ones are truncated and counted
     (default: 128; for multiple choice 256; for question answering 384,
     where a passage that is longer is seen through several windows)."""
-    longest_question: Annotated[int, Range(1, 2**16)] = 64
-    """Question answering: most tokens of a question; longer ones are truncated and counted."""
-    longest_answer: Annotated[int, Range(1, 2**16)] = 30
-    """Question answering: most tokens of an answer that the model gives."""
-    stride: Annotated[int, Range(1, 2**16)] = 128
+    longest_question: Annotated[Optional[int], Range(1, 2**16)] = None
+    """Question answering: most tokens of a question; longer ones are truncated and counted (default: 64)."""
+    longest_answer: Annotated[Optional[int], Range(1, 2**16)] = None
+    """Question answering: most tokens of an answer that the model gives (default: 30)."""
+    stride: Annotated[Optional[int], Range(1, 2**16)] = None
     """Question answering: tokens from the beginning of a window on a long passage to that of the next one; fewer
-    where windows would not share as many tokens as an answer may have."""
+    where windows would not share as many tokens as an answer may have (default: 128)."""
     skip_bad: bool = False
     """Leave out rows that cannot be used, and count them, instead of stopping at the first."""
     cache: Path = dataclasses.field(default_factory=cache_folder)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import importlib.util
 import json
 import os
 import statistics
@@ -20,13 +21,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from conversion.agreement.environment import Processor
 from ms_bert.commands import huge_pages
+from ms_bert.kernels import native
 
 THREADS = len(os.sched_getaffinity(0))
 FIRST = "ms_bert fused"  # whom all others are compared with
@@ -106,15 +108,37 @@ def minilm() -> Path:
 def makers(kind: str) -> dict:
     """For each contender a function that, in the process of it, makes from the work a function that does it once.
 
-    In bfloat16 none contends where the processor does not multiply it: libraries then do it by hand, very slowly.
+    Without those that cannot contend on this machine, or are not installed.
     """
-    found = importlib.import_module(f"benchmarks.contenders.{kind}").MAKERS
-    return {name: make for name, make in found.items() if "bfloat16" not in name or multiplies_bfloat16()}
+    here, openvino = Processor.here().instructions, importlib.util.find_spec("openvino")
+
+    def contends(name: str) -> bool:
+        installed = openvino is not None or not name.startswith("OpenVINO")
+        precision = name.removeprefix(f"{FIRST} ")
+        gains = precision not in native.PRECISIONS or not native.why_not(precision)
+        return can_contend(name, here) and installed and gains
+
+    return {name: make for name, make in all_makers(kind).items() if contends(name)}
+
+
+def all_makers(kind: str) -> dict:
+    """Those of `makers`, whatever the machine."""
+    return importlib.import_module(f"benchmarks.contenders.{kind}").MAKERS
+
+
+def can_contend(name: str, instructions: Collection[str]) -> bool:
+    """Whether a processor with these instructions multiplies what a contender does.
+
+    None contends in bfloat16 where it does not: libraries then do it by hand, very slowly.
+    """
+    if "bfloat16" in name:
+        return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(instructions)
+    return name != f"{FIRST} int8" or not {"avx512_vnni", "amx_int8"}.isdisjoint(instructions)
 
 
 def multiplies_bfloat16() -> bool:
     """Whether this processor does."""
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(Processor.here().instructions)
+    return can_contend("bfloat16", Processor.here().instructions)
 
 
 def made(name: str, work: Work) -> Callable[[], float]:
@@ -126,8 +150,6 @@ def made(name: str, work: Work) -> Callable[[], float]:
 
 def need_fused_kernels() -> None:
     """End where they cannot be used: stock operations must not be measured by their name."""
-    from ms_bert.kernels import native
-
     if native.why_not():
         raise SystemExit(f"the fused kernels cannot be measured: {native.why_not()}")
 
@@ -262,8 +284,6 @@ def gemm_peak(precision: str = "float32", size: int = 1536, rounds: int = 9) -> 
     Our kernels take and give float32, torch what it multiplies.
     """
     import torch
-
-    from ms_bert.kernels import native
 
     torch.set_num_threads(THREADS)
     x, w = (np.random.default_rng(i).standard_normal((size, size)).astype(np.float32) for i in range(2))

@@ -22,10 +22,8 @@ from ms_bert.finetuning_options import DataOptions, FinetuneOptions
 from ms_bert.run.folder import RESULTS, check_free
 from ms_bert.run.progress import Progress
 from ms_bert.tasks import glue, registry
-from ms_bert.tasks.answer_selection import AnswerSelection
 from ms_bert.tasks.classification import SentenceTask
 from ms_bert.tasks.downstream import DownstreamTask, Read
-from ms_bert.tasks.question_answering import QuestionAnswering
 
 MOST_PROBABILITIES = 20  # of an answer in the file of predictions
 
@@ -43,6 +41,8 @@ def score(framework: Framework, options: FinetuneOptions) -> int:
     if run.output is not None:
         check_free(run.output)
     model = Predictor(run.evaluate, framework, run.device, options.training.precision, run.threads)
+    if data.longest is not None:
+        training.check_longest(data.longest, model.pretrained.config)
     kind = registry.kind(data.task)
     if type(model.task) is not kind:
         raise UserError(
@@ -54,7 +54,7 @@ def score(framework: Framework, options: FinetuneOptions) -> int:
         read = kind.examples(data, source, "test")
         if said := read.told.partition(", scheme ")[0]:  # the scheme is the model's
             progress.say(f"{source}: {said}")
-        task = as_the_data_say(_as_asked(model, data), data, read.examples, run.evaluate)
+        task = as_the_data_say(model.task.with_options(data), data, read.examples, run.evaluate)
         task.check_scored(read.examples)
         found[source] = task, task.sequences(read.examples, model.vocabulary)
         progress.say(f"{source}: {described(read, found[source][1])}")
@@ -72,26 +72,6 @@ def score(framework: Framework, options: FinetuneOptions) -> int:
         write_atomically(run.output / RESULTS, (json.dumps(whole, indent=2) + "\n").encode())
         progress.say(f"done: {run.output}/{RESULTS} and {' '.join(predicted)}")
     return 0
-
-
-def _as_asked(model: Predictor, data: DataOptions) -> DownstreamTask:
-    """A model's task with the options that may be given anew: how long texts are, and what is scored.
-
-    Raises:
-        UserError: the model takes no texts that are so long.
-    """
-    task = model.task
-    if data.longest is not None:
-        training.check_longest(data.longest, model.pretrained.config)
-        task = dataclasses.replace(task, longest=data.longest)
-    if isinstance(task, QuestionAnswering):
-        usual = DataOptions(task="question-answering")
-        names = ("longest_question", "longest_answer", "stride")
-        given = {name: getattr(data, name) for name in names if getattr(data, name) != getattr(usual, name)}
-        task = dataclasses.replace(task, **given)
-    if isinstance(task, AnswerSelection):
-        task = dataclasses.replace(task, scored_questions=data.scored_questions)
-    return task
 
 
 def as_the_data_say(task: DownstreamTask, data: DataOptions, examples: Sequence[Any], path: Path) -> DownstreamTask:

@@ -93,14 +93,12 @@ class AnswerSelection(DownstreamTask):
             raise UserError(
                 f"all candidates of the training data are {which}; the task learns from both kinds, so name other data."
             )
-        longest = data.longest or cls.usual_longest
-        return cls(
-            (IRRELEVANT, RELEVANT),
-            ("map", "mrr"),
-            longest,
-            scored_questions=data.scored_questions,
-            columns=cls.input_columns(data),
-        )
+        task = cls((IRRELEVANT, RELEVANT), ("map", "mrr"), cls.usual_longest, columns=cls.input_columns(data))
+        return task.with_options(data)
+
+    def with_options(self, data: DataOptions) -> AnswerSelection:
+        scored = data.scored_questions or self.scored_questions
+        return dataclasses.replace(super().with_options(data), scored_questions=scored)
 
     def check_scored(self, examples: Sequence[Question]) -> None:
         if not any(self._is_scored(question) for question in examples):

@@ -162,6 +162,14 @@ class DownstreamTask:
         """
         raise NotImplementedError
 
+    def with_options(self, data: DataOptions):
+        """The task with the options that were given in place of its own: how long texts are, and what is scored.
+
+        Raises:
+            UserError: they do not fit together.
+        """
+        return self if data.longest is None else dataclasses.replace(self, longest=data.longest)
+
     def sequences(self, examples: Sequence[Any], vocabulary: Vocabulary, labelled: bool = True) -> Sequences:
         """The examples as sequences; if labelled, with the targets that the loss takes.
 

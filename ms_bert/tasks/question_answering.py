@@ -86,24 +86,29 @@ class QuestionAnswering(DownstreamTask):
         no_answer = any(not question.answers for question in examples)
         if all(not question.answers for question in examples):
             raise UserError("no question of the training data has an answer; name data with answers.")
-        longest = data.longest or cls.usual_longest
-        if data.longest_question + 3 >= longest:
-            raise UserError(
-                f"--longest {longest} leaves no room for a passage beside questions of --longest-question "
-                f"{data.longest_question} tokens; choose a larger --longest or a smaller --longest-question."
-            )
-        return cls(
+        task = cls(
             (),
             (*(("best_f1",) if no_answer else ()), "f1", "exact_match"),
-            longest,
+            cls.usual_longest,
             no_answer=no_answer,
-            longest_question=data.longest_question,
-            longest_answer=data.longest_answer,
-            stride=data.stride,
-            shared=data.longest_answer,
+            shared=cls.longest_answer,
             by=compared_by(question.context for question in examples),
             columns=cls.input_columns(data),
         )
+        return task.with_options(data)
+
+    def with_options(self, data: DataOptions) -> QuestionAnswering:
+        names = ("longest_question", "longest_answer", "stride")
+        given = {name: value for name in names if (value := getattr(data, name)) is not None}
+        if "longest_answer" in given:
+            given["shared"] = given["longest_answer"]
+        task = dataclasses.replace(super().with_options(data), **given)
+        if task.longest_question + 3 >= task.longest:
+            raise UserError(
+                f"--longest {task.longest} leaves no room for a passage beside questions of --longest-question "
+                f"{task.longest_question} tokens; choose a larger --longest or a smaller --longest-question."
+            )
+        return task
 
     @classmethod
     def of_model(cls, longest: int):

@@ -126,6 +126,24 @@ def test_shards_are_written_and_read(tmp_path):
         checkpoint.read(tmp_path / "shards")
 
 
+def test_shards_of_pickles_are_read(tmp_path):
+    """As transformers wrote large models before it had safetensors."""
+    torch = pytest.importorskip("torch")
+    source = write_folder(tmp_path / "source", random_weights(special=False))
+    folder, weights = tmp_path / "shards", arrays(source)
+    folder.mkdir()
+    (folder / "config.json").write_text((source / "config.json").read_text())
+    files = {name: f"pytorch_model-{1 + number % 2:05d}-of-00002.bin" for number, name in enumerate(weights)}
+    for file in {*files.values()}:
+        state = {name: torch.from_numpy(value.copy()) for name, value in weights.items() if files[name] == file}
+        torch.save(state, folder / file)
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    assert report.same(report.diff(checkpoint.read(source), checkpoint.read(folder)))
+    (folder / file).unlink()
+    with pytest.raises(UserError, match="no such file beside it"):
+        checkpoint.read(folder)
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_old_pytorch_files_come_in_whole(legacy, tmp_path):
     """LayerNorm.gamma, stored position_ids, a tied decoder, matrices that are views, in both forms of pickle."""

@@ -268,10 +268,9 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(options, tmp_path, option)
 
 @pytest.mark.parametrize("device, words", [("Ascend", "npu-smi info"), ("GPU", "nvidia-smi")])
 def test_a_missing_device_is_one_sentence(options, tmp_path, device, words):
-    result = runs.run(*options, "--device", device, "--output", tmp_path / "run")
-    if result.returncode == 0:
-        pytest.skip(f"there is a usable {device}")
-    runs.assert_refused(result, words)
+    if shutil.which(words.split()[0]):
+        pytest.skip(f"there may be a usable {device}")
+    runs.assert_refused(runs.run(*options, "--device", device, "--output", tmp_path / "run"), words)
     assert not (tmp_path / "run").exists()
 
 

@@ -87,6 +87,13 @@ def finetune(*arguments) -> int:
     return finetuning.main(PyTorch(), "finetune", "", [*map(str, arguments)])
 
 
+def scored(run, file, *options) -> dict:
+    """What --evaluate finds of a run on a file."""
+    folder = run.with_name(f"scores-{len([*run.parent.iterdir()])}")
+    assert finetune("--evaluate", run, "--test", file, *options, "--output", folder) == 0
+    return told(folder)["test"][str(file)]
+
+
 def told(folder) -> dict:
     return json.loads((folder / "results.json").read_text())
 
@@ -119,6 +126,7 @@ def test_choices_are_learned_and_asked(recipe, tmp_path, capsys):
     lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     right = np.mean([line["gold"] == line["answer"] for line in lines])
     assert right == results["metrics"]["accuracy"]["value"] and lines[0]["text"] in lines[0]["choices"]
+    assert scored(run, tmp_path / "dev.jsonl", "--task", "multiple-choice")["metrics"] == results["metrics"]
     alone = ("--teacher", run, "--teacher-share", 1, "--output", tmp_path / "student")
     assert finetune("--task", "multiple-choice", *recipe, *data, *alone) == 0
     assert told(tmp_path / "student")["metrics"]["accuracy"]["value"] > 0.9
@@ -147,6 +155,11 @@ def test_candidates_are_learned_and_ranked(recipe, tmp_path, capsys):
     results = told(run)
     assert results["metrics"]["map"]["value"] > 0.9 and results["examples"] == 20
     assert 0 < results["questions"]["scored"] < 20 == sum(results["questions"].values())
+    assert scored(run, tmp_path / "dev.tsv", "--task", "answer-selection")["metrics"] == results["metrics"]
+    of_all = scored(run, tmp_path / "dev.tsv", "--task", "answer-selection", "--scored-questions", "all")
+    assert (
+        of_all["questions"]["scored"] == 20 and of_all["metrics"]["map"]["value"] < results["metrics"]["map"]["value"]
+    )
     taught = ("--teacher", run, "--steps", 1, "--output", tmp_path / "student")
     assert finetune("--task", "answer-selection", *recipe, *data, *taught) == 0
     logits = load_file(tmp_path / "student" / "teacher.safetensors")["teacher_logits/dev"].astype(np.float64)

@@ -14,7 +14,7 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from conversion.parameters import ARCHITECTURES, BACKBONE, shapes
-from ms_bert.commands import finetuning
+from ms_bert.commands import finetuning, teaching
 from ms_bert.config import BertConfig
 from ms_bert.randomness import initial_weights
 from ms_bert.run.checkpoints import MODEL
@@ -123,6 +123,54 @@ def test_a_model_begins_with_the_layers_that_are_kept(command, model, tmp_path, 
         assert value == pytest.approx(was, abs=1e-6), name
 
 
+def test_layers_that_are_drawn_anew_are_those_that_were_asked_for(command, model, tmp_path, capsys):
+    begun = model(3, 32)
+    still = ("--steps", 1, "--learning-rate", 1e-12, "--weight-decay", 0)
+    for count, anew in ((0, ("pooler.",)), (1, ("pooler.", "layer.2.")), (3, ("pooler.", "layer."))):
+        line = [*command, "--model", begun, *still, "--reinitialized-layers", count]
+        folder = trained(*line, "--output", tmp_path / str(count))
+        assert "the pooler and top layers" in capsys.readouterr().out
+        before, after = load_file(begun / MODEL), load_file(folder / MODEL)
+        assert after.keys() == before.keys()
+        for name, value in after.items():
+            changed = bool(np.abs(value - before[name]).max() > 1e-6)
+            of_these = any(part in name for part in anew)  # what is 0 or 1 by the initialisation stays it
+            assert changed == (of_these and value.ndim == 2), name
+
+
+def test_dropout_takes_the_place_of_the_configs_own(command, model, tmp_path):
+    line = [*command, "--model", model(2, 32), "--steps", 2]
+    dropped = trained(*line, "--dropout", 0.3, "--output", tmp_path / "dropped")
+    config = json.loads((dropped / "config.json").read_text())
+    assert (config["hidden_dropout_prob"], config["attention_probs_dropout_prob"]) == (0.3, 0.3)
+    plain = trained(*line, "--output", tmp_path / "plain")
+    assert metrics(dropped)[0] == metrics(plain)[0]  # evaluated before the first step
+    assert metrics(dropped)[1]["loss"] != pytest.approx(metrics(plain)[1]["loss"], rel=1e-4)
+
+
+def test_balanced_classes_weigh_alike_in_the_loss(command, model, data, tmp_path):
+    """The mean loss of a step over the classes, not over the examples, of which one class has a fifth."""
+    rows = (data / "train.tsv").read_text().splitlines()
+    good, bad = ([row for row in rows if row.endswith(f"\t{label}")] for label in ("good", "bad"))
+    few = tmp_path / "few.tsv"
+    few.write_text("\n".join([rows[0], *good[:16], *bad[:4], ""]))
+    line = [*command, "--model", model(2, 32), "--train", few, "--batch-size", 20, "--steps", 1]
+    losses = {}
+    for kind in ("equal", "balanced"):
+        folder = trained(*line, "--class-weights", kind, "--output", tmp_path / kind)
+        losses[kind] = metrics(folder)[1]["loss"]
+    given = ["--evaluate", model(2, 32), "--test", few, "--threads", 1, "--output", tmp_path / "before"]
+    assert finetuning.main(PyTorch(), "finetune", "", [*map(str, given)]) == 0
+    told = [json.loads(line) for line in (tmp_path / "before" / "predictions-few.jsonl").read_text().splitlines()]
+    of_class = [
+        np.mean([-np.log(line["probabilities"][label]) for line in told if line["gold"] == label])
+        for label in ("good", "bad")
+    ]
+    assert losses["equal"] == pytest.approx((16 * of_class[0] + 4 * of_class[1]) / 20, rel=1e-4)
+    assert losses["balanced"] == pytest.approx(sum(of_class) / 2, rel=1e-4)
+    assert losses["balanced"] != pytest.approx(losses["equal"], rel=1e-2)
+
+
 @pytest.mark.parametrize("layers", [(5,), (0, 1), (2, 1), (1, 1), (-1,)])
 def test_layers_that_there_are_not_are_refused(layers, command, model, tmp_path, capsys):
     words = f"--keep-layers is {' '.join(map(str, layers))}, but"
@@ -133,7 +181,8 @@ def test_layers_that_there_are_not_are_refused(layers, command, model, tmp_path,
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_a_run_remembers_the_states_that_transformers_has(pooling, command, model, data, tmp_path, capsys):
+def test_a_run_remembers_the_states_that_transformers_has(pooling, command, model, data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(teaching, "CHUNK", 5)
     teacher, student = model(5, 32, seed=2), model(3, 32, pooling)
     few = ("--pooling", pooling, "--teacher-states", 1, "--steps", 1)
     folder = trained(*command, "--model", student, "--teacher", teacher, *few, "--output", tmp_path / "run")
@@ -146,7 +195,7 @@ def test_a_run_remembers_the_states_that_transformers_has(pooling, command, mode
         states, logits = kept[f"teacher_states/{part}"], kept[f"teacher_logits/{part}"]
         assert states.shape == (count, 2, 32) and states.dtype == np.float32
         rows = [line.split("\t")[0] for line in (data / f"{part}.tsv").read_text().splitlines()[1:]]
-        for row, found, its in list(zip(rows, states, logits))[:12]:
+        for row, found, its in [*zip(rows, states, logits)][-12:]:
             given = tokenizer(row, truncation=True, max_length=LONGEST, return_tensors="pt")
             seen = network(**given, output_hidden_states=True)
             assert its == pytest.approx(seen.logits[0].detach().numpy(), abs=1e-4)

@@ -138,7 +138,7 @@ def test_transformers_loads_the_folder_and_computes_the_same(tuned):
     assert np.abs(shares - found).max() < 1e-5
 
 
-# To the same bytes in MindSpore: test_a_killed_run_on_changed_texts_goes_on_to_the_same_end.
+# By the same loop MindSpore goes on to the same bytes in tests/faults/test_run.py, without the time of this one.
 @pytest.mark.parametrize("first, then", some([("ms_bert", "ms_bert"), PACKAGES], PACKAGES))
 def test_a_killed_run_goes_on_to_the_same_end(first, then, command, data, tuned, tmp_path):
     folder = tmp_path / "run"
@@ -150,6 +150,7 @@ def test_a_killed_run_goes_on_to_the_same_end(first, then, command, data, tuned,
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    assert process.returncode == -signal.SIGKILL
     finetune("--resume", folder, package=then)
     expected = tuned[first]
     if first == then:
@@ -675,6 +676,7 @@ def killed(command, undisturbed, tmp_path_factory) -> tuple[Path, Path]:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    assert process.returncode == -signal.SIGKILL
     shutil.rmtree(guesser)
     return whole, part
 

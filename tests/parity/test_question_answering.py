@@ -94,6 +94,30 @@ def test_a_folder_tells_its_answers_and_their_scores_at_its_threshold(tuned, dat
         assert results["with_answer"]["examples"] == 20 and results["without_answer"]["examples"] == 10
 
 
+def test_a_model_is_scored_without_training_by_its_own_options_or_others(tuned, data, tmp_path, capsys):
+    run, dev = tuned["pt_reference"], data / "dev.json"
+    own = json.loads((run / "results.json").read_text())
+
+    def scored(folder, *options) -> dict:
+        given = ["--evaluate", run, "--test", dev, "--task", "question-answering", "--threads", 1, "--output", folder]
+        assert finetuning.main(PyTorch(), "finetune", "", [*map(str, (*given, *options))]) == 0
+        return json.loads((folder / "results.json").read_text())["test"][str(dev)]
+
+    found = scored(tmp_path / "own")
+    assert found["metrics"] == own["metrics"] and found["threshold"] == own["threshold"]
+    told = lines(tmp_path / "own" / "predictions-dev.jsonl")
+    assert [one["answer"] for one in told] == [one["answer"] for one in lines(run / "predictions.jsonl")]
+    short = scored(tmp_path / "short", "--longest-answer", 1, "--longest", 32)
+    assert 0 < short["metrics"]["exact_match"]["value"] <= 1
+    assert all(" " not in one["answer"] for one in lines(tmp_path / "short" / "predictions-dev.jsonl"))
+    given = ["--evaluate", str(run), "--test", str(dev), "--task", "question-answering", "--longest-question", "30"]
+    capsys.readouterr()
+    assert finetuning.main(PyTorch(), "finetune", "", given) == 2
+    assert "--longest 16 leaves no room for a passage beside questions of --longest-question 30" in (
+        capsys.readouterr().err
+    )
+
+
 def test_a_prediction_is_that_of_the_run_whatever_stands_beside_it(models, tuned, data):
     given = [entry(random.Random(seed), seed) for seed in range(12)]
     pairs = [(e["question"], e["context"]) for e in given]

@@ -93,6 +93,17 @@ def test_results_tell_the_scores_of_each_type_and_what_was_out_of_the_ordinary(t
         assert len(line["gold"]) == len(line["tags"]) == len(line["words"]) and line["tags"][-1] == "O"
 
 
+def test_a_model_is_scored_without_training(command, tuned, tmp_path):
+    dev, run = command[command.index("--dev") + 1], tuned["PyTorch"]
+    given = ["--evaluate", str(run), "--test", dev, "--task", "tagging", "--output", str(tmp_path / "scores")]
+    assert finetuning.main(PyTorch(), "finetune", "", given) == 0
+    found = json.loads((tmp_path / "scores/results.json").read_text())["test"][dev]
+    own = json.loads((run / "results.json").read_text())
+    assert found["metrics"] == own["metrics"] and found["types"] == own["types"]
+    told = [json.loads(line) for line in (tmp_path / "scores/predictions-dev.jsonl").read_text().splitlines()]
+    assert [line["tags"] for line in told] == [line["tags"] for line in kept(run)]
+
+
 def test_transformers_loads_the_folder_and_tags_alike(tuned):
     folder = tuned["MindSpore"]
     model = transformers.AutoModelForTokenClassification.from_pretrained(folder).eval()

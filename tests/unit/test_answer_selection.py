@@ -206,6 +206,14 @@ def test_questions_of_one_kind_are_left_out_and_counted_or_kept(scored):
     assert ALL.details(scored, logits(MARGINS))["questions"]["scored"] == 4
 
 
+def test_a_model_scores_the_questions_that_it_was_trained_to_score_unless_told_otherwise():
+    def asked(task, **given) -> str:
+        return task.with_options(DataOptions(task="answer-selection", **given)).scored_questions
+
+    assert (asked(ALL), asked(TASK)) == ("all", "clean")
+    assert asked(ALL, scored_questions="clean") == "clean" and asked(TASK, scored_questions="all") == "all"
+
+
 def test_intervals_are_of_questions(scored):
     low, high = TASK.intervals(scored, logits(MARGINS))["map"]
     assert low == pytest.approx(1 / 2) and high == pytest.approx((1 + 2 / 3) / 2)  # there are two

@@ -12,7 +12,7 @@ import pytest
 from ms_bert.config import PRESETS
 from ms_bert.finetuning_options import FinetuneOptions, FinetuningOptions
 from ms_bert.kernels import native
-from ms_bert.options import MindSporeOptions, Options
+from ms_bert.options import MindSporeOptions, Options, TrainingOptions
 from ms_bert.tasks.classification import Classification
 from ms_bert.tasks.pretraining import PRETRAINING
 from ms_bert.training import graph_cache
@@ -58,6 +58,33 @@ def with_training(**changes) -> Options:
 )
 def test_another_graph_has_another_name(other):
     assert name(*other) != name(CONFIG, BEGUN)
+
+
+# Of each option of training another value; those of batches, of the rate and of what comes from without are no part of
+# the graph.
+IN_THE_GRAPH = {
+    **{"batch_size": 8, "leaves": 2, "accumulate": 2, "reduction": "vendor", "precision": "float16", "recompute": True},
+    **{"optimizer": "lamb", "weight_decay": 0.5, "beta1": 0.5, "beta2": 0.9, "epsilon": 1e-7, "clip_norm": 2.0},
+    **{"loss_scale": 4.0, "class_weights": "balanced", "layer_decay": 0.5, "frozen_layers": 1},
+    **{"temperature": 3.0, "teacher_share": 0.25, "teacher_states": 1.0},
+}
+NOT_IN_THE_GRAPH = {
+    *("steps", "epochs", "schedule", "cooldown_steps", "decay_steps", "decay_power", "warmup_steps", "warmup_share"),
+    *("learning_rate", "seed", "teacher", "augment", "augment_share", "augment_model"),
+}
+
+
+@pytest.mark.parametrize("option", IN_THE_GRAPH)
+def test_each_option_that_a_graph_holds_is_in_its_name(option):
+    """Or else a kept graph would train with what an earlier run was told."""
+    begun = FinetuningOptions(teacher=Path("a"), leaves=2, loss_scale=2.0)
+    changed = dataclasses.replace(begun, **{option: IN_THE_GRAPH[option] if option != "leaves" else 4})
+    assert name(CONFIG, FinetuneOptions(training=changed)) != name(CONFIG, FinetuneOptions(training=begun))
+
+
+def test_each_option_of_training_has_been_thought_of():
+    options = {field.name for kind in (TrainingOptions, FinetuningOptions) for field in dataclasses.fields(kind)}
+    assert options == {*IN_THE_GRAPH} | NOT_IN_THE_GRAPH
 
 
 def test_a_longer_run_of_the_same_shape_has_the_same_name():

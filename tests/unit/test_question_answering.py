@@ -182,6 +182,20 @@ def test_the_task_follows_from_its_data():
         QuestionAnswering.of(dataclasses.replace(data, longest=64), [question("a name")])
 
 
+def test_options_that_are_given_take_the_place_of_those_of_a_model():
+    """Also where they are what is usual, which a model's own may not be."""
+
+    def asked(**given) -> QuestionAnswering:
+        return NULL.with_options(DataOptions(task="question-answering", **given))
+
+    assert asked() == NULL
+    assert asked(stride=128) == dataclasses.replace(NULL, stride=128)
+    assert asked(longest_answer=30) == dataclasses.replace(NULL, longest_answer=30, shared=30)
+    assert asked(longest=99, longest_question=64) == dataclasses.replace(NULL, longest=99, longest_question=64)
+    with pytest.raises(UserError, match="--longest 24 leaves no room for a passage beside questions"):
+        asked(longest_question=64)
+
+
 def options(tmp_path, **given) -> PredictOptions:
     return PredictOptions(tmp_path, **given)
 

@@ -1,7 +1,6 @@
 """The PyTorch step: it does what MindSpore's does on the same batches, and what torch does by other ways."""
 
 import copy
-import dataclasses
 import math
 import sys
 
@@ -294,13 +293,3 @@ def test_what_the_machine_lacks_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match="not installed"):
         use_torch_device("CPU")
-
-
-def test_no_option_of_training_is_ignored_by_one_framework():
-    """Each changes what is computed, or how; a new one must be given a place here and in both trainers."""
-    assert {f.name for f in dataclasses.fields(TrainingOptions)} == {
-        *("batch_size", "leaves", "accumulate", "reduction", "steps", "learning_rate", "warmup_steps"),
-        *("schedule", "cooldown_steps", "decay_steps", "decay_power"),
-        *("optimizer", "weight_decay", "beta1", "beta2", "epsilon", "clip_norm"),
-        *("precision", "loss_scale", "recompute", "seed"),
-    }
