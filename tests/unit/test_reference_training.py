@@ -11,7 +11,7 @@ from ms_bert.config import BertConfig
 from ms_bert.data.batches import BatchMaker
 from ms_bert.device import use_device
 from ms_bert.errors import UserError
-from ms_bert.options import ExampleOptions, Options, PyTorchOptions, TrainingOptions
+from ms_bert.options import ExampleOptions, Options, PyTorchOptions, RunOptions, TrainingOptions
 from ms_bert.training.trainer import MindSporeTrainer
 from pt_reference.device import use_device as use_torch_device
 from pt_reference.kernels import operations, sums_of_squares
@@ -35,9 +35,13 @@ CONFIG = BertConfig(
 EXAMPLES = ExampleOptions(seq_length=32)
 
 
-def options(compile=False, **training) -> Options:
-    training = {"batch_size": 8, "warmup_steps": 2, "steps": 10, "clip_norm": 0.5, **training}
-    return Options(examples=EXAMPLES, training=TrainingOptions(**training), pytorch=PyTorchOptions(compile=compile))
+DEVICES = ["CPU", pytest.param("GPU", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+
+
+def options(compile=False, device="CPU", **training) -> Options:
+    training = TrainingOptions(**{"batch_size": 8, "warmup_steps": 2, "steps": 10, "clip_norm": 0.5, **training})
+    run, pytorch = RunOptions(device=device), PyTorchOptions(compile=compile)
+    return Options(examples=EXAMPLES, training=training, run=run, pytorch=pytorch)
 
 
 def trainer(config=CONFIG, **training) -> TorchTrainer:
@@ -112,6 +116,27 @@ def test_a_restored_trainer_goes_on_bit_for_bit(plain, batches):
     assert other.train_step(batches[3], 3, 1e-3) == expected
     assert all((value == after[name]).all() for name, value in arrays(other).items())
     assert saved[2]["updates"] == 3
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_device_repeats_its_steps_and_goes_on_to_the_same_bytes(device, batches):
+    one, again, other = (trainer(device=device, leaves=2) for _ in range(3))
+    results = train(one, batches)
+    assert train(again, batches) == results and relative_difference(arrays(one), arrays(again)) == 0
+    other.load(*copy.deepcopy(one.state()))
+    assert other.train_step(batches[3], 3, 1e-3) == one.train_step(batches[3], 3, 1e-3)
+    assert relative_difference(arrays(one), arrays(other)) == 0
+    still = trainer(device=device, leaves=2)
+    assert len({still.train_step(batches[0], step, 0.0).sums["masked_loss"] for step in range(3)}) == 3  # by dropout
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_device_computes_what_the_cpu_does(device, batches):
+    config = CONFIG.with_dropout(0.0)
+    there, here = train(trainer(config, device=device), batches), train(trainer(config), batches)
+    for mine, other in zip(there, here):
+        assert mine.gradient_norm == pytest.approx(other.gradient_norm, rel=1e-3)
+        assert mine.sums == pytest.approx(other.sums, rel=1e-4)
 
 
 def test_a_batch_in_parts_gives_the_same_update(plain, batches):
