@@ -35,8 +35,10 @@ ABOUT_STEPS = (
 ABOUT_INFERENCE = (
     "The encoder of all-MiniLM-L6-v2: milliseconds with the fused kernels, and how many times as long the others",
     "take. 32 texts of many lengths the fused kernels take without padding, the others in the fastest of three",
-    "ways: all at once, padded to the longest, in groups of about the same length, or one by one.",
+    "ways: all at once, padded to the longest, in groups of about the same length, or one by one; those that compile",
+    "each shape (ms_bert stock, --compile), all at once.",
 )
+WHOLE_LAST_LAYER = "\n\nThen all contenders computed the last layer for all tokens."
 PADDED = "\n\nHere the others padded the texts of many lengths to the longest, all at once."
 COMPUTED = (
     "`transformers` computes all tokens, the others in the MLM head and after the last attention those alone that are "
@@ -778,10 +780,11 @@ def _of_inference(results: Path) -> Iterator[tuple[str, str, str, bool]]:
         for ours, (others, least) in rivals.items():
             if ours not in times:  # the processor does not multiply it
                 continue
-            measured = min(_times(work, name, ours) for name in others if name in times)
-            what = (
-                f"inference, {work['preset']}, {work['rows']} x {work['tokens'] or 'mixed'}: the fastest other / {ours}"
-            )
+            there = [name for name in others if name in times]
+            if not there:
+                continue
+            measured = min(_times(work, name, ours) for name in there)
+            what = f"inference, {_title(work)}: the fastest other / {ours}"
             yield what, f"at least {least}", f"{measured:.2f}", measured >= least
 
 
@@ -886,7 +889,13 @@ def _table(works: list[dict]) -> str:
         for name in names[1:]:
             cells.append(f"{contenders[name]['times_the_first']['median']:.2f}" if name in contenders else "")
         rows.append([*cells, f"{contenders[FIRST]['share_of_gemm_peak']:.0%}"])
-    return _rows(rows)
+    return _rows(rows) + WHOLE_LAST_LAYER * any(map(_is_of_all_layers, works))
+
+
+def _is_of_all_layers(work: dict) -> bool:
+    """Whether a result is so old that the last layer was computed for all tokens."""
+    today = Work(*(work[name] for name in ("kind", "preset", "rows", "tokens", "slots"))).flops / 1e9
+    return work["gflops"] > 1.01 * today
 
 
 def of_others(results: Path, name: str) -> list[Path]:

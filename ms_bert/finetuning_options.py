@@ -32,6 +32,8 @@ OF_ONE_TASK = {  # options that other tasks have no use for
     "longest_answer": "question-answering",
     "stride": "question-answering",
 }
+# What stands in the run.json of older runs of all tasks, and changes nothing.
+FORMER_DEFAULTS = {"scored_questions": "clean", "longest_question": 64, "longest_answer": 30, "stride": 128}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +113,8 @@ class DataOptions:
         require(bool(self.separator), "--separator is empty", "choose a character such as , or |")
         for name, task in OF_ONE_TASK.items():
             remedy = f"{{}} is for --task {task}, so leave it out"
-            require_effect(self, name, self.task == task, f"the task is {self.task}", remedy)
+            effective = self.task == task or getattr(self, name) == FORMER_DEFAULTS.get(name)
+            require_effect(self, name, effective, f"the task is {self.task}", remedy)
         of_dev = f"--dev {self.dev} is the development data"
         require_effect(self, "dev_share", self.dev is None, of_dev, "leave one of the two out")
 

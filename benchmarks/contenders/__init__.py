@@ -131,7 +131,7 @@ def can_contend(name: str, instructions: Collection[str]) -> bool:
 
     None contends in bfloat16 where it does not: libraries then do it by hand, very slowly.
     """
-    if "bfloat16" in name:
+    if "bfloat16" in name or "autocast" in name:
         return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(instructions)
     return name != f"{FIRST} int8" or not {"avx512_vnni", "amx_int8"}.isdisjoint(instructions)
 
@@ -145,7 +145,7 @@ def made(name: str, work: Work) -> Callable[[], float]:
     """The function of a contender that does the work once, made in this process."""
     if name == FIRST:
         need_fused_kernels()
-    return makers(work.kind)[name](work)
+    return all_makers(work.kind)[name](work)  # whether it can contend was decided where it was started
 
 
 def need_fused_kernels() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import json
@@ -68,7 +69,7 @@ def parse(framework: Framework, program: str, description: str, arguments: Seque
         UserError: see the options; no model or data is named; or an option that a resumed run must not change.
     """
     line = (program, description, arguments)
-    given = training.command_line(framework, *line, default=FinetuneOptions())
+    given = training.command_line(framework, *line, default=_usual(arguments))
     if given.run.evaluate is not None:
         options = _to_evaluate(framework, given, *line)
     else:
@@ -85,6 +86,17 @@ def parse(framework: Framework, program: str, description: str, arguments: Seque
             f"--test names two files called {_first_twice(stems)}; rename one, for their predictions' files."
         )
     return options
+
+
+def _usual(arguments: Sequence[str]) -> FinetuneOptions:
+    """The options by default; of --evaluate RUN those of its task, so that others of the task may be given."""
+    line = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    line.add_argument("--evaluate", nargs="?", type=Path)
+    run = line.parse_known_args(arguments)[0].evaluate
+    if run is None or not (run / RUN).is_file():
+        return FinetuneOptions()
+    begun = training.saved(run, FinetuneOptions, tuple(registry.KINDS))
+    return FinetuneOptions(data=DataOptions(task=begun.data.task))
 
 
 def _to_evaluate(

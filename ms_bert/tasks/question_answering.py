@@ -100,7 +100,7 @@ class QuestionAnswering(DownstreamTask):
     def with_options(self, data: DataOptions) -> QuestionAnswering:
         names = ("longest_question", "longest_answer", "stride")
         given = {name: value for name in names if (value := getattr(data, name)) is not None}
-        if "longest_answer" in given:
+        if given.get("longest_answer", self.longest_answer) != self.longest_answer:
             given["shared"] = given["longest_answer"]
         task = dataclasses.replace(super().with_options(data), **given)
         if task.longest_question + 3 >= task.longest:

@@ -24,7 +24,14 @@ from ms_bert.data.conll import Sentence
 from ms_bert.data.packing import TrainingBatches
 from ms_bert.device import use_device
 from ms_bert.errors import UserError
-from ms_bert.finetuning_options import DataOptions, FinetuneOptions, FinetuningOptions, FinetuningRun, StartOptions
+from ms_bert.finetuning_options import (
+    FORMER_DEFAULTS,
+    DataOptions,
+    FinetuneOptions,
+    FinetuningOptions,
+    FinetuningRun,
+    StartOptions,
+)
 from ms_bert.framework import MindSpore
 from ms_bert.run.checkpoints import MODEL
 from ms_bert.run.progress import Progress
@@ -401,6 +408,20 @@ def test_a_model_is_scored_without_training(package, command, tuned, tmp_path, c
     other = ["--evaluate", str(tmp_path / "hub"), "--test", str(dev), "--threads", "1"]
     assert finetuning.main(framework, "finetune", "", other) == 0
     assert f"accuracy {own['metrics']['accuracy']['value']:.4f}" in capsys.readouterr().out
+
+
+def test_a_run_that_remembers_former_defaults_goes_on_and_is_scored(command, tuned, tmp_path):
+    """Of options of other tasks, which had values before they had none."""
+    folder, dev = tmp_path / "run", str(command[[*command].index("--dev") + 1])
+    shutil.copytree(tuned["pt_reference"], folder)
+    described = json.loads((folder / "run.json").read_text())
+    assert described["options"]["data"].keys() >= FORMER_DEFAULTS.keys()
+    described["options"]["data"] |= FORMER_DEFAULTS
+    (folder / "run.json").write_text(json.dumps(described))
+    assert finetuning.main(PyTorch(), "finetune", "", ["--evaluate", str(folder), "--test", dev]) == 0
+    (folder / "results.json").unlink()
+    assert finetuning.main(PyTorch(), "finetune", "", ["--resume", str(folder)]) == 0
+    assert (folder / "results.json").read_bytes() == (tuned["pt_reference"] / "results.json").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_a_model_is_scored_without_training_by_its_own_options_or_others(tuned, 
     own = json.loads((run / "results.json").read_text())
 
     def scored(folder, *options) -> dict:
-        given = ["--evaluate", run, "--test", dev, "--task", "question-answering", "--threads", 1, "--output", folder]
+        given = ["--evaluate", run, "--test", dev, "--threads", 1, "--output", folder]
         assert finetuning.main(PyTorch(), "finetune", "", [*map(str, (*given, *options))]) == 0
         return json.loads((folder / "results.json").read_text())["test"][str(dev)]
 
@@ -110,7 +110,7 @@ def test_a_model_is_scored_without_training_by_its_own_options_or_others(tuned, 
     short = scored(tmp_path / "short", "--longest-answer", 1, "--longest", 32)
     assert 0 < short["metrics"]["exact_match"]["value"] <= 1
     assert all(" " not in one["answer"] for one in lines(tmp_path / "short" / "predictions-dev.jsonl"))
-    given = ["--evaluate", str(run), "--test", str(dev), "--task", "question-answering", "--longest-question", "30"]
+    given = ["--evaluate", str(run), "--test", str(dev), "--longest-question", "30"]
     capsys.readouterr()
     assert finetuning.main(PyTorch(), "finetune", "", given) == 2
     assert "--longest 16 leaves no room for a passage beside questions of --longest-question 30" in (

@@ -190,6 +190,8 @@ def test_options_that_are_given_take_the_place_of_those_of_a_model():
 
     assert asked() == NULL
     assert asked(stride=128) == dataclasses.replace(NULL, stride=128)
+    older = dataclasses.replace(NULL, longest_answer=30, longest=99, shared=0)  # its run.json has what was usual
+    assert older.with_options(DataOptions(task="question-answering", longest_answer=30, stride=6)) == older
     assert asked(longest_answer=30) == dataclasses.replace(NULL, longest_answer=30, shared=30)
     assert asked(longest=99, longest_question=64) == dataclasses.replace(NULL, longest=99, longest_question=64)
     with pytest.raises(UserError, match="--longest 24 leaves no room for a passage beside questions"):

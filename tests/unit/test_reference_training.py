@@ -130,7 +130,7 @@ def test_a_device_repeats_its_steps_and_goes_on_to_the_same_bytes(device, batche
     assert len({still.train_step(batches[0], step, 0.0).sums["masked_loss"] for step in range(3)}) == 3  # by dropout
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", DEVICES[1:])
 def test_a_device_computes_what_the_cpu_does(device, batches):
     config = CONFIG.with_dropout(0.0)
     there, here = train(trainer(config, device=device), batches), train(trainer(config), batches)
