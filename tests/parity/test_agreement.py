@@ -46,6 +46,7 @@ CONTENDERS = {
 # Each shape is a compilation: these two are compiled for all shapes by `python -m conversion verify --full` only.
 # What takes long to compile and has tests of its own kind besides.
 FULL = (
+    ("PyTorch compiled float32", "forward"),  # which its step takes
     ("PyTorch compiled float32", "gradients"),
     ("MindSpore PyNative float32", "gradients"),  # which its step takes
     ("MindSpore float16", "gradients"),
