@@ -27,6 +27,17 @@ def pytest_runtest_setup(item):
     pictures.draw(item.get_closest_marker("drawn") is not None)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Torch's threads wait for one another by spinning: with small models, or beside other work, that takes seconds."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cache")

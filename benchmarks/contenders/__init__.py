@@ -132,8 +132,8 @@ def can_contend(name: str, instructions: Collection[str]) -> bool:
     None contends in bfloat16 where it does not: libraries then do it by hand, very slowly.
     """
     if "bfloat16" in name or "autocast" in name:
-        return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(instructions)
-    return name != f"{FIRST} int8" or not {"avx512_vnni", "amx_int8"}.isdisjoint(instructions)
+        return not {*native.INSTRUCTIONS["bfloat16"], "bf16"}.isdisjoint(instructions)  # the last of Arm
+    return name != f"{FIRST} int8" or not set(native.INSTRUCTIONS["int8"]).isdisjoint(instructions)
 
 
 def multiplies_bfloat16() -> bool:

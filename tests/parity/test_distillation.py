@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
@@ -23,18 +22,9 @@ from pt_reference.framework import PyTorch
 from tests import runs
 from tests.parity.test_finetuning import BAD, GOOD, PACKAGES, finetune, metrics, sentence
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 FILE = "teacher.safetensors"
 LONGEST = 24
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """The models are so small that threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,8 @@ from pt_reference import heads as torch_heads
 from pt_reference import kernels as torch_kernels
 from pt_reference.model import Numerics as TorchNumerics
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 torch = pytest.importorskip("torch")
 
 B, S, HEADS, LAYERS = 32, 32, 2, 2
@@ -244,15 +246,6 @@ class Measured:
 
     def under(self, keys) -> list[Seen]:
         return all_places(self.model, self.in_attention, keys)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Torch's threads wait for one another by spinning: beside other work, as here MindSpore's, that takes seconds."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import functools
 import mindspore as ms
 import numpy as np
 import pytest
-import torch
 
 from conversion.agreement.findings import worst
 from conversion.agreement.tasks import answers, suite
@@ -20,22 +19,13 @@ from ms_bert.training.trainer import MindSporeTrainer
 from pt_reference.training.trainer import TorchTrainer
 from tests.parity.test_agreement import assert_agree
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 # In MindSpore, where each is a graph to compile: every model and every way to a loss, for a distilled one is that of
 # the labels beside that of the teacher. Candidates of answers are classified as texts are.
 COMPILED = ["classification of the mean", "question-answering"]
 COMPILED += [name for name in PROBLEMS if name.startswith("distilled") and not name.endswith("answer-selection")]
 FAULTS_OF_DATA = [name for name, fault in FAULTS.items() if fault.is_of_data and fault.problem in COMPILED]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """The models are so small that threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 oracle = functools.cache(lambda name: Oracle(PROBLEMS[name]))

@@ -14,17 +14,8 @@ from ms_bert.finetuning_options import FinetuneOptions, FinetuningOptions
 from pt_reference.model import BertLayer
 from pt_reference.training.trainer import TorchTrainer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 IN_THE_HEAD = [name for name, one in PROBLEMS.items() if one.task.architecture != "BertForQuestionAnswering"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """The models are so small that threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def losses(config, options, task, batch) -> tuple[list[float], list[float]]:
